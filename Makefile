@@ -1,0 +1,44 @@
+# `make demo` and `make test` do all set-up on a fresh machine; `make help` lists the rest.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# One fixed release, so that a fresh machine gets the build the tests ran with; pyproject.toml admits a range.
+TORCH  ?= torch==2.13.0
+
+.PHONY: help demo test lint bench clean
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet -e ".[fast,resample]"
+	@touch $@
+
+$(VENV)/.test-installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet -e ".[test]"
+	@touch $@
+
+$(VENV)/.lint-installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet -e ".[lint]"
+	@touch $@
+
+demo: $(VENV)/.installed  ## set up, fuse sample_data and say where to look
+	$(BIN)/fusecli fuse --ir sample_data/ir --vis sample_data/vis -o demo/ir-vis --preview --overwrite
+	@echo "Look at demo/ir-vis/ (results) and demo/ir-vis/preview.png (inputs beside results)."
+
+test: $(VENV)/.test-installed  ## set up and run the tests
+	$(BIN)/python -m pytest -n 2 tests
+
+lint: $(VENV)/.lint-installed  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed  ## pairs per second, and where the time goes
+	$(BIN)/python -m fusecli.benchmark.speed
+
+clean:  ## remove the virtual environment and the demo's output
+	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,1 @@
+"""Data sets, methods, scores and reports."""

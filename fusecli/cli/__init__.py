@@ -1,0 +1,52 @@
+"""The command line. One file per subcommand; heavy imports happen inside the command bodies only."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from fusecli import __version__
+from fusecli.cli import fuse
+from fusecli.errors import FusecliError
+
+app = typer.Typer(
+    name="fusecli",
+    help=(
+        "Fuse two registered images of one scene into one: infrared + visible frames, "
+        "CT / PET / SPECT + MRI slices and volumes."
+    ),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("fuse")(fuse.fuse)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fusecli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    """Options before the subcommand."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors meant for the user are one line on stderr."""
+    try:
+        return app(argv, standalone_mode=True) or 0
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except FusecliError as error:
+        if logging.getLogger("fusecli").isEnabledFor(logging.DEBUG):
+            logging.getLogger("fusecli").exception("failed")
+        print(f"fusecli: {error}", file=sys.stderr)
+        return error.exit_code

@@ -1,0 +1,21 @@
+"""The errors that a user sees: each names the file, what was wrong and what to do."""
+
+EXIT_NOTHING_DONE = 1
+EXIT_USAGE = 2
+EXIT_PARTIAL = 8
+
+
+class FusecliError(Exception):
+    """Something the user can mend; printed without a traceback unless ``-v``."""
+
+    exit_code = EXIT_NOTHING_DONE
+
+
+class UsageError(FusecliError):
+    """The command line, or the folders it names, make no sense; found before any work starts."""
+
+    exit_code = EXIT_USAGE
+
+
+class InputError(FusecliError):
+    """One input file cannot be read or used; costs its pair, not the run."""

@@ -1,0 +1,13 @@
+"""The one place that imports OpenCV, so that a missing system library is explained once."""
+
+from fusecli.errors import FusecliError
+
+try:
+    import cv2
+except ImportError as error:  # opencv-python links libGL and glib, which slim images lack
+    raise FusecliError(
+        f"OpenCV cannot be imported ({error}). On Debian and Ubuntu: apt-get install libgl1 libglib2.0-0. "
+        "Or use the wheel without GUI: pip uninstall opencv-python && pip install opencv-python-headless."
+    ) from error
+
+__all__ = ["cv2"]

@@ -1,0 +1,1 @@
+"""Fusion metrics as pure functions, one file per family."""

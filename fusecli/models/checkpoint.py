@@ -1,0 +1,79 @@
+"""Models in and out of files: safetensors with the architecture and its configuration in the header. No pickle."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from fusecli import registry
+from fusecli.errors import UsageError
+
+
+def build(architecture: str, config: dict[str, Any]) -> nn.Module:
+    """A fresh model of a registered architecture, constructed with ``config`` as keyword arguments."""
+    try:
+        module, _, name = registry.ARCHITECTURES[architecture].partition(":")
+    except KeyError:
+        known = ", ".join(sorted(registry.ARCHITECTURES))
+        raise UsageError(f"unknown architecture {architecture!r}; known: {known}") from None
+    return getattr(importlib.import_module(module), name)(**config)
+
+
+def save(path: Path, model: nn.Module, architecture: str, config: dict[str, Any], tasks: list[str]) -> None:
+    """Write weights as safetensors; architecture, configuration and tasks go into its header as JSON strings."""
+    header = {"architecture": architecture, "config": json.dumps(config), "tasks": json.dumps(tasks)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, path, metadata=header)
+
+
+def read(path: Path) -> tuple[str, dict[str, Any], list[str], dict[str, torch.Tensor]]:
+    """(architecture, config, tasks, tensors) of a ``.safetensors`` file or of a ``.pt`` training checkpoint.
+
+    Raises UsageError if the file is missing, broken, or holds pickled code.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such model file")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except SafetensorError as error:
+            raise UsageError(f"{path}: not a readable safetensors file ({error})") from error
+        if "architecture" not in header:
+            raise UsageError(f"{path}: has no fusecli header; was it written by another program?")
+        return header["architecture"], json.loads(header["config"]), json.loads(header["tasks"]), tensors
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return state["architecture"], state["config"], state["tasks"], state["model"]
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, KeyError … depending on what is wrong
+        raise UsageError(
+            f"{path}: not a fusecli checkpoint ({type(error).__name__}: {error}); "
+            "files that need pickled code to load are refused"
+        ) from error
+
+
+def load(model: str, task: str) -> nn.Module:
+    """The model that ``--model`` names for a task: a released name or a file. In eval mode, on the CPU, float32.
+
+    Raises UsageError if there is none, or if it was trained for other tasks.
+    """
+    path = registry.released_path(model, task)
+    if path is None:
+        path = Path(model)
+        if path.suffix not in {".safetensors", ".pt"}:
+            names = sorted({card["name"] for card in registry.released().values() if task in card["tasks"]})
+            raise UsageError(f"no model {model!r} for {task}; released: {', '.join(names) or 'none'}, or give a file")
+    architecture, config, tasks, tensors = read(path)
+    if task not in tasks:
+        raise UsageError(f"{path}: trained for {', '.join(tasks)}, not for {task}")
+    network = build(architecture, config)
+    network.load_state_dict(tensors)
+    return network.eval()

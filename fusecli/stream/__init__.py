@@ -1,0 +1,1 @@
+"""Reader threads, batches, device, writer threads."""

@@ -1,0 +1,1 @@
+"""Image pair to degradation description, and description to vector."""

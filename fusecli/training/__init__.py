@@ -1,0 +1,1 @@
+"""Losses, degradations, data and the one training loop of teacher and students."""
