@@ -1,0 +1,52 @@
+"""Distillation: the student learns to give the teacher's result and features, without the text (arXiv 2504.07029)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fusecli.errors import UsageError
+from fusecli.training.losses import feature_loss, fusion_loss, output_loss
+from fusecli.training.loop import Batch
+
+
+@dataclass(frozen=True)
+class DistillWeights:
+    """The paper's weights of the three parts of the distillation loss."""
+
+    fusion: float = 1.0
+    output: float = 1.0
+    feature: float = 0.1
+
+
+class DistillObjective:
+    """The student's fusion loss + smooth-L1 to the teacher's result + smooth-L1 between channel-normalised features.
+
+    Features are compared at every scale that both networks have, the teacher's mapped to the student's width by 1×1
+    adapters. The adapters are in ``modules`` and so are trained with the student: left out of the optimizer, they would
+    stay random and the feature loss would teach noise.
+    """
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, weights: DistillWeights | None = None) -> None:
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.weights = weights or DistillWeights()
+        self.scales = sorted(set(teacher.feature_channels) & set(student.feature_channels))
+        if self.weights.feature and not self.scales:
+            raise UsageError("teacher and student have no feature scale in common")
+        self.modules = nn.ModuleList(
+            nn.Conv2d(teacher.feature_channels[scale], student.feature_channels[scale], 1) for scale in self.scales
+        )
+
+    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            target, guides = self.teacher.with_features(batch.first, batch.second, batch.text)
+            target = target.clamp(0, 1)
+        fused, features = network.with_features(batch.first, batch.second)
+        loss = self.weights.fusion * fusion_loss(fused, batch.clean_first, batch.clean_second, batch.weights).mean()
+        loss = loss + self.weights.output * output_loss(fused, target)
+        if self.weights.feature:
+            adapted = [adapter(guides[scale]) for adapter, scale in zip(self.modules, self.scales, strict=True)]
+            loss = loss + self.weights.feature * feature_loss([features[scale] for scale in self.scales], adapted)
+        return loss

@@ -1,0 +1,114 @@
+"""Fusion and distillation losses on luma in [0, 1] (arXiv 2504.07029, section on losses)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+C1, C2 = 0.01**2, 0.03**2  # SSIM's usual constants for data in [0, 1]
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the fusion loss. ``max``, ``consist`` and ``grad`` have the paper's default values."""
+
+    ssim: float = 2.0
+    max: float = 24.0
+    consist: float = 40.0
+    grad: float = 48.0
+
+    def tensor(self) -> Tensor:
+        return torch.tensor([getattr(self, field.name) for field in fields(self)])
+
+
+# (max, consist, grad) per event type, as the paper's reference values have them; a pair's weights are the mean over its
+# events. Types that the paper has no values for keep the default.
+EVENT_WEIGHTS: dict[str, tuple[float, float, float]] = {
+    "low light": (48, 20, 48),
+    "over exposure": (32, 60, 48),
+    "infrared low contrast": (40, 40, 48),
+    "infrared noise": (32, 60, 48),
+    "motion blur": (32, 40, 72),
+    "sensor artifact": (24, 80, 96),
+    "high noise": (32, 80, 72),
+    "contrast enhancement": (40, 60, 96),
+    "edge preservation": (48, 80, 72),
+    "noise suppression": (32, 100, 72),
+    "detail enhancement": (40, 80, 96),
+}
+
+
+def event_weights(events: list[str], default: LossWeights) -> LossWeights:
+    """Mean of the events' weights; ``default`` for no events and for types without values of their own."""
+    rows = [EVENT_WEIGHTS.get(event, (default.max, default.consist, default.grad)) for event in events]
+    if not rows:
+        return default
+    mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    return LossWeights(default.ssim, *mean)
+
+
+@cache
+def _gaussian(size: int = 11, sigma: float = 1.5) -> Tensor:
+    x = torch.arange(size) - (size - 1) / 2
+    window = torch.exp(-(x**2) / (2 * sigma**2))
+    return window / window.sum()
+
+
+def _blur(images: Tensor) -> Tensor:
+    """Gaussian-weighted local mean of N×C×H×W, valid region."""
+    channels = images.shape[1]
+    window = _gaussian().to(images)
+    rows = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    columns = window.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    return F.conv2d(F.conv2d(images, rows, groups=channels), columns, groups=channels)
+
+
+def ssim_pair(fused: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Sum of SSIM(first, fused) and SSIM(second, fused) per sample; N×1×H×W with H, W ≥ 11 in, N out (at most 2)."""
+    maps = [fused, first, second, fused * fused, first * first, second * second, fused * first, fused * second]
+    mu_f, mu_a, mu_b, ff, aa, bb, fa, fb = _blur(torch.cat(maps, 1)).split(1, 1)
+    var_f = ff - mu_f * mu_f
+
+    def ssim(mu: Tensor, square: Tensor, cross: Tensor) -> Tensor:
+        numerator = (2 * mu_f * mu + C1) * (2 * (cross - mu_f * mu) + C2)
+        return numerator / ((mu_f * mu_f + mu * mu + C1) * (var_f + square - mu * mu + C2))
+
+    return (ssim(mu_a, aa, fa) + ssim(mu_b, bb, fb)).mean((1, 2, 3))
+
+
+def sobel(images: Tensor) -> Tensor:
+    """|Sobel| of N×1×H×W in x and y as two channels; unnormalised (as the field has it), border replicated."""
+    kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=images.device)
+    weight = torch.stack([kernel, kernel.T]).unsqueeze(1).to(images)
+    return F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), weight).abs()
+
+
+def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+    """The paper's fusion loss per sample: N×1×H×W luma and N×4 weights (ssim, max, consist, grad) in, N out.
+
+    Colour has no term here: this project fuses luma and puts the first image's Cb and Cr back exactly.
+    """
+    gradient = torch.maximum(sobel(first), sobel(second))
+    terms = [
+        2 - ssim_pair(fused, first, second),
+        (fused - torch.maximum(first, second)).abs().mean((1, 2, 3)),
+        ((fused - first).abs() + (fused - second).abs()).mean((1, 2, 3)) / 2,
+        (sobel(fused) - gradient).abs().mean((1, 2, 3)),
+    ]
+    return (torch.stack(terms, 1) * weights).sum(1)
+
+
+def output_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Smooth-L1 between student's and teacher's result (distillation, weight 1 in the paper)."""
+    return F.smooth_l1_loss(student, teacher)
+
+
+def feature_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+    """Mean smooth-L1 between channel-normalised features of equal shape (distillation, weight 0.1 in the paper)."""
+    pairs = zip(student, teacher, strict=True)
+    losses = [F.smooth_l1_loss(F.normalize(s, dim=1), F.normalize(t, dim=1)) for s, t in pairs]
+    return torch.stack(losses).mean()

@@ -1,0 +1,77 @@
+"""Recipe: everything that defines a training run, in one TOML file. The same recipe gives the same weights on a CPU."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fusecli import registry
+from fusecli.errors import UsageError
+from fusecli.training.losses import LossWeights
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run. Folders are below the data root; a folder holds one sub-folder per side of its task."""
+
+    train: dict[str, list[str]]  # task -> folders to cut patches from
+    val: dict[str, list[str]] = field(default_factory=dict)  # task -> folders to choose the best weights on
+    architecture: str = "nano"
+    model: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the architecture
+    loss: LossWeights = field(default_factory=LossWeights)
+    steps: int = 10_000
+    batch: int = 16
+    patch: int = 128
+    lr: float = 1e-3  # peak; rises over the first 2 % of steps, then falls to lr_end by a cosine
+    lr_end: float = 1e-6
+    weight_decay: float = 1e-4
+    clip: float = 10.0  # largest gradient norm
+    ema: float = 0.999  # decay of the averaged weights, which are the ones kept
+    degrade: float = 0.0  # share of patches whose inputs are degraded; the loss still refers to the clean ones
+    val_every: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = sorted({*self.train, *self.val} - set(registry.TASKS))
+        if unknown:
+            raise UsageError(f"recipe: unknown task {', '.join(unknown)}; known: {', '.join(registry.TASKS)}")
+        for name in ("steps", "batch", "patch", "val_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"recipe: {name} must be at least 1, not {getattr(self, name)}")
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.train)
+
+    @classmethod
+    def read(cls, path: Path, **overrides: Any) -> Recipe:
+        """The recipe in a TOML file; keyword arguments replace what the file says.
+
+        Raises UsageError, with the file's name, for broken TOML and for keys that no recipe has.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"{path}: not a readable recipe ({error})") from error
+        try:
+            return cls.from_dict({**values, **overrides})
+        except (UsageError, TypeError) as error:
+            raise UsageError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        known = {item.name for item in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UsageError(f"unknown recipe key {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        return cls(**{**values, "loss": LossWeights(**values.get("loss", {}))})
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
