@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,6 +46,67 @@ ARCHITECTURES = {
 }
 
 DEFAULT_MODEL = "nano"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric under one protocol: ``title`` says what is measured, ``arrow`` in which direction it improves."""
+
+    name: str
+    title: str
+    higher_is_better: bool = True
+
+    @property
+    def arrow(self) -> str:
+        return "↑" if self.higher_is_better else "↓"
+
+
+_TANG = (
+    Metric("EN", "entropy of the fused image, bits"),
+    Metric("SD", "standard deviation"),
+    Metric("SF", "spatial frequency"),
+    Metric("AG", "average gradient"),
+    Metric("MI", "mutual information with both sources, bits"),
+    Metric("SCD", "sum of the correlations of differences"),
+    Metric("VIF", "visual information fidelity"),
+    Metric("Qabf", "edges kept (Xydeas-Petrović)"),
+    Metric("Nabf", "edges invented (Shreyamsha Kumar)", higher_is_better=False),
+    Metric("FMI", "feature mutual information, pixels in 3×3 windows"),
+    Metric("SSIM", "structural similarity to both sources"),
+    Metric("MS-SSIM", "multi-scale structural similarity to both sources"),
+    Metric("CC", "mean correlation with both sources"),
+    Metric("PSNR", "peak signal-to-noise ratio to both sources, dB"),
+    Metric("MSE", "mean squared error to both sources", higher_is_better=False),
+)
+_VIFB = (
+    Metric("Cross_entropy", "mean cross entropy to both sources, bits", higher_is_better=False),
+    Metric("Entropy", "entropy, bits"),
+    Metric("Mutinf", "mutual information with both sources, nats"),
+    Metric("Psnr", "peak signal-to-noise ratio, dB, by Rmse"),
+    Metric("Avg_gradient", "average gradient"),
+    Metric("Edge_intensity", "mean Sobel magnitude"),
+    Metric("Qabf", "edges kept (Xydeas-Petrović)"),
+    Metric("Variance", "standard deviation"),
+    Metric("Spatial_frequency", "spatial frequency"),
+    Metric("Rmse", "root of summed squares / pixels", higher_is_better=False),
+    Metric("Ssim", "structural similarity, sum over both sources"),
+    Metric("Qcb", "contrast kept (Chen-Blum)"),
+    Metric("Qcv", "visible regional error (Chen-Varshney)", higher_is_better=False),
+)
+# Protocol -> metric name -> metric, in the order of tables. The formulas are in fusecli.metrics.protocols.
+METRICS = {
+    protocol: {metric.name: metric for metric in metrics}
+    for protocol, metrics in (("tang", _TANG), ("vifb", _VIFB), ("standard", _TANG))
+}
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that does not exist: the nearest ones first, else all."""
+    known = list(known)
+    lower = {choice.lower(): choice for choice in known}
+    near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {what} {name!r}; {hint}"
 
 
 def task_of(sides: set[str]) -> Task | None:

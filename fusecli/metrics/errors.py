@@ -1,0 +1,18 @@
+"""The error of a metric that has no value for an image."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fusecli.errors import InputError
+
+
+class MetricError(InputError):
+    """A metric is not defined for these images; the message says why. NaN never leaves this package."""
+
+
+def require_size(image: np.ndarray, side: int) -> None:
+    """Raise MetricError if ``image`` is smaller than ``side`` pixels in either direction."""
+    height, width = image.shape[:2]
+    if min(height, width) < side:
+        raise MetricError(f"needs at least {side}×{side} pixels, the image has {width}×{height}")

@@ -1,0 +1,227 @@
+"""The protocols: which luma, which formula and which scale stand behind a metric's name.
+
+``tang`` is the one of the DTPF paper (Tang's set and its ports), ``vifb`` the one of the VIFB benchmark (Zhang, Ye,
+Xiao, CVPRW 2020), ``standard`` what the names mean outside this field. Names and directions are in
+``fusecli.registry``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusecli import registry
+from fusecli.errors import UsageError
+from fusecli.metrics import fmi, gradients, information, perception, statistics, structure
+from fusecli.metrics.errors import MetricError
+
+VERSION = 1
+"""Part of every cache key: raise it when any value changes."""
+
+Image = np.ndarray
+
+
+@dataclass(frozen=True)
+class Trio:
+    """Two sources and a fused image as a protocol sees them: float64, values 0…255, all of one size.
+
+    H×W under tang and standard. Under vifb the fused image may be H×W×3; the sources are then H×W×3 or H×W.
+    """
+
+    first: Image
+    second: Image
+    fused: Image
+
+    @property
+    def sources(self) -> tuple[Image, Image]:
+        return self.first, self.second
+
+
+def to_levels(image: Image) -> Image:
+    """float64, 0…255 for the full range of the sample type: uint8 as it is, uint16 / 257, floats in [0, 1] · 255."""
+    if image.dtype == np.uint8:
+        return image.astype(np.float64)
+    if image.dtype == np.uint16:
+        return image.astype(np.float64) / 257
+    if image.dtype == bool:
+        return image * 255.0
+    if np.issubdtype(image.dtype, np.floating):
+        return image.astype(np.float64) * 255
+    raise MetricError(f"has samples of type {image.dtype}; use uint8, uint16 or floats in [0, 1]")
+
+
+def _is_gray(image: Image) -> bool:
+    return image.ndim == 2 or bool((image[..., :1] == image).all())
+
+
+def truncated_luma(image: Image) -> Image:
+    """Luma of protocol tang: 0.2989 R + 0.5870 G + 0.1140 B cut to an integer; one channel is rounded to integers."""
+    if image.ndim == 2:
+        return np.rint(image)
+    return np.floor((image @ [2989.0, 5870.0, 1140.0]) / 10000)
+
+
+def plain_luma(image: Image) -> Image:
+    """The same weights, nothing cut; three equal channels count as one."""
+    return (image[..., 0] if image.ndim == 3 else image) if _is_gray(image) else image @ [0.2989, 0.5870, 0.1140]
+
+
+def _tang(first: Image, second: Image, fused: Image) -> Trio:
+    second = second[..., 0] if second.ndim == 3 and _is_gray(second) else second
+    return Trio(truncated_luma(first), truncated_luma(second), truncated_luma(fused))
+
+
+def _standard(first: Image, second: Image, fused: Image) -> Trio:
+    return Trio(plain_luma(first), plain_luma(second), plain_luma(fused))
+
+
+def _vifb(first: Image, second: Image, fused: Image) -> Trio:
+    first, second, fused = np.rint(first), np.rint(second), np.rint(fused)
+    if fused.ndim == 2 and first.ndim == 3:  # a gray result of a colour pair is judged in each channel
+        fused = np.repeat(fused[..., None], 3, axis=2)
+    return Trio(first, second, fused)
+
+
+def _sum(metric: Callable[[Image, Image], float]) -> Callable[[Trio], float]:
+    return lambda trio: sum(metric(source, trio.fused) for source in trio.sources)
+
+
+def _mean(metric: Callable[[Image, Image], float]) -> Callable[[Trio], float]:
+    return lambda trio: sum(metric(source, trio.fused) for source in trio.sources) / 2
+
+
+def _of_fused(metric: Callable[[Image], float]) -> Callable[[Trio], float]:
+    return lambda trio: metric(trio.fused)
+
+
+def _of_all(metric: Callable[[Image, Image, Image], float]) -> Callable[[Trio], float]:
+    return lambda trio: metric(trio.first, trio.second, trio.fused)
+
+
+def _per_channel(metric: Callable[[Trio], float]) -> Callable[[Trio], float]:
+    def mean(trio: Trio) -> float:
+        if trio.fused.ndim == 2:
+            return metric(Trio(*(x if x.ndim == 2 else x[..., 0] for x in (*trio.sources, trio.fused))))
+        channels = []
+        for channel in range(trio.fused.shape[2]):
+            pick = (x if x.ndim == 2 else x[..., channel] for x in (*trio.sources, trio.fused))
+            channels.append(metric(Trio(*(np.ascontiguousarray(x) for x in pick))))
+        return float(np.mean(channels))
+
+    return mean
+
+
+def _bits(a: Image, b: Image) -> float:
+    return information.mutual_information(a, b) / np.log(2)
+
+
+def _stretched_nats(a: Image, b: Image) -> float:
+    return information.mutual_information(information.stretch(a), information.stretch(b))
+
+
+_mse = _mean(statistics.mean_squared_error)
+_rmse = _mean(statistics.root_squared_sum)
+
+TANG: dict[str, Callable[[Trio], float]] = {
+    "EN": _of_fused(lambda fused: information.entropy(fused, offset=1e-7)),
+    "SD": _of_fused(statistics.standard_deviation),
+    "SF": _of_fused(gradients.spatial_frequency),
+    "AG": _of_fused(gradients.average_gradient),
+    "MI": _sum(_bits),
+    "SCD": _of_all(statistics.correlation_of_differences),
+    "VIF": _sum(structure.vif),
+    "Qabf": _of_all(gradients.qabf),
+    "Nabf": _of_all(gradients.nabf),
+    "FMI": _of_all(fmi.fmi),
+    "SSIM": _sum(structure.ssim),
+    "MS-SSIM": _sum(structure.ms_ssim),
+    "CC": _mean(statistics.correlation),
+    # images scaled to 0…1 while the peak stays 255: 48.13 dB above the ordinary value
+    "PSNR": lambda trio: statistics.psnr(_mse(trio) / 255**2),
+    "MSE": lambda trio: _mse(trio) / 255**2,
+}
+
+STANDARD = TANG | {
+    "VIF": _mean(structure.vif),
+    "SSIM": _mean(structure.ssim),
+    "MS-SSIM": _mean(structure.ms_ssim),
+    "PSNR": lambda trio: statistics.psnr(_mse(trio)),
+    "MSE": _mse,
+}
+
+VIFB: dict[str, Callable[[Trio], float]] = {
+    "Cross_entropy": _per_channel(_mean(information.cross_entropy)),
+    "Entropy": _per_channel(_of_fused(information.entropy)),
+    "Mutinf": _per_channel(_sum(_stretched_nats)),
+    "Psnr": _per_channel(lambda trio: statistics.psnr(_rmse(trio))),
+    "Avg_gradient": _per_channel(_of_fused(gradients.average_gradient)),
+    "Edge_intensity": _per_channel(_of_fused(gradients.edge_intensity)),
+    "Qabf": _per_channel(_of_all(gradients.qabf)),
+    "Variance": _per_channel(_of_fused(statistics.standard_deviation)),
+    "Spatial_frequency": _of_fused(gradients.spatial_frequency_side_by_side),
+    "Rmse": _per_channel(_rmse),
+    "Ssim": _per_channel(_sum(structure.ssim)),
+    "Qcb": _per_channel(_of_all(perception.qcb)),
+    "Qcv": _per_channel(_of_all(perception.qcv)),
+}
+
+_PROTOCOLS = {"tang": (_tang, TANG), "standard": (_standard, STANDARD), "vifb": (_vifb, VIFB)}
+
+
+def prepare(
+    protocol: str, first: Image, second: Image, fused: Image, labels: Sequence[str] = ("first", "second", "fused")
+) -> Trio:
+    """Check three images and turn them into what ``protocol`` measures.
+
+    Images are H×W or H×W×3 RGB of one size: uint8, uint16 or floats in [0, 1]. ``second`` is the infrared or MRI side.
+    Raises MetricError, which names the image by its label, for other shapes, unequal sizes and values that are
+    not finite.
+    """
+    convert, _ = _protocol(protocol)
+    images = []
+    for image, label in zip((first, second, fused), labels, strict=True):
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or image.size == 0:
+            raise MetricError(f"{label}: has shape {image.shape}; a metric needs H×W or H×W×3")
+        if image.shape[:2] != fused.shape[:2]:
+            sizes = " and ".join(f"{x.shape[1]}×{x.shape[0]}" for x in (image, fused))
+            raise MetricError(f"{label}: {labels[2]} has another size ({sizes}); metrics need equal sizes")
+        if np.issubdtype(image.dtype, np.floating) and not np.isfinite(image).all():
+            raise MetricError(f"{label}: holds NaN or infinite values; no metric is defined for it")
+        try:
+            images.append(to_levels(image))
+        except MetricError as error:
+            raise MetricError(f"{label}: {error}") from None
+    return convert(*images)
+
+
+def measure(protocol: str, name: str, trio: Trio) -> float:
+    """One metric of prepared images. Raises MetricError, which names the metric, where it has no value."""
+    try:
+        value = _protocol(protocol)[1][name](trio)
+    except KeyError:
+        raise UsageError(registry.unknown("metric", name, registry.METRICS[protocol])) from None
+    except MetricError as error:
+        raise MetricError(f"{name} ({protocol}) {error}") from None
+    if not np.isfinite(value):
+        raise MetricError(f"{name} ({protocol}) is not finite for these images")
+    return float(value)
+
+
+def evaluate(
+    protocol: str, first: Image, second: Image, fused: Image, names: Collection[str] | None = None
+) -> dict[str, float]:
+    """Metric values of one fused image under ``protocol`` (tang, vifb or standard); all of its metrics by default.
+
+    Raises MetricError (see prepare and measure), UsageError for an unknown protocol or metric.
+    """
+    trio = prepare(protocol, first, second, fused)
+    return {name: measure(protocol, name, trio) for name in (names or _protocol(protocol)[1])}
+
+
+def _protocol(name: str) -> tuple[Callable[[Image, Image, Image], Trio], dict[str, Callable[[Trio], float]]]:
+    try:
+        return _PROTOCOLS[name]
+    except KeyError:
+        raise UsageError(registry.unknown("protocol", name, _PROTOCOLS)) from None
