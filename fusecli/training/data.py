@@ -27,21 +27,21 @@ class LumaPair:
 
 @dataclass
 class PairSet:
-    """Pairs of one or more tasks held in memory, and ``sha256`` over their names and pixels for the model card."""
+    """Pairs of one task held in memory, and ``sha256`` over their names and pixels for the model card."""
 
     pairs: list[LumaPair]
     sha256: str
 
     @classmethod
-    def load(cls, root: Path, folders: dict[str, list[str]]) -> PairSet:
-        """Read ``<root>/<folder>/<side>`` for both sides of every task's folders: {"ir-vis": ["train/msrs"], …}.
+    def load(cls, task: registry.Task, root: Path, folders: list[str]) -> PairSet:
+        """Read ``<root>/<folder>/<side>`` for both sides of the task and every folder.
 
         Raises UsageError for a missing folder, unmatched names, or sources of different size.
         """
         digest = hashlib.sha256()
         pairs = []
-        for task_name, folder in ((task, folder) for task in folders for folder in folders[task]):
-            first, second = (root / folder / side for side in registry.TASKS[task_name].sides)
+        for folder in folders:
+            first, second = (root / folder / side for side in task.sides)
             for pair in pairing.find_pairs(str(first), str(second), endings=frames.ENDINGS):
                 a, b = read_luma(pair.first), read_luma(pair.second)
                 if a.shape != b.shape:
@@ -49,10 +49,15 @@ class PairSet:
                         f"{pair.first} is {a.shape[::-1]}, {pair.second} is {b.shape[::-1]} (width, height)"
                     )
                 key = f"{folder}/{pair.name}"
-                for part in (key.encode(), a, b):
+                for part in (key.encode(), a.tobytes(), b.tobytes()):
                     digest.update(part)
                 pairs.append(LumaPair(key, torch.from_numpy(a), torch.from_numpy(b)))
         return cls(pairs, digest.hexdigest())
+
+    @property
+    def area(self) -> int:
+        """Pixels of all pairs."""
+        return sum(pair.first.numel() for pair in self.pairs)
 
     def patches(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, list[str]]:
         """``count`` random patches: two uint8 tensors N×1×size×size, flipped and rotated at random, and their keys.

@@ -35,17 +35,17 @@ def over_exposure(images: Tensor, severity: Tensor, generator: Generator) -> Ten
 
 
 def low_contrast(images: Tensor, severity: Tensor, generator: Generator) -> Tensor:
-    """Contrast down to 15 %, around a level between the mean and mid-grey."""
+    """Contrast times exp(−2·severity), down to 14 %, around a level between the mean and mid-grey."""
     mean = images.mean((1, 2, 3), keepdim=True)
     level = mean + severity * _uniform(images, generator) * (0.5 - mean)
-    return level + (1 - 0.85 * severity) * (images - mean)
+    return level + torch.exp(-2 * severity) * (images - mean)
 
 
 def low_contrast_tissue(images: Tensor, severity: Tensor, generator: Generator) -> Tensor:
     """As low_contrast, around the mean of the tissue; the black background stays black."""
     tissue = (_convolve(images, _gaussian(images, torch.full_like(severity, 2.0))) / 0.1).clamp(max=1)
     mean = (images * tissue).sum((1, 2, 3), keepdim=True) / tissue.sum((1, 2, 3), keepdim=True).clamp(min=1)
-    return images + 0.85 * severity * tissue * (mean - images)
+    return images + (1 - torch.exp(-2 * severity)) * tissue * (mean - images)
 
 
 def haze(images: Tensor, severity: Tensor, generator: Generator) -> Tensor:

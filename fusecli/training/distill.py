@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fusecli.errors import UsageError
-from fusecli.training.losses import feature_loss, fusion_loss, output_loss
 from fusecli.training.loop import Batch
+from fusecli.training.losses import feature_loss, fusion_loss, output_loss
 
 
 @dataclass(frozen=True)

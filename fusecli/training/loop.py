@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from fusecli import __version__
+from fusecli import __version__, registry
 from fusecli.errors import FusecliError, UsageError
 from fusecli.models import checkpoint
+from fusecli.text.events import Event
 from fusecli.training.data import PairSet
-from fusecli.training.losses import fusion_loss
+from fusecli.training.degrade import degrade
+from fusecli.training.losses import event_weights, fusion_loss
 from fusecli.training.recipe import Recipe
 from fusecli.training.validate import contact_sheet, score, validate
 
@@ -35,6 +38,8 @@ class Batch:
     clean_first: Tensor
     clean_second: Tensor
     weights: Tensor  # N×4, see LossWeights
+    keys: list[str]  # which pairs the patches are from
+    events: list[list[Event]]  # what was done to each pair
     text: Tensor | None = None  # N×D description vectors, for models that read text
 
 
@@ -60,34 +65,51 @@ class FusionObjective:
 
 
 class Batches:
-    """Batches of a recipe, a pure function of (seed, step, rank): a resumed run draws what an unbroken one would."""
+    """Batches of a recipe, a pure function of (seed, step, rank): a resumed run draws what an unbroken one would.
 
-    def __init__(self, recipe: Recipe, data: PairSet, rank: int = 0) -> None:
+    A batch is of one task, drawn by the pixels that each has. With ``recipe.degrade`` the inputs are degraded, the loss
+    refers to the clean sources, and its weights go by the events (arXiv 2504.07029).
+    """
+
+    def __init__(self, recipe: Recipe, data: dict[str, PairSet], rank: int = 0) -> None:
         self.recipe, self.data, self.rank = recipe, data, rank
-        self.weights = recipe.loss.tensor()
+        self.areas = torch.tensor([float(pairs.area) for pairs in data.values()])
 
     def __call__(self, step: int, device: torch.device) -> Batch:
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step * 257 + self.rank)
-        first, second, _ = self.data.patches(self.recipe.batch, self.recipe.patch, generator)
-        first, second = (side.to(device, non_blocking=True).float() / 255 for side in (first, second))
-        weights = self.weights.expand(self.recipe.batch, -1).to(device)
-        return Batch(first, second, first, second, weights)
+        recipe = self.recipe
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step * 257 + self.rank)
+        task = list(self.data)[int(torch.multinomial(self.areas, 1, generator=generator))]
+        *clean, keys = self.data[task].patches(recipe.batch, recipe.patch, generator)
+        clean = [side.to(device, non_blocking=True).float() / 255 for side in clean]
+        inputs, events = clean, [[] for _ in keys]
+        if recipe.degrade:
+            inputs = []
+            for image, side in zip(clean, registry.TASKS[task].sides, strict=True):
+                image, found = degrade(image, side, generator, clean_share=1 - recipe.degrade)
+                inputs.append(image)
+                events = [before + after for before, after in zip(events, found, strict=True)]
+        weights = torch.stack([event_weights([e.type for e in row], recipe.loss).tensor() for row in events]).to(device)
+        return Batch(*inputs, *clean, weights, keys, events)
 
 
 class Run:
     """One training run in a folder: ``last.pt`` to resume from, ``best.pt``, ``log.csv``."""
 
-    def __init__(self, recipe: Recipe, out: Path, *, device: torch.device, objective: Objective | None = None) -> None:
+    def __init__(self, recipe: Recipe, out: Path, *, device: torch.device) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.device = recipe, out, device
-        self.objective = objective or FusionObjective()
         self.network = checkpoint.build(recipe.architecture, recipe.model).to(device, memory_format=torch.channels_last)
-        self.objective.modules.to(device)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
-        parameters = [*self.network.parameters(), *self.objective.modules.parameters()]
-        self.optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.step = 0
         self.best = -math.inf
+        self.set_objective(FusionObjective())
+
+    def set_objective(self, objective: Objective) -> None:
+        """What the steps minimise (before the first one); the objective's own modules are trained too."""
+        self.objective = objective
+        self.objective.modules.to(self.device)
+        parameters = [*self.network.parameters(), *self.objective.modules.parameters()]
+        self.optimizer = torch.optim.AdamW(parameters, lr=self.recipe.lr, weight_decay=self.recipe.weight_decay)
 
     # -- state ---------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
@@ -107,6 +129,7 @@ class Run:
         }
 
     def save(self, name: str) -> Path:
+        """Write a checkpoint; a crash in mid-write leaves the old one."""
         self.out.mkdir(parents=True, exist_ok=True)
         path, partial = self.out / name, self.out / f".{name}.partial"
         torch.save(self.state(), partial)
@@ -146,18 +169,22 @@ class Run:
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = self.objective(self.network, batch)
-        if not torch.isfinite(loss):
-            raise FusecliError(f"step {self.step}: the loss is {loss.item()}; last.pt holds the last good weights")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        value = _mean_over_ranks(loss.detach(), parameters)
+        if not math.isfinite(value):
+            raise FusecliError(
+                f"step {self.step}: the loss is {value} (patches: {', '.join(sorted(set(batch.keys)))}); "
+                f"{self.out / 'last.pt'} holds the last good weights. Lower lr, or look at these files"
+            )
         torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
         self.optimizer.step()
         self.step += 1
         decay = min(self.recipe.ema, self.step / (self.step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
-        return loss.item()
+        return value
 
     # -- the run -------------------------------------------------------------------------------------------------
     def fit(
@@ -170,7 +197,7 @@ class Run:
             losses.append(self.train_step(batches(self.step, self.device)))
             if progress:
                 progress(self.step, losses[-1])
-            if self.step % recipe.val_every == 0 or self.step == recipe.steps:
+            if batches.rank == 0 and (self.step % recipe.val_every == 0 or self.step == recipe.steps):
                 self._validate(val, sum(losses) / len(losses))
                 losses.clear()
                 self.save("last.pt")
@@ -197,3 +224,21 @@ class Run:
         log.info(
             "step %d: %s", self.step, ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "step")
         )
+
+
+def _mean_over_ranks(loss: Tensor, parameters: list[nn.Parameter]) -> float:
+    """Average the gradients, in place, and the loss over all processes of a ``torchrun``; alone: the loss.
+
+    Written out, since DistributedDataParallel averages for ``forward`` alone and distillation needs ``with_features``.
+    """
+    if not dist.is_initialized():
+        return loss.item()
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([loss.reshape(1), *(gradient.reshape(-1) for gradient in gradients)])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    torch._foreach_copy_(
+        gradients,
+        [part.view_as(g) for part, g in zip(flat[1:].split([g.numel() for g in gradients]), gradients, strict=True)],
+    )
+    return flat[0].item()

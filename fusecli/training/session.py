@@ -1,0 +1,92 @@
+"""From a recipe to a weight file: what `train-teacher` and `distill` share."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from fusecli import registry
+from fusecli.errors import FusecliError, UsageError
+from fusecli.models import checkpoint
+from fusecli.training.data import PairSet
+from fusecli.training.distill import DistillObjective, DistillWeights
+from fusecli.training.loop import Batches, Run
+from fusecli.training.recipe import Recipe
+
+
+def data_root(given: Path | None) -> Path:
+    """``--data-root``, else $FUSECLI_DATA. Raises UsageError if neither names a folder."""
+    root = given or (Path(os.environ["FUSECLI_DATA"]) if os.environ.get("FUSECLI_DATA") else None)
+    if root is None or not root.is_dir():
+        raise UsageError(
+            f"{root or 'no data folder'}: give --data-root or set FUSECLI_DATA to the folder of the data sets"
+        )
+    return root
+
+
+def train(
+    recipe: Recipe,
+    root: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    teacher: torch.nn.Module | None = None,
+    weights: DistillWeights | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Train, or resume if ``out`` holds ``last.pt``; the best weights end in ``<out>/<architecture>.safetensors``.
+
+    With ``teacher`` the network is distilled from it. Under ``torchrun`` every process takes a share of each step.
+    Raises FusecliError if memory runs out or the loss is not finite, UsageError for data that do not fit the recipe.
+    """
+    rank, local = _join_processes()
+    target = torch.device(device if device != "auto" else f"cuda:{local}" if torch.cuda.is_available() else "cpu")
+    data = {task: PairSet.load(registry.TASKS[task], root, folders) for task, folders in recipe.train.items()}
+    val = {
+        folder: PairSet.load(registry.TASKS[task], root, [folder])
+        for task, folders in recipe.val.items()
+        for folder in folders
+    }
+    run = Run(recipe, out, device=target)
+    if teacher is not None:
+        run.set_objective(DistillObjective(teacher.to(target), run.network, weights))
+    resumed = run.resume()
+    with tqdm(total=recipe.steps, initial=run.step, disable=True if quiet or rank else None, unit="step") as bar:
+        if resumed:
+            bar.write(f"going on from step {run.step} of {out / 'last.pt'}")
+
+        def progress(step: int, loss: float) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+
+        try:
+            best = run.fit(Batches(recipe, data, rank), val, progress)
+        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+            raise FusecliError(
+                f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"
+            ) from error
+    path = out / f"{recipe.architecture}.safetensors"
+    if rank == 0:
+        architecture, config, tasks, tensors = checkpoint.read(best)
+        network = checkpoint.build(architecture, config)
+        network.load_state_dict(tensors)
+        checkpoint.save(path, network, architecture, config, tasks)
+        hashes = {task: pairs.sha256 for task, pairs in data.items()}
+        summary = {"recipe": recipe.as_dict(), "data_sha256": hashes, "score": run.best if val else None}
+        (out / "run.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return path
+
+
+def _join_processes() -> tuple[int, int]:
+    """(rank, local rank); joins the group that ``torchrun`` describes in the environment, if it does."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        return dist.get_rank(), int(os.environ.get("LOCAL_RANK", "0"))
+    return 0, 0
