@@ -153,10 +153,10 @@ def test_fmi_is_what_its_docstring_says() -> None:
     assert fmi.fmi(a.astype(float), b.astype(float), b.astype(float)) == pytest.approx(expected, rel=2e-5)
 
 
-def test_fmi_does_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fmi_does_not_depend_on_the_band(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, fused = (_scene(40, 60, seed=seed).astype(float) for seed in (1, 2, 3))
     whole = fmi.fmi(a, b, fused)
-    monkeypatch.setattr(fmi, "CHUNK", 37)
+    monkeypatch.setattr(fmi, "BAND", 130)
     assert fmi.fmi(a, b, fused) == pytest.approx(whole, rel=1e-6)
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from fusecli.images.opencv import cv2
 from fusecli.metrics.errors import require_size
 
 WINDOW = 3
 CELLS = WINDOW * WINDOW
-CHUNK = 2048  # windows at a time: the 9×9 joint distributions of a chunk stay in the cache
+POSITION = np.arange(CELLS, dtype=np.float32) - CELLS // 2
+UP_TO = np.tri(CELLS, dtype=np.float32)  # sums a distribution up to each position; faster than cumsum over columns
+BAND = 1400  # windows at a time: their 9×9 joint distributions stay in the cache
+TINY = np.float32(1e-18)  # stands for 0 where a logarithm is taken; its square is still a normal number
 
 
 def fmi(first: np.ndarray, second: np.ndarray, fused: np.ndarray) -> float:
@@ -28,59 +32,66 @@ def fmi(first: np.ndarray, second: np.ndarray, fused: np.ndarray) -> float:
     Single precision, good to five digits. Raises MetricError below 3×3 pixels.
     """
     require_size(fused, WINDOW)
-    shared = _distributions(fused)
-    return float(np.mean([_similarity(_distributions(source), shared) for source in (first, second)]))
+    images = [image.astype(np.float32) for image in (first, second, fused)]
+    height, width = fused.shape[0] - WINDOW + 1, fused.shape[1] - WINDOW + 1
+    rows = max(1, BAND // width)
+    total = 0.0
+    for top in range(0, height, rows):
+        *sources, shared = (_windows(image[top : top + rows + WINDOW - 1]) for image in images)
+        p_shared = _distribution(shared)
+        for source in sources:
+            same = (source == shared).all(0)
+            total += np.where(same, 1, _similarity(_distribution(source), p_shared)).sum(dtype=np.float64)
+    return total / (2 * height * width)
 
 
-def _distributions(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(raw windows, distributions), both 9×N float32."""
-    windows = np.lib.stride_tricks.sliding_window_view(image.astype(np.float32), (WINDOW, WINDOW))
-    raw = np.ascontiguousarray(windows.reshape(-1, CELLS).T)
-    lo, hi = raw.min(0), raw.max(0)
+def _windows(image: np.ndarray) -> np.ndarray:
+    """The 3×3 windows of a band of rows: 9×N."""
+    height, width = image.shape[0] - WINDOW + 1, image.shape[1] - WINDOW + 1
+    shifted = (image[y : y + height, x : x + width].ravel() for y in range(WINDOW) for x in range(WINDOW))
+    return np.stack(list(shifted))
+
+
+def _distribution(windows: np.ndarray) -> np.ndarray:
+    """Windows stretched to 0…1 (all 1 if equal) and divided by their sum; 9×N, nowhere exactly 0."""
+    lo, hi = windows.min(0), windows.max(0)
     flat = hi == lo
-    p = (raw - lo) / np.where(flat, 1, hi - lo)
-    p[:, flat] = 1
-    return raw, p / p.sum(0)
+    p = windows - (lo - flat)
+    p /= p.sum(0)
+    return p + TINY
 
 
 def _spread(p: np.ndarray) -> np.ndarray:
-    """Standard deviation of the position under each distribution of 9×n."""
-    position = np.arange(CELLS, dtype=np.float32) - CELLS // 2
-    mean = position @ p
-    return np.sqrt(np.maximum((position**2) @ p - mean**2, 0))
+    """Standard deviation of the position under each distribution."""
+    return np.sqrt(np.maximum(POSITION**2 @ p - (POSITION @ p) ** 2, 0))
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
-    """Entropy in nats over the first axis; 0 ln 0 = 0."""
-    return -np.einsum("i...,i...->...", p, np.log(p + np.float32(1e-30)))
+    """Entropy in nats over the first axis of positive float32 values; OpenCV's logarithm is four times NumPy's speed."""
+    logarithm = cv2.log(p)
+    logarithm *= p
+    return -logarithm.sum(0)
 
 
-def _similarity(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
-    """Mean over windows of 2 I / (H + H)."""
-    count = a[0].shape[1]
-    total = 0.0
-    for start in range(0, count, CHUNK):
-        chunk = slice(start, start + CHUNK)
-        same = (a[0][:, chunk] == b[0][:, chunk]).all(0)
-        total += np.where(same, 1, _chunk(a[1][:, chunk], b[1][:, chunk])).sum(dtype=np.float64)
-    return total / count
-
-
-def _chunk(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+def _similarity(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """2 I / (H + H) of the distributions in the columns of p and q."""
     entropies = _entropy(p) + _entropy(q)
     centred_p, centred_q = p - np.float32(1 / CELLS), q - np.float32(1 / CELLS)
-    power = (centred_p**2).sum(0) * (centred_q**2).sum(0)
+    power = (centred_p * centred_p).sum(0) * (centred_q * centred_q).sum(0)
     correlation = (centred_p * centred_q).sum(0) / np.sqrt(np.where(power > 0, power, 1))
     # the lower Fréchet bound is the upper one with one distribution read backwards
     q = np.where(correlation < 0, q[::-1], q)
-    cdf_p, cdf_q = p.cumsum(0), q.cumsum(0)
-    least = np.minimum(cdf_p[:, None], cdf_q[None])
-    bound = least.sum((0, 1)) - cdf_p.sum(0) * cdf_q.sum(0)
-    phi = np.abs(correlation) * _spread(p) * _spread(q) / np.where(bound > 1e-7, bound, 1)
-    phi = np.where(bound > 1e-7, np.minimum(phi, 1), 0)
-    least -= np.maximum((cdf_p - p)[:, None], (cdf_q - q)[None])
-    joint = np.maximum(least, 0, out=least)
+    cdf_p, cdf_q = UP_TO @ p, UP_TO @ q
+    joint = np.minimum(cdf_p[:, None], cdf_q).reshape(CELLS * CELLS, -1)
+    covariance = joint.sum(0) - cdf_p.sum(0) * cdf_q.sum(0)
+    phi = np.abs(correlation) * _spread(p) * _spread(q) / np.where(covariance > 1e-7, covariance, 1)
+    phi = np.where(covariance > 1e-7, np.minimum(phi, 1), 0)
+    # the bound gives a cell the overlap of its two intervals of cumulative probability
+    other = np.maximum((cdf_p - p)[:, None], cdf_q - q).reshape(CELLS * CELLS, -1)
+    np.maximum(joint, other, out=joint)
+    joint -= other
     joint *= phi
-    joint += (p * (1 - phi))[:, None] * q[None]
-    information = entropies - _entropy(joint.reshape(CELLS * CELLS, -1))
+    np.multiply((p * (1 - phi) + TINY)[:, None], q, out=other.reshape(CELLS, CELLS, -1))
+    joint += other
+    information = entropies - _entropy(joint)
     return np.clip(2 * information / np.where(entropies > 0, entropies, 1), 0, 1)

@@ -93,18 +93,12 @@ def vif(source: np.ndarray, fused: np.ndarray) -> float:
         if scale:
             source, fused = (np.ascontiguousarray(_blur(x, kernel)[::2, ::2]) for x in (source, fused))
         _, _, var_source, var_fused, cov = _moments(source, fused, kernel)
-        var_source, var_fused = np.maximum(var_source, 0), np.maximum(var_fused, 0)
-        gain = cov / (var_source + tiny)
-        noise = var_fused - gain * cov
-        flat = var_source < tiny
-        gain[flat], noise[flat], var_source[flat] = 0, var_fused[flat], 0
-        flat = var_fused < tiny
-        gain[flat], noise[flat] = 0, 0
-        inverted = gain < 0
-        gain[inverted], noise[inverted] = 0, var_fused[inverted]
-        noise = np.maximum(noise, tiny)
-        kept += np.sum(np.log1p(gain**2 * var_source / (noise + VIF_NOISE)))
-        total += np.sum(np.log1p(var_source / VIF_NOISE))
+        # the reference treats flat and inverted windows one by one; in all of them nothing is kept, whatever the noise
+        seen = (var_source >= tiny) & (var_fused >= tiny)
+        gain = np.where(seen, np.maximum(cov, 0), 0) / (np.maximum(var_source, 0) + tiny)
+        noise = np.maximum(var_fused - gain * cov, 0)
+        kept += np.sum(np.log(1 + gain * gain * var_source / (noise + VIF_NOISE)))
+        total += np.sum(np.log(1 + np.maximum(var_source, 0) / VIF_NOISE))
     if total == 0:
         raise MetricError("has no value: a source is one constant, it holds no information to keep")
     return float(kept / total)
