@@ -60,6 +60,12 @@ def read(path: Path) -> tuple[str, dict[str, Any], list[str], dict[str, torch.Te
         ) from error
 
 
+def training_recipe(path: Path) -> dict[str, Any] | None:
+    """The recipe that a ``.pt`` training checkpoint carries; None for a plain weight file."""
+    read(path)  # explains what is wrong with a file that is neither
+    return None if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)["recipe"]
+
+
 def load(model: str, task: str) -> nn.Module:
     """The model that ``--model`` names for a task: a released name or a file. In eval mode, on the CPU, float32.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -51,8 +53,8 @@ class Recipe:
         return list(self.train)
 
     @classmethod
-    def read(cls, path: Path, **overrides: Any) -> Recipe:
-        """The recipe in a TOML file; keyword arguments replace what the file says.
+    def read(cls, path: Path, settings: Sequence[str] = ()) -> Recipe:
+        """The recipe in a TOML file, with ``KEY=VALUE`` settings put in.
 
         Raises UsageError, with the file's name, for broken TOML and for keys that no recipe has.
         """
@@ -61,17 +63,41 @@ class Recipe:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"{path}: not a readable recipe ({error})") from error
         try:
-            return cls.from_dict({**values, **overrides})
-        except (UsageError, TypeError) as error:
+            return cls.from_dict(values, settings)
+        except UsageError as error:
             raise UsageError(f"{path}: {error}") from error
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+    def from_dict(cls, values: dict[str, Any], settings: Sequence[str] = ()) -> Recipe:
+        """The recipe that nested values describe. Raises UsageError for unknown keys and wrong kinds of value."""
+        values = _with_settings(values, settings)
         known = {item.name for item in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise UsageError(f"unknown recipe key {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-        return cls(**{**values, "loss": LossWeights(**values.get("loss", {}))})
+        try:
+            return cls(**{**values, "loss": LossWeights(**values.get("loss", {}))})
+        except TypeError as error:
+            raise UsageError(str(error)) from error
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _with_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A copy with ``KEY=VALUE`` put in (``model.width=16`` reaches into a table); values are TOML, else plain text."""
+    result = copy.deepcopy(values)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting}: write KEY=VALUE, such as steps=200")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *parents, last = key.split(".")
+        place = result
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,6 +28,23 @@ def data_root(given: Path | None) -> Path:
             f"{root or 'no data folder'}: give --data-root or set FUSECLI_DATA to the folder of the data sets"
         )
     return root
+
+
+def default_recipe(task: registry.Task, root: Path, architecture: str) -> dict[str, Any]:
+    """Recipe values for every data set below ``root`` that has both sides of the task.
+
+    Sets are ``<root>/<set>`` or ``<root>/train/<set>``; those in ``<root>/val/<set>`` choose the best weights.
+    Raises UsageError if there is none.
+    """
+
+    def sets(folder: Path) -> list[str]:
+        found = [path for path in sorted(folder.glob("*")) if all((path / side).is_dir() for side in task.sides)]
+        return [path.relative_to(root).as_posix() for path in found]
+
+    train = sets(root / "train") or sets(root)
+    if not train:
+        raise UsageError(f"{root}: no folder below it holds {task.first}/ and {task.second}/")
+    return {"architecture": architecture, "train": {task.name: train}, "val": {task.name: sets(root / "val")}}
 
 
 def train(

@@ -1,0 +1,49 @@
+"""`fusecli distill`: a student that needs no text learns to give the teacher's results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusecli.cli import options
+from fusecli.errors import UsageError
+
+STUDENTS = ("nano", "base")
+
+
+def distill(
+    teacher: Annotated[str, typer.Option(help="Teacher's checkpoint (.pt or .safetensors).")],
+    student: Annotated[str, typer.Option(help="nano (convolutional) or base (the paper's).")] = "nano",
+    recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML). Default: the teacher's sets.")] = None,
+    data_root: options.DataRoot = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; resumed if it has one.")] = Path(
+        "runs/student"
+    ),
+    feature_weight: Annotated[float, typer.Option(help="Weight of the feature loss; 0 leaves it out.", min=0)] = 0.1,
+    settings: options.Settings = [],  # noqa: B006 - typer copies it
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+) -> None:
+    """Distil a student from a teacher and print the path of its weights, ready for `fusecli fuse -m`."""
+    if student not in STUDENTS:
+        raise UsageError(f"unknown student {student!r}; known: {', '.join(STUDENTS)}")
+    from fusecli.models import checkpoint
+    from fusecli.training import session
+    from fusecli.training.distill import DistillWeights
+    from fusecli.training.recipe import Recipe
+
+    root = session.data_root(data_root)
+    path = Path(teacher)
+    trained = checkpoint.training_recipe(path)
+    if recipe:
+        plan = Recipe.read(recipe, settings)
+    elif trained:
+        sets = {key: trained[key] for key in ("train", "val")}
+        plan = Recipe.from_dict({**sets, "architecture": student}, settings)
+    else:
+        raise UsageError(f"{path}: holds weights without their recipe; name the data with --recipe")
+    network = checkpoint.load(teacher, plan.tasks[0])
+    weights = DistillWeights(feature=feature_weight)
+    typer.echo(session.train(plan, root, output, device=device, teacher=network, weights=weights, quiet=quiet))

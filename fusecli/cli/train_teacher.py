@@ -1,0 +1,41 @@
+"""`fusecli train-teacher`: the text-guided teacher, or any architecture by its recipe, on clean or degraded pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusecli import registry
+from fusecli.cli import options
+from fusecli.errors import UsageError
+
+
+def train_teacher(
+    recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML). Default: every set below the data root.")] = None,
+    task: Annotated[str, typer.Option(help=f"Without a recipe: {', '.join(registry.TASKS)}.")] = "ir-vis",
+    data_root: options.DataRoot = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; resumed if it has one.")] = Path(
+        "runs/teacher"
+    ),
+    settings: options.Settings = [],  # noqa: B006 - typer copies it
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a network with the fusion loss. A killed run goes on where it stopped when started again.
+
+    Several GPUs: torchrun --nproc-per-node 4 -m fusecli train-teacher …
+    """
+    if task not in registry.TASKS:
+        raise UsageError(f"unknown task {task!r}; known: {', '.join(registry.TASKS)}")
+    from fusecli.training import session
+    from fusecli.training.recipe import Recipe
+
+    root = session.data_root(data_root)
+    plan = (
+        Recipe.read(recipe, settings)
+        if recipe
+        else Recipe.from_dict(session.default_recipe(registry.TASKS[task], root, "teacher"), settings)
+    )
+    typer.echo(session.train(plan, root, output, device=device, quiet=quiet))

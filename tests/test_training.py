@@ -1,0 +1,190 @@
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from fusecli import registry
+from fusecli.errors import FusecliError, UsageError
+from fusecli.models import checkpoint
+from fusecli.models.nano import Nano
+from fusecli.training import session
+from fusecli.training.data import PairSet
+from fusecli.training.distill import DistillObjective
+from fusecli.training.loop import Batches, Run
+from fusecli.training.recipe import Recipe
+
+CPU = torch.device("cpu")
+TINY = {"width": 4, "deep": 4, "blocks": 1}
+RECIPE = Recipe(train={"ir-vis": ["set"]}, model=TINY, steps=6, batch=2, patch=32, val_every=3, degrade=0.5, lr=1e-2)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A data root with one set of three pairs; one is smaller than a patch."""
+    base = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for index, size in enumerate([(48, 60), (40, 40), (20, 50)]):
+        for side in ("vis", "ir"):
+            (base / "set" / side).mkdir(parents=True, exist_ok=True)
+            smooth = cv2.GaussianBlur(rng.random(size).astype(np.float32), (0, 0), 2)
+            image = np.uint8(255 * (smooth - smooth.min()) / np.ptp(smooth))
+            cv2.imwrite(str(base / "set" / side / f"{index}.png"), image)
+    return base
+
+
+def load(root: Path) -> dict[str, PairSet]:
+    return {"ir-vis": PairSet.load(registry.TASKS["ir-vis"], root, ["set"])}
+
+
+def weights_of(run: Run) -> dict[str, torch.Tensor]:
+    return run.average.state_dict()
+
+
+def test_training_lowers_the_loss(root, tmp_path):
+    recipe = dataclasses.replace(RECIPE, steps=60, batch=8, degrade=0.0, val_every=60)
+    run, batches = Run(recipe, tmp_path, device=CPU), Batches(recipe, load(root))
+    probe = batches(1000, CPU)
+    before = run.objective(run.average, probe).item()
+    run.fit(batches, {})
+    assert run.objective(run.average, probe).item() < 0.9 * before
+
+
+def test_killed_and_resumed_gives_the_same_weights(root, tmp_path):
+    whole = Run(RECIPE, tmp_path / "whole", device=CPU)
+    whole.fit(Batches(RECIPE, load(root)), load(root))
+
+    class KilledError(Exception):
+        pass
+
+    def kill(step: int, loss: float) -> None:
+        if step == 5:
+            raise KilledError
+
+    broken = Run(RECIPE, tmp_path / "broken", device=CPU)
+    with pytest.raises(KilledError):
+        broken.fit(Batches(RECIPE, load(root)), load(root), kill)
+    resumed = Run(RECIPE, tmp_path / "broken", device=CPU)
+    assert resumed.resume()
+    assert resumed.step == 3
+    resumed.fit(Batches(RECIPE, load(root)), load(root))
+    for name, tensor in weights_of(whole).items():
+        assert torch.equal(tensor, weights_of(resumed)[name]), name
+
+
+def test_resume_with_another_recipe_is_refused(root, tmp_path):
+    Run(RECIPE, tmp_path, device=CPU).save("last.pt")
+    with pytest.raises(UsageError, match="lr"):
+        Run(dataclasses.replace(RECIPE, lr=5e-4), tmp_path, device=CPU).resume()
+
+
+def test_nan_loss_stops_and_keeps_the_weights(root, tmp_path):
+    run = Run(RECIPE, tmp_path, device=CPU)
+    batch = Batches(RECIPE, load(root))(0, CPU)
+    batch.clean_first[0, 0, 0, 0] = torch.nan
+    before = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
+    with pytest.raises(FusecliError, match=r"loss is nan.*set/"):
+        run.train_step(batch)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in run.network.state_dict().items())
+
+
+def test_session_writes_weights_that_load_by_task(root, tmp_path):
+    recipe = dataclasses.replace(RECIPE, val={"ir-vis": ["set"]})
+    path = session.train(recipe, root, tmp_path, device="cpu", quiet=True)
+    network = checkpoint.load(str(path), "ir-vis")
+    assert isinstance(network, Nano)
+    assert {"last.pt", "best.pt", "log.csv", "contact.png", "run.json"} <= {file.name for file in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match="trained for ir-vis, not for ct-mri"):
+        checkpoint.load(str(path), "ct-mri")
+
+
+def test_pickled_code_is_refused(tmp_path):
+    path = tmp_path / "evil.pt"
+    torch.save({"model": os.system}, path)
+    with pytest.raises(UsageError, match="pickled code"):
+        checkpoint.load(str(path), "ir-vis")
+
+
+def test_batches_are_clean_where_nothing_was_done(root):
+    batch = Batches(dataclasses.replace(RECIPE, batch=16), load(root))(0, CPU)
+    degraded = [bool(events) for events in batch.events]
+    assert any(degraded)
+    for index, events in enumerate(batch.events):
+        sides = {event.side for event in events}
+        assert torch.equal(batch.first[index], batch.clean_first[index]) == ("vis" not in sides)
+        assert torch.equal(batch.second[index], batch.clean_second[index]) == ("ir" not in sides)
+
+
+def test_distillation_trains_the_adapters_and_leaves_the_teacher_alone(root, tmp_path):
+    torch.manual_seed(1)
+    teacher = NanoTeacher(width=6, deep=8, blocks=1)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    run = Run(RECIPE, tmp_path, device=CPU)
+    run.set_objective(DistillObjective(teacher, run.network))
+    adapters = [parameter.clone() for parameter in run.objective.modules.parameters()]
+    run.fit(Batches(RECIPE, load(root)), {})
+    assert all(not torch.equal(a, b) for a, b in zip(adapters, run.objective.modules.parameters(), strict=True))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+class NanoTeacher(Nano):
+    """A teacher's signature on a small network."""
+
+    def with_features(self, first, second, text=None):
+        return super().with_features(first, second)
+
+
+def test_a_set_of_unequal_sizes_is_named(tmp_path):
+    for side, size in (("vis", (20, 20)), ("ir", (20, 24))):
+        (tmp_path / "set" / side).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "set" / side / "a.png"), np.zeros(size, np.uint8))
+    with pytest.raises(UsageError, match="sizes differ"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps = ", "not a readable recipe"),
+        ("step = 3", "unknown recipe key step"),
+        ('[train]\n"ir-vis" = ["set"]\n[loss]\nbeauty = 1', "beauty"),
+        ('[train]\n"ir-mri" = ["set"]', "unknown task ir-mri"),
+        ('steps = 0\n[train]\n"ir-vis" = ["set"]', "steps must be at least 1"),
+    ],
+)
+def test_a_broken_recipe_says_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message) as caught:
+        Recipe.read(path)
+    assert str(path) in str(caught.value)
+
+
+def test_two_processes_train_one_network(root, tmp_path):
+    """Gloo on the CPU: both ranks end with the same weights, which differ from those of one process alone."""
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from fusecli.training import session\n"
+        "from fusecli.training.recipe import Recipe\n"
+        "torch.set_num_threads(1)\n"
+        "recipe = Recipe.read(Path(sys.argv[1]))\n"
+        "session.train(recipe, Path(sys.argv[2]), Path(sys.argv[3]), device='cpu', quiet=True)\n"
+    )
+    (tmp_path / "recipe.toml").write_text(
+        'steps = 3\nbatch = 2\npatch = 32\nval_every = 3\n[train]\n"ir-vis" = ["set"]\n'
+        "[model]\nwidth = 4\ndeep = 4\nblocks = 1\n"
+    )
+    arguments = [str(script), str(tmp_path / "recipe.toml"), str(root)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*launch, *arguments, str(tmp_path / "two")], check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, *arguments, str(tmp_path / "one")], check=True, capture_output=True, timeout=120)
+    two, one = (checkpoint.read(tmp_path / name / "nano.safetensors")[3] for name in ("two", "one"))
+    assert all(torch.isfinite(tensor).all() for tensor in two.values())
+    assert any(not torch.equal(two[name], one[name]) for name in two)
