@@ -17,5 +17,13 @@ class UsageError(FusecliError):
     exit_code = EXIT_USAGE
 
 
+class OutputError(FusecliError):
+    """One result cannot be written; costs its pair. ``full``: the disk is full, so that the next one would fail too."""
+
+    def __init__(self, message: str, *, full: bool = False) -> None:
+        super().__init__(message)
+        self.full = full
+
+
 class InputError(FusecliError):
     """One input file cannot be read or used; costs its pair, not the run."""

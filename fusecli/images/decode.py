@@ -1,0 +1,104 @@
+"""A file to its stored values: H×W or H×W×3 RGB, upright, of the file's own sample type. No intensity range yet."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fusecli.errors import InputError
+from fusecli.images import headers
+from fusecli.images.headers import Unreadable
+from fusecli.images.opencv import cv2
+
+MAX_PIXELS = 2**29  # of all pages of a file together: 1.6 GB as 8-bit colour
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a failure is reported once, by name, by us
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file holds. pages: its pages, or those asked for. count: how many the file has. kind: its format."""
+
+    pages: list[np.ndarray]
+    count: int
+    kind: str
+
+
+def max_pixels_default() -> int:
+    """The limit on pixels per file, from FUSECLI_MAX_PIXELS or MAX_PIXELS."""
+    value = os.environ.get("FUSECLI_MAX_PIXELS", "")
+    return int(float(value)) if value else MAX_PIXELS
+
+
+def decode(path: Path, *, pages: Sequence[int] | None = None, max_pixels: int | None = None) -> Stored:
+    """Stored values of every page, or of ``pages`` only. InputError names the file and the reason."""
+    limit = max_pixels_default() if max_pixels is None else max_pixels
+    try:
+        with path.open("rb") as file:
+            kind = headers.kind_of(file.read(132))
+            if kind == "TIFF":
+                from fusecli.images import tiff
+
+                arrays, count = tiff.read(path, orient, pages, limit)
+                return Stored(arrays, count, kind)
+            file.seek(0)
+            data = file.read()
+        array = _decode_still(data, limit)
+        return Stored([array] if pages is None or 0 in pages else [], 1, kind)
+    except Unreadable as error:
+        raise InputError(f"{path}: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: too large for this machine's memory") from error
+
+
+def peek(path: Path) -> tuple[int, int, int] | None:
+    """(pages, height, width) from the header, upright; None where the file is no whole image."""
+    try:
+        with path.open("rb") as file:
+            if headers.kind_of(file.read(132)) == "TIFF":
+                from fusecli.images import tiff
+
+                return tiff.size(path)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return (1, *headers.parse(data).size)
+    except (Unreadable, OSError, ValueError):
+        return None
+
+
+def orient(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored rows and columns upright, EXIF orientation 1…8."""
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)
+
+
+def _decode_still(data: bytes, max_pixels: int) -> np.ndarray:
+    header = headers.parse(data)
+    if header.height < 1 or header.width < 1:
+        raise Unreadable("the image has no pixels")
+    if header.height * header.width > max_pixels:
+        from fusecli.images.tiff import too_large
+
+        raise Unreadable(too_large(header.height * header.width, max_pixels))
+    # Gray stays gray, 16 bits stay 16, alpha is dropped, palettes are expanded.
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        array = None
+    if array is None or array.shape[:2] != (header.height, header.width):
+        raise Unreadable(f"the {header.kind} cannot be decoded: it is damaged, or of a variety that OpenCV lacks")
+    if array.ndim == 3:
+        array = np.ascontiguousarray(array[..., 0]) if header.gray else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
+    return orient(array, header.orientation)

@@ -1,0 +1,219 @@
+"""What the first bytes of an image file say, without decoding it: kind, size, orientation, and whether it is whole.
+
+Decoders disagree about truncated files (some return the top half over gray) and about EXIF; so both are settled here,
+the same way for every version of OpenCV. Formats: PNG (W3C, third edition), JPEG (ITU-T T.81), WebP (RFC 9649),
+BMP, and the PNM family of Netpbm. TIFF is only recognised; fusecli.images.tiff reads it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import struct
+from dataclasses import dataclass
+
+Bytes = bytes | mmap.mmap  # a whole file, in memory or mapped
+
+
+class Unreadable(ValueError):
+    """Why a file is not a whole image; the caller adds the file's name."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """kind: name of the format. height, width: as stored. orientation: EXIF 1…8. gray: the colour table is all gray."""
+
+    kind: str
+    height: int
+    width: int
+    orientation: int = 1
+    gray: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) once the orientation is applied."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+
+
+TRUNCATED = "the file is truncated: its end is missing"
+ANIMATED = "the file is an animation; split it into single frames first"
+
+# First bytes of what people hand in by mistake, to name it in the message.
+_FOREIGN = (
+    (b"GIF8", "a GIF"),
+    (b"%PDF", "a PDF"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "gzip data"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x00\x00\x00\x0cjP", "a JPEG 2000"),
+    (b"<svg", "an SVG"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
+)
+
+
+def kind_of(data: Bytes) -> str:
+    """Name of the format by content, whatever the file is called. Raises Unreadable where it is none that is read."""
+    head = data[:132]
+    if not head:
+        raise Unreadable("the file is empty")
+    for magic, kind in _KINDS:
+        if head.startswith(magic):
+            return kind
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if re.match(rb"P[1-6]\s", head):
+        return "PNM"
+    for magic, name in _FOREIGN:
+        if head.startswith(magic):
+            raise Unreadable(f"not an image that fusecli reads: it is {name}")
+    if head[128:132] == b"DICM":
+        raise Unreadable("not an image that fusecli reads here: it is a DICOM file; its name should end in .dcm")
+    if head[4:8] == b"ftyp":
+        raise Unreadable("not an image that fusecli reads: it is HEIF, AVIF or a video")
+    if all(byte >= 32 or byte in b"\t\r\n" for byte in head):
+        raise Unreadable(f"not an image: it holds text ({head[:24].decode('utf-8', 'replace')!r} …)")
+    raise Unreadable("not an image: the content is of no known format")
+
+
+def parse(data: Bytes) -> Header:
+    """The header of a whole PNG, JPEG, WebP, BMP or PNM file; raises Unreadable with the reason."""
+    kind = kind_of(data)
+    try:
+        return _PARSERS[kind](data)
+    except (struct.error, IndexError) as error:
+        raise Unreadable(TRUNCATED) from error
+
+
+def exif_orientation(block: bytes) -> int:
+    """EXIF tag 274 of a TIFF-shaped block, 1…8; 1 where it is absent or damaged."""
+    block = block.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(block[:2])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", block, 4)
+        (count,) = struct.unpack_from(order + "H", block, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", block, entry)
+            if tag == 274:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def _png(data: Bytes) -> Header:
+    width = height = color = 0
+    orientation, gray, position = 1, False, 8
+    while True:
+        length, name = struct.unpack_from(">I4s", data, position)
+        body, position = position + 8, position + 12 + length
+        if position > len(data):
+            raise Unreadable(TRUNCATED)
+        if name == b"IHDR":
+            width, height, _, color = struct.unpack_from(">IIBB", data, body)
+            gray = color in (0, 4)
+        elif name == b"PLTE":
+            table = data[body : body + length]
+            gray = gray or (color == 3 and table[0::3] == table[1::3] == table[2::3])
+        elif name == b"eXIf":
+            orientation = exif_orientation(data[body : body + length])
+        elif name == b"acTL" and struct.unpack_from(">I", data, body)[0] > 1:
+            raise Unreadable(ANIMATED)
+        elif name == b"IEND":
+            return Header("PNG", height, width, orientation, gray)
+
+
+def _jpeg(data: Bytes) -> Header:
+    height = width = 0
+    orientation, position = 1, 2
+    while True:
+        if data[position] != 0xFF:
+            raise Unreadable("the JPEG is damaged: a marker is missing")
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker == 0x01 or 0xD0 <= marker <= 0xD9:  # no segment follows
+            position += 2
+            continue
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        body = position + 4
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, body + 1)
+        elif marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
+            orientation = exif_orientation(data[body : position + 2 + length])
+        elif marker == 0xDA:  # entropy-coded data follow, where FF D9 can only be the end of the image
+            if data.find(b"\xff\xd9", max(body, len(data) - 64)) < 0 and data.rfind(b"\xff\xd9", body) < 0:
+                raise Unreadable(TRUNCATED)
+            return Header("JPEG", height, width, orientation)
+        position += 2 + length
+
+
+def _webp(data: Bytes) -> Header:
+    if len(data) < 8 + struct.unpack_from("<I", data, 4)[0]:
+        raise Unreadable(TRUNCATED)
+    size: tuple[int, int] | None = None
+    orientation, position = 1, 12
+    while position + 8 <= len(data):
+        name, length = struct.unpack_from("<4sI", data, position)
+        body, position = position + 8, position + 8 + length + length % 2
+        if name == b"VP8X":
+            if data[body] & 0x02:
+                raise Unreadable(ANIMATED)
+            width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (body + 4, body + 7))
+            size = size or (height, width)
+        elif name == b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, body + 6)
+            size = size or (height & 0x3FFF, width & 0x3FFF)
+        elif name == b"VP8L":
+            (packed,) = struct.unpack_from("<I", data, body + 1)
+            size = size or ((packed >> 14 & 0x3FFF) + 1, (packed & 0x3FFF) + 1)
+        elif name == b"EXIF":
+            orientation = exif_orientation(data[body : body + length])
+    if size is None:
+        raise Unreadable("the WebP holds no image")
+    return Header("WebP", *size, orientation)
+
+
+def _bmp(data: Bytes) -> Header:
+    start, header = struct.unpack_from("<II", data, 10)
+    if header == 12:
+        width, height, _, depth = struct.unpack_from("<HHHH", data, 18)
+        compression = 0
+    else:
+        width, height, _, depth, compression = struct.unpack_from("<iiHHI", data, 18)
+    height = abs(height)  # negative: rows run from the top
+    if compression in (0, 3) and start + (width * depth + 31) // 32 * 4 * height > len(data):
+        raise Unreadable(TRUNCATED)
+    return Header("BMP", height, width)
+
+
+_PNM_TOKEN = re.compile(rb"(?:\s|#[^\n]*\n)*(\d+)")
+
+
+def _pnm(data: Bytes) -> Header:
+    digit, position, numbers = data[1] - ord("0"), 2, []
+    for _ in range(2 if digit in (1, 4) else 3):
+        token = _PNM_TOKEN.match(data, position)
+        if token is None:
+            raise Unreadable(TRUNCATED)
+        numbers.append(int(token[1]))
+        position = token.end()
+    width, height, top = (*numbers, 1)[:3]
+    row = {4: (width + 7) // 8, 5: width, 6: 3 * width}.get(digit, 0) * (2 if top > 255 else 1)
+    if position + 1 + row * height > len(data):
+        raise Unreadable(TRUNCATED)
+    return Header("PNM", height, width)
+
+
+_KINDS = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"BM", "BMP"),
+)
+_PARSERS = {"PNG": _png, "JPEG": _jpeg, "WebP": _webp, "BMP": _bmp, "PNM": _pnm}

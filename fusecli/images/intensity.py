@@ -1,0 +1,154 @@
+"""Intensity ranges: which stored values become black and white. One range per sequence, so that video does not flicker.
+
+Percentiles are linear between order statistics, over finite values.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fusecli.errors import InputError, UsageError
+from fusecli.images.decode import decode, peek
+
+log = logging.getLogger(__name__)
+
+PERCENTILES = (0.5, 99.5)
+# A bounded sample, evenly spaced in time and in space, decides for a sequence of any length.
+SAMPLE_FRAMES = 64
+SAMPLE_PIXELS = 2**16
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class Range:
+    """The stored values that become 0 and 1. eight_bit: whether 8-bit frames are mapped too, or kept as they are."""
+
+    lo: float
+    hi: float
+    eight_bit: bool = True
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """Stored values of any type -> float32 in [0, 1], same shape. NaN and −inf become 0, +inf becomes 1.
+
+        Where lo == hi (a constant sequence) values up to it become 0 and values above it 1.
+        """
+        exact_in_float32 = array.dtype.itemsize <= (4 if array.dtype.kind == "f" else 2)
+        values = array.astype(np.float32 if exact_in_float32 else np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.subtract(values, values.dtype.type(self.lo), out=values)
+            np.multiply(values, values.dtype.type(1 / max(self.hi - self.lo, _TINY)), out=values)
+        np.clip(values, 0, 1, out=values)
+        if array.dtype.kind == "f":
+            np.nan_to_num(values, copy=False, nan=0.0)
+        return values.astype(np.float32, copy=False)
+
+    def apply_uint8(self, array: np.ndarray) -> np.ndarray:
+        """uint8 values -> uint8, where 0…255 stands for 0…1."""
+        table = np.rint(self.apply(np.arange(256, dtype=np.uint8)) * np.float32(255)).astype(np.uint8)
+        return table[array]
+
+    def invert(self, array: np.ndarray) -> np.ndarray:
+        """float32 in [0, 1] -> float32 on the stored scale."""
+        return array * np.float32(self.hi - self.lo) + np.float32(self.lo)
+
+
+def sequence_range(option: str, paths: Sequence[Path]) -> Range | None:
+    """The range of ``--range`` for a whole sequence.
+
+    auto: the 0.5th and 99.5th percentile of an evenly spaced sample; None (unchanged) where all frames have 8 bits.
+    LO,HI: these values, for 8-bit frames too. frame, full: None; hand the word itself to ``frames.read``.
+    The result depends on ``paths`` in their order: hand over the whole sequence, also when some frames are skipped.
+    Files that cannot be read are passed over here; reading them fails by name. UsageError where option makes no sense.
+    """
+    option = option.strip()
+    if option in ("frame", "full"):
+        return None
+    if option != "auto":
+        return _parse(option)
+    sample = _sample(paths)
+    return None if sample is None else _percentile_range(sample, eight_bit=False)
+
+
+def visible_range(paths: Sequence[Path]) -> Range | None:
+    """The range of a sequence stored as float whose values leave [0, 1]: its extremes over the sample. Else None."""
+    sample = _sample(paths, kinds="f")
+    if sample is None or (sample.min() >= 0 and sample.max() <= 1):
+        return None
+    return Range(float(sample.min()), float(sample.max()), eight_bit=False)
+
+
+def full_range(array: np.ndarray) -> Range:
+    """All that the type can hold; for floats [0, 1] if the values keep to it, else their own extremes."""
+    if array.dtype.kind in "iu":
+        limits = np.iinfo(array.dtype)
+        return Range(float(limits.min), float(limits.max))
+    finite = array[np.isfinite(array)]
+    if finite.size == 0 or (finite.min() >= 0 and finite.max() <= 1):
+        return Range(0.0, 1.0)
+    return Range(float(finite.min()), float(finite.max()))
+
+
+def frame_range(array: np.ndarray) -> Range:
+    """Percentiles of one frame alone."""
+    sample = _finite_sample(array)
+    return full_range(array) if sample.size == 0 else _percentile_range(sample)
+
+
+def _percentile_range(sample: np.ndarray, *, eight_bit: bool = True) -> Range:
+    lo, hi = np.percentile(sample, PERCENTILES)
+    return Range(float(lo), float(hi), eight_bit)
+
+
+def _parse(option: str) -> Range:
+    try:
+        lo, hi = (float(part) for part in option.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--range {option}: expected auto, frame, full or two numbers LO,HI such as 7000,9500"
+        ) from None
+    if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
+        raise UsageError(f"--range {option}: LO must be below HI, and both finite")
+    return Range(lo, hi)
+
+
+def _sample(paths: Sequence[Path], kinds: str = "iuf") -> np.ndarray | None:
+    """Finite stored values of evenly spaced files and pages of more than 8 bits; None where there are none."""
+    chosen = _evenly(len(paths), SAMPLE_FRAMES)
+    per_file = max(1, SAMPLE_FRAMES // max(1, len(chosen)))
+    parts = []
+    for index in chosen:
+        size = peek(paths[index])
+        if size is None:
+            continue
+        try:
+            stored = decode(paths[index], pages=_evenly(size[0], per_file))
+        except InputError as error:
+            log.debug("left out of the intensity range: %s", error)
+            continue
+        parts += [
+            _finite_sample(page)
+            for page in stored.pages
+            if page.dtype.kind in kinds and page.dtype != np.dtype(np.uint8)
+        ]
+    values = np.concatenate(parts) if parts else np.empty(0)
+    return values if values.size else None
+
+
+def _evenly(count: int, limit: int) -> list[int]:
+    """At most ``limit`` of 0 … count−1, evenly spaced, with both ends."""
+    if count <= limit:
+        return list(range(count))
+    return sorted({round(step * (count - 1) / max(1, limit - 1)) for step in range(limit)})
+
+
+def _finite_sample(array: np.ndarray) -> np.ndarray:
+    """Every k-th finite value, at most SAMPLE_PIXELS of them."""
+    flat = array.reshape(-1)
+    flat = flat[:: max(1, -(-flat.size // SAMPLE_PIXELS))]
+    return flat[np.isfinite(flat)] if flat.dtype.kind == "f" else flat

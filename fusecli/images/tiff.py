@@ -1,0 +1,142 @@
+"""TIFF in and out: tifffile first, OpenCV for the compressions that tifffile needs the imagecodecs package for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from tifffile import PHOTOMETRIC
+
+from fusecli.images.headers import TRUNCATED, Unreadable
+from fusecli.images.opencv import cv2
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of its remarks becomes an error below
+
+_TRANSPOSED = 5  # orientations from here on swap height and width
+
+
+def size(path: Path) -> tuple[int, int, int]:
+    """(pages, height, width) once the first page's orientation is applied. Raises Unreadable."""
+    with _open(path) as file:
+        pages = _images(file)
+        height, width = pages[0].imagelength, pages[0].imagewidth
+        return (len(pages), width, height) if _orientation(pages[0]) >= _TRANSPOSED else (len(pages), height, width)
+
+
+def read(
+    path: Path, orient: Callable[[np.ndarray, int], np.ndarray], pages: Sequence[int] | None, max_pixels: int
+) -> tuple[list[np.ndarray], int]:
+    """Stored values of each page (or of ``pages``), H×W or H×W×3 RGB, and the number of pages the file has.
+
+    Alpha is dropped, palettes are expanded, white-is-zero is inverted; thumbnails and masks are no pages.
+    Raises Unreadable with the reason.
+    """
+    with _open(path) as file:
+        images = _images(file)
+        wanted = range(len(images)) if pages is None else [index for index in pages if index < len(images)]
+        total = sum(images[index].imagelength * images[index].imagewidth for index in wanted)
+        if total > max_pixels:
+            raise Unreadable(too_large(total, max_pixels))
+        arrays = []
+        for index in wanted:
+            page = images[index]
+            ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False))
+            if max(ends, default=0) > file.filehandle.size:
+                raise Unreadable(TRUNCATED)
+            array = _with_tifffile(page)
+            # OpenCV applies the orientation of a TIFF by itself when it decodes from memory.
+            arrays.append(_with_opencv(path, page) if array is None else orient(array, _orientation(page)))
+        return arrays, len(images)
+
+
+def write(path: Path, pages: Sequence[np.ndarray], *, compress: bool) -> None:
+    """Write pages of uint8, uint16 or float32, H×W or H×W×3; deflate with predictor when ``compress``."""
+    total = sum(page.nbytes for page in pages)
+    with tifffile.TiffWriter(path, bigtiff=total > 2**32 - 2**25) as file:
+        for page in pages:
+            file.write(
+                page,
+                photometric="rgb" if page.ndim == 3 else "minisblack",
+                compression="zlib" if compress else None,
+                predictor=compress or None,
+                metadata=None,
+                software="fusecli",
+            )
+
+
+def too_large(pixels: int, limit: int) -> str:
+    return f"{pixels:,} pixels are more than the limit of {limit:,}; set FUSECLI_MAX_PIXELS to raise it"
+
+
+def _open(path: Path) -> tifffile.TiffFile:
+    try:
+        return tifffile.TiffFile(path)
+    except OSError:
+        raise
+    except Exception as error:  # damaged headers surface as whatever the parser stumbled over
+        raise Unreadable(f"the TIFF's header is damaged or cut off ({error})") from error
+
+
+def _images(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+    try:
+        pages = [page.aspage() for page in file.pages]
+    except Exception as error:
+        raise Unreadable(f"the TIFF's list of pages is damaged or cut off ({error})") from error
+    full = [page for page in pages if not page.subfiletype & 0b101] or pages  # bit 0: thumbnail, bit 2: mask
+    if not full:
+        raise Unreadable(f"the TIFF holds no page; {TRUNCATED}")
+    return full
+
+
+def _orientation(page: tifffile.TiffPage) -> int:
+    value = page.tags.valueof(274, default=1)
+    return value if value in range(1, 9) else 1
+
+
+def _with_tifffile(page: tifffile.TiffPage) -> np.ndarray | None:
+    """The page's values, or None where OpenCV has to try."""
+    kind = page.photometric
+    if kind not in (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE) and not (
+        kind == PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG  # decoded to RGB
+    ):
+        return None
+    try:
+        array = page.asarray(maxworkers=1)
+    except Exception:  # a compression without its codec, or damaged data: OpenCV decides which
+        return None
+    if page.axes == "SYX":
+        array = np.moveaxis(array, 0, -1)
+    elif page.axes not in ("YX", "YXS"):
+        raise Unreadable(f"the TIFF page has axes {page.axes}; one plane, gray or RGB, is needed")
+    if array.ndim == 3:
+        array = array[..., 0] if array.shape[2] < 3 else array[..., :3]
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * np.uint8(255)
+    if kind == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
+        array = np.iinfo(array.dtype).max - array
+    if kind == PHOTOMETRIC.PALETTE:
+        table = np.asarray(page.colormap)
+        table = (table if table.max() < 256 else table >> 8).astype(np.uint8)
+        gray = (table == table[:1]).all()
+        array = table[0][array] if gray else np.moveaxis(table[:, array], 0, -1)
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def _with_opencv(path: Path, page: tifffile.TiffPage) -> np.ndarray:
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    try:
+        done, arrays = cv2.imdecodemulti(data, flags, range=(page.index, page.index + 1))
+    except cv2.error:
+        done, arrays = False, ()
+    if not done or not arrays:
+        name = getattr(page.compression, "name", str(page.compression))
+        raise Unreadable(
+            f"the TIFF page cannot be decoded (compression {name}, {page.bitspersample} bits): "
+            "it is damaged, or needs more codecs: pip install 'fusecli[tiff]'"
+        )
+    array = arrays[0]
+    return cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if array.ndim == 3 else array
