@@ -8,7 +8,7 @@ import sys
 import typer
 
 from fusecli import __version__
-from fusecli.cli import fuse
+from fusecli.cli import distill, fuse, models, train_teacher
 from fusecli.errors import FusecliError
 
 app = typer.Typer(
@@ -22,6 +22,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("fuse")(fuse.fuse)
+app.command("train-teacher")(train_teacher.train_teacher)
+app.command("distill")(distill.distill)
+app.command("models")(models.models)
 
 
 def _print_version(wanted: bool) -> None:
@@ -45,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         return app(argv, standalone_mode=True) or 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
+    except KeyboardInterrupt:
+        print("fusecli: interrupted", file=sys.stderr)
+        return 130
     except FusecliError as error:
         if logging.getLogger("fusecli").isEnabledFor(logging.DEBUG):
             logging.getLogger("fusecli").exception("failed")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from fusecli.errors import UsageError
 
 DataRoot = Annotated[
     Path | None,
@@ -19,3 +24,23 @@ Settings = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object per message, for log collectors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {"time": self.formatTime(record), "level": record.levelname.lower(), "message": record.getMessage()}
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def set_up_logging(log_format: str, *, quiet: bool, verbose: bool) -> None:
+    """Messages to stderr. Raises UsageError for a format other than text and json."""
+    if log_format not in ("text", "json"):
+        raise UsageError(f"--log-format {log_format}: choose text or json")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if log_format == "json" else logging.Formatter("fusecli: %(message)s"))
+    logger = logging.getLogger("fusecli")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)

@@ -6,20 +6,22 @@ import csv
 import glob
 import logging
 import os
-import re
+from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path, PurePath
 
 from fusecli.errors import UsageError
 
-log = logging.getLogger("fusecli")
-SHOWN = 10
+log = logging.getLogger(__name__)
+
+SHOWN = 10  # names that a message lists before it only counts
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two files of one scene. ``name`` is the result's, without ending: posix, with the mirrored sub-folder."""
+    """Two files of one scene. name: the result's, without ending: posix, with the mirrored sub-folder (night/0001)."""
 
     name: str
     first: Path
@@ -35,147 +37,295 @@ def find_pairs(
     pair_by: str = "stem",
     pairs_csv: Path | None = None,
     ignore_unmatched: bool = False,
+    sides: tuple[str, str] = ("first", "second"),
 ) -> list[Pair]:
-    """Pairs sorted by name.
+    """The pairs, sorted by name, which no two share. UsageError says what is wrong before any work starts.
 
-    first, second: a folder, a file or a glob. endings: lower case with dot; other files are passed over. recursive:
-    sub-folders too, paired by their relative path. pair_by: "stem", or a pattern for each side, first one first, in
-    which {} is what the names share: "{}_vis,{}_ir". pairs_csv: explicit pairs instead, two columns, relative to the
-    file. ignore_unmatched: a warning instead of an error for files without a partner.
-    Raises UsageError for missing or empty folders, ambiguous names and unmatched files.
+    first, second: a folder, a file or a glob, as typed. A folder gives its files whose ending is in ``endings`` (lower
+    case, with the dot; "" admits names without one), hidden ones excepted; ``recursive``: those of its sub-folders too.
+    Of a glob such as ``set*/ir/*.png`` the parts with wildcards make the name (set1/0001), so both sides may differ in
+    the fixed parts. Two files are a pair whatever their names; one file picks its partner from a folder.
+
+    pair_by: "stem" (same name, whatever the ending), or one pattern for each side, as ``ir=*_IR,vis=*_RGB``: the part
+    under the star must agree, and names the result. A side without pattern has ``*``.
+    pairs_csv: the pairs themselves, in columns that carry the names of the sides, and optionally ``name``, the result's.
+    Relative paths start in the side's folder where they exist there, else beside the CSV file.
+    ignore_unmatched: files without partner cost a warning, not the run.
+    sides: names of the two sides, for messages, patterns and columns.
     """
+    options = tuple(f"--{side}" for side in sides)
     if pairs_csv is not None:
-        return _from_csv(pairs_csv)
-    if Path(first).is_file() and Path(second).is_file():
-        return [Pair(Path(first).stem, Path(first), Path(second))]
-    patterns = _patterns(pair_by)
-    sides = [
-        _by_key(_files(given, endings, recursive), pattern, given)
-        for given, pattern in zip((first, second), patterns, strict=True)
-    ]
-    common = sorted(sides[0].keys() & sides[1].keys())
-    lonely = [str(side[key]) for side, other in (sides, sides[::-1]) for key in sorted(side.keys() - other.keys())]
-    if lonely:
-        shown = "\n  ".join(lonely[:SHOWN]) + (f"\n  … and {len(lonely) - SHOWN} more" if len(lonely) > SHOWN else "")
-        message = f"{len(lonely)} file{'s' if len(lonely) > 1 else ''} without a partner of the same name:\n  {shown}"
-        if not ignore_unmatched:
-            raise UsageError(f"{message}\n(--ignore-unmatched fuses the others; --pair-by matches other names)")
-        log.warning(message)
+        return _from_csv(pairs_csv, (first, second), sides, tuple(endings))
+    patterns = _patterns(pair_by, sides)
+    a, b = (
+        _Side.collect(option, typed, pattern, tuple(endings), recursive)
+        for option, typed, pattern in zip(options, (first, second), patterns, strict=True)
+    )
+    if a.single and b.single:
+        (one,), (other,) = a.paths, b.paths
+        return [Pair(_stem(one.name, endings) or one.stem, one, other)]
+    common = sorted(a.files.keys() & b.files.keys())
     if not common:
-        raise UsageError(f"no name is in both {first} and {second}; --pair-by or --pairs can match other names")
-    return [Pair(key, sides[0][key], sides[1][key]) for key in common]
-
-
-def _patterns(pair_by: str) -> tuple[re.Pattern | None, re.Pattern | None]:
-    """Patterns of names for both sides; None stands for the whole stem."""
-    if pair_by == "stem":
-        return None, None
-    parts = pair_by.split(",")
-    if len(parts) != 2 or any(part.count("{}") != 1 for part in parts):
-        raise UsageError(
-            f"--pair-by {pair_by}: write stem, or a pattern for each side with {{}} once, as {{}}_vis,{{}}_ir"
-        )
-    regexes = []
-    for part in parts:
-        before, _, after = part.partition("{}")
-        regexes.append(re.compile(re.escape(before) + "(.+)" + re.escape(after)))
-    return regexes[0], regexes[1]
-
-
-def _by_key(files: Iterator[tuple[str, Path]], pattern: re.Pattern | None, given: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    seen = 0
-    for folder, path in files:
-        seen += 1
-        stem = path.stem
-        if pattern is not None:
-            match = pattern.fullmatch(stem)
-            if match is None:
-                continue
-            stem = match[1]
-        key = f"{folder}/{stem}" if folder else stem
-        if key in found:
-            raise UsageError(f"{found[key]} and {path}: the same name twice, so neither can be paired; move one away")
-        found[key] = path
-    if not seen:
-        raise UsageError(f"{given}: no image here")
-    if not found:
-        raise UsageError(f"{given}: none of {seen} names fits the --pair-by pattern")
-    return found
-
-
-def _files(given: str, endings: Collection[str], recursive: bool) -> Iterator[tuple[str, Path]]:
-    """(relative folder, file) of a folder, a file or a glob; hidden files and other endings are passed over."""
-    path = Path(given)
-    if path.is_dir():
-        others: list[str] = []
-        empty = True
-        for folder, file in _walk(path, recursive):
-            if file.suffix.lower() in endings:
-                empty = False
-                yield folder, file
-            else:
-                others.append(file.suffix or file.name)
-        if empty and others:
-            kinds = ", ".join(sorted(set(others))[:5])
+        raise UsageError(_nothing_in_common(a, b, sides if pair_by == "stem" else None))
+    lonely = [(side, paths) for side, other in ((a, b), (b, a)) if (paths := side.without_partner(other))]
+    if lonely and not (a.single or b.single):  # one file against a folder asks for that file only
+        message = "\n".join(_list_of(side, paths) for side, paths in lonely)
+        if not ignore_unmatched:
             raise UsageError(
-                f"{given}: no supported image among its files ({kinds}); supported: {' '.join(sorted(endings))}"
+                f"{message}\nAdd the missing files, or go on without these by --ignore-unmatched; "
+                "--pair-by and --pairs match names that differ."
             )
-    elif path.is_file():
-        yield "", path
-    elif glob.has_magic(given):
-        for name in sorted(glob.glob(given, recursive=True)):
-            if Path(name).is_file() and Path(name).suffix.lower() in endings:
-                yield "", Path(name)
-    else:
-        raise UsageError(f"{given}: no such file or folder")
+        log.warning("%s", message)
+    if any(a.files[name] == b.files[name] for name in common) or os.path.samefile(
+        a.files[common[0]], b.files[common[0]]
+    ):
+        raise UsageError(
+            f"{' and '.join(options)} name the same file ({a.files[common[0]]}); where both sides share a folder, "
+            f"tell them apart by --pair-by, as --pair-by '{sides[0]}=*_{sides[0]},{sides[1]}=*_{sides[1]}'"
+        )
+    return [Pair(name, a.files[name], b.files[name]) for name in common]
 
 
-def _walk(root: Path, recursive: bool) -> Iterator[tuple[str, Path]]:
-    """Files below a folder by name; a folder that a link leads back to is visited once."""
-    visited: set[tuple[int, int]] = set()
+@dataclass
+class _Side:
+    """What one side of the command line names. files: key -> path. other: files whose names miss the pattern."""
 
-    def visit(folder: Path, relative: str) -> Iterator[tuple[str, Path]]:
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in visited:
+    option: str
+    typed: str
+    single: bool = False
+    files: dict[str, Path] = field(default_factory=dict)
+    other: list[Path] = field(default_factory=list)
+
+    @property
+    def paths(self) -> list[Path]:
+        return [*self.files.values(), *self.other]
+
+    @classmethod
+    def collect(
+        cls, option: str, typed: str, pattern: tuple[str, str], endings: tuple[str, ...], recursive: bool
+    ) -> _Side:
+        path = Path(typed)
+        try:
+            if path.is_dir():
+                found = list(_walk(typed, recursive))
+            elif path.exists():
+                found = [("", path.name, typed)]
+            elif glob.has_magic(typed):
+                found = list(_glob(typed))
+            else:
+                raise UsageError(f"{option} {typed}: no such file or folder")
+        except OSError as error:
+            raise UsageError(f"{option} {typed}: cannot be listed: {error.strerror or error}") from error
+        side = cls(option, typed, single=path.is_file())
+        for folder, name, location in found:
+            stem = _stem(name, endings)
+            if stem is None:
+                continue
+            middle = _middle(stem, pattern)
+            if not middle:
+                side.other.append(Path(location))
+                continue
+            key = folder + middle
+            if key in side.files:
+                raise UsageError(
+                    f"{option}: {side.files[key]} and {location} have the same name, so that no one can tell which to "
+                    "pair; move one away, or give a glob such as '*.png'"
+                )
+            side.files[key] = Path(location)
+        if not side.paths:
+            raise UsageError(f"{option} {typed}: {_why_none([name for _, name, _ in found], path, endings, recursive)}")
+        return side
+
+    def without_partner(self, partner: _Side) -> list[Path]:
+        taken = set(partner.files.values()) if self.other else set()
+        return [path for key, path in self.files.items() if key not in partner.files] + [
+            path
+            for path in self.other
+            if path not in taken  # both sides may share a folder
+        ]
+
+
+def _patterns(pair_by: str, sides: tuple[str, str]) -> list[tuple[str, str]]:
+    """What stands before and after the star, for each side."""
+    if pair_by == "stem":
+        return [("", "")] * 2
+    given: dict[str, tuple[str, str]] = {}
+    for part in pair_by.split(","):
+        side, equals, pattern = part.strip().partition("=")
+        if side not in sides or side in given or not equals or pattern.count("*") != 1:
+            raise UsageError(
+                f"--pair-by {pair_by}: expected stem, or a pattern with one * for each side, "
+                f"as {sides[0]}=*_{sides[0]},{sides[1]}=*_{sides[1]}"
+            )
+        before, _, after = pattern.partition("*")
+        given[side] = before, after
+    return [given.get(side, ("", "")) for side in sides]
+
+
+def _stem(name: str, endings: Collection[str]) -> str | None:
+    """The name without its ending; None where the ending is none of ``endings`` (of which .nii.gz may be one)."""
+    dot = name.rfind(".")
+    if dot <= 0:
+        return name if "" in endings else None
+    double = name.rfind(".", 1, dot)
+    if double > 0 and name[double:].lower() in endings:
+        return name[:double]
+    return name[:dot] if name[dot:].lower() in endings else None
+
+
+def _walk(root: str, recursive: bool) -> Iterator[tuple[str, str, str]]:
+    """(folder with slash, name, location) of all files that are not hidden; links that lead back are not followed."""
+
+    def visit(folder: str, relative: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, str, str]]:
+        status = os.stat(folder)
+        identity = status.st_dev, status.st_ino
+        if identity in above:
             return
-        visited.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
-            listing = sorted(
-                (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
-            )
+            listing = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
         for entry in listing:
             if entry.is_file():
-                yield relative, Path(entry.path)
+                yield relative, entry.name, entry.path
             elif recursive and entry.is_dir():
-                yield from visit(Path(entry.path), f"{relative}/{entry.name}" if relative else entry.name)
+                yield from visit(entry.path, f"{relative}{entry.name}/", above | {identity})
 
-    yield from visit(root, "")
+    return visit(root, "", frozenset())
 
 
-def _from_csv(path: Path) -> list[Pair]:
-    """Pairs of a CSV file: first, second and optionally the result's name; a header without a file's name is skipped."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: not a readable CSV file ({error})") from error
-    pairs: dict[str, Pair] = {}
-    for number, row in rows:
-        if len(row) not in (2, 3):
-            raise UsageError(f"{path}, line {number}: {len(row)} columns; write first,second or first,second,name")
-        sides = [path.parent / cell.strip() for cell in row[:2]]
-        if number == 1 and not any(side.suffix for side in sides):
+def _glob(pattern: str) -> Iterator[tuple[str, str, str]]:
+    """The same of a glob. The folder keeps those parts of the path that the pattern leaves open."""
+    parts = Path(pattern).parts[:-1]
+    deep = [index for index, part in enumerate(parts) if part == "**"]
+    head, tail = (deep[0], len(parts) - 1 - deep[-1]) if deep else (len(parts), 0)
+    for location in sorted(glob.glob(pattern, recursive=True)):
+        if not os.path.isfile(location):
             continue
-        missing = [str(side) for side in sides if not side.is_file()]
-        if missing:
-            raise UsageError(f"{path}, line {number}: no such file: {', '.join(missing)}")
-        name = row[2].strip() if len(row) == 3 else sides[0].stem
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not name:
-            raise UsageError(f"{path}, line {number}: {name!r} does not name a file inside the output folder")
+        *folders, name = Path(location).parts
+        middle = folders[head : len(folders) - tail]
+        kept = [folder for folder, part in zip(folders[:head], parts, strict=False) if glob.has_magic(part)]
+        kept += middle
+        if tail:
+            kept += [
+                folder for folder, part in zip(folders[-tail:], parts[-tail:], strict=True) if glob.has_magic(part)
+            ]
+        yield "".join(f"{folder}/" for folder in kept), name, location
+
+
+def _why_none(names: list[str], path: Path, endings: tuple[str, ...], recursive: bool) -> str:
+    reads = f"fusecli reads {' '.join(sorted(ending for ending in endings if ending))} here"
+    if names and path.is_file():
+        return f"not a supported kind of file; {reads}"
+    if names:
+        kinds = Counter(Path(name).suffix.lower() or "no ending" for name in names)
+        found = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(5))
+        return f"no supported file among those found ({found}); {reads}"
+    if not path.is_dir():
+        return "no file matches"
+    if not recursive and any(entry.is_dir() for entry in path.iterdir()):
+        return "the folder holds only sub-folders; --recursive takes these too"
+    return "the folder is empty"
+
+
+def _list_of(side: _Side, paths: list[Path]) -> str:
+    shown = "".join(f"\n  {path}" for path in paths[:SHOWN])
+    more = f"\n  … and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    what = "1 file has" if len(paths) == 1 else f"{len(paths)} files have"
+    return f"{side.option}: {what} no partner of the same name:{shown}{more}"
+
+
+def _nothing_in_common(a: _Side, b: _Side, sides: tuple[str, str] | None) -> str:
+    """The message where no name is on both sides; with ``sides``, and the pattern that mends it where one is in sight."""
+    names = [min(side.files, default="") or side.paths[0].name for side in (a, b)]
+    message = (
+        f"no file of {a.option} has a partner of the same name in {b.option}; "
+        f"{a.typed} has {names[0]!r}, {b.typed} has {names[1]!r}, for example"
+    )
+    ends = [name.rpartition("/")[2] for name in names]
+    start, stop = _agreement(*ends), _agreement(ends[0][::-1], ends[1][::-1])
+    if start >= stop:
+        start = len(ends[0][:start].rstrip("_-. "))
+        patterns = [("", name[start:]) for name in ends]
+    else:
+        stop = len(ends[0][len(ends[0]) - stop :].lstrip("_-. "))
+        patterns = [(name[: len(name) - stop], "") for name in ends]
+    if sides and max(start, stop) and _keys(a.files, patterns[0]) & _keys(b.files, patterns[1]):
+        option = ",".join(f"{side}={before}*{after}" for side, (before, after) in zip(sides, patterns, strict=True))
+        return f"{message}. Did you mean --pair-by '{option}'?"
+    return f"{message}. --pair-by and --pairs match names that differ."
+
+
+def _agreement(a: str, b: str) -> int:
+    """How many characters two names share from their start."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
+def _keys(names: Collection[str], pattern: tuple[str, str]) -> set[str]:
+    """What of each name a pattern leaves, where it fits."""
+    split = (name.rpartition("/") for name in names)
+    middles = ((folder, slash, _middle(stem, pattern)) for folder, slash, stem in split)
+    return {folder + slash + middle for folder, slash, middle in middles if middle}
+
+
+def _middle(stem: str, pattern: tuple[str, str]) -> str:
+    """What of a stem is under the star; empty where the pattern does not fit."""
+    before, after = pattern
+    fits = stem.startswith(before) and stem.endswith(after)
+    return stem[len(before) : len(stem) - len(after)] if fits else ""
+
+
+def _from_csv(path: Path, typed: tuple[str, str], sides: tuple[str, str], endings: tuple[str, ...]) -> list[Pair]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--pairs {path}: cannot be read as a UTF-8 text file ({error})") from error
+    lines = text.splitlines() or [""]
+    delimiter = max(",;\t", key=lines[0].count)
+    rows = csv.reader(lines, delimiter=delimiter)
+    header = [cell.strip().lower() for cell in next(rows, [])]
+    if not set(sides) <= set(header):
+        raise UsageError(
+            f"--pairs {path}: the first line must name the columns, as {','.join(sides)} or {','.join(sides)},name; "
+            f"it is {lines[0][:60]!r}"
+        )
+    pairs: dict[str, Pair] = {}
+    missing: list[str] = []
+    for row in rows:
+        if not any(cell.strip() for cell in row):
+            continue
+        where = f"--pairs {path}, line {rows.line_num}"
+        cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
+        if not all(cells.get(side) for side in sides):
+            raise UsageError(f"{where}: a cell is empty; both {' and '.join(sides)} are needed")
+        files = [_locate(cells[side], folder, path) for side, folder in zip(sides, typed, strict=True)]
+        missing += [f"\n  line {rows.line_num}: {file}" for file in files if not file.is_file()]
+        for file in files:
+            if _stem(file.name, endings) is None:
+                raise UsageError(f"{where}: {file} is not a supported kind of file")
+        name = cells.get("name") or files[0].name
+        name = _stem(name, endings) or name
+        if _leaves(name):
+            raise UsageError(f"{where}: {name!r} does not name a file inside the output folder")
         if name in pairs:
-            raise UsageError(f"{path}, line {number}: a second result called {name}; give names in a third column")
-        pairs[name] = Pair(name, *sides)
+            raise UsageError(
+                f"{where}: a second result would be called {name!r} (before: {pairs[name].first}); "
+                "give results their names in a column called name"
+            )
+        pairs[name] = Pair(name, files[0], files[1])
+    if missing:
+        more = f"\n  … and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        raise UsageError(f"--pairs {path}: no such file:{''.join(missing[:SHOWN])}{more}")
     if not pairs:
-        raise UsageError(f"{path}: no pair in it")
+        raise UsageError(f"--pairs {path}: no pair below the header")
     return [pairs[name] for name in sorted(pairs)]
+
+
+def _locate(cell: str, folder: str, table: Path) -> Path:
+    beside = table.parent / cell
+    inside = Path(folder) / cell if folder else beside
+    return inside if inside.is_file() else beside
+
+
+def _leaves(name: str) -> bool:
+    """Whether a result of that name would lie outside the output folder, or be hidden."""
+    path = PurePath(name)
+    return not path.parts or bool(path.anchor) or any(part.startswith(".") for part in path.parts)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fusecli import metrics
-from fusecli.images import frames
+from fusecli.images import preview
 from fusecli.training.data import LumaPair, PairSet
 
 # What weights are chosen by: information, edges and structure kept (protocol tang). EN, SD, SF, AG reward noise.
@@ -49,6 +49,5 @@ def contact_sheet(
     for data in val.values():
         for index in np.linspace(0, len(data.pairs) - 1, min(per_set, len(data.pairs))).astype(int):
             pair = data.pairs[index]
-            rows.append(np.hstack([pair.first.numpy(), pair.second.numpy(), fuse_luma(network, pair, device)]))
-    width = max(row.shape[1] for row in rows)
-    frames.write(path, [np.vstack([np.pad(row, ((0, 4), (0, width - row.shape[1]))) for row in rows])])
+            rows.append([pair.first.numpy(), pair.second.numpy(), fuse_luma(network, pair, device)])
+    preview.contact_sheet(rows, path)

@@ -1,0 +1,173 @@
+"""Engine: a model on a device. Takes stacks of images as the readers have them, gives results as the writers want."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fusecli.errors import UsageError
+from fusecli.stream.tiles import fuse_tiled
+
+log = logging.getLogger("fusecli")
+
+LUMA = (0.299, 0.587, 0.114)
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTO_TILE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # pixels a side; larger frames are cut to bound the memory
+SMALLEST_TILE = 64
+
+
+class Engine:
+    """Fuse stacks of equal-sized pairs: uint8 goes to the device, luma, network and colour run there, uint8 comes back.
+
+    device: auto, cpu, cuda, cuda:N or mps. precision: auto, fp32, bf16 or fp16. tile, overlap: auto or pixels (tile 0:
+    never cut). When the device runs out of memory the tile is halved and the work goes on.
+    Raises UsageError for a device or precision that this machine does not have.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device: str = "auto",
+        precision: str = "auto",
+        tile: str | int = "auto",
+        overlap: str | int = "auto",
+    ) -> None:
+        self.device = pick_device(device)
+        self.precision = pick_precision(precision, self.device)
+        self.model = model.eval().to(self.device, memory_format=torch.channels_last)
+        self.tile = AUTO_TILE[self.device.type] if tile == "auto" else int(tile)
+        self.overlap = model.halo if overlap == "auto" else int(overlap)
+        self._streams = [torch.cuda.Stream(self.device) for _ in range(2)] if self.device.type == "cuda" else []
+        self._turn = 0
+
+    @property
+    def batches(self) -> bool:
+        """Whether several pairs at once are faster. A CPU is as fast one by one, and then bytes never depend on it."""
+        return self.device.type != "cpu"
+
+    def fuse(self, first: np.ndarray, second: np.ndarray, levels: int | None = 255) -> np.ndarray:
+        """Results of N pairs, of ``first``'s shape.
+
+        first: N×H×W or N×H×W×3 (RGB), uint8 or float32 in [0, 1]. second: the same; colour counts as its luma.
+        levels: 255 gives uint8, 65535 uint16, None float32 in [0, 1]. A colour result is first's RGB with its luma
+        replaced, Cb and Cr kept: R + (fused − Y), and so for G and B.
+        """
+        return self.start(first, second, levels)()
+
+    def start(self, first: np.ndarray, second: np.ndarray, levels: int | None = 255) -> Callable[[], np.ndarray]:
+        """Begin what `fuse` does and return the function that waits for the result.
+
+        On CUDA two streams take turns, so that one batch is copied while the other is computed.
+        """
+        if not self._streams:
+            result = self._fuse(torch.from_numpy(first), torch.from_numpy(second), levels)
+            return lambda: result.cpu().numpy()
+        stream = self._streams[self._turn]
+        self._turn = 1 - self._turn
+        with torch.cuda.stream(stream):
+            sources = [torch.from_numpy(side).pin_memory() for side in (first, second)]
+            on_device = [side.to(self.device, non_blocking=True) for side in sources]
+            result = self._fuse(*on_device, levels)
+            host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+            host.copy_(result, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record(stream)
+
+        def finish() -> np.ndarray:
+            done.synchronize()
+            del sources[:], on_device[:]  # held until here: the copies read them
+            return host.numpy()
+
+        return finish
+
+    @torch.inference_mode()
+    def _fuse(self, first: Tensor, second: Tensor, levels: int | None) -> Tensor:
+        color = to_unit(first)
+        luma = to_luma(color)
+        fused = self._network(luma, to_luma(to_unit(second)))
+        shift = (fused - luma).movedim(1, -1)  # of Y alone: R, G and B move by as much
+        fused = (color + (shift if color.ndim == 4 else shift[..., 0])).clamp_(0, 1)
+        if levels is None:
+            return fused
+        return fused.mul_(levels).round_().to(torch.uint8 if levels == 255 else torch.uint16)
+
+    def _network(self, first: Tensor, second: Tensor) -> Tensor:
+        while True:
+            try:
+                return fuse_tiled(
+                    self._forward, first, second, tile=self.tile, overlap=self.overlap, align=self.model.align
+                )
+            except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                smaller = self._smaller_tile(first, error)
+                if smaller is None:
+                    raise
+                log.warning("out of memory on %s: tiles of %d pixels from here on", self.device, smaller)
+                self.tile = smaller
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+    def _smaller_tile(self, image: Tensor, error: Exception) -> int | None:
+        out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
+            "alloc" in str(error) or "out of memory" in str(error)
+        )
+        now = min(self.tile or max(image.shape[-2:]), max(image.shape[-2:]))
+        return now // 2 if out_of_memory and now // 2 >= SMALLEST_TILE else None
+
+    def _forward(self, first: Tensor, second: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            return self.model(first, second).float()
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """float32 in [0, 1] of uint8 or float images."""
+    return images.float().mul_(1 / 255) if images.dtype == torch.uint8 else images.float()
+
+
+def to_luma(images: Tensor) -> Tensor:
+    """N×1×H×W luma (0.299 R + 0.587 G + 0.114 B) of N×H×W or N×H×W×3."""
+    if images.ndim == 3:
+        return images.unsqueeze(1)
+    red, green, blue = images.unbind(-1)
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2]).unsqueeze(1)
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device that ``--device`` names. Raises UsageError for one that is not there."""
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: not usable here ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type that ``--precision`` names. auto: half where the device computes faster in it, else float32."""
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.float16
+        return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
+    if name not in PRECISIONS:
+        raise UsageError(f"--precision {name}: choose auto, {', '.join(PRECISIONS)}")
+    if name == "fp16" and device.type == "cpu":
+        raise UsageError("--precision fp16: CPUs are slower with it; use bf16 or fp32")
+    return PRECISIONS[name]
+
+
+@cache
+def _cpu_has_bf16() -> bool:
+    """bf16 convolutions in hardware: without them oneDNN emulates them, slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
