@@ -1,9 +1,19 @@
+import cv2
 import numpy as np
 import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from fusecli.training.losses import EVENT_WEIGHTS, LossWeights, event_weights, feature_loss, fusion_loss, ssim_pair
+from fusecli import metrics
+from fusecli.training.losses import (
+    EVENT_WEIGHTS,
+    LossWeights,
+    event_weights,
+    feature_loss,
+    fusion_loss,
+    ssim_pair,
+    vif_pair,
+)
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -40,9 +50,23 @@ def test_loss_is_zero_only_where_nothing_is_lost():
 
 def test_each_weight_acts_on_its_own_term():
     fused, first, second = images(), images(), images()
-    full = fusion_loss(fused, first, second, torch.ones(3, 4))
-    parts = sum(fusion_loss(fused, first, second, torch.eye(4)[index].expand(3, -1)) for index in range(4))
-    torch.testing.assert_close(full, parts)
+    fused, first, second = (torch.rand(3, 1, 96, 96, generator=GENERATOR) for _ in range(3))
+    gain = torch.full((3, 1), 1.5)
+    full = fusion_loss(fused, first, second, torch.cat([torch.ones(3, 6), gain], 1))
+    each = [torch.cat([torch.eye(6)[index].expand(3, -1), gain], 1) for index in range(6)]
+    parts = [fusion_loss(fused, first, second, weights) for weights in each]
+    torch.testing.assert_close(full, sum(parts))
+    assert (torch.stack(parts).mean(1) > 0.01).all()
+
+
+def test_vif_agrees_with_the_benchmark():
+    rng = np.random.default_rng(0)
+    images = [cv2.GaussianBlur(rng.random((200, 180)), (0, 0), 3) for _ in range(2)]
+    first, second = (np.rint(255 * (image - image.min()) / np.ptp(image)) for image in images)
+    fused = np.rint(np.maximum(first, second) * 0.9)
+    mine = vif_pair(*(torch.from_numpy(x)[None, None].float() / 255 for x in (fused, first, second))).item()
+    theirs = metrics.evaluate("tang", *(x.astype(np.uint8) for x in (first, second, fused)), ["VIF"])["VIF"]
+    assert mine == pytest.approx(theirs, rel=0.01)
 
 
 def test_event_weights_are_the_mean_over_the_events():

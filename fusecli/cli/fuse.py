@@ -72,11 +72,9 @@ def fuse(
     tile: Annotated[str, typer.Option("--tile", "-t", help="auto, 0 (never) or pixels.")] = "auto",
     tile_overlap: Annotated[str, typer.Option(help="auto (what the model sees) or pixels.")] = "auto",
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too, mirrored below -o.")] = False,
-    pair_by: Annotated[
-        str, typer.Option(help="stem, or a pattern per side as '{}_vis,{}_ir' (reference side first).")
-    ] = "stem",
+    pair_by: Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")] = "stem",
     pairs: Annotated[
-        Path | None, typer.Option(help="CSV of explicit pairs: first side, second side, name (optional).")
+        Path | None, typer.Option(help="CSV of explicit pairs: a column per side, and name (optional).")
     ] = None,
     ignore_unmatched: Annotated[bool, typer.Option(help="Fuse what has a partner; warn about the rest.")] = False,
     range_: Annotated[
@@ -139,6 +137,7 @@ def fuse(
         recursive=recursive,
         pair_by=pair_by,
         pairs_csv=pairs,
+        sides=task.sides,
         ignore_unmatched=ignore_unmatched,
     )
     from fusecli.stream.plan import plan

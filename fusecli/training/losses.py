@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 
 import torch
@@ -14,12 +14,19 @@ C1, C2 = 0.01**2, 0.03**2  # SSIM's usual constants for data in [0, 1]
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the fusion loss. ``max``, ``consist`` and ``grad`` have the paper's default values."""
+    """Weights of the fusion loss. The first four have the paper's default values; the others are this project's own.
+
+    vif: information kept of both sources (the benchmark's VIF, made differentiable). contrast: the result's spread of
+    intensities shall reach ``gain`` times the greater of the sources'. gain also scales the gradients aimed at.
+    """
 
     ssim: float = 2.0
     max: float = 24.0
     consist: float = 40.0
     grad: float = 48.0
+    vif: float = 0.0
+    contrast: float = 0.0
+    gain: float = 1.0
 
     def tensor(self) -> Tensor:
         return torch.tensor([getattr(self, field.name) for field in fields(self)])
@@ -48,7 +55,7 @@ def event_weights(events: list[str], default: LossWeights) -> LossWeights:
     if not rows:
         return default
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-    return LossWeights(default.ssim, *mean)
+    return replace(default, max=mean[0], consist=mean[1], grad=mean[2])
 
 
 @cache
@@ -58,10 +65,10 @@ def _gaussian(size: int = 11, sigma: float = 1.5) -> Tensor:
     return window / window.sum()
 
 
-def _blur(images: Tensor) -> Tensor:
+def _blur(images: Tensor, size: int = 11, sigma: float = 1.5) -> Tensor:
     """Gaussian-weighted local mean of N×C×H×W, valid region."""
     channels = images.shape[1]
-    window = _gaussian().to(images)
+    window = _gaussian(size, sigma).to(images)
     rows = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
     columns = window.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
     return F.conv2d(F.conv2d(images, rows, groups=channels), columns, groups=channels)
@@ -80,6 +87,32 @@ def ssim_pair(fused: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return (ssim(mu_a, aa, fa) + ssim(mu_b, bb, fb)).mean((1, 2, 3))
 
 
+def vif_pair(fused: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Sum of VIF(first, fused) and VIF(second, fused) per sample, N×1×H×W with H, W ≥ 80 in, N out.
+
+    Pixel-domain visual information fidelity at four scales (Sheikh and Bovik, IEEE TIP 2006), as the protocol ``tang``
+    has it but for small constants that keep gradients finite where an image is flat.
+    """
+    maps = torch.cat([fused, first, second], 1) * 255
+    kept, whole = [0.0, 0.0], [0.0, 0.0]
+    for scale in range(4):
+        size = 2 ** (4 - scale) + 1
+        if scale:
+            maps = _blur(maps, size, size / 5)[..., ::2, ::2]
+        f, a, b = maps.split(1, 1)
+        moments = _blur(torch.cat([maps, maps * maps, f * a, f * b], 1), size, size / 5)
+        mu_f, mu_a, mu_b, ff, aa, bb, fa, fb = moments.split(1, 1)
+        var_f = (ff - mu_f * mu_f).clamp(min=0)
+        for index, (mu, square, cross) in enumerate(((mu_a, aa, fa), (mu_b, bb, fb))):
+            var = (square - mu * mu).clamp(min=0)
+            covariance = (cross - mu_f * mu).clamp(min=0)
+            slope = covariance / (var + 1e-2)
+            noise = (var_f - slope * covariance).clamp(min=1e-2)
+            kept[index] = kept[index] + torch.log1p(slope * slope * var / (noise + 2)).sum((1, 2, 3))
+            whole[index] = whole[index] + torch.log1p(var / 2).sum((1, 2, 3))
+    return kept[0] / (whole[0] + 1) + kept[1] / (whole[1] + 1)
+
+
 def sobel(images: Tensor) -> Tensor:
     """|Sobel| of N×1×H×W in x and y as two channels; unnormalised (as the field has it), border replicated."""
     kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=images.device)
@@ -88,16 +121,20 @@ def sobel(images: Tensor) -> Tensor:
 
 
 def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """The paper's fusion loss per sample: N×1×H×W luma and N×4 weights (ssim, max, consist, grad) in, N out.
+    """The fusion loss per sample: N×1×H×W luma and N×7 weights (``LossWeights.tensor``) in, N out.
 
     Colour has no term here: this project fuses luma and puts the first image's Cb and Cr back exactly.
     """
-    gradient = torch.maximum(sobel(first), sobel(second))
+    weights, gain = weights[:, :-1], weights[:, -1]
+    gradient = gain.view(-1, 1, 1, 1) * torch.maximum(sobel(first), sobel(second))
+    spread = torch.maximum(first.std((1, 2, 3)), second.std((1, 2, 3)))
     terms = [
         2 - ssim_pair(fused, first, second),
         (fused - torch.maximum(first, second)).abs().mean((1, 2, 3)),
         ((fused - first).abs() + (fused - second).abs()).mean((1, 2, 3)) / 2,
         (sobel(fused) - gradient).abs().mean((1, 2, 3)),
+        2 - vif_pair(fused, first, second) if weights[:, 4].any() else torch.zeros_like(spread),
+        F.relu(gain * spread - fused.std((1, 2, 3))),
     ]
     return (torch.stack(terms, 1) * weights).sum(1)
 
