@@ -17,6 +17,7 @@ from fusecli.errors import UsageError
 log = logging.getLogger(__name__)
 
 SHOWN = 10  # names that a message lists before it only counts
+SEPARATORS = "_-. "  # between what two names share and what tells the sides apart
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def find_pairs(
 
     pair_by: "stem" (same name, whatever the ending), or one pattern for each side, as ``ir=*_IR,vis=*_RGB``: the part
     under the star must agree, and names the result. A side without pattern has ``*``.
-    pairs_csv: the pairs themselves, in columns that carry the names of the sides, and optionally ``name``, the result's.
-    Relative paths start in the side's folder where they exist there, else beside the CSV file.
+    pairs_csv: the pairs themselves, in columns headed by the names of the sides and, optionally, ``name`` (of the
+    result). Relative paths start in the side's folder where they exist there, else beside the CSV file.
     ignore_unmatched: files without partner cost a warning, not the run.
     sides: names of the two sides, for messages, patterns and columns.
     """
@@ -63,7 +64,7 @@ def find_pairs(
     )
     if a.single and b.single:
         (one,), (other,) = a.paths, b.paths
-        return [Pair(_stem(one.name, endings) or one.stem, one, other)]
+        return _distinct([Pair(_stem(one.name, endings) or one.stem, one, other)], sides)
     common = sorted(a.files.keys() & b.files.keys())
     if not common:
         raise UsageError(_nothing_in_common(a, b, sides if pair_by == "stem" else None))
@@ -76,14 +77,17 @@ def find_pairs(
                 "--pair-by and --pairs match names that differ."
             )
         log.warning("%s", message)
-    if any(a.files[name] == b.files[name] for name in common) or os.path.samefile(
-        a.files[common[0]], b.files[common[0]]
-    ):
+    return _distinct([Pair(name, a.files[name], b.files[name]) for name in common], sides)
+
+
+def _distinct(pairs: list[Pair], sides: tuple[str, str]) -> list[Pair]:
+    """The pairs, unless both sides turn out to be the same files."""
+    if os.path.samefile(pairs[0].first, pairs[0].second):
         raise UsageError(
-            f"{' and '.join(options)} name the same file ({a.files[common[0]]}); where both sides share a folder, "
+            f"--{sides[0]} and --{sides[1]} name the same file ({pairs[0].first}); where both sides share a folder, "
             f"tell them apart by --pair-by, as --pair-by '{sides[0]}=*_{sides[0]},{sides[1]}=*_{sides[1]}'"
         )
-    return [Pair(name, a.files[name], b.files[name]) for name in common]
+    return pairs
 
 
 @dataclass
@@ -115,7 +119,9 @@ class _Side:
             else:
                 raise UsageError(f"{option} {typed}: no such file or folder")
         except OSError as error:
-            raise UsageError(f"{option} {typed}: cannot be listed: {error.strerror or error}") from error
+            raise UsageError(
+                f"{option} {error.filename or typed}: cannot be listed: {error.strerror or error}"
+            ) from error
         side = cls(option, typed, single=path.is_file())
         for folder, name, location in found:
             stem = _stem(name, endings)
@@ -234,7 +240,7 @@ def _list_of(side: _Side, paths: list[Path]) -> str:
 
 
 def _nothing_in_common(a: _Side, b: _Side, sides: tuple[str, str] | None) -> str:
-    """The message where no name is on both sides; with ``sides``, and the pattern that mends it where one is in sight."""
+    """The message where no name is on both sides; given ``sides``, with the pattern that mends it, if in sight."""
     names = [min(side.files, default="") or side.paths[0].name for side in (a, b)]
     message = (
         f"no file of {a.option} has a partner of the same name in {b.option}; "
@@ -243,12 +249,15 @@ def _nothing_in_common(a: _Side, b: _Side, sides: tuple[str, str] | None) -> str
     ends = [name.rpartition("/")[2] for name in names]
     start, stop = _agreement(*ends), _agreement(ends[0][::-1], ends[1][::-1])
     if start >= stop:
-        start = len(ends[0][:start].rstrip("_-. "))
-        patterns = [("", name[start:]) for name in ends]
+        start = len(ends[0][:start].rstrip(SEPARATORS))
+        differ = [name[start:] for name in ends]
+        patterns = [("", rest) for rest in differ]
     else:
-        stop = len(ends[0][len(ends[0]) - stop :].lstrip("_-. "))
-        patterns = [(name[: len(name) - stop], "") for name in ends]
-    if sides and max(start, stop) and _keys(a.files, patterns[0]) & _keys(b.files, patterns[1]):
+        stop = len(ends[0][len(ends[0]) - stop :].lstrip(SEPARATORS))
+        differ = [name[: len(name) - stop][::-1] for name in ends]
+        patterns = [(rest[::-1], "") for rest in differ]
+    apart = all(not rest or rest[0] in SEPARATORS for rest in differ)
+    if sides and apart and _keys(a.files, patterns[0]) & _keys(b.files, patterns[1]):
         option = ",".join(f"{side}={before}*{after}" for side, (before, after) in zip(sides, patterns, strict=True))
         return f"{message}. Did you mean --pair-by '{option}'?"
     return f"{message}. --pair-by and --pairs match names that differ."

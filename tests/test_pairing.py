@@ -1,0 +1,267 @@
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fusecli.errors import UsageError
+from fusecli.images.pairing import Pair, find_pairs
+
+ENDINGS = {".png", ".tif", ".jpg", ".nii.gz"}
+
+
+def make(root: Path, *names: str) -> str:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    root.mkdir(parents=True, exist_ok=True)
+    return str(root)
+
+
+def pairs(first, second, **options) -> list[Pair]:
+    return find_pairs(str(first), str(second), endings=ENDINGS, sides=("vis", "ir"), **options)
+
+
+def names(*args, **options) -> list[str]:
+    return [pair.name for pair in pairs(*args, **options)]
+
+
+def refused(*args, **options) -> str:
+    with pytest.raises(UsageError) as caught:
+        pairs(*args, **options)
+    return str(caught.value)
+
+
+def test_folders_pair_by_stem_whatever_the_ending(tmp_path):
+    vis = make(tmp_path / "vis", "b.PNG", "a.jpg", "scan.nii.gz", "Thumbs.db", ".hidden.png", ".a.png.1-0.partial")
+    ir = make(tmp_path / "ir", "a.tif", "b.tif", "scan.png")
+    found = pairs(vis, ir)
+    assert [(pair.name, pair.first.name, pair.second.name) for pair in found] == [
+        ("a", "a.jpg", "a.tif"),
+        ("b", "b.PNG", "b.tif"),
+        ("scan", "scan.nii.gz", "scan.png"),
+    ]
+
+
+def test_sub_folders_are_mirrored_only_when_asked(tmp_path):
+    vis = make(tmp_path / "vis", "1.png", "day/1.png", "night/x/1.png")
+    ir = make(tmp_path / "ir", "1.png", "day/1.png", "night/x/1.png")
+    assert names(vis, ir) == ["1"]
+    assert names(vis, ir, recursive=True) == ["1", "day/1", "night/x/1"]
+    only_below = make(tmp_path / "deep", "day/1.png")
+    assert "--recursive" in refused(only_below, only_below)
+
+
+def test_links_that_lead_back_end(tmp_path):
+    vis, ir = make(tmp_path / "vis", "a/1.png"), make(tmp_path / "ir", "a/1.png")
+    (tmp_path / "vis" / "a" / "up").symlink_to(tmp_path / "vis", target_is_directory=True)
+    (tmp_path / "vis" / "gone").symlink_to(tmp_path / "nowhere")
+    assert names(vis, ir, recursive=True) == ["a/1"]
+
+
+def test_a_linked_folder_is_followed(tmp_path):
+    make(tmp_path / "disk", "1.png")
+    vis, ir = make(tmp_path / "vis"), make(tmp_path / "ir", "day/1.png", "night/1.png")
+    for name in ("day", "night"):
+        (tmp_path / "vis" / name).symlink_to(tmp_path / "disk", target_is_directory=True)
+    assert names(vis, ir, recursive=True) == ["day/1", "night/1"]
+
+
+def test_unmatched_files_are_listed_and_counted(tmp_path, caplog):
+    vis = make(tmp_path / "vis", "ok.png", *(f"{index:03}.png" for index in range(25)))
+    ir = make(tmp_path / "ir", "ok.png", "alone.tif")
+    message = refused(vis, ir)
+    assert "--vis: 25 files have no partner" in message
+    assert "009.png" in message
+    assert "010.png" not in message
+    assert "… and 15 more" in message
+    assert "--ir: 1 file has no partner" in message
+    assert "alone.tif" in message
+    assert "--ignore-unmatched" in message
+    assert names(vis, ir, ignore_unmatched=True) == ["ok"]
+    assert "alone.tif" in caplog.text
+
+
+def test_two_files_of_one_name_on_one_side(tmp_path):
+    vis, ir = make(tmp_path / "vis", "a.png", "a.tif"), make(tmp_path / "ir", "a.png")
+    message = refused(vis, ir)
+    assert "a.png" in message
+    assert "a.tif" in message
+    assert "--vis" in message
+    assert [pair.first.name for pair in pairs(tmp_path / "vis" / "*.tif", ir)] == ["a.tif"]
+
+
+def test_each_way_to_find_nothing_has_its_message(tmp_path):
+    ir = make(tmp_path / "ir", "a.png")
+    assert "no such file or folder" in refused(tmp_path / "missing", ir)
+    assert "the folder is empty" in refused(make(tmp_path / "empty"), ir)
+    message = refused(make(tmp_path / "notes", "a.txt", "b.txt", "README"), ir)
+    assert "2 × .txt" in message
+    assert "1 × no ending" in message
+    assert ".nii.gz .png .tif" in message
+    assert "not a supported kind of file" in refused(tmp_path / "notes" / "a.txt", ir)
+    assert "no file matches" in refused(tmp_path / "ir" / "*.tif", ir)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")
+def test_a_folder_without_permission(tmp_path):
+    vis = make(tmp_path / "vis", "a.png")
+    Path(vis).chmod(0)
+    try:
+        assert "Permission denied" in refused(vis, vis)
+    finally:
+        Path(vis).chmod(0o755)
+
+
+def test_single_files(tmp_path):
+    folder = make(tmp_path, "scene.png", "thermal.tif", "ir/scene.tif", "ir/other.tif")
+    assert pairs(tmp_path / "scene.png", tmp_path / "thermal.tif") == [
+        Pair("scene", tmp_path / "scene.png", tmp_path / "thermal.tif")
+    ]
+    assert pairs(tmp_path / "scene.png", tmp_path / "ir") == [
+        Pair("scene", tmp_path / "scene.png", tmp_path / "ir" / "scene.tif")
+    ]
+    assert "no file of --vis has a partner" in refused(tmp_path / "thermal.tif", tmp_path / "ir")
+    assert "same file" in refused(tmp_path / "scene.png", Path(folder) / "scene.png")
+
+
+def test_file_names_with_wildcard_characters_are_taken_as_they_are(tmp_path):
+    make(tmp_path, "a[1].png", "b[1].png")
+    assert names(tmp_path / "a[1].png", tmp_path / "b[1].png") == ["a[1]"]
+
+
+def test_globs_are_named_by_what_they_leave_open(tmp_path):
+    make(tmp_path, *(f"{scene}/{side}/{n}.png" for scene in ("s1", "s2") for side in ("vis", "ir") for n in (1, 2)))
+    assert names(tmp_path / "*" / "vis" / "*.png", tmp_path / "*" / "ir" / "*.png") == ["s1/1", "s1/2", "s2/1", "s2/2"]
+    assert names(tmp_path / "s1" / "vis" / "*", tmp_path / "s2" / "ir" / "*") == ["1", "2"]
+    assert names(tmp_path / "**" / "vis" / "*.png", tmp_path / "**" / "ir" / "*.png") == [
+        "s1/1",
+        "s1/2",
+        "s2/1",
+        "s2/2",
+    ]
+
+
+def test_patterns_for_suffixes_and_prefixes(tmp_path):
+    flat = make(tmp_path / "flat", "7_ir.tif", "7_rgb.png", "8_ir.tif", "8_rgb.png")
+    expected = [Pair(n, Path(flat) / f"{n}_rgb.png", Path(flat) / f"{n}_ir.tif") for n in ("7", "8")]
+    assert pairs(flat, flat, pair_by="ir=*_ir,vis=*_rgb") == expected
+    assert pairs(flat, flat, pair_by="vis=*_rgb, ir=*_ir") == expected
+    vis, ir = make(tmp_path / "vis", "n/7.png"), make(tmp_path / "ir", "n/IR-7.png")
+    assert names(vis, ir, pair_by="ir=IR-*", recursive=True) == ["n/7"]
+    assert "same file" in refused(flat, flat)
+    for wrong in ("ir", "mri=*_a", "ir=_a", "ir=**", "ir=*_a,ir=*_b", ""):
+        assert "vis=*_vis,ir=*_ir" in refused(flat, flat, pair_by=wrong)
+
+
+def test_a_name_outside_the_pattern_is_unmatched(tmp_path):
+    vis, ir = make(tmp_path / "vis", "7_rgb.png", "stray.png"), make(tmp_path / "ir", "7_ir.png", "_ir.png")
+    message = refused(vis, ir, pair_by="ir=*_ir,vis=*_rgb")
+    assert "stray.png" in message
+    assert "/_ir.png" in message  # nothing is left under the star
+    assert names(vis, ir, pair_by="ir=*_ir,vis=*_rgb", ignore_unmatched=True) == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("vis", "ir", "hint"),
+    [
+        ("0001_rgb", "0001_thermal", "vis=*_rgb,ir=*_thermal"),
+        ("VIS_0001", "IR_0001", "vis=VIS_*,ir=IR_*"),
+        ("0001", "0001_ir", "vis=*,ir=*_ir"),
+    ],
+)
+def test_the_pattern_that_would_help_is_offered_and_works(tmp_path, vis, ir, hint):
+    a = make(tmp_path / "vis", f"{vis}.png", f"{vis}.png".replace("0001", "0002"))
+    b = make(tmp_path / "ir", f"{ir}.png", f"{ir}.png".replace("0001", "0002"))
+    assert f"--pair-by '{hint}'" in refused(a, b)
+    assert len(pairs(a, b, pair_by=hint)) == 2
+
+
+def test_no_pattern_is_offered_where_none_would_help(tmp_path):
+    message = refused(make(tmp_path / "vis", "dawn.png"), make(tmp_path / "ir", "dusk.png"))
+    assert "Did you mean" not in message
+    assert "'dawn'" in message
+
+
+def test_csv(tmp_path):
+    make(tmp_path, "v/a.png", "t/7.tif", "v/b.png", "t/9.tif")
+    table = tmp_path / "pairs.csv"
+    table.write_text("\ufeffir;VIS\r\nt/7.tif;v/a.png\r\n\r\nt/9.tif;v/b.png\r\n", encoding="utf-8")
+    assert pairs("", "", pairs_csv=table) == [
+        Pair("a", tmp_path / "v" / "a.png", tmp_path / "t" / "7.tif"),
+        Pair("b", tmp_path / "v" / "b.png", tmp_path / "t" / "9.tif"),
+    ]
+    table.write_text("vis,ir,name,weather\nb.png,7.tif,night/1,fog\na.png,9.tif,night/2.png,\n")
+    found = pairs(tmp_path / "v", tmp_path / "t", pairs_csv=table)
+    assert [(pair.name, pair.first.name, pair.second.name) for pair in found] == [
+        ("night/1", "b.png", "7.tif"),
+        ("night/2", "a.png", "9.tif"),
+    ]
+
+
+def test_csv_mistakes(tmp_path):
+    make(tmp_path, "v/a.png", "w/a.png", "t/7.tif", "t/9.tif", "note.txt")
+    table = tmp_path / "pairs.csv"
+
+    def message(text: str) -> str:
+        table.write_text(text)
+        return refused("", "", pairs_csv=table)
+
+    assert "vis,ir" in message("v/a.png,t/7.tif\n")
+    assert "no pair" in message("vis,ir\n")
+    assert "line 2" in message("vis,ir\nv/a.png,\n")
+    assert "line 3: " in message("vis,ir\nv/a.png,t/7.tif\nv/none.png,t/9.tif\n")
+    assert "column called name" in message("vis,ir\nv/a.png,t/7.tif\nw/a.png,t/9.tif\n")
+    assert "not a supported kind" in message("vis,ir\nv/a.png,note.txt\n")
+    assert "cannot be read" in refused("", "", pairs_csv=tmp_path / "gone.csv")
+    table.write_bytes(b"\xff\xfe\x00")
+    assert "UTF-8" in refused("", "", pairs_csv=table)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "..", "night/.x"])
+def test_csv_names_stay_in_the_output_folder(tmp_path, name):
+    make(tmp_path, "a.png", "a.tif")
+    table = tmp_path / "pairs.csv"
+    table.write_text(f"vis,ir,name\na.png,a.tif,{name}\n")
+    assert "inside the output folder" in refused("", "", pairs_csv=table)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("pairing")
+
+
+STEMS = st.sets(st.text("ab_.-1é ", min_size=1, max_size=4).filter(lambda stem: stem[0] != "."), max_size=8)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEMS, STEMS, st.data())
+def test_pairs_are_exactly_the_common_names(scratch, vis, ir, data):
+    folder = scratch / f"{len(list(scratch.iterdir()))}"
+    ending = st.sampled_from([".png", ".PNG", ".tif", ".jpg"])
+    sides = [
+        make(folder / side, *(stem + data.draw(ending) for stem in sorted(stems)))
+        for side, stems in (("vis", vis), ("ir", ir))
+    ]
+    if not vis & ir:
+        refused(*sides, ignore_unmatched=True)
+        return
+    found = pairs(*sides, ignore_unmatched=True)
+    assert [pair.name for pair in found] == sorted(vis & ir)
+    assert all(pair.first.parent == folder / "vis" and pair.second.parent == folder / "ir" for pair in found)
+    assert all(pair.first.stem == pair.second.stem == pair.name for pair in found)
+    if vis ^ ir:
+        assert "no partner" in refused(*sides)
+    else:
+        assert pairs(*sides) == found
+
+
+def test_many_files_are_listed_fast(tmp_path):
+    stems = [f"{index:06}.png" for index in range(5000)]
+    vis, ir = make(tmp_path / "vis", *stems), make(tmp_path / "ir", *stems)
+    began = time.process_time()
+    assert len(pairs(vis, ir)) == 5000
+    assert time.process_time() - began < 1  # 100,000 on each side within some seconds
