@@ -21,7 +21,7 @@ from fusecli.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 TINY = {"width": 4, "deep": 4, "blocks": 1}
-RECIPE = Recipe(train={"ir-vis": ["set"]}, model=TINY, steps=6, batch=2, patch=32, val_every=3, degrade=0.5, lr=1e-2)
+RECIPE = Recipe(train={"ir-vis": ["set"]}, model=TINY, steps=6, batch=2, patch=48, val_every=3, degrade=0.5, lr=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def root(tmp_path_factory) -> Path:
     """A data root with one set of three pairs; one is smaller than a patch."""
     base = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
-    for index, size in enumerate([(48, 60), (40, 40), (20, 50)]):
+    for index, size in enumerate([(60, 72), (44, 44), (44, 80)]):
         for side in ("vis", "ir"):
             (base / "set" / side).mkdir(parents=True, exist_ok=True)
             smooth = cv2.GaussianBlur(rng.random(size).astype(np.float32), (0, 0), 2)

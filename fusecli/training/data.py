@@ -45,8 +45,9 @@ class PairSet:
             for pair in pairing.find_pairs(str(first), str(second), endings=frames.ENDINGS):
                 a, b = read_luma(pair.first), read_luma(pair.second)
                 if a.shape != b.shape:
+                    sizes = f"{a.shape[1]}×{a.shape[0]} and {b.shape[1]}×{b.shape[0]}"
                     raise UsageError(
-                        f"{pair.first} is {a.shape[::-1]}, {pair.second} is {b.shape[::-1]} (width, height)"
+                        f"{pair.first} and {pair.second}: sizes differ ({sizes}); train on registered pairs"
                     )
                 key = f"{folder}/{pair.name}"
                 for part in (key.encode(), a.tobytes(), b.tobytes()):
