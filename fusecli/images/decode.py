@@ -29,6 +29,16 @@ class Stored:
     kind: str
 
 
+@dataclass(frozen=True)
+class Peek:
+    """Pages of a file; height and width, upright, and sample type of the first."""
+
+    pages: int
+    height: int
+    width: int
+    dtype: np.dtype
+
+
 def max_pixels_default() -> int:
     """The limit on pixels per file, from FUSECLI_MAX_PIXELS or MAX_PIXELS."""
     value = os.environ.get("FUSECLI_MAX_PIXELS", "")
@@ -58,16 +68,17 @@ def decode(path: Path, *, pages: Sequence[int] | None = None, max_pixels: int | 
         raise InputError(f"{path}: too large for this machine's memory") from error
 
 
-def peek(path: Path) -> tuple[int, int, int] | None:
-    """(pages, height, width) from the header, upright; None where the file is no whole image."""
+def peek(path: Path) -> Peek | None:
+    """What the header says; None where the file is no whole image."""
     try:
         with path.open("rb") as file:
             if headers.kind_of(file.read(132)) == "TIFF":
                 from fusecli.images import tiff
 
-                return tiff.size(path)
+                return Peek(*tiff.peek(path))
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return (1, *headers.parse(data).size)
+                header = headers.parse(data)
+                return Peek(1, *header.size, np.dtype(np.uint16 if header.bits == 16 else np.uint8))
     except (Unreadable, OSError, ValueError):
         return None
 

@@ -72,16 +72,17 @@ def read(
 
 def peek_size(path: Path) -> tuple[int, int, int] | None:
     """(pages, height, width), upright, from the header alone; None where ``read`` would fail."""
-    return peek(path)
+    found = peek(path)
+    return None if found is None else (found.pages, found.height, found.width)
 
 
-def write(path: Path, frames: Sequence[np.ndarray], *, compress: str = "fast") -> None:
+def write(path: Path, frames: Sequence[np.ndarray], *, compress: bool = False) -> None:
     """Write pages (uint8, uint16 or float32; H×W or H×W×3 RGB) in the format of the ending, whole or not at all.
 
     The file appears under its name only once it is complete; on any failure the temporary file is removed. Parent
     folders are made. Only TIFF holds several pages or floats; WRITES says what else fits. JPEG is quality 95 without
-    chroma subsampling, WebP is lossless and has no gray. compress: "fast", or "small" for smaller PNG and TIFF
-    files at several times the time.
+    chroma subsampling, WebP is lossless and has no gray. compress: smaller PNG and TIFF files, at several times
+    the time.
 
     Raises FusecliError with file and reason: a type that the format cannot hold; OutputError: full disk, no permission.
     """
@@ -102,9 +103,9 @@ def write(path: Path, frames: Sequence[np.ndarray], *, compress: str = "fast") -
             if ending in (".tif", ".tiff"):
                 from fusecli.images import tiff
 
-                tiff.write(partial, frames, compress=compress == "small")
+                tiff.write(partial, frames, compress=compress)
             else:
-                partial.write_bytes(_encode(path, frames[0], ending, compress == "fast"))
+                partial.write_bytes(_encode(path, frames[0], ending, compress))
             os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -130,14 +131,14 @@ def _frame(array: np.ndarray, source: Source, intensity: Range | str | None, ext
     return Frame(pixels, source, Origin(array.dtype, values.lo, values.hi, dict(extra)))
 
 
-def _encode(path: Path, image: np.ndarray, ending: str, fast: bool) -> bytes | memoryview:
+def _encode(path: Path, image: np.ndarray, ending: str, compress: bool) -> bytes | memoryview:
     color = image.ndim == 3
-    if ending == ".png" and color and image.dtype == np.uint8 and fpng is not None and fast:
+    if ending == ".png" and color and image.dtype == np.uint8 and fpng is not None and not compress:
         return fpng.from_ndarray(image)
     if ending == ".png":
         # Filter "up" at level 1: half the time of OpenCV's default at the same size. Huffman alone suits 8-bit noise.
-        options = [cv2.IMWRITE_PNG_COMPRESSION, 1 if fast else 6]
-        if fast:
+        options = [cv2.IMWRITE_PNG_COMPRESSION, 6 if compress else 1]
+        if not compress:
             options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
     elif ending in (".jpg", ".jpeg"):
         options = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]

@@ -21,12 +21,17 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """kind: name of the format. height, width: as stored. orientation: EXIF 1…8. gray: the colour table is all gray."""
+    """What is known before decoding.
+
+    kind: name of the format. height, width: as stored. orientation: EXIF 1…8. bits: per sample, 8 or 16.
+    gray: OpenCV gives three channels, but the file holds one (gray with alpha, or a palette of grays).
+    """
 
     kind: str
     height: int
     width: int
     orientation: int = 1
+    bits: int = 8
     gray: bool = False
 
     @property
@@ -103,7 +108,7 @@ def exif_orientation(block: bytes) -> int:
 
 
 def _png(data: Bytes) -> Header:
-    width = height = color = 0
+    width = height = bits = color = 0
     orientation, gray, position = 1, False, 8
     while True:
         length, name = struct.unpack_from(">I4s", data, position)
@@ -111,7 +116,7 @@ def _png(data: Bytes) -> Header:
         if position > len(data):
             raise Unreadable(TRUNCATED)
         if name == b"IHDR":
-            width, height, _, color = struct.unpack_from(">IIBB", data, body)
+            width, height, bits, color = struct.unpack_from(">IIBB", data, body)
             gray = color in (0, 4)
         elif name == b"PLTE":
             table = data[body : body + length]
@@ -121,7 +126,7 @@ def _png(data: Bytes) -> Header:
         elif name == b"acTL" and struct.unpack_from(">I", data, body)[0] > 1:
             raise Unreadable(ANIMATED)
         elif name == b"IEND":
-            return Header("PNG", height, width, orientation, gray)
+            return Header("PNG", height, width, orientation, 16 if bits == 16 else 8, gray)
 
 
 def _jpeg(data: Bytes) -> Header:
@@ -204,7 +209,7 @@ def _pnm(data: Bytes) -> Header:
     row = {4: (width + 7) // 8, 5: width, 6: 3 * width}.get(digit, 0) * (2 if top > 255 else 1)
     if position + 1 + row * height > len(data):
         raise Unreadable(TRUNCATED)
-    return Header("PNM", height, width)
+    return Header("PNM", height, width, bits=16 if top > 255 else 8)
 
 
 _KINDS = (

@@ -123,19 +123,15 @@ def _sample(paths: Sequence[Path], kinds: str = "iuf") -> np.ndarray | None:
     per_file = max(1, SAMPLE_FRAMES // max(1, len(chosen)))
     parts = []
     for index in chosen:
-        size = peek(paths[index])
-        if size is None:
+        header = peek(paths[index])
+        if header is None or header.dtype == np.uint8 or header.dtype.kind not in kinds:
             continue
         try:
-            stored = decode(paths[index], pages=_evenly(size[0], per_file))
+            stored = decode(paths[index], pages=_evenly(header.pages, per_file))
         except InputError as error:
             log.debug("left out of the intensity range: %s", error)
             continue
-        parts += [
-            _finite_sample(page)
-            for page in stored.pages
-            if page.dtype.kind in kinds and page.dtype != np.dtype(np.uint8)
-        ]
+        parts += [_finite_sample(page) for page in stored.pages if page.dtype.kind in kinds]
     values = np.concatenate(parts) if parts else np.empty(0)
     return values if values.size else None
 

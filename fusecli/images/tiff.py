@@ -18,12 +18,13 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of its 
 _TRANSPOSED = 5  # orientations from here on swap height and width
 
 
-def size(path: Path) -> tuple[int, int, int]:
-    """(pages, height, width) once the first page's orientation is applied. Raises Unreadable."""
+def peek(path: Path) -> tuple[int, int, int, np.dtype]:
+    """(pages, height, width, sample type), the first page's, once its orientation is applied. Raises Unreadable."""
     with _open(path) as file:
         pages = _images(file)
-        height, width = pages[0].imagelength, pages[0].imagewidth
-        return (len(pages), width, height) if _orientation(pages[0]) >= _TRANSPOSED else (len(pages), height, width)
+        size = pages[0].imagelength, pages[0].imagewidth
+        height, width = size[::-1] if _orientation(pages[0]) >= _TRANSPOSED else size
+        return len(pages), height, width, np.dtype(pages[0].dtype or np.uint8)
 
 
 def read(
