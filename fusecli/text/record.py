@@ -1,0 +1,144 @@
+"""Descriptions as JSON lines: one record per pair, appended as they are made, so that an unfinished run can go on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fusecli.errors import InputError
+from fusecli.text.events import SIDES, Event, severity_vector, types_for
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is wrong with a pair: events, and one sentence per side (first and second, in the order of ``sides``)."""
+
+    sides: tuple[str, str]
+    events: tuple[Event, ...]
+    sentences: Mapping[str, str]
+
+    @property
+    def severities(self) -> list[float]:
+        """fusecli.text.events.severity_vector of the events."""
+        return severity_vector(self.events, self.sides)
+
+    def record(self, name: str, first: str, second: str, backend: str) -> dict[str, Any]:
+        """The JSON record of this description; ``first`` and ``second`` are the files it was made from."""
+        return {
+            "name": name,
+            "first": first,
+            "second": second,
+            "events": [asdict(item) for item in self.events],
+            "sentences": {side: self.sentences[side] for side in self.sides},
+            "backend": backend,
+        }
+
+    @classmethod
+    def from_record(cls, record: object) -> Description:
+        """The inverse of ``record``; raises ValueError that says what is missing or wrong."""
+        if not isinstance(record, dict):
+            raise ValueError("a record must be a JSON object")
+        sentences = record.get("sentences")
+        if not isinstance(sentences, dict) or len(sentences) != 2 or not set(sentences) <= set(SIDES):
+            raise ValueError(f"'sentences' must map two of {', '.join(SIDES)} to text")
+        if not all(isinstance(text, str) and text.strip() for text in sentences.values()):
+            raise ValueError("a sentence is empty or no text")
+        first, second = sentences
+        if not isinstance(record.get("events"), list):
+            raise ValueError("'events' must be a list")
+        events = tuple(_event(item, (first, second)) for item in record["events"])
+        return cls((first, second), events, sentences)
+
+
+def _event(item: object, sides: tuple[str, str]) -> Event:
+    if not isinstance(item, dict):
+        raise ValueError("an event must be an object of type, side and severity")
+    type_, side, severity = (item.get(key) for key in ("type", "side", "severity"))
+    if type_ not in types_for(sides):
+        raise ValueError(f"event type {type_!r} is none of: {', '.join(types_for(sides))}")
+    if side not in sides:
+        raise ValueError(f"event side {side!r} is neither {sides[0]} nor {sides[1]}")
+    if isinstance(severity, bool) or not isinstance(severity, (int, float)) or not 0 <= severity <= 1:
+        raise ValueError(f"event severity {severity!r} is no number from 0 to 1")
+    return Event(str(type_), str(side), float(severity))
+
+
+def load(path: Path) -> dict[str, Description]:
+    """Read a JSON-lines file: pair name -> Description. InputError names the file and the line of the first fault."""
+    descriptions: dict[str, Description] = {}
+    lines: dict[str, int] = {}
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            description = Description.from_record(record)
+            name = record.get("name")
+            if not isinstance(name, str) or not name:
+                raise ValueError("'name' is missing")
+            if name in lines:
+                raise ValueError(f"pair {name!r} was already described in line {lines[name]}")
+        except ValueError as error:  # json.JSONDecodeError is one
+            raise InputError(
+                f"{path}, line {number}: {error}. Mend or delete the line; 'fusecli annotate' makes it again."
+            ) from error
+        descriptions[name] = description
+        lines[name] = number
+    return descriptions
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise InputError(f"{path} cannot be read: {reason}. Make it with 'fusecli annotate'.") from error
+
+
+class Appender:
+    """Appends records to a JSON-lines file, each flushed when written; ``done`` holds what was there before.
+
+    A last line that an interrupted run left unfinished is cut off; any other fault in the file is an InputError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.done: dict[str, Description] = {}
+        self.repaired = False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            self.repaired = _cut_torn_line(path)
+            self.done = load(path)
+        self._file = path.open("a", encoding="utf-8", newline="\n")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> Appender:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def _cut_torn_line(path: Path) -> bool:
+    """End the file at its last complete record: every record ends with a line break, a torn one does not."""
+    data = path.read_bytes()
+    if not data or data.endswith(b"\n"):
+        return False
+    whole, _, tail = data.rpartition(b"\n")
+    try:
+        json.loads(tail)
+    except ValueError:
+        os.truncate(path, len(whole) + 1 if whole else 0)
+        return True
+    with path.open("ab") as file:  # complete but for its line break, as editors leave it
+        file.write(b"\n")
+    return False
