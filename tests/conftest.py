@@ -1,0 +1,53 @@
+"""What several test files share: folders of small pairs, and the command line called in-process."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist already uses the cores
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusecli.images.opencv import cv2
+
+
+def scene(seed: int, size: tuple[int, int] = (48, 64), color: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth random visible image (BGR or gray) and an infrared one with a hot spot, uint8."""
+    rng = np.random.default_rng(seed)
+    shape = (*size, 3) if color else size
+    vis = cv2.GaussianBlur(rng.random(shape, np.float32), (0, 0), 2)
+    vis = np.uint8(np.clip((vis - 0.5) * 900 + 110, 0, 255))
+    ir = cv2.GaussianBlur(rng.random(size, np.float32), (0, 0), 3)
+    ir = np.uint8(np.clip((ir - 0.5) * 900 + 80, 0, 200))
+    cv2.circle(ir, (size[1] // 3, size[0] // 2), max(1, min(size) // 8), 250, -1)
+    return vis, ir
+
+
+@pytest.fixture
+def pairs(tmp_path) -> Callable[..., Path]:
+    """Make ``count`` pairs in tmp_path/vis and tmp_path/ir and return tmp_path."""
+
+    def make(count: int = 3, size: tuple[int, int] = (48, 64), color: bool = True, ending: str = ".png") -> Path:
+        for index in range(count):
+            for side, image in zip(("vis", "ir"), scene(index, size, color), strict=True):
+                (tmp_path / side).mkdir(exist_ok=True)
+                cv2.imwrite(str(tmp_path / side / f"{index:03d}{ending}"), image)
+        return tmp_path
+
+    return make
+
+
+@pytest.fixture
+def fusecli(capfd) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line: (exit code, stdout, stderr)."""
+    from fusecli.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return call

@@ -1,0 +1,195 @@
+import hashlib
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from conftest import scene
+
+
+def read(path):
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["fuse", "--help"]])
+def test_help_and_version_import_nothing_heavy(arguments):
+    script = (
+        "import sys; from fusecli.cli import main; code = main(sys.argv[1:]);"
+        "heavy = {'torch', 'cv2', 'numpy', 'scipy', 'pydicom', 'nibabel', 'tifffile'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fusecli" in done.stdout
+
+
+def test_a_folder_is_fused_with_size_colour_and_names_kept(pairs, fusecli):
+    root = pairs(4)
+    code, out, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
+    assert (code, out) == (0, "")
+    assert "4 done" in err
+    for index in range(4):
+        vis, fused = read(root / "vis" / f"{index:03d}.png"), read(root / "out" / f"{index:03d}.png")
+        assert fused.shape == vis.shape
+        assert fused.dtype == vis.dtype
+        unclipped = ((fused > 0) & (fused < 255)).all(-1)
+        chroma = (fused.astype(int) - fused[..., 1:2]) - (vis.astype(int) - vis[..., 1:2])
+        assert abs(chroma[unclipped]).max() <= 1
+    hot = read(root / "out" / "000.png")[24, 21].mean()
+    assert hot > read(root / "vis" / "000.png")[24, 21].mean()
+
+
+def test_gray_stays_gray_and_odd_and_mixed_sizes_are_fine(pairs, fusecli):
+    root = pairs(2, size=(33, 57), color=False)
+    for side, image in zip(("vis", "ir"), scene(9, (20, 81), color=False), strict=True):
+        cv2.imwrite(str(root / side / "zz.png"), image)
+    assert fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")[0] == 0
+    assert read(root / "out" / "001.png").shape == (33, 57)
+    assert read(root / "out" / "zz.png").shape == (20, 81)
+
+
+def test_sixteen_bit_radiometric_sequence_is_mapped_as_one(tmp_path, fusecli):
+    """Two infrared frames of equal counts give equal results, though only one holds something hot."""
+    vis = np.full((40, 40), 20000, np.uint16)
+    cold = np.random.default_rng(0).normal(29500, 20, (40, 40)).astype(np.uint16)
+    hot = cold.copy()
+    hot[20:, :] = 31000
+    for name, image in (("a", cold), ("b", hot)):
+        for side, pixels in (("vis", vis), ("ir", image)):
+            (tmp_path / side).mkdir(exist_ok=True)
+            tifffile.imwrite(tmp_path / side / f"{name}.tif", pixels)
+    arguments = ["fuse", "--ir", tmp_path / "ir", "--vis", tmp_path / "vis", "-o"]
+    assert fusecli(*arguments, tmp_path / "seq")[0] == 0
+    one, two = (tifffile.imread(tmp_path / "seq" / f"{name}.tif") for name in "ab")
+    assert one.dtype == np.uint16
+    far = slice(0, 4)  # rows that the network cannot see the hot half from would need more rows: compare loosely
+    assert abs(one[far].astype(float).mean() - two[far].astype(float).mean()) < 2500
+    assert two[30:].mean() > one[30:].mean() + 3000
+    assert (
+        fusecli(*arguments, tmp_path / "eight", "--bit-depth", "8", "--format", "png", "--range", "29000,32000")[0] == 0
+    )
+    assert read(tmp_path / "eight" / "a.png").dtype == np.uint8
+
+
+def test_pages_of_a_tiff_are_fused_one_by_one(tmp_path, fusecli):
+    stacks = [np.stack(pages) for pages in zip(*(scene(i, color=False) for i in range(3)), strict=True)]
+    for side, stack in zip(("vis", "ir"), stacks, strict=True):
+        tifffile.imwrite(tmp_path / f"{side}.tif", stack, photometric="minisblack")
+    assert fusecli("fuse", "--ir", tmp_path / "ir.tif", "--vis", tmp_path / "vis.tif", "-o", tmp_path / "o.tif")[0] == 0
+    assert tifffile.imread(tmp_path / "o.tif").shape == (3, 48, 64)
+
+
+def test_report_json_and_preview(pairs, fusecli):
+    root = pairs(3)
+    report = root / "report.json"
+    arguments = [
+        "--ir",
+        root / "ir",
+        "--vis",
+        root / "vis",
+        "-o",
+        root / "out",
+        "--report",
+        report,
+        "--json",
+        "--preview",
+    ]
+    code, out, _ = fusecli("fuse", *arguments)
+    assert code == 0
+    assert json.loads(out)["done"] == 3
+    account = json.loads(report.read_text())
+    assert {"fusecli", "torch", "device", "precision", "options", "totals", "pairs"} <= set(account)
+    for pair in account["pairs"]:
+        assert pair["status"] == "done"
+        with open(pair["output"], "rb") as file:
+            assert hashlib.sha256(file.read()).hexdigest() == pair["sha256"]
+    assert read(root / "out" / "preview.png").shape[1] > 3 * 300
+
+
+def test_existing_results_are_refused_skipped_or_replaced(pairs, fusecli):
+    root = pairs(3)
+    arguments = ["fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out"]
+    assert fusecli(*arguments)[0] == 0
+    first = root / "out" / "000.png"
+    whole = first.read_bytes()
+    first.write_bytes(b"kept")
+    code, _, err = fusecli(*arguments)
+    assert code == 2
+    assert "--overwrite or --skip-existing" in err
+    (root / "out" / "001.png").unlink()
+    code, out, _ = fusecli(*arguments, "--skip-existing", "--json")
+    assert (code, json.loads(out)["skipped"], json.loads(out)["done"]) == (0, 2, 1)
+    assert first.read_bytes() == b"kept"
+    assert fusecli(*arguments, "--overwrite")[0] == 0
+    assert first.read_bytes() == whole
+
+
+def test_recursive_mirrors_sub_folders(pairs, fusecli):
+    root = pairs(1)
+    for side in ("vis", "ir"):
+        (root / side / "night").mkdir()
+        (root / side / "000.png").rename(root / side / "night" / "a b.png")
+    assert fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "-r")[0] == 0
+    assert (root / "out" / "night" / "a b.png").is_file()
+
+
+def test_names_patterns_and_formats(pairs, fusecli):
+    root = pairs(1)
+    (root / "ir" / "000.png").rename(root / "ir" / "000_IR.png")
+    code, _, err = fusecli(
+        *("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out"),
+        *("--pair-by", "ir=*_IR", "--name", "{stem}_{task}_{model}", "--format", "jpg"),
+    )
+    assert code == 0, err
+    assert (root / "out" / "000_ir-vis_nano.jpg").is_file()
+    assert fusecli("fuse", "--ir", "x", "--vis", "y", "-o", "z", "--name", "{nonsense}")[0] == 2
+
+
+def test_any_pair_of_modalities_but_only_those(pairs, fusecli):
+    root = pairs(1, color=False)
+    assert fusecli("fuse", "--ct", root / "vis", "--mri", root / "ir", "-o", root / "out")[0] == 0
+    for wrong in (["--ct", "a", "--ir", "b"], ["--ir", "a"], ["--ir", "a", "--vis", "b", "--mri", "c"]):
+        code, _, err = fusecli("fuse", *wrong, "-o", root / "out2")
+        assert code == 2
+        assert "--vis with --ir" in err
+        assert "--ct with --mri" in err
+
+
+def test_resize_brings_one_side_to_the_other(tmp_path, fusecli):
+    vis, _ = scene(0, (48, 64))
+    _, ir = scene(0, (24, 32))
+    for side, image in (("vis", vis), ("ir", ir)):
+        cv2.imwrite(str(tmp_path / f"{side}.png"), image)
+    arguments = ["fuse", "--ir", tmp_path / "ir.png", "--vis", tmp_path / "vis.png"]
+    code, _, err = fusecli(*arguments, "-o", tmp_path / "no.png")
+    assert code == 1
+    assert "64×48" in err
+    assert "32×24" in err
+    assert fusecli(*arguments, "-o", tmp_path / "big.png", "--resize", "ir")[0] == 0
+    assert read(tmp_path / "big.png").shape == (48, 64, 3)
+    assert fusecli(*arguments, "-o", tmp_path / "small.png", "--resize", "vis")[0] == 0
+    assert read(tmp_path / "small.png").shape == (24, 32, 3)
+
+
+def test_color_gray(pairs, fusecli):
+    root = pairs(1)
+    assert fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--color", "gray")[0] == 0
+    assert read(root / "out" / "000.png").ndim == 2
+
+
+def test_log_format_json_is_json(pairs, fusecli):
+    root = pairs(1)
+    _, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--log-format", "json")
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert any("1 done" in line["message"] for line in lines)
+
+
+def test_models_lists_what_is_released(fusecli):
+    code, out, _ = fusecli("models", "--json")
+    assert code == 0
+    cards = json.loads(out)
+    assert any(card["name"] == "nano" and "ir-vis" in card["tasks"] for card in cards.values())
+    assert fusecli("models")[0] == 0

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fusecli.errors import UsageError
+from fusecli.models import checkpoint
+from fusecli.stream import engine as engines
+from fusecli.stream.engine import Engine
+
+
+class Mean(nn.Module):
+    """Average of the sources."""
+
+    halo, align = 0, 1
+
+    def forward(self, first, second):
+        return (first + second) / 2
+
+
+@pytest.fixture(scope="module")
+def nano() -> nn.Module:
+    return checkpoint.load("nano", "ir-vis")
+
+
+def luma(rgb: np.ndarray) -> np.ndarray:
+    return rgb.astype(np.float64) @ [0.299, 0.587, 0.114]
+
+
+def test_luma_is_fused_and_chroma_kept():
+    rng = np.random.default_rng(0)
+    first = rng.integers(90, 160, (2, 9, 11, 3), dtype=np.uint8)
+    second = rng.integers(90, 160, (2, 9, 11), dtype=np.uint8)
+    fused = Engine(Mean(), "cpu", "fp32").fuse(first, second)
+    assert fused.shape == first.shape
+    assert fused.dtype == np.uint8
+    np.testing.assert_allclose(luma(fused), (luma(first) + second) / 2, atol=0.51)
+    chroma = fused[..., [0, 2]].astype(int) - fused[..., [1]]
+    np.testing.assert_allclose(chroma, first[..., [0, 2]].astype(int) - first[..., [1]], atol=1)
+
+
+def test_gray_in_colour_layout_stays_gray():
+    first = np.repeat(np.random.default_rng(0).integers(0, 256, (1, 8, 8, 1), dtype=np.uint8), 3, 3)
+    fused = Engine(Mean(), "cpu").fuse(first, first[..., 0])
+    assert (fused == fused[..., :1]).all()
+
+
+@pytest.mark.parametrize(("levels", "dtype"), [(255, np.uint8), (65535, np.uint16), (None, np.float32)])
+def test_levels_choose_the_sample_type(levels, dtype):
+    first = np.full((1, 4, 4), 0.5, np.float32)
+    fused = Engine(Mean(), "cpu", "fp32").fuse(first, first, levels)
+    assert fused.dtype == dtype
+    assert fused[0, 0, 0] == pytest.approx(0.5 * (levels or 1), abs=0.51)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (17, 33), (299, 511), (480, 640)])
+def test_released_student_keeps_constants(nano, size):
+    for a, b in ((0, 0), (255, 255), (40, 200), (200, 40)):
+        fused = Engine(nano, "cpu").fuse(np.full((1, *size), a, np.uint8), np.full((1, *size), b, np.uint8))
+        assert fused.shape == (1, *size)
+        assert fused.max() == fused.min()
+
+
+def test_released_student_is_the_same_in_tiles(nano):
+    rng = np.random.default_rng(1)
+    first = rng.integers(0, 256, (1, 299, 311, 3), dtype=np.uint8)
+    second = rng.integers(0, 256, (1, 299, 311), dtype=np.uint8)
+    whole = Engine(nano, "cpu", tile=0).fuse(first, second).astype(int)
+    for tile in (64, 150):
+        tiled = Engine(nano, "cpu", tile=tile).fuse(first, second)
+        assert abs(tiled - whole).max() <= 2
+
+
+def test_bytes_do_not_depend_on_the_neighbours_in_a_stack(nano):
+    rng = np.random.default_rng(2)
+    first = rng.integers(0, 256, (3, 60, 80, 3), dtype=np.uint8)
+    second = rng.integers(0, 256, (3, 60, 80), dtype=np.uint8)
+    engine = Engine(nano, "cpu")
+    alone = [engine.fuse(first[i : i + 1], second[i : i + 1])[0] for i in range(3)]
+    again = [engine.fuse(first[i : i + 1], second[i : i + 1])[0] for i in range(3)]
+    for one, two in zip(alone, again, strict=True):
+        assert np.array_equal(one, two)
+
+
+def test_bf16_is_within_a_level_on_average(nano):
+    rng = np.random.default_rng(3)
+    first = rng.integers(0, 256, (1, 64, 64), dtype=np.uint8)
+    second = rng.integers(0, 256, (1, 64, 64), dtype=np.uint8)
+    exact = Engine(nano, "cpu", "fp32").fuse(first, second, None)
+    rough = Engine(nano, "cpu", "bf16").fuse(first, second, None)
+    assert abs(exact - rough).mean() < 1 / 255
+
+
+def test_out_of_memory_makes_smaller_tiles():
+    class Greedy(Mean):
+        def forward(self, first, second):
+            if first.shape[-1] > 200:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return super().forward(first, second)
+
+    engine = Engine(Greedy(), "cpu", "fp32", tile=0)
+    image = np.random.default_rng(0).integers(0, 256, (1, 300, 500), dtype=np.uint8)
+    assert np.array_equal(engine.fuse(image, image), image)
+    assert engine.tile <= 200
+
+
+def test_other_runtime_errors_are_not_taken_for_out_of_memory():
+    class Broken(Mean):
+        def forward(self, first, second):
+            raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="multiplied"):
+        Engine(Broken(), "cpu", "fp32").fuse(*np.zeros((2, 1, 300, 300), np.uint8))
+
+
+def test_unusable_choices_are_explained():
+    with pytest.raises(UsageError, match="--device potato"):
+        engines.pick_device("potato")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="--device cuda"):
+            engines.pick_device("cuda")
+    with pytest.raises(UsageError, match="--precision fp8"):
+        engines.pick_precision("fp8", torch.device("cpu"))

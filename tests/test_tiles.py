@@ -1,0 +1,41 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusecli.stream.tiles import fuse_tiled, spans
+
+
+def local_mean(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Sees 3 pixels around each pixel."""
+    return F.avg_pool2d(F.pad(torch.maximum(first, second), (3,) * 4, mode="replicate"), 7, stride=1)
+
+
+@given(st.integers(1, 5000), st.integers(1, 700), st.integers(0, 90), st.sampled_from([1, 2, 4, 8]))
+def test_spans_cover_an_axis_once_and_see_enough(length, tile, overlap, align):
+    covered = 0
+    for span in spans(length, tile, overlap, align):
+        assert span.start == covered
+        assert span.read_from % align == 0
+        assert span.start - span.read_from >= min(overlap, span.start)
+        assert span.read_to - span.stop >= min(overlap, length - span.stop)
+        covered = span.stop
+    assert covered == length
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([8, 16, 40]))
+def test_tiled_is_whole(height, width, tile):
+    first, second = torch.rand(2, 2, 1, height, width)
+    tiled = fuse_tiled(local_mean, first, second, tile=tile, overlap=3, align=2)
+    torch.testing.assert_close(tiled, local_mean(first, second), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (17, 33), (299, 511), (480, 640)])
+@pytest.mark.parametrize("tile", [0, 64, 100])
+def test_constant_stays_constant(size, tile):
+    constant = torch.full((1, 1, *size), 0.25)
+    fused = fuse_tiled(local_mean, constant, constant, tile=tile, overlap=3, align=4)
+    assert fused.shape == constant.shape
+    torch.testing.assert_close(fused, constant)
