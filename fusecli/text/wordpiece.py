@@ -1,7 +1,8 @@
 """BERT's uncased tokenizer: text to the ids of vocab.txt.
 
 vocab.txt is the vocabulary of bert-base-uncased, unchanged (Google, https://github.com/google-research/bert, under
-Apache-2.0: vocab-license.txt); all-MiniLM-L6-v2 uses it. The rules are those of BERT's BasicTokenizer and WordpieceTokenizer (Devlin et al., 2019).
+Apache-2.0: vocab-license.txt); all-MiniLM-L6-v2 uses it.
+The rules are those of BERT's BasicTokenizer and WordpieceTokenizer (Devlin et al., 2019).
 """
 
 from __future__ import annotations
