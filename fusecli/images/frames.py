@@ -97,15 +97,11 @@ def write(path: Path, frames: Sequence[np.ndarray], *, compress: bool = False) -
     if len(frames) != 1 and ending not in (".tif", ".tiff"):
         raise FusecliError(f"{path}: {ending} holds one page, not {len(frames)}; write .tif instead")
     partial = path.with_name(f".{path.name[:180]}.{os.getpid()}-{next(_serial)}{PARTIAL}")
+    data = _encode(path, frames, ending, compress)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if ending in (".tif", ".tiff"):
-                from fusecli.images import tiff
-
-                tiff.write(partial, frames, compress=compress)
-            else:
-                partial.write_bytes(_encode(path, frames[0], ending, compress))
+            partial.write_bytes(data)
             os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -131,7 +127,12 @@ def _frame(array: np.ndarray, source: Source, intensity: Range | str | None, ext
     return Frame(pixels, source, Origin(array.dtype, values.lo, values.hi, dict(extra)))
 
 
-def _encode(path: Path, image: np.ndarray, ending: str, compress: bool) -> bytes | memoryview:
+def _encode(path: Path, pages: list[np.ndarray], ending: str, compress: bool) -> bytes | memoryview:
+    if ending in (".tif", ".tiff"):
+        from fusecli.images import tiff
+
+        return tiff.encode(pages, compress=compress)
+    image = pages[0]
     color = image.ndim == 3
     if ending == ".png" and color and image.dtype == np.uint8 and fpng is not None and not compress:
         return fpng.from_ndarray(image)

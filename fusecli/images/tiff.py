@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from fusecli.images.opencv import cv2
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of its remarks becomes an error below
 
 _TRANSPOSED = 5  # orientations from here on swap height and width
+_PRIVATE = 32768  # tags from here on are no one's business
+_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
 def peek(path: Path) -> tuple[int, int, int, np.dtype]:
@@ -44,28 +48,27 @@ def read(
         arrays = []
         for index in wanted:
             page = images[index]
-            ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False))
-            if max(ends, default=0) > file.filehandle.size:
-                raise Unreadable(TRUNCATED)
+            _check(file, page)
             array = _with_tifffile(page)
             # OpenCV applies the orientation of a TIFF by itself when it decodes from memory.
             arrays.append(_with_opencv(path, page) if array is None else orient(array, _orientation(page)))
         return arrays, len(images)
 
 
-def write(path: Path, pages: Sequence[np.ndarray], *, compress: bool) -> None:
-    """Write pages of uint8, uint16 or float32, H×W or H×W×3; deflate with predictor when ``compress``."""
-    total = sum(page.nbytes for page in pages)
-    with tifffile.TiffWriter(path, bigtiff=total > 2**32 - 2**25) as file:
+def encode(pages: Sequence[np.ndarray], *, compress: bool) -> memoryview:
+    """A TIFF of uint8, uint16 or float32 pages, H×W or H×W×3; deflate, with predictor for integers, if ``compress``."""
+    buffer = BytesIO()
+    with tifffile.TiffWriter(buffer, bigtiff=sum(page.nbytes for page in pages) > 2**32 - 2**25) as file:
         for page in pages:
             file.write(
                 page,
                 photometric="rgb" if page.ndim == 3 else "minisblack",
                 compression="zlib" if compress else None,
-                predictor=compress or None,
+                predictor=True if compress and page.dtype.kind == "u" else None,
                 metadata=None,
                 software="fusecli",
             )
+    return buffer.getbuffer()
 
 
 def too_large(pixels: int, limit: int) -> str:
@@ -90,6 +93,29 @@ def _images(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     if not full:
         raise Unreadable(f"the TIFF holds no page; {TRUNCATED}")
     return full
+
+
+def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
+    """Refuse what would be decoded to something wrong: tags or data that lie beyond the end of the file.
+
+    tifffile drops a tag whose value is missing, and takes its default: floats would be read as integers.
+    """
+    if page.imagelength < 1 or page.imagewidth < 1:
+        raise Unreadable("the TIFF page has no pixels")
+    if page.samplesperpixel > 4:
+        raise Unreadable(f"the TIFF page has {page.samplesperpixel} samples per pixel; one to four are read")
+    ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
+    counter, entry, inline = ("Q", "HHQQ", 8) if file.is_bigtiff else ("H", "HHII", 4)
+    handle, order = file.filehandle, file.byteorder
+    handle.seek(page.offset)
+    (count,) = struct.unpack(order + counter, handle.read(struct.calcsize(order + counter)))
+    table = handle.read(count * struct.calcsize(order + entry))
+    for code, kind, number, offset in struct.iter_unpack(order + entry, table):
+        size = number * _TYPE_SIZES.get(kind, 0)
+        if size > inline and code < _PRIVATE:
+            ends.append(offset + size)
+    if max(ends, default=0) > handle.size:
+        raise Unreadable(TRUNCATED)
 
 
 def _orientation(page: tifffile.TiffPage) -> int:

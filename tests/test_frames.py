@@ -1,0 +1,548 @@
+import errno
+import os
+import resource
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image, ImageOps
+
+from fusecli.errors import FusecliError, InputError, OutputError
+from fusecli.images import frames, tiff
+from fusecli.images.decode import decode
+from fusecli.images.headers import exif_orientation
+from fusecli.images.opencv import cv2
+
+LOSSLESS = {".png", ".tif", ".bmp", ".webp", ".ppm", ".pgm"}
+
+
+def picture(height: int, width: int, *channels: int, dtype="uint8", seed=0) -> np.ndarray:
+    """A smooth gradient with noise: compresses like a photograph."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    base = (y / max(1, height - 1) + x / max(1, width - 1)) / 2
+    image = np.stack([np.roll(base, 3 * c, 1) for c in range(channels[0])], -1) if channels else base
+    image = np.clip(image + rng.normal(0, 0.02, image.shape), 0, 1)
+    return image.astype(dtype) if np.dtype(dtype).kind == "f" else np.rint(image * np.iinfo(dtype).max).astype(dtype)
+
+
+def one(path: Path, **options):
+    (frame,) = frames.read(path, **options)
+    return frame
+
+
+def refused(path: Path, **options) -> str:
+    with pytest.raises(InputError) as caught:
+        frames.read(path, **options)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def stored(path: Path) -> np.ndarray:
+    (page,) = decode(path).pages
+    return page
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("frames")
+
+
+# Writing and reading back
+
+
+@st.composite
+def images(draw):
+    ending = draw(st.sampled_from(sorted(LOSSLESS)))
+    dtype = draw(st.sampled_from(frames.WRITES[ending]))
+    size = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    layouts = {".pgm": [()], ".ppm": [(3,)], ".webp": [(3,)]}.get(ending, [(), (3,)])
+    shape = size + draw(st.sampled_from(layouts))
+    elements = st.floats(0, 1, width=32) if dtype == "float32" else None
+    return ending, draw(hnp.arrays(dtype, shape, elements=elements)), draw(st.booleans())
+
+
+@settings(max_examples=150, deadline=None)
+@given(images(), st.booleans())
+def test_lossless_formats_keep_every_value(scratch, case, with_fpng):
+    ending, image, compress = case
+    path = scratch / f"round{ending}"
+    with pytest.MonkeyPatch.context() as patch:
+        if not with_fpng:
+            patch.setattr(frames, "fpng", None)
+        frames.write(path, [image], compress=compress)
+    found = stored(path)
+    assert found.dtype == image.dtype
+    np.testing.assert_array_equal(found, image)
+    frame = one(path)
+    assert frames.peek_size(path) == (1, *frame.size) == (1, *image.shape[:2])
+    assert frame.pixels.flags.c_contiguous
+    if image.dtype == np.uint8:
+        np.testing.assert_array_equal(frame.pixels, image)
+    else:
+        assert frame.pixels.dtype == np.float32
+        back = frame.pixels if image.dtype == np.float32 else np.rint(frame.pixels * 65535).astype(np.uint16)
+        np.testing.assert_array_equal(back, image)
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (48, 64, 3), (1, 1), (1, 7, 3)])
+def test_jpeg_is_near_and_keeps_its_layout(tmp_path, shape):
+    image = cv2.GaussianBlur(picture(*shape), (0, 0), 1).reshape(shape)
+    frames.write(tmp_path / "a.jpg", [image])
+    found = one(tmp_path / "a.jpg").pixels
+    assert found.shape == image.shape
+    assert np.abs(found.astype(int) - image).max() <= 6
+
+
+def test_jpeg_keeps_the_colour_of_single_pixels(tmp_path):
+    image = np.full((32, 32, 3), 20, np.uint8)
+    image[::2, ::2] = [230, 20, 20]  # chroma subsampling would smear this to a dull red
+    frames.write(tmp_path / "a.jpg", [image])
+    assert np.abs(one(tmp_path / "a.jpg").pixels.astype(int) - image).max() <= 12
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".bmp", ".jpg", ".pgm"])
+def test_gray_stays_gray_and_equal_channels_stay_colour(tmp_path, ending):
+    gray = picture(20, 30)
+    frames.write(tmp_path / f"gray{ending}", [gray])
+    assert not one(tmp_path / f"gray{ending}").is_color
+    if ending != ".pgm":
+        frames.write(tmp_path / f"three{ending}", [np.dstack([gray] * 3)])
+        assert one(tmp_path / f"three{ending}").is_color
+
+
+def test_several_pages_of_different_size(tmp_path):
+    pages = [picture(9, 7, dtype="uint16"), picture(4, 5, 3, dtype="uint16"), picture(9, 7, dtype="uint16", seed=1)]
+    path = tmp_path / "stack.tif"
+    frames.write(path, pages)
+    found = frames.read(path)
+    assert frames.peek_size(path) == (3, 9, 7)
+    for page, frame, index in zip(pages, found, range(3), strict=True):
+        np.testing.assert_array_equal(np.rint(frame.pixels * 65535), page)
+        assert str(frame.source) == f"{path}[{index}]"
+        assert frame.origin.extra["pages"] == 3
+    (last,) = frames.read(path, pages=[2])
+    np.testing.assert_array_equal(last.pixels, found[2].pixels)
+    assert last.source.index == 2
+    assert one(tmp_path / "stack.tif", pages=[1]).is_color
+
+
+def test_same_input_same_bytes(tmp_path):
+    for ending in sorted(LOSSLESS | {".jpg"}):
+        image = picture(30, 40) if ending == ".pgm" else picture(30, 40, 3)
+        for name in ("a", "b"):
+            frames.write(tmp_path / f"{name}{ending}", [image])
+        assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes(), ending
+
+
+@pytest.mark.parametrize(
+    ("name", "pages", "reason"),
+    [
+        ("a.png", [picture(4, 4, dtype="float32")], "float32"),
+        ("a.jpg", [picture(4, 4, dtype="uint16")], "uint16"),
+        ("a.webp", [picture(4, 4, dtype="uint16")], "uint16"),
+        ("a.png", [picture(4, 4)] * 2, "2"),
+        ("a.xyz", [picture(4, 4)], ".xyz"),
+        ("a", [picture(4, 4)], "without an ending"),
+        ("a.webp", [np.zeros((1, 20000), np.uint8)], "encoded"),
+    ],
+)
+def test_what_a_format_cannot_hold(tmp_path, name, pages, reason):
+    with pytest.raises(FusecliError, match=reason) as caught:
+        frames.write(tmp_path / name, pages)
+    assert name in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    frames.write(path, [picture(8, 8)])
+    before = path.read_bytes()
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # the write stops half-way, as on a full disk
+    try:
+        with pytest.raises(OutputError, match=f"a{ending}: cannot be written: File too large"):
+            frames.write(path, [noise])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_apart(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OutputError, match="No space left") as caught:
+        frames.write(tmp_path / "a.png", [picture(8, 8)])
+    assert caught.value.full
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        frames.write(tmp_path / "a.png", [picture(8, 8)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(OutputError, match="taken"):
+        frames.write(tmp_path / "taken" / "a.png", [picture(4, 4)])
+
+
+def test_threads_that_write_one_name_end_with_one_whole_file(tmp_path):
+    path = tmp_path / "sub" / "a.png"
+    choices = [picture(60, 80, 3, seed=seed) for seed in range(8)]
+    threads = [threading.Thread(target=frames.write, args=(path, [image])) for image in choices for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list((tmp_path / "sub").iterdir()) == [path]
+    assert any(np.array_equal(one(path).pixels, image) for image in choices)
+
+
+def test_results_have_the_usual_mode_and_long_names_work(tmp_path):
+    path = tmp_path / ("n" * 251 + ".png")
+    frames.write(path, [picture(4, 4)])
+    (tmp_path / "plain").write_bytes(b"")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+# What cameras and tools write
+
+
+ORIENTED = [(kind, mode) for kind in ("jpeg", "png", "webp", "tiff") for mode in ("RGB", "L")]
+
+
+@pytest.mark.parametrize(("kind", "mode"), ORIENTED)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, kind, mode, orientation):
+    image = Image.fromarray(picture(5, 8, 3)).convert(mode)
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = tmp_path / f"a.{kind}"
+    image.save(path, exif=exif, **({"lossless": True} if kind == "webp" else {}))
+    if kind == "jpeg":
+        image = Image.fromarray(np.asarray(Image.open(path)))  # what is stored, not turned
+    image.getexif()[274] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(image))
+    found = one(path).pixels
+    if kind == "webp" and mode == "L":
+        found = found[..., 0]  # WebP has no gray
+    assert frames.peek_size(path) == (1, *expected.shape[:2])
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= (3 if kind == "jpeg" else 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_both_decoders_of_tiff_agree(tmp_path, monkeypatch, orientation, dtype, channels):
+    path, image = tmp_path / "a.tif", picture(5, 8, *channels, dtype=dtype)
+    photometric = "rgb" if channels else "minisblack"
+    tifffile.imwrite(path, image, photometric=photometric, metadata=None, extratags=[(274, "H", 1, orientation, True)])
+    expected = stored(path)
+    monkeypatch.setattr(tiff, "_with_tifffile", lambda page: None)
+    np.testing.assert_array_equal(stored(path), expected)
+
+
+@pytest.mark.parametrize("block", [b"", b"II*\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"XX", bytes(range(64))])
+def test_damaged_exif_counts_as_upright(block):
+    assert exif_orientation(block) == 1
+
+
+def test_alpha_palette_bilevel_and_cmyk(tmp_path):
+    colour = Image.fromarray(picture(20, 30, 3))
+    gray = colour.convert("L")
+    alpha = Image.fromarray(picture(20, 30, seed=5))
+    rgba = Image.merge("RGBA", (*colour.split(), alpha))
+    for name, saved, expected in (
+        ("rgba.png", rgba, colour),
+        ("rgba.tif", rgba, colour),
+        ("rgba.webp", rgba, colour),
+        ("la.png", Image.merge("LA", (gray, alpha)), gray),
+        ("palette.png", colour.convert("P"), colour.convert("P").convert("RGB")),
+        ("palette.tif", colour.convert("P"), colour.convert("P").convert("RGB")),
+        ("palette.bmp", colour.convert("P"), colour.convert("P").convert("RGB")),
+        ("grays.png", gray.convert("P"), gray),
+        ("grays.tif", gray.convert("P"), gray),
+        ("bilevel.png", gray.convert("1"), gray.convert("1").convert("L")),
+        ("bilevel.tif", gray.convert("1"), gray.convert("1").convert("L")),
+        ("bilevel.bmp", gray.convert("1"), gray.convert("1").convert("L")),
+    ):
+        saved.save(tmp_path / name, **({"lossless": True, "exact": True} if name.endswith("webp") else {}))
+        np.testing.assert_array_equal(one(tmp_path / name).pixels, np.asarray(expected), err_msg=name)
+    colour.convert("P").save(tmp_path / "clear.png", transparency=3)
+    assert one(tmp_path / "clear.png").pixels.shape == (20, 30, 3)
+    colour.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=98)
+    found = one(tmp_path / "cmyk.jpg").pixels
+    assert np.abs(found.astype(int) - np.asarray(colour)).mean() < 6
+
+
+TIFFS = {
+    "big-endian": {"byteorder": ">"},
+    "lzw": {"compression": "lzw"},
+    "lzw with predictor": {"compression": "lzw", "predictor": True},
+    "deflate": {"compression": "zlib"},
+    "packbits": {"compression": "packbits"},
+    "tiles": {"tile": (16, 16)},
+    "strips": {"rowsperstrip": 3},
+    "bigtiff": {"bigtiff": True},
+}
+
+
+@pytest.mark.parametrize("variant", TIFFS)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_tiff_varieties(tmp_path, variant, dtype):
+    image = picture(37, 45, dtype=dtype)
+    path = tmp_path / "a.tiff"
+    tifffile.imwrite(path, image, **TIFFS[variant])
+    found = stored(path)
+    assert found.dtype == image.dtype
+    np.testing.assert_array_equal(found, image)
+
+
+def test_tiff_colour_varieties(tmp_path):
+    path, image = tmp_path / "a.tif", picture(20, 30, 3, dtype="uint16")
+    tifffile.imwrite(path, np.moveaxis(image, -1, 0), photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(stored(path), image)
+    tifffile.imwrite(path, np.dstack([image, image[..., :1]]), photometric="rgb", extrasamples=["unassalpha"])
+    np.testing.assert_array_equal(stored(path), image)
+    tifffile.imwrite(path, image[..., 0], photometric="miniswhite")
+    np.testing.assert_array_equal(stored(path), 65535 - image[..., 0])
+    assert cv2.imwrite(str(path), cv2.cvtColor(picture(20, 30, 3), cv2.COLOR_RGB2BGR))  # LZW
+    np.testing.assert_array_equal(stored(path), picture(20, 30, 3))
+
+
+def test_thumbnails_are_no_pages(tmp_path):
+    path, image = tmp_path / "a.tif", picture(32, 40)
+    with tifffile.TiffWriter(path) as file:
+        file.write(image[::4, ::4].copy(), subfiletype=1, metadata=None)
+        file.write(image, metadata=None)
+    assert frames.peek_size(path) == (1, 32, 40)
+    np.testing.assert_array_equal(one(path).pixels, image)
+
+
+def test_float_with_gaps(tmp_path):
+    path = tmp_path / "a.tif"
+    image = np.array([[np.nan, 250, 300], [np.inf, -np.inf, 350]], np.float32)
+    tifffile.imwrite(path, image)
+    frame = one(path)
+    assert (frame.origin.lo, frame.origin.hi) == (250, 350)
+    np.testing.assert_array_equal(frame.pixels, np.float32([[0, 0, 0.5], [1, 0, 1]]))
+
+
+def test_tiff_without_imagecodecs(tmp_path):
+    """As a plain installation reads what cameras write: LZW through OpenCV."""
+    image = picture(20, 30, dtype="uint16")
+    for name, options in (("lzw", {"compression": "lzw"}), ("pages", {})):
+        with tifffile.TiffWriter(tmp_path / f"{name}.tif") as file:
+            for page in (image, image[::-1]):
+                file.write(page, metadata=None, **options)
+    frames.write(tmp_path / "small.tif", [picture(20, 30, dtype="float32")], compress=True)
+    Image.fromarray(picture(20, 30, 3)).save(tmp_path / "zstd.tif", compression="zstd")
+    script = """
+import sys
+sys.modules["imagecodecs"] = None
+import numpy as np
+from pathlib import Path
+from fusecli.images import frames
+from fusecli.errors import InputError
+folder = Path(sys.argv[1])
+for name in ("lzw", "pages"):
+    np.save(folder / f"{name}.npy", np.stack([page.pixels for page in frames.read(folder / f"{name}.tif")]))
+np.save(folder / "small.npy", frames.read(folder / "small.tif")[0].pixels)
+frames.write(folder / "again.tif", [np.load(folder / "small.npy")], compress=True)
+try:
+    frames.read(folder / "zstd.tif")
+except InputError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("lzw", "pages"):
+        np.testing.assert_array_equal(np.rint(np.load(tmp_path / f"{name}.npy") * 65535), [image, image[::-1]])
+    np.testing.assert_array_equal(np.load(tmp_path / "small.npy"), picture(20, 30, dtype="float32"))
+    assert not done.stdout or "fusecli[tiff]" in done.stdout
+    assert done.stderr == ""
+
+
+def test_sixteen_bit_colour(tmp_path):
+    image = picture(20, 30, 3, dtype="uint16")
+    assert cv2.imwrite(str(tmp_path / "a.png"), image[..., ::-1])
+    frame = one(tmp_path / "a.png")
+    assert frame.origin.dtype == np.uint16
+    assert (frame.origin.lo, frame.origin.hi) == (0, 65535)
+    np.testing.assert_array_equal(np.rint(frame.pixels * 65535), image)
+
+
+def test_content_decides_not_the_name(tmp_path):
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".jpg", picture(20, 30))[1].tobytes())
+    assert one(tmp_path / "a.png").size == (20, 30)
+
+
+# Mistakes
+
+
+ENCODED = {
+    ending: cv2.imencode(ending, picture(40, 50, 3))[1].tobytes() for ending in (".png", ".jpg", ".webp", ".bmp")
+}
+ENCODED[".ppm"] = cv2.imencode(".ppm", picture(40, 50, 3))[1].tobytes()
+ENCODED[".tif"] = cv2.imencode(".tif", picture(40, 50, 3))[1].tobytes()
+_buffer = BytesIO()
+tifffile.imwrite(_buffer, picture(40, 50, 3))  # its directory is in front, where truncation does not show
+ENCODED[".tiff"] = _buffer.getvalue()
+_buffer = BytesIO()
+Image.fromarray(picture(40, 50, 3)).save(_buffer, "JPEG", progressive=True)
+ENCODED[".jpeg"] = _buffer.getvalue()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(ENCODED)), st.data())
+def test_truncated_files_are_refused_wherever_they_end(scratch, ending, data):
+    whole = ENCODED[ending]
+    path = scratch / f"cut{ending}"
+    end = data.draw(st.one_of(st.integers(0, len(whole) - 1), st.integers(len(whole) - 64, len(whole) - 1)))
+    path.write_bytes(whole[:end])
+    refused(path)
+    path.write_bytes(whole)
+    assert one(path).size == (40, 50)
+
+
+def test_a_truncated_photo_with_an_embedded_thumbnail(tmp_path):
+    photo = ENCODED[".jpg"]
+    thumbnail = b"Exif\0\0" + cv2.imencode(".jpg", picture(8, 8))[1].tobytes()  # has an end-of-image of its own
+    photo = photo[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + photo[2:]
+    path = tmp_path / "a.jpg"
+    path.write_bytes(photo + b"trailing bytes of a camera")
+    assert one(path).size == (40, 50)
+    path.write_bytes(photo[:-200])
+    assert "truncated" in refused(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(ENCODED)), st.data())
+def test_damage_is_an_input_error_or_another_picture_but_never_a_crash(scratch, ending, data):
+    damaged = bytearray(ENCODED[ending])
+    for _ in range(data.draw(st.integers(1, 8))):
+        damaged[data.draw(st.integers(0, min(300, len(damaged) - 1)))] = data.draw(st.integers(0, 255))
+    path = scratch / f"damaged{ending}"
+    path.write_bytes(damaged)
+    frames.peek_size(path)
+    try:
+        read = frames.read(path, max_pixels=10**6)
+    except InputError as error:
+        read = []
+        assert str(path) in str(error)  # noqa: PT017
+    assert all(frame.pixels.size for frame in read)
+
+
+def test_a_damaged_png_body_is_noticed(tmp_path):
+    damaged = bytearray(ENCODED[".png"])
+    damaged[len(damaged) // 2] ^= 0xFF
+    (tmp_path / "a.png").write_bytes(damaged)
+    assert "damaged" in refused(tmp_path / "a.png")
+
+
+def test_what_is_no_image_says_what_it_is(tmp_path):
+    def message(content: bytes) -> str:
+        (tmp_path / "a.png").write_bytes(content)
+        assert frames.peek_size(tmp_path / "a.png") is None
+        return refused(tmp_path / "a.png")
+
+    assert "empty" in message(b"")
+    assert "it holds text ('frame,temperature" in message(b"frame,temperature\n1,20.5\n")
+    assert "Git LFS" in message(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert "DICOM" in message(bytes(128) + b"DICM" + bytes(100))
+    assert "GIF" in message(b"GIF89a" + bytes(50))
+    assert "HEIF" in message(b"\0\0\0\x20ftypheic" + bytes(50))
+    assert "no known format" in message(bytes(200))
+    assert "No such file" in refused(tmp_path / "gone.png")
+    assert "directory" in refused(tmp_path)
+
+
+def test_animations_are_refused_rather_than_cut_to_their_first_frame(tmp_path):
+    pages = [Image.fromarray(picture(20, 30, 3, seed=seed)) for seed in range(3)]
+    for name in ("a.png", "a.webp"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        assert "animation" in refused(tmp_path / name)
+
+
+def patched(data: bytes, position: int, replacement: bytes) -> bytes:
+    return data[:position] + replacement + data[position + len(replacement) :]
+
+
+def bomb(ending: str) -> bytes:
+    """A small file that claims 30,000 × 30,000 pixels or, for WebP, 16,000 × 16,000."""
+    data = ENCODED[ending]
+    if ending == ".png":
+        header = struct.pack(">II", 30000, 30000) + data[24:29]
+        return patched(data, 16, header + struct.pack(">I", zlib.crc32(b"IHDR" + header)))
+    if ending == ".jpg":
+        return patched(data, data.index(b"\xff\xc0") + 5, struct.pack(">HH", 30000, 30000))
+    if ending == ".webp":
+        start = data.index(b"VP8L") + 9
+        return patched(data, start, struct.pack("<I", 15999 | 15999 << 14))
+    for tag in (256, 257):
+        entry = data.index(struct.pack("<HHI", tag, 3, 1))
+        data = patched(data, entry, struct.pack("<HHII", tag, 4, 1, 30000))
+    return data
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif"])
+def test_bombs_are_refused_before_they_are_decoded(tmp_path, ending, monkeypatch):
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(bomb(ending))
+    _, height, width = frames.peek_size(path)
+    assert height * width >= 16000**2
+    began = time.process_time()
+    assert "FUSECLI_MAX_PIXELS" in refused(path, max_pixels=10**8)
+    assert time.process_time() - began < 0.5
+    monkeypatch.setenv("FUSECLI_MAX_PIXELS", "1e8")
+    assert "100,000,000" in refused(path)
+
+
+def test_the_limit_counts_all_pages(tmp_path):
+    frames.write(tmp_path / "a.tif", [picture(10, 10)] * 5)
+    assert "500 pixels" in refused(tmp_path / "a.tif", max_pixels=499)
+    assert len(frames.read(tmp_path / "a.tif", max_pixels=500)) == 5
+    assert len(frames.read(tmp_path / "a.tif", max_pixels=200, pages=[0, 4])) == 2
+
+
+def test_reading_is_safe_from_many_threads(tmp_path):
+    expected = {}
+    for seed, ending in enumerate([".png", ".jpg", ".tif", ".webp"] * 4):
+        path = tmp_path / f"{seed}{ending}"
+        frames.write(path, [picture(60, 80, 3, seed=seed)])
+        expected[path] = one(path).pixels
+    wrong = []
+
+    def work(paths):
+        wrong.extend(path for path in paths for _ in range(5) if not np.array_equal(one(path).pixels, expected[path]))
+
+    threads = [threading.Thread(target=work, args=(list(expected)[start::4],)) for start in range(4)] * 1
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
