@@ -100,6 +100,103 @@ METRICS = {
 }
 
 
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that others publish; fusecli only finds it on disk.
+
+    folders: names of its folder under the data root. layouts: (first side, second side) below that folder, as its
+    authors ship it; ``<side>/`` and the usual short names are tried first. where, terms: what to tell who
+    does not have it.
+    """
+
+    name: str
+    title: str
+    task: str
+    where: str
+    terms: str
+    folders: tuple[str, ...] = ()
+    layouts: tuple[tuple[str, str], ...] = ()
+
+
+_HARVARD = "the Whole Brain Atlas of Johnson and Becker, www.med.harvard.edu/AANLIB; as image pairs: "
+_HARVARD_PAIRS = "github.com/xianming-gu/Havard-Medical-Image-Fusion-Datasets"
+_HARVARD_TERMS = "for research and teaching, cite Johnson & Becker"
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        Dataset("sample", "the sample frames of this checkout", "ir-vis", "sample_data/ of the source tree", "MIT"),
+        Dataset(
+            "tno",
+            "TNO Image Fusion Dataset",
+            "ir-vis",
+            "figshare.com/articles/dataset/TNO_Image_Fusion_Dataset/1008029 (the field uses renumbered copies)",
+            "CC BY 4.0, cite Toet, Data in Brief 2017",
+            ("TNO",),
+        ),
+        Dataset(
+            "roadscene",
+            "RoadScene",
+            "ir-vis",
+            "github.com/hanna-xu/RoadScene",
+            "for research, cite Xu et al., AAAI 2020",
+            ("RoadScene", "RoadScene-master"),
+            (("crop_LR_visible", "cropinfrared"),),
+        ),
+        Dataset(
+            "msrs",
+            "MSRS, multi-spectral road scenarios",
+            "ir-vis",
+            "github.com/Linfeng-Tang/MSRS",
+            "for research, cite Tang et al., PIAFusion 2022",
+            ("MSRS", "MSRS-main"),
+            (("test/vi", "test/ir"),),
+        ),
+        Dataset(
+            "llvip",
+            "LLVIP, visible-infrared pairs in low light",
+            "ir-vis",
+            "bupt-ai-cz.github.io/LLVIP",
+            "for academic use, cite Jia et al., ICCVW 2021",
+            ("LLVIP",),
+            (("visible/test", "infrared/test"),),
+        ),
+        Dataset(
+            "m3fd",
+            "M3FD, fusion part",
+            "ir-vis",
+            "github.com/JinyuanLiu-CV/TarDAL",
+            "for academic use, cite Liu et al., CVPR 2022",
+            ("M3FD", "M3FD_Fusion"),
+            (("M3FD_Fusion/Vis", "M3FD_Fusion/Ir"),),
+        ),
+        Dataset(
+            "vifb",
+            "VIFB benchmark pairs",
+            "ir-vis",
+            "github.com/xingchenzhang/VIFB (name input/VI/peopleshadow.jpg like its partner, peopleShadow.jpg)",
+            "for research, cite Zhang et al., CVPRW 2020",
+            ("VIFB", "VIFB-master"),
+            (("input/VI", "input/IR"),),
+        ),
+        *(
+            Dataset(
+                task.name,
+                f"Harvard AANLIB, {task.title}",
+                task.name,
+                _HARVARD + _HARVARD_PAIRS,
+                _HARVARD_TERMS,
+                (task.name.upper(),),
+                ((task.first.upper(), task.second.upper()),),
+            )
+            for task in TASKS.values()
+            if task.name != "ir-vis"
+        ),
+    )
+}
+# Names that stand for several data sets.
+DATASET_GROUPS = {"harvard": tuple(name for name in TASKS if name != "ir-vis")}
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that does not exist: the nearest ones first, else all."""
     known = list(known)

@@ -1,0 +1,76 @@
+"""Results on disk, so that a second run computes nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def cache_dir() -> Path:
+    """$FUSECLI_CACHE, else fusecli/ in $XDG_CACHE_HOME, else ~/.cache/fusecli."""
+    if own := os.environ.get("FUSECLI_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusecli"
+
+
+class Cache:
+    """Small files by key under ``root``/benchmark; a key is made of everything that the value depends on.
+
+    ``root`` None: nothing is kept. Unreadable entries count as missing, and a folder that cannot be written costs the
+    caching, not the run.
+    """
+
+    def __init__(self, root: Path | None) -> None:
+        self.root = root / "benchmark" if root else None
+
+    @staticmethod
+    def key(*parts: object) -> str:
+        return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()
+
+    def _path(self, key: str, ending: str) -> Path:
+        assert self.root is not None
+        return self.root / key[:2] / f"{key[2:]}.{ending}"
+
+    def read(self, key: str, ending: str) -> bytes | None:
+        if self.root is None:
+            return None
+        try:
+            return self._path(key, ending).read_bytes()
+        except OSError:
+            return None
+
+    def write(self, key: str, ending: str, data: bytes) -> None:
+        if self.root is None:
+            return
+        path = self._path(key, ending)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                file.write(data)
+            os.replace(file.name, path)
+        except OSError:
+            self.root = None
+
+    def read_json(self, key: str) -> dict[str, Any]:
+        data = self.read(key, "json")
+        try:
+            value = json.loads(data) if data else {}
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def write_json(self, key: str, value: dict[str, Any]) -> None:
+        self.write(key, "json", json.dumps(value).encode())
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

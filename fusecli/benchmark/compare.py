@@ -1,0 +1,222 @@
+"""What moved between two reports of one protocol, with a paired test per metric."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fusecli import registry
+from fusecli.benchmark.report import number
+from fusecli.benchmark.results import DatasetResult, MethodResult, Report
+from fusecli.errors import UsageError
+
+EXACT = 200  # differences up to which the distribution of the rank sum is counted out
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Move:
+    """A metric's mean before and after on the pairs that both reports share; ``p`` is corrected over all moves."""
+
+    dataset: str
+    method: str
+    metric: registry.Metric
+    before: float
+    after: float
+    n: int
+    p: float
+
+    @property
+    def change(self) -> float:
+        return self.after - self.before
+
+    @property
+    def verdict(self) -> str:
+        if self.p >= SIGNIFICANT or self.change == 0:
+            return "same"
+        return "better" if (self.change > 0) == self.metric.higher_is_better else "worse"
+
+
+def wilcoxon(differences: np.ndarray) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test: do paired differences lie around 0?
+
+    Differences of exactly 0 are dropped (Wilcoxon), ties share the middle rank. Exact up to 200 differences, beyond
+    that the normal approximation with tie and continuity correction. 1 where nothing differs.
+    """
+    differences = differences[differences != 0]
+    n = len(differences)
+    if n == 0:
+        return 1.0
+    _, group, counts = np.unique(np.abs(differences), return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    twice = (2 * ends - counts + 1)[group]  # twice the middle rank: whole numbers
+    positive, total = int(twice[differences > 0].sum()), int(twice.sum())
+    least = min(positive, total - positive)
+    if n <= EXACT:
+        ways = np.zeros(total + 1)
+        ways[0] = 1
+        for rank in twice:
+            ways[rank:] = ways[rank:] + ways[:-rank]
+            ways /= 2  # probabilities rather than counts, which would overflow
+        return min(1.0, 2 * float(ways[: least + 1].sum()))
+    variance = float(np.sum(twice.astype(float) ** 2)) / 4
+    z = (abs(positive - total / 2) - 1) / math.sqrt(variance)
+    return math.erfc(max(z, 0.0) / math.sqrt(2))
+
+
+def holm(values: list[float]) -> list[float]:
+    """p values corrected for their number by Holm's step-down rule."""
+    corrected = [1.0] * len(values)
+    highest = 0.0
+    for place, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        highest = max(highest, min(1.0, (len(values) - place) * values[index]))
+        corrected[index] = highest
+    return corrected
+
+
+def compare(before: Report, after: Report, methods: list[str] | None = None) -> tuple[list[Move], list[str]]:
+    """(moves, remarks) of every data set, method and metric that both reports have.
+
+    Raises UsageError if protocols differ, or nothing is in both.
+    """
+    if before.protocol != after.protocol:
+        raise UsageError(
+            f"the reports follow different protocols ({before.protocol} and {after.protocol}): their values share "
+            "names, not meaning"
+        )
+    remarks: list[str] = []
+    found: list[tuple[str, str, registry.Metric, float, float, int, float]] = []
+    for name, old in before.datasets.items():
+        new = after.datasets.get(name)
+        if new is None:
+            remarks.append(f"{name}: only in the first report")
+            continue
+        shared = [pair for pair in old.pairs if pair in set(new.pairs)]
+        if not shared:
+            remarks.append(f"{name}: no pair in common")
+            continue
+        if len(shared) < max(len(old.pairs), len(new.pairs)):
+            remarks.append(
+                f"{name}: {len(old.pairs)} and {len(new.pairs)} pairs; compared on the {len(shared)} in both"
+            )
+        elif old.fingerprint != new.fingerprint:
+            remarks.append(f"{name}: the images differ between the reports (same names, other contents)")
+        for key in old.methods:
+            if key not in new.methods or (methods and key not in methods):
+                continue
+            for metric in before.metrics:
+                if metric in after.metrics:
+                    sides = _paired(old, old.methods[key], new, new.methods[key], metric, shared)
+                    if len(sides[0]):
+                        p = wilcoxon(sides[1] - sides[0])
+                        old_mean, new_mean = (float(side.mean()) for side in sides)
+                        found.append((name, key, before.metric(metric), old_mean, new_mean, len(sides[0]), p))
+    remarks += [f"{name}: only in the second report" for name in after.datasets if name not in before.datasets]
+    if methods:
+        known = {key for report in (before, after) for dataset in report.datasets.values() for key in dataset.methods}
+        for name in methods:
+            if name not in known:
+                raise UsageError(registry.unknown("method", name, sorted(known)))
+    if not found:
+        raise UsageError("nothing to compare: no data set, method and metric is in both reports\n" + "\n".join(remarks))
+    corrected = holm([row[-1] for row in found])
+    return [Move(*row[:-1], p) for row, p in zip(found, corrected, strict=True)], remarks
+
+
+def _paired(
+    old: DatasetResult, a: MethodResult, new: DatasetResult, b: MethodResult, metric: str, pairs: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values of both reports on the pairs where both have one."""
+    first = dict(zip(old.pairs, a.values[metric], strict=True))
+    second = dict(zip(new.pairs, b.values[metric], strict=True))
+    rows = [(first[pair], second[pair]) for pair in pairs if first[pair] is not None and second[pair] is not None]
+    columns = np.array(rows, dtype=float).reshape(-1, 2)
+    return columns[:, 0], columns[:, 1]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A bound on a mean: a floor where higher is better, a ceiling where lower is."""
+
+    metric: registry.Metric
+    bound: float
+
+    def fails(self, value: float) -> bool:
+        return value < self.bound if self.metric.higher_is_better else value > self.bound
+
+
+def gates(texts: list[str], protocol: str, measured: list[str]) -> list[Gate]:
+    """Gates from METRIC=VALUE. Raises UsageError for a metric that is unknown or was not measured, or no number."""
+    found = []
+    for text in texts:
+        name, _, value = text.partition("=")
+        metrics = registry.METRICS[protocol]
+        if name not in metrics:
+            raise UsageError(f"--fail-below {text}: {registry.unknown('metric', name, metrics)}")
+        if name not in measured:
+            raise UsageError(f"--fail-below {text}: {name} was not measured; add it to --metrics")
+        try:
+            bound = float(value)
+        except ValueError:
+            raise UsageError(f"--fail-below {text}: expected METRIC=VALUE, such as VIF=0.65") from None
+        if math.isnan(bound):
+            raise UsageError(f"--fail-below {text}: expected METRIC=VALUE, such as VIF=0.65")
+        found.append(Gate(metrics[name], bound))
+    return found
+
+
+def failures(report: Report, wanted: list[Gate], methods: list[str] | None = None) -> list[str]:
+    """A line for every mean beyond its gate. Baselines (classical rules) are judged only if named, or if alone."""
+    lines = []
+    for dataset in report.datasets.values():
+        judged = [method for name, method in dataset.methods.items() if not methods or name in methods]
+        if not methods:
+            judged = [method for method in judged if method.kind != "classical"] or judged
+        for gate in wanted:
+            word = "below" if gate.metric.higher_is_better else "above"
+            for method in judged:
+                mean = method.mean(gate.metric.name)
+                if mean is None:
+                    lines.append(f"{dataset.name}, {method.name}: {gate.metric.name} has no value")
+                elif gate.fails(mean):
+                    lines.append(
+                        f"{dataset.name}, {method.name}: {gate.metric.name} {number(mean)} is {word} {gate.bound:g}"
+                    )
+    return lines
+
+
+def show(moves: list[Move], remarks: list[str], protocol: str, console: Console) -> None:
+    """Print a table of moves per data set."""
+    styles = {"better": "green", "worse": "red", "same": "dim"}
+    for dataset in dict.fromkeys(move.dataset for move in moves):
+        table = Table(
+            title=f"{dataset}; protocol {protocol}", title_justify="left", title_style="bold", box=SIMPLE_HEAD
+        )
+        for header in ("method", "metric", "before", "after", "change", "n", "p", ""):
+            table.add_column(header, justify="left" if header in ("method", "metric", "") else "right", no_wrap=True)
+        for move in moves:
+            if move.dataset == dataset:
+                table.add_row(
+                    move.method,
+                    f"{move.metric.name} {move.metric.arrow}",
+                    number(move.before),
+                    number(move.after),
+                    f"{move.change:+.3f}",
+                    str(move.n),
+                    f"{move.p:.3g}",
+                    Text(move.verdict, style=styles[move.verdict]),
+                )
+        console.print(table)
+    for remark in remarks:
+        console.print(f"  {remark}", style="dim")
+    console.print(
+        f"p: Wilcoxon signed-rank test over pairs, two-sided, Holm-corrected for {len(moves)} comparisons; "
+        f"better or worse means p < {SIGNIFICANT}",
+        style="dim",
+    )

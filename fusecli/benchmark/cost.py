@@ -1,0 +1,173 @@
+"""What a method costs: parameters, multiply-accumulates, milliseconds, memory. Measured in turns, median."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fusecli.benchmark import classical
+from fusecli.benchmark.methods import Classical, Method, Network
+from fusecli.images import colour, frames
+from fusecli.images.pairing import Pair
+
+ROUNDS = 15
+SECONDS = 3.0  # a method's share of the measuring; one round at least
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one pair of ``size`` (width, height) on ``device``. None: does not apply or cannot be measured there.
+
+    ms: the network or rule alone, on luma that is already on the device. ms_end_to_end: reading two files, fusing with
+    colour, writing a PNG. macs: multiply-accumulates of the network. peak_mb: memory on top of what was held before.
+    """
+
+    size: tuple[int, int]
+    device: str
+    params: int | None = None
+    macs: int | None = None
+    ms: float | None = None
+    ms_end_to_end: float | None = None
+    peak_mb: float | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def machine() -> str:
+    """What the CPU of this machine is called, and how many cores this process may use."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"{model}, {cores()} cores"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def measure(
+    methods: list[Method], pair: Pair, read: Callable[[Pair], tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Cost]:
+    """Costs by method name, on one pair. Every round runs each method once, so that a busy moment hits all alike."""
+    first, second = read(pair)
+    size = (first.shape[1], first.shape[0])
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "fused.png"
+        alone = {method.name: _alone(method, first, second) for method in methods}
+        whole = {method.name: _whole(method, pair, read, target) for method in methods}
+        peaks = {method.name: _peak(method, whole[method.name]) for method in methods}  # warms up, too
+        times: dict[str, list[tuple[float, float]]] = {method.name: [] for method in methods}
+        spent = dict.fromkeys(times, 0.0)
+        for _ in range(ROUNDS):
+            for name in times:
+                if spent[name] < SECONDS:
+                    times[name].append((_milliseconds(alone[name]), _milliseconds(whole[name])))
+                    spent[name] += sum(times[name][-1]) / 1000
+    costs = {}
+    for method in methods:
+        ms, end_to_end = (statistics.median(column) for column in zip(*times[method.name], strict=True))
+        params, macs = _network_size(method, first.shape[:2])
+        costs[method.name] = Cost(size, device_name(method), params, macs, ms, end_to_end, peaks[method.name])
+    return costs
+
+
+def device_name(method: Method) -> str:
+    """The device that a method runs on, by its own name, with the precision of a network."""
+    if not isinstance(method, Network):
+        return machine()
+    import torch
+
+    engine = method.engine
+    name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else machine()
+    return f"{name}, {str(engine.precision).removeprefix('torch.')}"
+
+
+def _milliseconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1000
+
+
+def _alone(method: Method, first: np.ndarray, second: np.ndarray) -> Callable[[], object]:
+    """The network or the rule on luma, waiting for the device."""
+    lumas = [np.ascontiguousarray(colour.luma(side)) for side in (first, second)]
+    if isinstance(method, Classical):
+        return lambda: classical.METHODS[method.name][1](*lumas)
+    assert isinstance(method, Network)
+    import torch
+
+    engine = method.engine
+    tensors = [torch.from_numpy(luma)[None, None].to(engine.device) for luma in lumas]
+    reduced = engine.precision != torch.float32
+
+    def run() -> None:
+        with torch.inference_mode(), torch.autocast(engine.device.type, engine.precision, enabled=reduced):
+            engine.model(*tensors)
+        if engine.device.type == "cuda":
+            torch.cuda.synchronize(engine.device)
+
+    return run
+
+
+def _whole(
+    method: Method, pair: Pair, read: Callable[[Pair], tuple[np.ndarray, np.ndarray]], target: Path
+) -> Callable[[], object]:
+    return lambda: frames.write(target, [method.fuse(pair, *read(pair))])
+
+
+def _network_size(method: Method, size: tuple[int, int]) -> tuple[int | None, int | None]:
+    """(parameters, multiply-accumulates at H×W)."""
+    if not isinstance(method, Network):
+        return 0, None
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = method.engine.model
+    images = torch.zeros(1, 1, *size, device=method.engine.device)
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), counter:
+        model(images, images)
+    return sum(weight.numel() for weight in model.parameters()), counter.get_total_flops() // 2
+
+
+def _peak(method: Method, run: Callable[[], object]) -> float | None:
+    """Most memory that one pair takes on top of what is held, in MB: on the GPU, else resident on Linux, else None."""
+    run()  # libraries load and pools fill on the first call
+    if isinstance(method, Network) and method.engine.device.type == "cuda":
+        import torch
+
+        device = method.engine.device
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark of this process
+        before = _status("VmRSS")
+        run()
+        return max(_status("VmHWM") - before, 0) / 1e3
+    except (OSError, KeyError):
+        return None
+
+
+def _status(field: str) -> float:
+    """A field of /proc/self/status, in kB."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return float(line.split()[1])
+    raise KeyError(field)

@@ -1,0 +1,170 @@
+"""Data sets on disk: where their pairs lie, which of them count, and what to say when they are not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fusecli import registry
+from fusecli.errors import UsageError
+from fusecli.images.frames import ENDINGS
+from fusecli.images.pairing import Pair, find_pairs
+
+SPLITS = Path(__file__).with_name("splits.json")
+SAMPLE = Path(__file__).parents[2] / "sample_data"
+SHORT_NAMES = {"vis": ("vis", "vi", "VI", "Vis", "visible"), "ir": ("ir", "IR", "Ir", "infrared")}
+
+
+@dataclass
+class PairSet:
+    """Pairs to measure on. ``left_out``: reason -> names of pairs that were there but do not count. ``notes``: what the
+    reader of a table must know."""
+
+    name: str
+    task: registry.Task
+    pairs: list[Pair]
+    title: str = ""
+    split: str = "all"
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def expand(names: Iterable[str]) -> list[str]:
+    """Data set names with groups resolved, each once. UsageError for a name that does not exist."""
+    found: list[str] = []
+    for name in names:
+        if name in registry.DATASET_GROUPS:
+            found += registry.DATASET_GROUPS[name]
+        elif name in registry.DATASETS:
+            found.append(name)
+        else:
+            raise UsageError(registry.unknown("data set", name, [*registry.DATASETS, *registry.DATASET_GROUPS]))
+    return list(dict.fromkeys(found))
+
+
+def load(name: str, root: Path | None, split: str = "all") -> PairSet:
+    """The pairs of a registered data set. Raises UsageError that says where to get it and how the folder must look."""
+    dataset = registry.DATASETS[name]
+    task = registry.TASKS[dataset.task]
+    first, second = _sides(dataset, root)
+    pairs = find_pairs(str(first), str(second), endings=ENDINGS, ignore_unmatched=True)
+    found = PairSet(name, task, pairs, dataset.title, split)
+    if split != "all":
+        wanted = split_names(name, split)
+        by_name = {pair.name: pair for pair in pairs}
+        missing = [stem for stem in wanted if stem not in by_name]
+        if missing:
+            shown = ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
+            raise UsageError(f"{name}: {len(missing)} pairs of split {split!r} are not in {first.parent}: {shown}")
+        found.pairs = [by_name[stem] for stem in wanted]
+        found.notes.append(f"split {split!r}: {len(wanted)} names, sha256 {_digest(wanted)[:12]}")
+    return found
+
+
+def from_folders(sides: dict[str, str], recursive: bool = False, pair_by: str = "stem") -> PairSet:
+    """Pairs of two folders (files, globs) given by side name, such as ``{"vis": …, "ir": …}``."""
+    task = registry.task_of(set(sides))
+    if task is None:
+        valid = ", ".join(f"--{task.first} with --{task.second}" for task in registry.TASKS.values())
+        given = ", ".join(f"--{side}" for side in sides)
+        raise UsageError(f"{given}: no pair of modalities that fusecli knows; valid are {valid}")
+    pairs = find_pairs(sides[task.first], sides[task.second], endings=ENDINGS, recursive=recursive, pair_by=pair_by)
+    first = Path(sides[task.first])
+    name = first.resolve().parent.name if first.name.lower() in {task.first, *SHORT_NAMES["vis"]} else first.name
+    return PairSet(name or "pairs", task, pairs, f"{sides[task.first]} with {sides[task.second]}")
+
+
+def leave_out_seen(found: PairSet, cards: list[dict[str, Any]], include: bool) -> None:
+    """Drop the pairs that the models of these cards were trained or tuned on; say so in ``found``.
+
+    A card lists them by file name without ending, per data set: "seen" for training, "tuned" for choosing. Where a
+    folder holds tuning pairs only they stay, marked: scores on them are for choosing between models, not a test.
+    Raises UsageError if all pairs were trained on.
+    """
+    trained, tuned = (set().union(*(_listed(card, key, found.name) for card in cards)) for key in ("seen", "tuned"))
+    for card in cards:
+        if found.name in card.get("trained_on", ()) and not card.get("seen"):
+            found.notes.append(f"{card['name']} was trained on pairs of {found.name}, its card does not say which")
+    names = {pair.name for pair in found.pairs}
+    trained, tuned = trained & names, (tuned - trained) & names
+    if include:
+        if trained or tuned:
+            found.notes.append(
+                f"{len(trained)} pairs of training and {len(tuned)} of tuning are included: no test of these models"
+            )
+        return
+    if trained:
+        found.left_out["trained on"] = sorted(trained)
+    if tuned and names - trained - tuned:
+        found.left_out["tuned on"] = sorted(tuned)
+        trained |= tuned
+    elif tuned:
+        found.notes.append(f"all {len(tuned)} pairs were used to choose the weights: for tuning, not a test")
+    found.pairs = [pair for pair in found.pairs if pair.name not in trained]
+    if not found.pairs:
+        raise UsageError(
+            f"{found.name}: the released weights were trained on all {len(names)} pairs there, so nothing is left to "
+            "measure; --include-seen measures on them nevertheless"
+        )
+
+
+def split_names(name: str, split: str) -> list[str]:
+    """File names, without ending, of an agreed split. UsageError if there is none of that name."""
+    splits = _splits().get(name, {})
+    if split not in splits:
+        known = ["all", *splits]
+        raise UsageError(f"{name}: {registry.unknown('split', split, known)}")
+    return splits[split]["names"]
+
+
+@cache
+def _splits() -> dict[str, dict[str, dict[str, Any]]]:
+    """Data set -> split -> {"names", "sha256" of the names joined by newlines, "source"}."""
+    return json.loads(SPLITS.read_text(encoding="utf-8"))
+
+
+def _digest(names: list[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+def _listed(card: dict[str, Any], key: str, dataset: str) -> set[str]:
+    listed = card.get(key) or {}
+    names = listed.get(dataset, []) if isinstance(listed, dict) else listed
+    return {Path(name).stem if Path(name).suffix.lower() in ENDINGS else name for name in names}
+
+
+def _sides(dataset: registry.Dataset, root: Path | None) -> tuple[Path, Path]:
+    """Folders of both sides, or a UsageError for the user who does not have them."""
+    task = registry.TASKS[dataset.task]
+    layouts = [
+        (first, second)
+        for first in SHORT_NAMES.get(task.first, (task.first,))
+        for second in SHORT_NAMES.get(task.second, (task.second,))
+    ]
+    layouts += dataset.layouts
+    if dataset.name == "sample":
+        folders = [SAMPLE]
+    else:
+        if root is None and os.environ.get("FUSECLI_DATA"):
+            root = Path(os.environ["FUSECLI_DATA"])
+        folders = [root / name for name in (dataset.name, *dataset.folders)] if root else []
+    for folder in folders:
+        for first, second in layouts:
+            if (folder / first).is_dir() and (folder / second).is_dir():
+                return folder / first, folder / second
+    place = root or "<data root>"
+    shapes = [f"{dataset.name}/{task.first}/ and {dataset.name}/{task.second}/"]
+    shapes += [f"{(*dataset.folders, dataset.name)[0]}/{first}/ and …/{second}/" for first, second in dataset.layouts]
+    looked = "" if root or dataset.name == "sample" else ": no data root is set (--data-root or $FUSECLI_DATA)"
+    raise UsageError(
+        f"data set {dataset.name!r} ({dataset.title}) is not there{looked}\n"
+        f"  get it:  {dataset.where}\n"
+        f"  terms:   {dataset.terms}\n"
+        f"  folders: {place}/{f' or {place}/'.join(shapes)}, files of one name in both"
+    )

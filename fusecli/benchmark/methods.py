@@ -1,0 +1,195 @@
+"""What is compared: released students, checkpoints, classical rules, and folders of anybody's results."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusecli import __version__, registry
+from fusecli.benchmark import classical
+from fusecli.benchmark.cache import file_hash
+from fusecli.errors import UsageError
+from fusecli.images.decode import decode
+from fusecli.images.frames import ENDINGS, peek_size
+from fusecli.images.pairing import Pair
+
+if TYPE_CHECKING:
+    from fusecli.stream.engine import Engine
+
+SHOWN = 10
+
+
+class Method:
+    """Something that fuses pairs. ``identity`` stands for all that decides its results, in cache keys."""
+
+    kind = ""
+    costs = True  # whether its speed can be measured
+
+    def __init__(self, name: str, title: str) -> None:
+        self.name = name
+        self.title = title
+
+    def identity(self, pair: Pair) -> str:
+        raise NotImplementedError
+
+    def fuse(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """The result of a pair of images, uint8 or float in [0, 1]; called from several threads."""
+        raise NotImplementedError
+
+
+class Classical(Method):
+    """A rule of `fusecli.benchmark.classical`."""
+
+    kind = "classical"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, classical.METHODS[name][0])
+
+    def identity(self, pair: Pair) -> str:
+        return f"classical {self.name} {classical.VERSION}"
+
+    def fuse(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return classical.fuse(self.name, first, second)
+
+
+class Network(Method):
+    """Released weights or a checkpoint, run by the engine that `fusecli fuse` uses. Loaded when first needed."""
+
+    kind = "network"
+
+    def __init__(
+        self, name: str, path: Path, task: str, device: str, precision: str, card: dict[str, Any] | None
+    ) -> None:
+        super().__init__(name, path.name)
+        self.path, self.task, self.device, self.precision, self.card = path, task, device, precision, card
+        self._lock = Lock()
+
+    @cached_property
+    def _weights(self) -> str:
+        return f"{file_hash(self.path)} {_model_sources()} {self.device} {self.precision}"
+
+    def identity(self, pair: Pair) -> str:
+        return self._weights
+
+    @cached_property
+    def engine(self) -> Engine:
+        from fusecli.models import checkpoint
+        from fusecli.stream.engine import Engine
+
+        return Engine(checkpoint.load(str(self.path), self.task), device=self.device, precision=self.precision)
+
+    def fuse(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        with self._lock:  # one model, one device
+            return self.engine.fuse(first[None], second[None])[0]
+
+
+class Folder(Method):
+    """Results that another program wrote, found by the pairs' names."""
+
+    kind = "folder"
+    costs = False
+
+    def __init__(self, name: str, folder: Path) -> None:
+        super().__init__(name, f"results in {folder}")
+        if not folder.is_dir():
+            raise UsageError(f"--fused {name}={folder}: no such folder")
+        self.folder = folder
+        self.paths: dict[Path, Path] = {}  # a pair's first side -> its result
+
+    def check(self, dataset: str, pairs: Iterable[Pair]) -> None:
+        """Find every result before any work. Raises UsageError that lists what is missing or of wrong size."""
+        root = self.folder / dataset if (self.folder / dataset).is_dir() else self.folder
+        files: dict[str, Path] = {}
+        for path in sorted(root.rglob("*")):
+            if path.suffix.lower() in ENDINGS and not path.name.startswith("."):
+                files.setdefault(path.relative_to(root).with_suffix("").as_posix(), path)
+        wrong: list[str] = []
+        for pair in pairs:
+            if pair.name not in files:
+                wrong.append(f"{root / pair.name}.*: no result for this pair")
+                continue
+            path = self.paths[pair.first] = files[pair.name]
+            size, expected = peek_size(path), peek_size(pair.first)
+            if size is None:
+                wrong.append(f"{path}: not a readable image")
+            elif size[0] != 1:
+                wrong.append(f"{path}: holds {size[0]} pages; one image is expected")
+            elif expected is not None and size[1:] != expected[1:]:
+                wrong.append(f"{path}: {size[2]}×{size[1]} pixels, the pair has {expected[2]}×{expected[1]}")
+        if wrong:
+            more = f"\n  … and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+            raise UsageError(
+                f"--fused {self.name}: cannot be compared on {dataset}\n  " + "\n  ".join(wrong[:SHOWN]) + more
+            )
+
+    def identity(self, pair: Pair) -> str:
+        return "file " + file_hash(self.paths[pair.first])
+
+    def fuse(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """The stored result: uint8 and uint16 as they are, floats as they are if they keep to [0, 1]."""
+        path = self.paths[pair.first]
+        image = decode(path).pages[0]
+        if image.dtype.kind == "f":
+            if not np.isfinite(image).all():
+                raise UsageError(f"{path}: holds NaN or infinite values; no metric is defined for it")
+            if image.min() < 0 or image.max() > 1:
+                raise UsageError(
+                    f"{path}: float values from {image.min():g} to {image.max():g}; expected 0…1. "
+                    "Scale them, or save 8 or 16 bits"
+                )
+        return image
+
+
+def choose(names: str, task: str, device: str, precision: str, teacher: Path | None = None) -> list[Method]:
+    """The methods that ``--methods`` names for a task.
+
+    names: comma-separated; released models, checkpoint files (or NAME=FILE), classical rules, and the words all,
+    released, classical, none. Raises UsageError for a name that is none of these.
+    """
+    released = list(dict.fromkeys(card["name"] for card in registry.released().values() if task in card["tasks"]))
+    words = {
+        "all": [*released, *classical.METHODS],
+        "released": released,
+        "classical": list(classical.METHODS),
+        "none": [],
+    }
+    chosen: dict[str, Method] = {}
+    for word in (part.strip() for part in names.split(",") if part.strip()):
+        for name in words.get(word, [word]):
+            label, _, file = name.rpartition("=")
+            path = registry.released_path(name, task)
+            if name in classical.METHODS:
+                chosen[name] = Classical(name)
+            elif path is not None:
+                chosen[name] = Network(name, path, task, device, precision, registry.released()[path.stem])
+            elif Path(file).suffix in {".pt", ".safetensors"}:
+                chosen[label or Path(file).stem] = _checkpoint(
+                    label or Path(file).stem, Path(file), task, device, precision
+                )
+            else:
+                known = [*released, *classical.METHODS, *words]
+                raise UsageError(registry.unknown(f"method for {task}", name, known) + " (or a checkpoint file)")
+    if teacher is not None:
+        chosen["teacher"] = _checkpoint("teacher", teacher, task, device, precision)
+    return list(chosen.values())
+
+
+def _checkpoint(name: str, path: Path, task: str, device: str, precision: str) -> Network:
+    if not path.is_file():
+        raise UsageError(f"{path}: no such model file")
+    return Network(name, path, task, device, precision, None)
+
+
+def _model_sources() -> str:
+    """Digest of the code that turns weights into results, so that a change of it is not hidden by the cache."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256(__version__.encode())
+    for path in sorted([*(package / "models").glob("*.py"), *(package / "stream").glob("*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

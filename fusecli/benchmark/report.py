@@ -1,0 +1,234 @@
+"""Tables of a report: terminal, CSV, LaTeX, Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fusecli.benchmark.results import DatasetResult, MethodResult, Report
+
+MARKS = {1: "¹", 2: "²"}
+LEGEND = "¹ best, ² second, – no value; mean ± standard deviation over the pairs"
+CSV_COLUMNS = ("protocol", "dataset", "pair", "method", "metric", "value")
+
+
+def number(value: float | None) -> str:
+    """Three decimals, as published tables have; – for no value."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def quantity(value: float | None) -> str:
+    """Three significant digits with k, M, G, T."""
+    if value is None:
+        return "–"
+    for factor, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= factor:
+            return f"{value / factor:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def milliseconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def marks(report: Report, dataset: DatasetResult, metric: str) -> dict[str, int]:
+    """Method -> 1 for the best mean, 2 for the second; equal as printed share a mark."""
+    if len(dataset.methods) < 2:
+        return {}
+    printed = {
+        name: round(value, 3) for name, method in dataset.methods.items() if (value := method.mean(metric)) is not None
+    }
+    best = sorted(set(printed.values()), reverse=report.metric(metric).higher_is_better)[:2]
+    return {name: 1 + best.index(value) for name, value in printed.items() if value in best}
+
+
+def caption(report: Report, dataset: DatasetResult) -> str:
+    """What a table is about: data, number of pairs, protocol."""
+    return f"{dataset.name}: {len(dataset.pairs)} pairs, {dataset.title}; protocol {report.protocol}"
+
+
+def notes(report: Report, dataset: DatasetResult) -> list[str]:
+    """What the reader must know: frames left out, what the rank is over, values that do not exist."""
+    lines = [
+        f"left out: {len(names)} pairs that the released weights were {reason}"
+        for reason, names in dataset.left_out.items()
+    ]
+    lines += dataset.notes
+    if report.mean_ranks(dataset):
+        lines.append(f"rank: mean place over {', '.join(report.ranked())} among these rows")
+    for method in dataset.methods.values():
+        for metric, reasons in method.undefined.items():
+            pair, reason = next(iter(reasons.items()))
+            count = f"{len(reasons)} of {len(dataset.pairs)} pairs"
+            lines.append(f"{method.name}, {metric}: no value on {count}, e.g. {pair}: {reason}")
+    return lines
+
+
+def terminal(report: Report, console: Console) -> None:
+    """Print all tables, split into blocks of columns where they are wider than the console."""
+    for dataset in report.datasets.values():
+        console.print(_dataset_table(report, dataset, console.width))
+        if costs := _cost_table(report, dataset):
+            console.print(costs)
+    console.print(LEGEND, style="dim")
+
+
+def _dataset_table(report: Report, dataset: DatasetResult, width: int) -> RenderableType:
+    methods = report.ordered(dataset)
+    ranks = report.mean_ranks(dataset)
+    columns: list[tuple[str, list[Text]]] = []
+    for name in report.metrics:
+        marked = marks(report, dataset, name)
+        columns.append((f"{name} {report.metric(name).arrow}", [_cell(method, name, marked) for method in methods]))
+    if ranks:
+        columns.append(("rank ↓", [Text(f"{ranks[method.name]:.2f}") for method in methods]))
+    label = max(len(method.name) for method in methods)
+    blocks: list[list[tuple[str, list[Text]]]] = [[]]
+    room = width - label - 4
+    for header, cells in columns:
+        needs = max(len(header), *(cell.cell_len for cell in cells)) + 3
+        if blocks[-1] and needs > room:
+            blocks.append([])
+            room = width - label - 4
+        blocks[-1].append((header, cells))
+        room -= needs
+    tables: list[RenderableType] = []
+    for block in blocks:
+        title = caption(report, dataset) if not tables else None
+        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        table.add_column("method", no_wrap=True)
+        for header, _ in block:
+            table.add_column(header, justify="right", no_wrap=True)
+        for row, method in enumerate(methods):
+            table.add_row(method.name, *(cells[row] for _, cells in block))
+        tables.append(table)
+    return Group(*tables, *(Text(f"  {line}", style="dim") for line in notes(report, dataset)))
+
+
+def _cell(method: MethodResult, metric: str, marked: dict[str, int]) -> Text:
+    mean, std = method.mean(metric), method.std(metric)
+    if mean is None:
+        return Text("–")
+    place = marked.get(method.name)
+    style = {1: "bold green", 2: "underline"}.get(place or 0, "")
+    return Text.assemble((f"{number(mean)}{MARKS.get(place or 0, ' ')}", style), (f"± {number(std)}", "dim"))
+
+
+COST_COLUMNS: tuple[tuple[str, Callable[[dict], str]], ...] = (
+    ("parameters", lambda cost: quantity(cost["params"])),
+    ("MACs", lambda cost: quantity(cost["macs"])),
+    ("ms, model", lambda cost: milliseconds(cost["ms"])),
+    ("ms, end to end", lambda cost: milliseconds(cost["ms_end_to_end"])),
+    ("peak memory, MB", lambda cost: milliseconds(cost["peak_mb"])),
+)
+
+
+def _cost_table(report: Report, dataset: DatasetResult) -> Table | None:
+    measured = [method for method in report.ordered(dataset) if method.cost]
+    if not measured:
+        return None
+    width, height = measured[0].cost["size"]  # type: ignore[index]
+    table = Table(
+        title=f"{dataset.name}: cost of one pair of {width}×{height}, median, measured in turns",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("method", no_wrap=True)
+    for header, _ in COST_COLUMNS:
+        table.add_column(header, justify="right")
+    table.add_column("device")
+    for method in measured:
+        assert method.cost is not None
+        table.add_row(method.name, *(show(method.cost) for _, show in COST_COLUMNS), method.cost["device"])
+    return table
+
+
+def to_csv(report: Report) -> str:
+    """Long form, a row per value: protocol, dataset, pair, method, metric, value (empty where there is none)."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for dataset in report.datasets.values():
+        for index, pair in enumerate(dataset.pairs):
+            for method in dataset.methods.values():
+                for metric in report.metrics:
+                    value = method.values[metric][index]
+                    shown = "" if value is None else repr(value)
+                    writer.writerow((report.protocol, dataset.name, pair, method.name, metric, shown))
+    return out.getvalue()
+
+
+def to_markdown(report: Report) -> str:
+    """A section per data set; best bold, second underlined."""
+    lines = []
+    for dataset in report.datasets.values():
+        lines += [f"## {caption(report, dataset)}", ""]
+        header, rows = _plain_rows(report, dataset, {1: "**{}**", 2: "<u>{}</u>"}, "{} ± {}")
+        lines += ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        lines += ["", *(f"- {line}" for line in notes(report, dataset)), ""]
+    lines.append("Mean ± standard deviation over the pairs; bold is best, underlined second.")
+    return "\n".join(lines) + "\n"
+
+
+def to_latex(report: Report) -> str:
+    """A booktabs table per data set; best bold, second underlined."""
+    lines = ["% needs \\usepackage{booktabs}"]
+    for dataset in report.datasets.values():
+        header, rows = _plain_rows(report, dataset, {1: "\\textbf{{{}}}", 2: "\\underline{{{}}}"}, "${} \\pm {}$")
+        lines += [
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{_latex(caption(report, dataset))}. Mean $\\pm$ standard deviation; bold: best, "
+            "underlined: second.}",
+            f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            "\\toprule",
+            " & ".join(_latex(cell) for cell in header) + " \\\\",
+            "\\midrule",
+            *(" & ".join([_latex(row[0]), *row[1:]]) + " \\\\" for row in rows),
+            "\\bottomrule",
+            "\\end{tabular}",
+            *(f"% {line}" for line in notes(report, dataset)),
+            "\\end{table}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex(text: str) -> str:
+    for plain, escaped in (
+        ("\\", "\\textbackslash "),
+        ("_", "\\_"),
+        ("&", "\\&"),
+        ("%", "\\%"),
+        ("#", "\\#"),
+        ("↑", "$\\uparrow$"),
+        ("↓", "$\\downarrow$"),
+        ("–", "--"),
+    ):
+        text = text.replace(plain, escaped)
+    return text
+
+
+def _plain_rows(
+    report: Report, dataset: DatasetResult, emphasis: dict[int, str], both: str
+) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of strings; ``emphasis`` wraps the mean of place 1 and 2, ``both`` joins mean and deviation."""
+    ranks = report.mean_ranks(dataset)
+    marked = {metric: marks(report, dataset, metric) for metric in report.metrics}
+    header = ["method", *(f"{metric} {report.metric(metric).arrow}" for metric in report.metrics)]
+    rows = []
+    for method in report.ordered(dataset):
+        row = [method.name]
+        for metric in report.metrics:
+            mean = method.mean(metric)
+            wrap = emphasis.get(marked[metric].get(method.name, 0), "{}")
+            row.append("–" if mean is None else both.format(wrap.format(number(mean)), number(method.std(metric))))
+        rows.append([*row, f"{ranks[method.name]:.2f}"] if ranks else row)
+    return ([*header, "rank ↓"] if ranks else header), rows

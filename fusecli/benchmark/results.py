@@ -1,0 +1,187 @@
+"""The outcome of a benchmark: per-image values, their summary, and the JSON in between.
+
+JSON, stable::
+
+    {"protocol": "tang",
+     "datasets": {name: {"n": 17,
+                         "methods": {name: {"mean": {metric: value}, "std": {metric: value},
+                                            "ms_per_pair": 12.3, "params": 24680, …}}}}}
+
+``mean`` and ``std`` (of the population) are over the pairs on which a metric has a value, null if there is none;
+``ms_per_pair`` is the model alone, median. Further keys: top level "fusecli", "metrics" (name -> "higher" or "lower");
+per data set "title", "task", "pairs" (names), "fingerprint" (of the pairs' contents), "left_out", "notes"; per method
+"kind", "title", "rank", "cost", "values" (metric -> one value per pair, null where it has none) and "undefined"
+(metric -> pair -> reason).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusecli import __version__, registry
+from fusecli.errors import UsageError
+
+# The mean rank is over these, where the table has them; under vifb over all metrics.
+RANKED = ("EN", "SD", "SF", "AG", "MI", "SCD", "VIF", "Qabf", "SSIM")
+# What published tables carry; --metrics all measures the rest, too.
+DEFAULT_METRICS = (*RANKED, "CC", "Nabf")
+
+
+@dataclass
+class MethodResult:
+    """values: metric -> one value per pair, None where it has none; undefined: metric -> pair -> reason."""
+
+    name: str
+    kind: str
+    title: str
+    values: dict[str, list[float | None]]
+    undefined: dict[str, dict[str, str]] = field(default_factory=dict)
+    cost: dict[str, Any] | None = None
+
+    def known(self, metric: str) -> list[float]:
+        return [value for value in self.values[metric] if value is not None]
+
+    def mean(self, metric: str) -> float | None:
+        values = self.known(metric)
+        return float(np.mean(values)) if values else None
+
+    def std(self, metric: str) -> float | None:
+        values = self.known(metric)
+        return float(np.std(values)) if values else None
+
+
+@dataclass
+class DatasetResult:
+    """One table. ``methods`` in the order in which they were asked for."""
+
+    name: str
+    title: str
+    task: str
+    pairs: list[str]
+    methods: dict[str, MethodResult]
+    fingerprint: str = ""
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """Everything that tables, files and the page show."""
+
+    protocol: str
+    metrics: list[str]
+    datasets: dict[str, DatasetResult]
+
+    def metric(self, name: str) -> registry.Metric:
+        return registry.METRICS[self.protocol][name]
+
+    def ranked(self) -> list[str]:
+        """Metrics that the mean rank is over."""
+        return [name for name in self.metrics if self.protocol == "vifb" or name in RANKED]
+
+    def places(self, dataset: DatasetResult, metric: str) -> dict[str, float]:
+        """Method -> place by mean, 1 best; ties share the middle of their places; a method without a value is last."""
+        return places({name: method.mean(metric) for name, method in dataset.methods.items()}, self.metric(metric))
+
+    def mean_ranks(self, dataset: DatasetResult) -> dict[str, float]:
+        """Method -> mean place over the ranked metrics. Empty if there is nothing to rank."""
+        ranked = self.ranked()
+        if len(dataset.methods) < 2 or not ranked:
+            return {}
+        tables = [self.places(dataset, metric) for metric in ranked]
+        return {name: float(np.mean([table[name] for table in tables])) for name in dataset.methods}
+
+    def ordered(self, dataset: DatasetResult) -> list[MethodResult]:
+        """Methods by mean rank, best first."""
+        ranks = self.mean_ranks(dataset)
+        return sorted(dataset.methods.values(), key=lambda method: ranks.get(method.name, 0))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "protocol": self.protocol,
+            "fusecli": __version__,
+            "metrics": {name: "higher" if self.metric(name).higher_is_better else "lower" for name in self.metrics},
+            "datasets": {name: self._dataset_json(dataset) for name, dataset in self.datasets.items()},
+        }
+
+    def _dataset_json(self, dataset: DatasetResult) -> dict[str, Any]:
+        ranks = self.mean_ranks(dataset)
+        methods = {}
+        for name, method in dataset.methods.items():
+            cost = method.cost or {}
+            methods[name] = {
+                "mean": {metric: method.mean(metric) for metric in self.metrics},
+                "std": {metric: method.std(metric) for metric in self.metrics},
+                "ms_per_pair": cost.get("ms"),
+                "params": cost.get("params"),
+                "kind": method.kind,
+                "title": method.title,
+                "rank": ranks.get(name),
+                "cost": method.cost,
+                "values": method.values,
+                "undefined": method.undefined,
+            }
+        return {
+            "n": len(dataset.pairs),
+            "methods": methods,
+            "title": dataset.title,
+            "task": dataset.task,
+            "pairs": dataset.pairs,
+            "fingerprint": dataset.fingerprint,
+            "left_out": dataset.left_out,
+            "notes": dataset.notes,
+        }
+
+
+def places(values: dict[str, float | None], metric: registry.Metric) -> dict[str, float]:
+    """Name -> place, 1 best, by the direction of ``metric``; ties share the middle place, None is last."""
+    worst = math.inf
+    keys = {
+        name: worst if value is None else (-value if metric.higher_is_better else value)
+        for name, value in values.items()
+    }
+    return {
+        name: 1 + sum(other < key for other in keys.values()) + (sum(other == key for other in keys.values()) - 1) / 2
+        for name, key in keys.items()
+    }
+
+
+def load(path: Path) -> Report:
+    """A report from its JSON. Raises UsageError for a file that is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as JSON ({error})") from error
+    try:
+        protocol = data["protocol"]
+        datasets = {
+            name: DatasetResult(
+                name,
+                dataset["title"],
+                dataset["task"],
+                dataset["pairs"],
+                {
+                    key: MethodResult(
+                        key, method["kind"], method["title"], method["values"], method["undefined"], method["cost"]
+                    )
+                    for key, method in dataset["methods"].items()
+                },
+                dataset["fingerprint"],
+                dataset["left_out"],
+                dataset["notes"],
+            )
+            for name, dataset in data["datasets"].items()
+        }
+        metrics = list(data["metrics"])
+        unknown = [name for name in metrics if name not in registry.METRICS[protocol]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path}: not written by `fusecli benchmark --json` ({error!r} is missing)") from error
+    if unknown:
+        raise UsageError(f"{path}: " + registry.unknown("metric", unknown[0], registry.METRICS[protocol]))
+    return Report(protocol, metrics, datasets)

@@ -1,0 +1,185 @@
+"""Measure methods on pairs: what the cache knows is not computed again, the rest runs on all cores."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusecli import metrics
+from fusecli.benchmark import cost
+from fusecli.benchmark.cache import Cache, file_hash
+from fusecli.benchmark.datasets import PairSet
+from fusecli.benchmark.methods import Method
+from fusecli.benchmark.results import DatasetResult, MethodResult, Report
+from fusecli.errors import UsageError
+from fusecli.images import frames
+from fusecli.images.intensity import Range, sequence_range, visible_range
+from fusecli.images.opencv import cv2
+from fusecli.images.pairing import Pair
+
+log = logging.getLogger("fusecli")
+Progress = Callable[[int], None]
+
+
+@dataclass
+class Job:
+    """A data set with its methods, ready to run: sizes are checked, ranges and hashes known."""
+
+    pair_set: PairSet
+    methods: list[Method]
+    ranges: tuple[Range | None, Range | None]
+    hashes: dict[str, str]
+
+    def read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+        """Both sources as `fusecli fuse` reads them: uint8, or float32 in [0, 1]. Raises UsageError if sizes differ."""
+        sides = []
+        for path, intensity in zip((pair.first, pair.second), self.ranges, strict=True):
+            pages = frames.read(path, intensity=intensity)
+            if len(pages) != 1:
+                raise UsageError(f"{path}: holds {len(pages)} pages; the benchmark measures single images")
+            sides.append(pages[0])
+        if sides[0].size != sides[1].size:
+            shapes = " and ".join(
+                f"{path} has {side.size[1]}×{side.size[0]}" for path, side in self._with_paths(pair, sides)
+            )
+            raise UsageError(f"pair {pair.name}: {shapes} pixels; both sides of a pair must have one size")
+        return sides[0].pixels, sides[1].pixels
+
+    @staticmethod
+    def _with_paths(pair: Pair, sides: list[Any]) -> list[tuple[Path, Any]]:
+        return list(zip((pair.first, pair.second), sides, strict=True))
+
+
+def prepare(pair_set: PairSet, methods: list[Method], workers: int) -> Job:
+    """Check everything that can be checked before work starts. Raises UsageError with names."""
+    if not pair_set.pairs:
+        raise UsageError(f"{pair_set.name}: no pairs to measure on")
+    for method in methods:
+        check = getattr(method, "check", None)
+        if check is not None:
+            check(pair_set.name, pair_set.pairs)
+    ranges = (
+        visible_range([pair.first for pair in pair_set.pairs]),
+        sequence_range("auto", [pair.second for pair in pair_set.pairs]),
+    )
+    with ThreadPoolExecutor(workers) as pool:
+        digests = pool.map(lambda pair: file_hash(pair.first) + file_hash(pair.second), pair_set.pairs)
+        hashes = {pair.name: Cache.key(digest, *ranges) for pair, digest in zip(pair_set.pairs, digests, strict=True)}
+    return Job(pair_set, methods, ranges, hashes)
+
+
+def run(
+    jobs: list[Job],
+    protocol: str,
+    names: list[str],
+    *,
+    cache: Cache,
+    workers: int,
+    speed: bool = True,
+    progress: Progress = lambda count: None,
+) -> Report:
+    """Values of every metric, method and pair. ``progress`` is told how many results are done, as they come."""
+    cv2.setNumThreads(1)  # pairs run side by side instead
+    report = Report(protocol, names, {})
+    for job in jobs:
+        report.datasets[job.pair_set.name] = _measure(job, protocol, names, cache, workers, progress)
+    if speed:
+        for job in jobs:
+            _add_costs(job, report.datasets[job.pair_set.name], cache)
+    return report
+
+
+def _measure(
+    job: Job, protocol: str, names: list[str], cache: Cache, workers: int, progress: Progress
+) -> DatasetResult:
+    pairs = job.pair_set.pairs
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        tasks = [pool.submit(_measure_pair, job, pair, protocol, names, cache, progress) for pair in pairs]
+        try:
+            for task in as_completed(tasks):
+                rows |= task.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    methods = {}
+    for method in job.methods:
+        values: dict[str, list[float | None]] = {name: [] for name in names}
+        undefined: dict[str, dict[str, str]] = {}
+        for pair in pairs:
+            row = rows[method.name, pair.name]
+            for name in names:
+                value = row[name]
+                if isinstance(value, str):
+                    undefined.setdefault(name, {})[pair.name] = value
+                values[name].append(None if isinstance(value, str) else value)
+        methods[method.name] = MethodResult(method.name, method.kind, method.title, values, undefined)
+    found = job.pair_set
+    fingerprint = hashlib.sha256("".join(job.hashes[pair.name] for pair in pairs).encode()).hexdigest()
+    return DatasetResult(
+        found.name,
+        found.title,
+        found.task.name,
+        [pair.name for pair in pairs],
+        methods,
+        fingerprint[:16],
+        found.left_out,
+        found.notes,
+    )
+
+
+def _measure_pair(
+    job: Job, pair: Pair, protocol: str, names: list[str], cache: Cache, progress: Progress
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """(method, pair) -> metric -> value, or the reason why there is none."""
+    rows = {}
+    sources = None
+    for method in job.methods:
+        key = Cache.key("values", metrics.VERSION, protocol, method.identity(pair), job.hashes[pair.name])
+        row = cache.read_json(key)
+        missing = [name for name in names if name not in row]
+        if missing:
+            sources = sources or job.read(pair)
+            fused = method.fuse(pair, *sources)
+            labels = (str(pair.first), str(pair.second), f"{method.name}'s result of {pair.name}")
+            trio = metrics.prepare(protocol, *sources, fused, labels)
+            for name in missing:
+                try:
+                    row[name] = metrics.measure(protocol, name, trio)
+                except metrics.MetricError as error:
+                    row[name] = str(error)
+            cache.write_json(key, row)
+        rows[method.name, pair.name] = row
+        progress(1)
+    return rows
+
+
+def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
+    """Costs on the pair of median size, from the cache where this machine has measured them before."""
+    by_size = sorted(job.pair_set.pairs, key=lambda pair: (_area(pair), pair.name))
+    pair = by_size[len(by_size) // 2]
+    size = frames.peek_size(pair.first)
+    keys = {
+        method.name: Cache.key("cost", cost.VERSION, cost.machine(), method.identity(pair), size, pair.first.suffix)
+        for method in job.methods
+        if method.costs
+    }
+    known = {name: cache.read_json(key) for name, key in keys.items()}
+    todo = [method for method in job.methods if method.costs and not known[method.name]]
+    for name, measured in cost.measure(todo, pair, job.read).items() if todo else ():
+        known[name] = measured.as_dict()
+        cache.write_json(keys[name], known[name])
+    for name, values in known.items():
+        result.methods[name].cost = values
+
+
+def _area(pair: Pair) -> int:
+    size = frames.peek_size(pair.first)
+    return size[1] * size[2] if size else 0

@@ -1,0 +1,259 @@
+"""`fusecli benchmark`: methods side by side on data sets or folders; `fusecli benchmark compare`: what moved."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fusecli import registry
+from fusecli.cli import options
+from fusecli.errors import EXIT_NOTHING_DONE, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fusecli.benchmark.datasets import PairSet
+    from fusecli.benchmark.methods import Method
+    from fusecli.benchmark.results import Report
+
+app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+
+FailBelow = Annotated[
+    list[str],
+    typer.Option(
+        "--fail-below",
+        metavar="METRIC=VALUE",
+        help="Exit 1 if a mean is worse than VALUE (above it where lower is better). Classical rules only if named.",
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def benchmark(
+    context: typer.Context,
+    dataset: Annotated[
+        list[str], typer.Option("--dataset", help=f"{', '.join(registry.DATASETS)}, or harvard; repeat for several.")
+    ] = [],  # noqa: B006 - typer copies it
+    data_root: options.DataRoot = None,
+    split: Annotated[str, typer.Option(help="all, or an agreed list of names such as test (roadscene, vifb).")] = "all",
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Keep pairs that the weights were trained or tuned on.")
+    ] = False,
+    vis: Annotated[str | None, typer.Option(help="Own pairs: visible folder.")] = None,
+    ir: Annotated[str | None, typer.Option(help="… infrared folder.")] = None,
+    ct: Annotated[str | None, typer.Option(help="… CT folder.")] = None,
+    pet: Annotated[str | None, typer.Option(help="… PET folder.")] = None,
+    spect: Annotated[str | None, typer.Option(help="… SPECT folder.")] = None,
+    mri: Annotated[str | None, typer.Option(help="… MRI folder.")] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Own pairs: sub-folders too.")] = False,
+    pair_by: Annotated[str, typer.Option(help="Own pairs: stem, or patterns '{}_vis,{}_ir'.")] = "stem",
+    methods: Annotated[
+        str,
+        typer.Option(
+            "--methods",
+            "-m",
+            help="Released models, checkpoint files (NAME=FILE), rules; all, released, classical, none.",
+        ),
+    ] = "all",
+    teacher: Annotated[Path | None, typer.Option(help="Checkpoint of a teacher to compare with.")] = None,
+    fused: Annotated[
+        list[str], typer.Option("--fused", metavar="NAME=DIR", help="Results of any other method; repeat for several.")
+    ] = [],  # noqa: B006
+    protocol: Annotated[str, typer.Option(help=f"What metric names mean: {', '.join(registry.METRICS)}.")] = "tang",
+    metrics: Annotated[str, typer.Option("--metrics", help="Comma-separated names, or all.")] = "",
+    csv: Annotated[Path | None, typer.Option(help="Write every value, a row each.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON; - for stdout.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Write tables for LaTeX.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write tables for Markdown.")] = None,
+    html: Annotated[Path, typer.Option(help="Write the page: tables, charts, images.")] = Path("benchmark.html"),
+    no_html: Annotated[bool, typer.Option("--no-html", help="Do not write the page.")] = False,
+    cases: Annotated[int, typer.Option(min=0, help="Worst and best pairs per data set on the page, each.")] = 4,
+    fail_below: FailBelow = [],  # noqa: B006
+    device: options.Device = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    workers: Annotated[int, typer.Option("--workers", "-j", min=0, help="Pairs at a time; 0: one per core.")] = 0,
+    no_speed: Annotated[bool, typer.Option("--no-speed", help="Do not measure times and memory.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure everything anew.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure fusion methods on data sets or on your own pairs, and report them side by side.
+
+    Tables go to stdout, a page with charts and images to benchmark.html. Values are kept in $FUSECLI_CACHE or
+    ~/.cache/fusecli, so a second run is instant. `benchmark compare A.json B.json` shows what moved between two runs.
+    """
+    if context.invoked_subcommand:
+        return
+    folders = {"vis": vis, "ir": ir, "ct": ct, "pet": pet, "spect": spect, "mri": mri}
+    sides = {side: folder for side, folder in folders.items() if folder is not None}
+    if not dataset and not sides:
+        raise UsageError(
+            f"nothing to measure on: --dataset ({', '.join(registry.DATASETS)}) or two folders, --vis DIR --ir DIR"
+        )
+    names = _metric_names(metrics, protocol)
+    results = _fused_folders(fused)
+
+    from fusecli.benchmark import compare, datasets, run
+    from fusecli.benchmark.cache import Cache, cache_dir
+    from fusecli.benchmark.cost import cores
+
+    gates = compare.gates(fail_below, protocol, names)
+    sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]
+    if sides:
+        sets.append(datasets.from_folders(sides, recursive, pair_by))
+    count = workers or cores()
+    jobs = []
+    for found in sets:
+        chosen = _methods(methods, found, device, precision, teacher, results, include_seen)
+        jobs.append(run.prepare(found, chosen, count))
+    cache = Cache(None if no_cache else cache_dir())
+
+    from tqdm import tqdm
+
+    total = sum(len(job.pair_set.pairs) * len(job.methods) for job in jobs)
+    with tqdm(total=total, unit="result", disable=quiet or not sys.stderr.isatty(), file=sys.stderr) as bar:
+        report = run.run(
+            jobs,
+            protocol,
+            names,
+            cache=cache,
+            workers=count,
+            speed=not no_speed,
+            progress=lambda n: bar.update(n) and None,
+        )
+    _write_files(report, csv, json_file, latex, markdown)
+    if not no_html:
+        from fusecli.benchmark import page
+
+        page.write(html, report, page.pick_cases(report, jobs, cases, cache))
+        typer.echo(f"page: {html}", err=True)
+    if json_file != Path("-"):
+        from fusecli.benchmark.report import terminal
+
+        terminal(report, _console())
+    _stop_if(compare.failures(report, gates))
+
+
+@app.command("compare")
+def compare_reports(
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="Report of --json, the older one.")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="Report of --json, the newer one.")],
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Only these, comma-separated.")] = "",
+    fail_below: FailBelow = [],  # noqa: B006
+    fail_worse: Annotated[
+        bool, typer.Option("--fail-worse", help="Exit 1 if any metric became significantly worse.")
+    ] = False,
+) -> None:
+    """Show what moved from report A to report B, with a paired test; the gates judge B."""
+    from fusecli.benchmark import compare, results
+
+    old, new = results.load(before), results.load(after)
+    gates = compare.gates(fail_below, new.protocol, new.metrics)
+    only = [name.strip() for name in methods.split(",") if name.strip()] or None
+    moves, remarks = compare.compare(old, new, only)
+    compare.show(moves, remarks, new.protocol, _console())
+    failed = compare.failures(new, gates, only)
+    if fail_worse:
+        failed += [
+            f"{move.dataset}, {move.method}: {move.metric.name} became worse ({move.change:+.3f}, p {move.p:.2g})"
+            for move in moves
+            if move.verdict == "worse"
+        ]
+    _stop_if(failed)
+
+
+def _metric_names(text: str, protocol: str) -> list[str]:
+    """Metric names of ``--metrics`` in the order of the protocol."""
+    from fusecli.benchmark.results import DEFAULT_METRICS
+
+    if protocol not in registry.METRICS:
+        raise UsageError(registry.unknown("protocol", protocol, registry.METRICS))
+    known = registry.METRICS[protocol]
+    if text == "all" or (not text and protocol == "vifb"):
+        return list(known)
+    wanted = [name.strip() for name in text.split(",") if name.strip()] or list(DEFAULT_METRICS)
+    spelled = {name.lower(): name for name in known}
+    for name in wanted:
+        if name.lower() not in spelled:
+            raise UsageError(registry.unknown(f"metric of protocol {protocol}", name, known))
+    chosen = {spelled[name.lower()] for name in wanted}
+    return [name for name in known if name in chosen]
+
+
+def _fused_folders(texts: list[str]) -> dict[str, Path]:
+    found = {}
+    for text in texts:
+        name, equals, folder = text.partition("=")
+        if not equals or not name or not folder:
+            raise UsageError(f"--fused {text}: expected NAME=DIR, such as MyMethod=results/")
+        if name in found:
+            raise UsageError(f"--fused {text}: a second folder called {name}")
+        found[name] = Path(folder)
+    return found
+
+
+def _methods(
+    names: str,
+    found: PairSet,
+    device: str,
+    precision: str,
+    teacher: Path | None,
+    results: dict[str, Path],
+    include_seen: bool,
+) -> list[Method]:
+    """The methods for one data set; drops from it the pairs that the released ones among them have seen."""
+    from fusecli.benchmark import datasets
+    from fusecli.benchmark import methods as kinds
+
+    chosen = kinds.choose(names, found.task.name, device, precision, teacher)
+    taken = {method.name for method in chosen}
+    for name in results:
+        if name in taken:
+            raise UsageError(f"--fused {name}=…: there is a method of that name; give it another")
+    networks = [method for method in chosen if isinstance(method, kinds.Network)]
+    datasets.leave_out_seen(found, [method.card for method in networks if method.card], include_seen)
+    unknown = [method.name for method in networks if method.card is None]
+    if unknown:
+        found.notes.append(f"{', '.join(unknown)}: no model card, so pairs seen in training could not be left out")
+    chosen += [kinds.Folder(name, folder) for name, folder in results.items()]
+    if not chosen:
+        raise UsageError("no method to measure: --methods none needs at least one --fused NAME=DIR")
+    return chosen
+
+
+def _write_files(
+    report: Report, csv: Path | None, json_file: Path | None, latex: Path | None, markdown: Path | None
+) -> None:
+    import json
+
+    from fusecli.benchmark import report as tables
+
+    text = json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if json_file == Path("-"):
+        typer.echo(text, nl=False)
+        json_file = None
+    for path, content in (
+        (csv, lambda: tables.to_csv(report)),
+        (json_file, lambda: text),
+        (latex, lambda: tables.to_latex(report)),
+        (markdown, lambda: tables.to_markdown(report)),
+    ):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content(), encoding="utf-8")
+
+
+def _console() -> Console:
+    """Stdout; as wide as needed where it is no terminal, so that nothing is cut in a file."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 240, highlight=False, soft_wrap=False)
+
+
+def _stop_if(failed: list[str]) -> None:
+    if failed:
+        for line in failed:
+            typer.echo(f"failed: {line}", err=True)
+        raise typer.Exit(EXIT_NOTHING_DONE)
