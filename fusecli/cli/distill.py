@@ -27,6 +27,7 @@ def distill(
     quiet: options.Quiet = False,
 ) -> None:
     """Distil a student from a teacher and print the path of its weights, ready for `fusecli fuse -m`."""
+    options.set_up_logging("text", quiet=quiet, verbose=False)
     if student not in STUDENTS:
         raise UsageError(f"unknown student {student!r}; known: {', '.join(STUDENTS)}")
     from fusecli.models import checkpoint

@@ -27,6 +27,7 @@ def train_teacher(
 
     Several GPUs: torchrun --nproc-per-node 4 -m fusecli train-teacher …
     """
+    options.set_up_logging("text", quiet=quiet, verbose=False)
     if task not in registry.TASKS:
         raise UsageError(f"unknown task {task!r}; known: {', '.join(registry.TASKS)}")
     from fusecli.training import session

@@ -41,8 +41,8 @@ class Engine:
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
-        self.tile = AUTO_TILE[self.device.type] if tile == "auto" else int(tile)
-        self.overlap = model.halo if overlap == "auto" else int(overlap)
+        self.tile = _pixels("--tile", tile, AUTO_TILE[self.device.type])
+        self.overlap = _pixels("--tile-overlap", overlap, model.halo)
         self._streams = [torch.cuda.Stream(self.device) for _ in range(2)] if self.device.type == "cuda" else []
         self._turn = 0
 
@@ -122,6 +122,18 @@ class Engine:
     def _forward(self, first: Tensor, second: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             return self.model(first, second).float()
+
+
+def _pixels(option: str, value: str | int, auto: int) -> int:
+    if value == "auto":
+        return auto
+    try:
+        number = int(value)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise UsageError(f"{option} {value}: write auto, 0 or a number of pixels")
+    return number
 
 
 def to_unit(images: Tensor) -> Tensor:

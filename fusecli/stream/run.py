@@ -5,6 +5,7 @@ Memory is bounded by the number of pairs under way, never by the number of files
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -250,13 +251,9 @@ def _guarded_load(job: Job, settings: Settings) -> Loaded | Outcome:
 def _guarded(job: Job, act: Callable[[], Outcome]) -> Outcome:
     try:
         return act()
-    except OSError as error:
-        if error.errno == 28:  # a full disk will be full for the next pair too
-            raise FusecliError(
-                f"{job.output}: no space left on the disk; free some and go on with --skip-existing"
-            ) from error
-        return Outcome(job, error=_reason(error))
     except Exception as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:  # so for the next pair too
+            raise FusecliError(f"{error}; free some and go on with --skip-existing") from error
         return Outcome(job, error=_reason(error))
 
 

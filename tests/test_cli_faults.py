@@ -1,0 +1,230 @@
+"""Bad input and broken runs: a clear message, the right exit code, nothing lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+from conftest import scene
+
+
+def command(root, *more):
+    return ["fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", *more]
+
+
+def launch(root, *more, **options):
+    arguments = [str(argument) for argument in command(root, *more)]
+    return subprocess.Popen([sys.executable, "-m", "fusecli", *arguments], stderr=subprocess.PIPE, text=True, **options)
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_missing_partner_is_listed(pairs, fusecli):
+    root = pairs(3)
+    (root / "ir" / "001.png").unlink()
+    code, _, err = fusecli(*command(root))
+    assert code == 2
+    assert "001.png" in err
+    assert not (root / "out").exists()
+    code, _, err = fusecli(*command(root, "--ignore-unmatched"))
+    assert code == 0
+    assert "001.png" in err
+    assert sorted(contents(root / "out")) == ["000.png", "002.png"]
+
+
+def test_one_pair_of_different_sizes_fails_alone(pairs, fusecli):
+    root = pairs(3)
+    cv2.imwrite(str(root / "ir" / "001.png"), scene(0, (10, 10))[1])
+    code, _, err = fusecli(*command(root))
+    assert code == 8
+    assert "001" in err
+    assert "10×10" in err
+    assert sorted(contents(root / "out")) == ["000.png", "002.png"]
+
+
+def test_a_truncated_file_costs_one_pair_of_fifty(pairs, fusecli):
+    root = pairs(50, size=(24, 32))
+    broken = root / "vis" / "025.png"
+    broken.write_bytes(broken.read_bytes()[:-40])
+    code, out, err = fusecli(*command(root, "--json", "--report", root / "report.json"))
+    assert code == 8
+    assert "025" in err
+    assert "Traceback" not in err
+    totals = json.loads(out)
+    assert (totals["done"], totals["failed"]) == (49, 1)
+    assert len(contents(root / "out")) == 49
+    failed = [pair for pair in json.loads((root / "report.json").read_text())["pairs"] if pair["status"] == "failed"]
+    assert [pair["name"] for pair in failed] == ["025"]
+
+
+def test_fail_fast_stops_at_the_first(pairs, fusecli):
+    root = pairs(40, size=(24, 32))
+    (root / "vis" / "000.png").write_text("not an image")
+    code, out, _ = fusecli(*command(root, "--fail-fast", "--json", "-j", "1"))
+    assert code == 1
+    assert json.loads(out)["done"] == 0
+
+
+def test_text_named_png(pairs, fusecli):
+    root = pairs(1)
+    (root / "vis" / "000.png").write_text("I am no picture")
+    code, _, err = fusecli(*command(root))
+    assert code == 1
+    assert "000.png" in err
+    assert "Traceback" not in err
+
+
+def test_empty_and_missing_folders(tmp_path, pairs, fusecli):
+    root = pairs(1)
+    (tmp_path / "empty").mkdir()
+    code, _, err = fusecli("fuse", "--ir", tmp_path / "empty", "--vis", root / "vis", "-o", root / "out")
+    assert code == 2
+    assert "empty" in err
+    code, _, err = fusecli("fuse", "--ir", tmp_path / "nowhere", "--vis", root / "vis", "-o", root / "out")
+    assert code == 2
+    assert "nowhere" in err
+
+
+@pytest.mark.parametrize("where", ["vis", "ir", "vis/below"])
+def test_output_in_an_input_folder_is_refused(pairs, fusecli, where):
+    root = pairs(2)
+    before = contents(root)
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / where, "--overwrite")
+    assert code == 2
+    assert "input" in err
+    assert contents(root) == before
+
+
+def test_output_file_that_is_an_input_is_refused(pairs, fusecli):
+    root = pairs(1)
+    files = ["--ir", root / "ir" / "000.png", "--vis", root / "vis" / "000.png"]
+    code, _, err = fusecli("fuse", *files, "-o", root / "vis" / "000.png", "--overwrite")
+    assert code == 2
+    assert "input" in err
+
+
+def test_two_inputs_to_one_output(pairs, fusecli):
+    root = pairs(2)
+    code, _, err = fusecli(*command(root, "--name", "same"))
+    assert code == 2
+    assert "000.png" in err
+    assert "001.png" in err
+    code, _, err = fusecli(*command(root)[:-1], root / "one.png")
+    assert code == 2
+    assert "2 pairs" in err
+
+
+def test_unwritable_output(pairs, fusecli):
+    root = pairs(1)
+    (root / "out").write_text("a file where the folder should be")
+    code, _, err = fusecli(*command(root))
+    assert code == 2
+    assert "cannot write" in err
+
+
+def test_unknown_model_device_and_number(pairs, fusecli):
+    root = pairs(1)
+    for more, word in (
+        (["-m", "nemo"], "nano"),
+        (["-m", "missing.safetensors"], "missing.safetensors"),
+        (["-d", "quantum"], "quantum"),
+        (["--tile", "many"], "many"),
+        (["--tile-overlap", "-3"], "-3"),
+    ):
+        code, _, err = fusecli(*command(root, *more))
+        assert code == 2, more
+        assert word in err
+        assert "Traceback" not in err
+
+
+def test_full_disk_leaves_no_half_written_file(pairs, tmp_path):
+    root = pairs(30, size=(120, 160))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("may not mount a small disk here")
+    try:
+        arguments = ["--ir", root / "ir", "--vis", root / "vis", "-o", disk / "out"]
+        done = subprocess.run(
+            [sys.executable, "-m", "fusecli", "fuse", *map(str, arguments)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode not in (0, 2)
+        assert "No space left" in done.stderr
+        assert "--skip-existing" in done.stderr
+        assert "Traceback" not in done.stderr
+        written = contents(disk / "out")
+        assert written
+        assert all(name.endswith(".png") and not name.startswith(".") for name in written)
+        for data in written.values():
+            assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).shape == (120, 160, 3)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_and_resumed_gives_the_same_bytes(pairs, number, code):
+    root = pairs(120, size=(96, 128))
+    report = root / "report.json"
+    process = launch(root, "--report", report)
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit and not (root / "out").is_dir():
+        time.sleep(0.02)
+    while time.monotonic() < limit and len(list((root / "out").glob("*.png"))) < 5:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    begun = contents(root / "out")
+    if process.returncode == 0:
+        pytest.skip("done before the signal came")
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert 0 < len(begun) < 120
+    assert all(not name.startswith(".") for name in begun)
+    assert json.loads(report.read_text())["totals"]["interrupted"]
+    assert launch(root, "--skip-existing").wait(timeout=120) == 0
+    resumed = contents(root / "out")
+    shutil.rmtree(root / "out")
+    assert launch(root).wait(timeout=120) == 0
+    assert contents(root / "out") == resumed
+
+
+def test_killed_and_resumed_gives_the_same_bytes(pairs):
+    root = pairs(60, size=(96, 128))
+    process = launch(root)
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit and not list(root.glob("out/*.png")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert launch(root, "--skip-existing").wait(timeout=120) == 0
+    resumed = {name: data for name, data in contents(root / "out").items() if not name.startswith(".")}
+    shutil.rmtree(root / "out")
+    assert launch(root).wait(timeout=120) == 0
+    assert contents(root / "out") == resumed
+
+
+def test_names_that_shells_dislike(pairs, fusecli):
+    root = pairs(1)
+    for name in ("two words.png", "ünïcode — 夜.png", "new\nline.png", "'quote\".png"):
+        for side in ("vis", "ir"):
+            shutil.copy(root / side / "000.png", root / side / name)
+    assert fusecli(*command(root))[0] == 0
+    assert len(contents(root / "out")) == 5
+
+
+def test_too_many_pixels_are_refused_before_decoding(pairs, fusecli):
+    root = pairs(1)
+    code, _, err = fusecli(*command(root, "--max-pixels", "100"))
+    assert code == 1
+    assert "000.png" in err
