@@ -8,7 +8,7 @@ import sys
 import typer
 
 from fusecli import __version__
-from fusecli.cli import benchmark, distill, fuse, models, train_teacher
+from fusecli.cli import annotate, benchmark, distill, fuse, models, train_teacher
 from fusecli.errors import FusecliError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("fuse")(fuse.fuse)
 app.command("train-teacher")(train_teacher.train_teacher)
 app.command("distill")(distill.distill)
 app.command("models")(models.models)
+app.command("annotate")(annotate.annotate)
 app.add_typer(benchmark.app, name="benchmark")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fusecli.errors import InputError
+from fusecli.errors import InputError, OutputError
 from fusecli.text.events import SIDES, Event, severity_vector, types_for
 
 
@@ -103,21 +104,33 @@ def _text(path: Path) -> str:
 class Appender:
     """Appends records to a JSON-lines file, each flushed when written; ``done`` holds what was there before.
 
-    A last line that an interrupted run left unfinished is cut off; any other fault in the file is an InputError.
+    ``anew`` empties the file at the first record. Otherwise a last line that an interrupted run left unfinished is cut
+    off (``repaired``); any other fault in the file is an InputError. OutputError where the file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, anew: bool = False) -> None:
+        self.path = path
         self.done: dict[str, Description] = {}
         self.repaired = False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            self.repaired = _cut_torn_line(path)
-            self.done = load(path)
-        self._file = path.open("a", encoding="utf-8", newline="\n")
+        self._stale = anew
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not anew:
+                self.repaired = _cut_torn_line(path)
+                self.done = load(path)
+            self._file = path.open("a", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise _unwritable(path, error) from error
 
     def write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._file.flush()
+        try:
+            if self._stale:
+                self._file.truncate(0)
+                self._stale = False
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     def __enter__(self) -> Appender:
         return self
@@ -126,6 +139,10 @@ class Appender:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path}: cannot be written: {error.strerror or error}", full=error.errno == errno.ENOSPC)
 
 
 def _cut_torn_line(path: Path) -> bool:

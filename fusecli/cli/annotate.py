@@ -1,0 +1,215 @@
+"""`fusecli annotate`: what is wrong with each pair, as JSON lines for the text-guided teacher."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fusecli import registry
+from fusecli.cli import options
+from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, InputError, UsageError
+
+if TYPE_CHECKING:
+    from fusecli.images.pairing import Pair
+    from fusecli.text.record import Description
+
+log = logging.getLogger("fusecli")
+
+INPUT = "Folder, file or glob of {}."
+
+
+class Backend(str, Enum):
+    measure = "measure"
+    openai = "openai"
+
+
+def annotate(
+    ir: Annotated[str | None, typer.Option(help=INPUT.format("infrared frames"))] = None,
+    vis: Annotated[str | None, typer.Option(help=INPUT.format("visible frames"))] = None,
+    ct: Annotated[str | None, typer.Option(help=INPUT.format("CT slices"))] = None,
+    pet: Annotated[str | None, typer.Option(help=INPUT.format("PET slices"))] = None,
+    spect: Annotated[str | None, typer.Option(help=INPUT.format("SPECT slices"))] = None,
+    mri: Annotated[str | None, typer.Option(help=INPUT.format("MRI slices"))] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="JSON-lines file; pairs that it describes are skipped.")
+    ] = None,
+    backend: Annotated[
+        Backend, typer.Option(help="measure (embedded, exact) or openai (a vision model behind --base-url).")
+    ] = Backend.measure,
+    base_url: Annotated[
+        str, typer.Option(help="OpenAI-compatible endpoint: vLLM, Ollama, llama.cpp, …", envvar="OPENAI_BASE_URL")
+    ] = "http://localhost:8000/v1",
+    vlm: Annotated[
+        str | None, typer.Option(help="Vision-language model on that endpoint; default the only one it serves.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="Key for the endpoint.", envvar="OPENAI_API_KEY", show_envvar=True)
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one reply.")] = 120.0,
+    retries: Annotated[int, typer.Option(min=0, help="Further tries, each after twice the pause.")] = 3,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-j", min=1, help="Pairs at once. Default: one per core, 4 for openai."),
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too.")] = False,
+    pair_by: Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")] = "stem",
+    pairs: Annotated[
+        Path | None, typer.Option(help="CSV of explicit pairs: a column per side, and name (optional).")
+    ] = None,
+    ignore_unmatched: Annotated[bool, typer.Option(help="Take what has a partner; warn about the rest.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Describe every pair anew.")] = False,
+    fail_fast: Annotated[bool, typer.Option(help="Stop at the first pair that fails.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")] = False,
+    log_format: Annotated[str, typer.Option(help="text or json (messages on stderr).")] = "text",
+) -> None:
+    """Describe the degradations of pairs: events with severity, and a sentence per modality.
+
+    fusecli annotate --ir thermal/ --vis camera/ -o descriptions.jsonl
+
+    Run it again to go on after an interruption.
+
+    Exit codes: 0 all done, 1 nothing could be done, 2 usage, 8 some pairs failed.
+    """
+    options.set_up_logging(log_format, quiet=quiet, verbose=verbose)
+    given = {"ir": ir, "vis": vis, "ct": ct, "pet": pet, "spect": spect, "mri": mri}
+    sides = {side: value for side, value in given.items() if value is not None}
+    task = registry.task_of(set(sides))
+    if task is None:
+        valid = ", ".join(f"--{t.first} with --{t.second}" for t in registry.TASKS.values())
+        raise UsageError(f"give exactly one pair of modalities: {valid}")
+    if output is None:
+        raise UsageError("name the output: -o descriptions.jsonl")
+    if output.is_dir():
+        raise UsageError(f"-o {output} is a folder; name a file in it, such as {output / 'descriptions.jsonl'}")
+
+    from fusecli.images import frames, pairing
+    from fusecli.text.record import Appender
+
+    found = pairing.find_pairs(
+        sides[task.first],
+        sides[task.second],
+        endings=frames.ENDINGS,
+        recursive=recursive,
+        pair_by=pair_by,
+        pairs_csv=pairs,
+        sides=task.sides,
+        ignore_unmatched=ignore_unmatched,
+    )
+    inputs = [path for pair in found for path in (pair.first, pair.second)]
+    if any(output.exists() and os.path.samefile(output, path) for path in inputs):
+        raise UsageError(f"-o {output} is one of the inputs")
+    source = backend.value
+    if backend is Backend.measure:
+        describe = _measured(task)
+    else:
+        describe, model = _asked(task, base_url, vlm, api_key, timeout, retries)
+        source = f"openai:{model}"
+
+    read = _reader(found, task)
+    done = failed = 0
+    with Appender(output, anew=overwrite) as records:
+        if records.repaired:
+            log.warning("%s: cut off an unfinished last line", output)
+        foreign = next((name for name, item in records.done.items() if item.sides != task.sides), None)
+        if foreign is not None:
+            known = " + ".join(records.done[foreign].sides)
+            raise UsageError(f"{output} describes {known} pairs; name another file, or --overwrite it")
+        todo = [pair for pair in found if pair.name not in records.done]
+        skipped = len(found) - len(todo)
+        count = workers or (4 if backend is Backend.openai else os.cpu_count() or 1)
+        for pair, described in _each(lambda pair: describe(*read(pair), pair.name), todo, count, quiet):
+            if isinstance(described, InputError):
+                failed += 1
+                log.error("%s: %s", pair.name, described)
+                if fail_fast:
+                    break
+                continue
+            records.write(described.record(pair.name, pair.first.as_posix(), pair.second.as_posix(), source))
+            done += 1
+    counts = {"described": done, "failed": failed, "already there": skipped}
+    log.info("%s: %s", output, ", ".join(f"{number} {what}" for what, number in counts.items() if number))
+    if failed:
+        raise typer.Exit(EXIT_PARTIAL if done or skipped else EXIT_NOTHING_DONE)
+
+
+def _measured(task: registry.Task) -> Callable[[Any, Any, str], Description]:
+    from fusecli.images.colour import luma
+    from fusecli.images.opencv import cv2
+    from fusecli.text.describe import describe
+
+    cv2.setNumThreads(1)  # pairs are worked on in parallel already
+    return lambda first, second, name: describe(luma(first), luma(second), task.sides, name)
+
+
+def _asked(
+    task: registry.Task, base_url: str, vlm: str | None, api_key: str | None, timeout: float, retries: int
+) -> tuple[Callable[[Any, Any, str], Description], str]:
+    import numpy as np
+
+    from fusecli.text import vlm as client
+
+    model = vlm
+    if model is None:
+        offered = client.Endpoint(base_url, None, api_key, timeout, retries).models()
+        if len(offered) != 1:
+            raise UsageError(f"{base_url} serves {', '.join(offered) or 'no model that it names'}; choose one by --vlm")
+        model = offered[0]
+    endpoint = client.Endpoint(base_url, model, api_key, timeout, retries)
+
+    def eight_bit(pixels: np.ndarray) -> np.ndarray:
+        return pixels if pixels.dtype == np.uint8 else np.rint(pixels * 255).astype(np.uint8)
+
+    def describe(first: np.ndarray, second: np.ndarray, name: str) -> Description:
+        return client.describe(endpoint, (eight_bit(first), eight_bit(second)), task.sides, name)
+
+    return describe, model
+
+
+def _reader(pairs: list[Pair], task: registry.Task) -> Callable[[Pair], tuple[Any, Any]]:
+    """The first pages of a pair, with the intensities that `fuse` gives them."""
+    from fusecli.images import frames, intensity
+
+    first = intensity.visible_range([pair.first for pair in pairs])
+    seconds = [pair.second for pair in pairs]
+    second = intensity.sequence_range("auto", seconds) if task.second == "ir" else intensity.visible_range(seconds)
+    return lambda pair: (
+        frames.read(pair.first, intensity=first, pages=[0])[0].pixels,
+        frames.read(pair.second, intensity=second, pages=[0])[0].pixels,
+    )
+
+
+def _each(
+    work: Callable[[Pair], Description], pairs: list[Pair], workers: int, quiet: bool
+) -> Iterator[tuple[Pair, Description | InputError]]:
+    """Each pair with its description or its failure, in the order of ``pairs``; a few more are under way."""
+    from tqdm import tqdm
+
+    def attempt(pair: Pair) -> Description | InputError:
+        try:
+            return work(pair)
+        except InputError as error:
+            return error
+
+    hidden = quiet or not sys.stderr.isatty()
+    waiting: deque[tuple[Pair, Future[Description | InputError]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        with tqdm(total=len(pairs), unit="pair", disable=hidden, file=sys.stderr) as bar:
+            for pair in pairs:
+                waiting.append((pair, pool.submit(attempt, pair)))
+                while len(waiting) > (2 * workers if pair is not pairs[-1] else 0):
+                    ready, future = waiting.popleft()
+                    yield ready, future.result()
+                    bar.update()
+    finally:
+        pool.shutdown(cancel_futures=True)
