@@ -334,6 +334,21 @@ def test_tiff_colour_varieties(tmp_path):
     np.testing.assert_array_equal(stored(path), picture(20, 30, 3))
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_few_bits_fill_the_range(tmp_path, bits, photometric):
+    """A hand-made TIFF, since few libraries write one: two rows of eight samples, from black to white."""
+    top = 2**bits - 1
+    row = np.array([0, 0, 1, 1, top - 1, top - 1, top, top])
+    packed = np.packbits((row[:, None] >> np.arange(bits)[::-1]) & 1).tobytes() * 2
+    tags = {256: 8, 257: 2, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 2, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + directory)
+    expected = np.uint8([row * (255 // top)] * 2)
+    np.testing.assert_array_equal(one(tmp_path / "a.tif").pixels, expected if photometric else 255 - expected)
+
+
 def test_thumbnails_are_no_pages(tmp_path):
     path, image = tmp_path / "a.tif", picture(32, 40)
     with tifffile.TiffWriter(path) as file:
@@ -415,6 +430,9 @@ ENCODED[".tiff"] = _buffer.getvalue()
 _buffer = BytesIO()
 Image.fromarray(picture(40, 50, 3)).save(_buffer, "JPEG", progressive=True)
 ENCODED[".jpeg"] = _buffer.getvalue()
+_buffer = BytesIO()
+Image.fromarray(picture(40, 50, 3)).convert("P").save(_buffer, "TIFF")
+ENCODED["palette.tif"] = _buffer.getvalue()
 
 
 @settings(max_examples=200, deadline=None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -24,8 +25,7 @@ _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 
 def peek(path: Path) -> tuple[int, int, int, np.dtype]:
     """(pages, height, width, sample type), the first page's, once its orientation is applied. Raises Unreadable."""
-    with _open(path) as file:
-        pages = _images(file)
+    with _open(path) as (_, pages):
         size = pages[0].imagelength, pages[0].imagewidth
         height, width = size[::-1] if _orientation(pages[0]) >= _TRANSPOSED else size
         return len(pages), height, width, np.dtype(pages[0].dtype or np.uint8)
@@ -39,8 +39,7 @@ def read(
     Alpha is dropped, palettes are expanded, white-is-zero is inverted; thumbnails and masks are no pages.
     Raises Unreadable with the reason.
     """
-    with _open(path) as file:
-        images = _images(file)
+    with _open(path) as (file, images):
         wanted = range(len(images)) if pages is None else [index for index in pages if index < len(images)]
         total = sum(images[index].imagelength * images[index].imagewidth for index in wanted)
         if total > max_pixels:
@@ -51,7 +50,10 @@ def read(
             _check(file, page)
             array = _with_tifffile(page)
             # OpenCV applies the orientation of a TIFF by itself when it decodes from memory.
-            arrays.append(_with_opencv(path, page) if array is None else orient(array, _orientation(page)))
+            array = _with_opencv(path, page) if array is None else orient(array, _orientation(page))
+            if array.ndim < 2 or sorted(array.shape[:2]) != sorted((page.imagelength, page.imagewidth)):
+                raise Unreadable("the TIFF page is damaged: its data do not fill it")
+            arrays.append(array)
         return arrays, len(images)
 
 
@@ -75,24 +77,20 @@ def too_large(pixels: int, limit: int) -> str:
     return f"{pixels:,} pixels are more than the limit of {limit:,}; set FUSECLI_MAX_PIXELS to raise it"
 
 
-def _open(path: Path) -> tifffile.TiffFile:
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[tifffile.TiffFile, list[tifffile.TiffPage]]]:
+    """The file and those of its pages that are images."""
     try:
-        return tifffile.TiffFile(path)
-    except OSError:
+        with tifffile.TiffFile(path) as file:
+            pages = [page.aspage() for page in file.pages]
+            pages = [page for page in pages if not page.subfiletype & 0b101] or pages  # bit 0: thumbnail, bit 2: mask
+            if not pages:
+                raise Unreadable(TRUNCATED)
+            yield file, pages
+    except (Unreadable, OSError, MemoryError):
         raise
-    except Exception as error:  # damaged headers surface as whatever the parser stumbled over
-        raise Unreadable(f"the TIFF's header is damaged or cut off ({error})") from error
-
-
-def _images(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    try:
-        pages = [page.aspage() for page in file.pages]
-    except Exception as error:
-        raise Unreadable(f"the TIFF's list of pages is damaged or cut off ({error})") from error
-    full = [page for page in pages if not page.subfiletype & 0b101] or pages  # bit 0: thumbnail, bit 2: mask
-    if not full:
-        raise Unreadable(f"the TIFF holds no page; {TRUNCATED}")
-    return full
+    except Exception as error:  # damaged tags surface as whatever tifffile stumbled over
+        raise Unreadable(f"the TIFF is damaged or cut off ({error})") from error
 
 
 def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
@@ -130,25 +128,25 @@ def _with_tifffile(page: tifffile.TiffPage) -> np.ndarray | None:
         kind == PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG  # decoded to RGB
     ):
         return None
+    if page.axes not in ("YX", "YXS", "SYX"):
+        raise Unreadable(f"the TIFF page has axes {page.axes}; one plane, gray or RGB, is needed")
     try:
         array = page.asarray(maxworkers=1)
+        if page.axes == "SYX":
+            array = np.moveaxis(array, 0, -1)
+        if array.ndim == 3:
+            array = array[..., 0] if array.shape[2] < 3 else array[..., :3]
+        if kind == PHOTOMETRIC.PALETTE:
+            table = np.asarray(page.colormap)
+            table = (table if table.max() < 256 else table >> 8).astype(np.uint8)
+            gray = (table == table[:1]).all()
+            array = table[0][array] if gray else np.moveaxis(table[:, array], 0, -1)
+        elif page.bitspersample < 8:
+            array = array.astype(np.uint8) * np.uint8(255 // (2**page.bitspersample - 1))
     except Exception:  # a compression without its codec, or damaged data: OpenCV decides which
         return None
-    if page.axes == "SYX":
-        array = np.moveaxis(array, 0, -1)
-    elif page.axes not in ("YX", "YXS"):
-        raise Unreadable(f"the TIFF page has axes {page.axes}; one plane, gray or RGB, is needed")
-    if array.ndim == 3:
-        array = array[..., 0] if array.shape[2] < 3 else array[..., :3]
-    if array.dtype == bool:
-        array = array.astype(np.uint8) * np.uint8(255)
     if kind == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
         array = np.iinfo(array.dtype).max - array
-    if kind == PHOTOMETRIC.PALETTE:
-        table = np.asarray(page.colormap)
-        table = (table if table.max() < 256 else table >> 8).astype(np.uint8)
-        gray = (table == table[:1]).all()
-        array = table[0][array] if gray else np.moveaxis(table[:, array], 0, -1)
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
