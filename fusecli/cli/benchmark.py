@@ -70,7 +70,7 @@ def benchmark(
     markdown: Annotated[Path | None, typer.Option(help="Write tables for Markdown.")] = None,
     html: Annotated[Path, typer.Option(help="Write the page: tables, charts, images.")] = Path("benchmark.html"),
     no_html: Annotated[bool, typer.Option("--no-html", help="Do not write the page.")] = False,
-    cases: Annotated[int, typer.Option(min=0, help="Worst and best pairs per data set on the page, each.")] = 4,
+    cases: Annotated[int, typer.Option(min=0, help="Worst and best pairs per data set on the page, each.")] = 3,
     fail_below: FailBelow = [],  # noqa: B006
     device: options.Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",

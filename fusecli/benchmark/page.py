@@ -1,0 +1,280 @@
+"""The report as one page: tables, charts, and a viewer of the worst and best pairs. Needs no network."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusecli import __version__
+from fusecli.benchmark import charts
+from fusecli.benchmark.cache import Cache
+from fusecli.benchmark.methods import Method
+from fusecli.benchmark.report import COST_COLUMNS, caption, marks, notes, number
+from fusecli.benchmark.results import DatasetResult, MethodResult, Report
+from fusecli.benchmark.run import Job
+from fusecli.images import colour
+from fusecli.images.opencv import cv2
+from fusecli.images.pairing import Pair
+
+TEMPLATE = Path(__file__).with_name("page.html")
+SIDE = 800  # longer images are scaled down to this many pixels
+QUALITY = 82
+SHOWN_METRICS = ("VIF", "Qabf", "SSIM")
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair to look at. images: (name, WebP, caption), sources first. look: (x, y) of the zoomed crop, 0…1."""
+
+    pair: str
+    label: str
+    look: tuple[float, float]
+    images: list[tuple[str, bytes, str]]
+
+
+def pick_cases(report: Report, jobs: list[Job], count: int, cache: Cache) -> dict[str, list[Case]]:
+    """The ``count`` worst and best pairs of each data set, worst first, with all images."""
+    return {job.pair_set.name: _cases(report, job, count, cache) for job in jobs} if count else {}
+
+
+def judged(dataset: DatasetResult) -> MethodResult:
+    """The method whose worst and best pairs are shown: the first that is no baseline."""
+    methods = list(dataset.methods.values())
+    return next((method for method in methods if method.kind != "classical"), methods[0])
+
+
+def standing(report: Report, dataset: DatasetResult, method: MethodResult) -> np.ndarray:
+    """How well ``method`` does on each pair: its distance to the mean of all methods there, in deviations, summed over
+    the ranked metrics. With one method alone the distance is to its own mean over the pairs."""
+    scores = np.zeros(len(dataset.pairs))
+    for metric in report.ranked() or report.metrics:
+        table = np.array(
+            [
+                [np.nan if value is None else value for value in other.values[metric]]
+                for other in dataset.methods.values()
+            ]
+        )
+        own = np.array([np.nan if value is None else value for value in method.values[metric]])
+        if np.isnan(own).all():
+            continue
+        usual = np.nanmean(table, axis=0) if len(table) > 1 else np.nanmean(own)
+        spread = np.nanstd(table - usual)
+        if spread > 0:
+            sign = 1 if report.metric(metric).higher_is_better else -1
+            scores += np.nan_to_num(sign * (own - usual) / spread)
+    return scores
+
+
+def _cases(report: Report, job: Job, count: int, cache: Cache) -> list[Case]:
+    dataset = report.datasets[job.pair_set.name]
+    order = np.argsort(standing(report, dataset, judged(dataset)), kind="stable").tolist()
+    if len(order) > 2 * count:
+        chosen = [(index, "worst") for index in order[:count]] + [(index, "best") for index in order[-count:]]
+    else:
+        chosen = [(index, "worst" if place < len(order) / 2 else "best") for place, index in enumerate(order)]
+    return [_case(report, job, index, word, cache) for index, word in chosen]
+
+
+def _case(report: Report, job: Job, index: int, word: str, cache: Cache) -> Case:
+    dataset = report.datasets[job.pair_set.name]
+    pair = job.pair_set.pairs[index]
+    key = job.hashes[pair.name]
+    sources: list[np.ndarray] = []
+
+    def read() -> list[np.ndarray]:
+        if not sources:
+            sources.extend(job.read(pair))
+        return sources
+
+    images = []
+    for side, name in enumerate(job.pair_set.task.sides):
+        data = _cached(cache, ("source", side, key), lambda side=side: read()[side])  # type: ignore[misc]
+        images.append((name, data, ""))
+    for method in job.methods:
+        data = _cached(
+            cache,
+            ("result", method.identity(pair), key),
+            lambda method=method: _fuse(method, pair, read()),  # type: ignore[misc]
+        )
+        shown = [metric for metric in SHOWN_METRICS if metric in report.metrics] or report.metrics[:3]
+        values = dataset.methods[method.name].values
+        images.append((method.name, data, "  ".join(f"{metric} {number(values[metric][index])}" for metric in shown)))
+    look = cache.read_json(Cache.key("look", VERSION, key))
+    if not look:
+        look = {"at": _busiest(*read())}
+        cache.write_json(Cache.key("look", VERSION, key), look)
+    return Case(pair.name, word, tuple(look["at"]), images)
+
+
+def _fuse(method: Method, pair: Pair, sources: list[np.ndarray]) -> np.ndarray:
+    return method.fuse(pair, sources[0], sources[1])
+
+
+def _cached(cache: Cache, parts: tuple[object, ...], make: Any) -> bytes:
+    key = Cache.key("image", VERSION, *parts)
+    data = cache.read(key, "webp")
+    if data is None:
+        data = _webp(make())
+        cache.write(key, "webp", data)
+    return data
+
+
+def _webp(image: np.ndarray) -> bytes:
+    """A small picture of an image of any sample type."""
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    elif image.dtype != np.uint8:
+        image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    scale = SIDE / max(image.shape[:2])
+    if scale < 1:
+        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    done, data = cv2.imencode(
+        ".webp", image[..., ::-1] if image.ndim == 3 else image, [cv2.IMWRITE_WEBP_QUALITY, QUALITY]
+    )
+    assert done
+    return data.tobytes()
+
+
+def _busiest(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Where both sources have most detail, (x, y) in 0…1: the crop that a reader would look at first."""
+    detail = [cv2.Laplacian(np.ascontiguousarray(colour.luma(side)), cv2.CV_32F) ** 2 for side in (first, second)]
+    height, width = detail[0].shape
+    window = (max(1, width // 6) | 1, max(1, height // 6) | 1)
+    together = np.sqrt(cv2.blur(detail[0], window) * cv2.blur(detail[1], window))
+    row, column = np.unravel_index(int(together.argmax()), together.shape)
+    return float((column + 0.5) / width), float((row + 0.5) / height)
+
+
+def write(path: Path, report: Report, cases: dict[str, list[Case]]) -> None:
+    """Write the page: one HTML file that shows everything without a network."""
+    body = [
+        "<header><h1>Image fusion benchmark</h1>",
+        f'<p class="soft">fusecli {escape(__version__)}, protocol <b>{escape(report.protocol)}</b>: the same metric '
+        "name means other numbers under another protocol. Arrows say where better lies. "
+        "Cells are mean ± standard deviation over the pairs; green is best, underlined second.</p>",
+    ]
+    if len(report.datasets) > 1:
+        links = (f'<a href="#{escape(name)}">{escape(name)}</a>' for name in report.datasets)
+        body.append(f"<nav>{''.join(links)}</nav>")
+    body.append("</header>")
+    for dataset in report.datasets.values():
+        body += _section(report, dataset, cases.get(dataset.name, []))
+    page = TEMPLATE.read_text(encoding="utf-8")
+    embedded = {name: [_case_json(case) for case in listed] for name, listed in cases.items()}
+    for mark, text in (
+        ("@TITLE@", f"Image fusion benchmark: {', '.join(map(escape, report.datasets))}"),
+        ("@BODY@", "\n".join(body)),
+        ("@CASES@", json.dumps(embedded, ensure_ascii=False).replace("<", "\\u003c")),
+    ):
+        page = page.replace(mark, text, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def _case_json(case: Case) -> dict[str, Any]:
+    images = [
+        {"name": name, "caption": text, "url": "data:image/webp;base64," + base64.b64encode(data).decode()}
+        for name, data, text in case.images
+    ]
+    return {"pair": case.pair, "look": case.look, "images": images}
+
+
+def _section(report: Report, dataset: DatasetResult, cases: list[Case]) -> list[str]:
+    parts = [
+        f'<section id="{escape(dataset.name)}"><h2>{escape(caption(report, dataset))}</h2>',
+        '<ul class="notes">',
+        *(f"<li>{escape(line)}</li>" for line in notes(report, dataset)),
+        "</ul>",
+        _table(report, dataset),
+    ]
+    if scatter := charts.quality_against_time(report, dataset):
+        parts += ["<h3>Quality against time</h3>", scatter]
+    parts += [_costs(report, dataset)]
+    drawn = (charts.distribution(report, dataset, metric) for metric in report.metrics)
+    parts += [
+        "<h3>Distributions: a dot per pair, box from quartile to quartile, line at the median</h3>",
+        f'<div class="charts">{"".join(drawn)}</div>',
+    ]
+    if cases:
+        parts.append(_viewer(dataset, cases))
+    return [*parts, "</section>"]
+
+
+def _name(dataset: DatasetResult, method: MethodResult) -> str:
+    color = charts.colors(dataset)[method.name]
+    return (
+        f'<td title="{escape(method.title)}"><span class="swatch" style="background:{color}"></span>'
+        f"{escape(method.name)}</td>"
+    )
+
+
+def _table(report: Report, dataset: DatasetResult) -> str:
+    ranks = report.mean_ranks(dataset)
+    marked = {metric: marks(report, dataset, metric) for metric in report.metrics}
+    head = []
+    for name in report.metrics:
+        metric = report.metric(name)
+        better = "higher" if metric.higher_is_better else "lower"
+        button = f"<button>{escape(name)} {metric.arrow}</button>"
+        head.append(f'<th data-better="{better}" title="{escape(metric.title)}">{button}</th>')
+    if ranks:
+        head.append('<th data-better="lower"><button>rank ↓</button></th>')
+    rows = []
+    for method in report.ordered(dataset):
+        cells = [_name(dataset, method)]
+        for name in report.metrics:
+            mean, std = method.mean(name), method.std(name)
+            if mean is None:
+                cells.append("<td>–</td>")
+                continue
+            place = marked[name].get(method.name)
+            css = f' class="p{place}"' if place else ""
+            cells.append(f'<td{css} data-value="{mean!r}"><b>{number(mean)}</b> <small>± {number(std)}</small></td>')
+        if ranks:
+            cells.append(f'<td data-value="{ranks[method.name]!r}">{ranks[method.name]:.2f}</td>')
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return (
+        f'<div class="wide"><table class="sortable"><thead><tr><th>method</th>{"".join(head)}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _costs(report: Report, dataset: DatasetResult) -> str:
+    measured = [method for method in report.ordered(dataset) if method.cost]
+    if not measured:
+        return ""
+    head = "".join(f"<th>{escape(header)}</th>" for header in ("method", *(h for h, _ in COST_COLUMNS), "device"))
+    rows = []
+    for method in measured:
+        assert method.cost is not None
+        cells = "".join(f"<td>{escape(show(method.cost))}</td>" for _, show in COST_COLUMNS)
+        rows.append(f"<tr>{_name(dataset, method)}{cells}<td>{escape(method.cost['device'])}</td></tr>")
+    width, height = measured[0].cost["size"]  # type: ignore[index]
+    return (
+        f"<h3>Cost of one pair of {width}×{height}: median, measured in turns</h3>"
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def _viewer(dataset: DatasetResult, cases: list[Case]) -> str:
+    options = "".join(
+        f'<option value="{index}">{case.label}: {escape(case.pair)}</option>' for index, case in enumerate(cases)
+    )
+    return (
+        f"<h3>Worst and best pairs of {escape(judged(dataset).name)}, worst first</h3>"
+        '<p class="soft">Worst is where the method stands lowest against the others. Move over an image to move the '
+        "crop in all of them; a click holds it.</p>"
+        f'<div class="viewer" data-dataset="{escape(dataset.name)}"><div class="bar">'
+        f'<button class="back" aria-label="previous pair">←</button><select aria-label="pair">{options}</select>'
+        '<button class="next" aria-label="next pair">→</button>'
+        '<label>zoom <input type="range" min="1" max="8" step="0.5" value="3"></label></div>'
+        '<div class="grid"></div></div>'
+    )
