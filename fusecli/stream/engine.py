@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 from collections.abc import Callable
 from functools import cache
@@ -40,6 +42,8 @@ class Engine:
     ) -> None:
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
+        if self.device.type == "cpu":
+            _keep_freed_pages()
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
         self.tile = _pixels("--tile", tile, AUTO_TILE[self.device.type])
         self.overlap = _pixels("--tile-overlap", overlap, model.halo)
@@ -173,6 +177,15 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "fp16" and device.type == "cpu":
         raise UsageError("--precision fp16: CPUs are slower with it; use bf16 or fp32")
     return PRECISIONS[name]
+
+
+@cache
+def _keep_freed_pages() -> None:
+    """Tell glibc to reuse freed memory: else each layer's result is unmapped and its pages are faulted in again."""
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no mallopt, and no need of it
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 @cache
