@@ -213,7 +213,7 @@ def description_vectors(descriptions: Sequence[Description], encoder: TextEncode
     """``description_vector`` of many, N×(2·dim + SEVERITY_DIM)."""
     embedded = encoder.encode([item.sentences[side] for item in descriptions for side in item.sides])
     severities = np.array([item.severities for item in descriptions], np.float32).reshape(-1, SEVERITY_DIM)
-    return np.hstack([embedded.reshape(len(descriptions), -1), severities]).astype(np.float32)
+    return np.hstack([embedded.reshape(-1, 2 * encoder.dim), severities]).astype(np.float32)
 
 
 def text_key(text: str) -> str:

@@ -229,7 +229,7 @@ def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
     heads = list(_TYPE.finditer(reply))
     if not heads and not (len(reply) < SHORT and _NOTHING.search(reply)):
         raise ReplyError(f"the reply is not in the format asked for: {' '.join(reply.split())[:120]!r}")
-    events: list[Event] = []
+    events: dict[tuple[str, str], Event] = {}  # models repeat themselves: the worst of a type counts
     told: dict[str, list[str]] = {side: [] for side in sides}
     for head, end in zip(heads, [*(head.start() for head in heads[1:]), len(reply)], strict=True):
         rest = _TEXT.search(reply, head.end(), end)
@@ -239,13 +239,15 @@ def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
             if not _NOTHING.search(head["type"]):
                 log.debug("%s: event type %r is unknown and left out", name, head["type"])
             continue
-        events.append(found)
+        key = found.type, found.side
+        events[key] = max(found, events.get(key, found), key=lambda item: item.severity)
         if text:
             told[found.side].append(text if text.endswith(".") else text + ".")
     sentences = {
-        side: " ".join(told[side])[:LONGEST_SENTENCE] or sentence(events, side, variant_of(name)) for side in sides
+        side: " ".join(told[side])[:LONGEST_SENTENCE] or sentence(events.values(), side, variant_of(name))
+        for side in sides
     }
-    return Description(sides, tuple(events), sentences)
+    return Description(sides, tuple(events.values()), sentences)
 
 
 def _event(type_text: str, text: str, sides: tuple[str, str]) -> Event | None:
