@@ -18,7 +18,9 @@ from fusecli.images.decode import decode, peek
 
 log = logging.getLogger(__name__)
 
-PERCENTILES = (0.5, 99.5)
+# The hot end keeps more than the cold one: people are few pixels of few frames. Over 40 frames of MSRS, the 99.5th
+# percentile would cut off the top quarter of the scale and the 99.9th a tenth; dead pixels are fewer still.
+PERCENTILES = (0.5, 99.9)
 # A bounded sample, evenly spaced in time and in space, decides for a sequence of any length.
 SAMPLE_FRAMES = 64
 SAMPLE_PIXELS = 2**16
@@ -61,7 +63,7 @@ class Range:
 def sequence_range(option: str, paths: Sequence[Path]) -> Range | None:
     """The range of ``--range`` for a whole sequence.
 
-    auto: the 0.5th and 99.5th percentile of an evenly spaced sample; None (unchanged) where all frames have 8 bits.
+    auto: the 0.5th and 99.9th percentile of an evenly spaced sample; None (unchanged) where all frames have 8 bits.
     LO,HI: these values, for 8-bit frames too. frame, full: None; hand the word itself to ``frames.read``.
     The result depends on ``paths`` in their order: hand over the whole sequence, also when some frames are skipped.
     Files that cannot be read are passed over here; reading them fails by name. UsageError where option makes no sense.

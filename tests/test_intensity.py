@@ -1,0 +1,193 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fusecli.errors import UsageError
+from fusecli.images import frames, intensity
+from fusecli.images.colour import luma, recolour
+from fusecli.images.intensity import Range, frame_range, full_range, sequence_range, visible_range
+
+
+def thermal(seed: int, warm: float = 0.0) -> np.ndarray:
+    """A 16-bit radiometric frame: a scene around 7,500 counts, a person of 300 more, four dead pixels."""
+    frame = np.random.default_rng(seed).normal(7500 + warm, 60, (120, 160))
+    frame[40:70, 60:72] += 300
+    frame[0, :2], frame[1, :2] = 0, 65535
+    return np.clip(np.rint(frame), 0, 65535).astype(np.uint16)
+
+
+def sequence(folder: Path, count: int, **options) -> list[Path]:
+    paths = [folder / f"{index:04}.png" for index in range(count)]
+    for index, path in enumerate(paths):
+        frames.write(path, [thermal(index, **options)])
+    return paths
+
+
+def test_auto_spans_the_scene_and_ignores_dead_pixels(tmp_path):
+    found = sequence_range("auto", sequence(tmp_path, 5))
+    assert 7200 < found.lo < 7450
+    assert 7750 < found.hi < 8100
+    (frame,) = frames.read(tmp_path / "0000.png", intensity=found)
+    assert frame.pixels.dtype == np.float32
+    assert (frame.origin.lo, frame.origin.hi) == (found.lo, found.hi)
+    assert frame.pixels[0, 0] == 0
+    assert frame.pixels[1, 0] == 1
+    person, scene = frame.pixels[40:70, 60:72], frame.pixels[80:]
+    assert (person == 1).mean() < 0.1  # people are not burnt out
+    assert person.mean() - scene.mean() > 0.3
+
+
+def test_one_mapping_for_the_whole_sequence_whatever_a_frame_holds(tmp_path):
+    paths = sequence(tmp_path / "a", 4) + sequence(tmp_path / "b", 4, warm=500)
+    found = sequence_range("auto", paths)
+    assert found == sequence_range("auto", paths)
+    assert found.hi > 8100
+    cool, warm = (frames.read(path, intensity=found)[0].pixels for path in (paths[0], paths[4]))
+    assert np.median(warm) - np.median(cool) == pytest.approx(500 / (found.hi - found.lo), abs=0.02)
+    per_frame = [frames.read(path, intensity="frame")[0].pixels for path in (paths[0], paths[4])]
+    assert np.median(per_frame[1]) == pytest.approx(np.median(per_frame[0]), abs=0.05)
+
+
+def test_eight_bit_infrared_is_unchanged_by_auto_and_full(tmp_path):
+    image = np.random.default_rng(0).integers(60, 90, (20, 30), dtype=np.uint8)
+    path = tmp_path / "a.png"
+    frames.write(path, [image])
+    assert sequence_range("auto", [path]) is None
+    deep = sequence(tmp_path / "deep", 2)
+    for option in (None, "full", sequence_range("auto", [path, *deep])):
+        (frame,) = frames.read(path, intensity=option)
+        np.testing.assert_array_equal(frame.pixels, image)
+        assert (frame.origin.lo, frame.origin.hi) == (0, 255)
+    (stretched,) = frames.read(path, intensity="frame")
+    assert stretched.pixels.dtype == np.uint8
+    assert (stretched.pixels.min(), stretched.pixels.max()) == (0, 255)
+    (typed,) = frames.read(path, intensity=sequence_range("50,100", [path]))
+    np.testing.assert_array_equal(typed.pixels, np.rint((image - 50.0) / 50 * 255))
+
+
+def test_full_takes_all_that_the_type_holds(tmp_path):
+    sequence(tmp_path, 1)
+    assert sequence_range("full", []) is None
+    (frame,) = frames.read(tmp_path / "0000.png", intensity="full")
+    np.testing.assert_array_equal(np.rint(frame.pixels * 65535), thermal(0))
+    signed = np.array([[-32768, 0, 32767]], np.int16)
+    tifffile.imwrite(tmp_path / "signed.tif", signed)
+    np.testing.assert_allclose(frames.read(tmp_path / "signed.tif")[0].pixels, [[0, 0.5, 1]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"), [("7000,9500", (7000, 9500)), (" -40 , 1.5e2 ", (-40, 150)), ("0,1", (0, 1))]
+)
+def test_two_numbers(option, expected):
+    found = sequence_range(option, [])
+    assert (found.lo, found.hi) == expected
+
+
+@pytest.mark.parametrize("option", ["", "automatic", "7000", "1,2,3", "a,b", "9500,7000", "5,5", "nan,1", "0,inf"])
+def test_mistyped_ranges(option):
+    with pytest.raises(UsageError, match="--range"):
+        sequence_range(option, [])
+
+
+def test_unreadable_files_are_passed_over(tmp_path):
+    paths = sequence(tmp_path, 3)
+    (tmp_path / "cut.png").write_bytes(paths[0].read_bytes()[:-100])
+    (tmp_path / "text.png").write_text("no image")
+    assert sequence_range("auto", [tmp_path / "cut.png", *paths, tmp_path / "text.png", tmp_path / "gone.png"]) == (
+        sequence_range("auto", paths)
+    )
+    assert sequence_range("auto", [tmp_path / "gone.png"]) is None
+    assert sequence_range("auto", []) is None
+
+
+def test_the_cost_is_bounded_and_the_sample_covers_both_ends(tmp_path, monkeypatch):
+    opened = []
+    decode = intensity.decode
+    monkeypatch.setattr(intensity, "decode", lambda path, **options: opened.append(path) or decode(path, **options))
+    paths = sequence(tmp_path, 3) * 100
+    sequence_range("auto", paths)
+    assert len(opened) == intensity.SAMPLE_FRAMES
+    assert opened[0] == paths[0]
+    assert opened[-1] == paths[-1]
+    opened.clear()
+    stack = [thermal(0)] * 200 + [thermal(1, warm=20000)] * 200
+    frames.write(tmp_path / "stack.tif", stack)
+    found = sequence_range("auto", [tmp_path / "stack.tif"])
+    assert len(opened) == 1
+    assert found.hi > 27000  # pages of both halves were looked at
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 64))
+def test_evenly_spaced_indices(count, limit):
+    chosen = intensity._evenly(count, limit)
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == min(count, limit)
+    assert chosen[0] == 0
+    assert limit == 1 or chosen[-1] == count - 1
+
+
+def test_visible_floats(tmp_path):
+    unit, wide = tmp_path / "unit.tif", tmp_path / "wide.tif"
+    values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    frames.write(unit, [values])
+    frames.write(wide, [values * 4000 - 1000])
+    assert visible_range([unit]) is None
+    np.testing.assert_array_equal(frames.read(unit)[0].pixels, values)
+    found = visible_range([wide, unit])
+    assert (found.lo, found.hi) == (-1000, 3000)
+    frame = frames.read(wide, intensity=found)[0]
+    np.testing.assert_allclose(frame.pixels, values, atol=1e-6)
+    np.testing.assert_allclose(found.invert(frame.pixels), values * 4000 - 1000, atol=1e-2)
+
+
+def test_gaps_and_constants():
+    gaps = np.array([np.nan, np.inf, -np.inf, 15.0], np.float32)
+    np.testing.assert_array_equal(Range(10, 20).apply(gaps), np.float32([0, 1, 0, 0.5]))
+    assert full_range(np.full((2, 2), np.nan, np.float32)) == Range(0, 1)
+    assert frame_range(np.full((2, 2), np.nan, np.float32)) == Range(0, 1)
+    constant = np.full((3, 3), 7500, np.uint16)
+    found = frame_range(constant)
+    np.testing.assert_array_equal(found.apply(constant), np.zeros((3, 3)))
+    np.testing.assert_array_equal(found.apply(constant + np.uint16(1)), np.ones((3, 3)))
+
+
+NUMBERS = {
+    "uint16": None,
+    "int16": None,
+    "uint32": None,
+    "float32": st.floats(width=32),
+    "float64": st.floats(),
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.sampled_from(sorted(NUMBERS)), st.sampled_from(["full", "frame", "typed"]))
+def test_any_values_end_in_the_unit_interval_in_their_order(data, dtype, how):
+    array = data.draw(hnp.arrays(dtype, (3, 5), elements=NUMBERS[dtype]))
+    found = {"full": full_range, "frame": frame_range, "typed": lambda _: Range(-100.5, 1e6)}[how](array)
+    mapped = found.apply(array)
+    assert mapped.dtype == np.float32
+    assert mapped.shape == array.shape
+    assert ((mapped >= 0) & (mapped <= 1)).all()
+    known = ~np.isnan(array) if array.dtype.kind == "f" else np.ones(array.shape, bool)
+    order = np.argsort(array[known], kind="stable")
+    assert (np.diff(mapped[known][order]) >= 0).all()
+
+
+def test_colour_is_put_back_as_cb_and_cr():
+    rgb = np.random.default_rng(0).uniform(0.3, 0.7, (6, 7, 3)).astype(np.float32)
+    before = luma(rgb)
+    after = recolour(rgb, before, before + 0.2)
+    np.testing.assert_allclose(luma(after), before + 0.2, atol=1e-6)
+    for channel in (0, 2):  # Cr and Cb are multiples of R − Y and B − Y
+        np.testing.assert_allclose(after[..., channel] - luma(after), rgb[..., channel] - before, atol=1e-6)
+    eight = np.uint8(np.rint(rgb * 255))
+    np.testing.assert_allclose(luma(eight), luma(eight.astype(np.float32) / 255), atol=1e-6)
+    assert luma(eight[..., 0]).shape == (6, 7)
+    assert recolour(eight, luma(eight), luma(eight) + 1).max() == 1
