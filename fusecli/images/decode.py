@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fusecli.errors import InputError
+from fusecli.errors import InputError, UsageError
 from fusecli.images import headers
 from fusecli.images.headers import Unreadable
 from fusecli.images.opencv import cv2
 
 MAX_PIXELS = 2**29  # of all pages of a file together: 1.6 GB as 8-bit colour
-
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a failure is reported once, by name, by us
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,11 @@ class Peek:
 
 def max_pixels_default() -> int:
     """The limit on pixels per file, from FUSECLI_MAX_PIXELS or MAX_PIXELS."""
-    value = os.environ.get("FUSECLI_MAX_PIXELS", "")
-    return int(float(value)) if value else MAX_PIXELS
+    value = os.environ.get("FUSECLI_MAX_PIXELS")
+    try:
+        return int(float(value)) if value else MAX_PIXELS
+    except (ValueError, OverflowError):
+        raise UsageError(f"FUSECLI_MAX_PIXELS={value}: expected a number of pixels, such as 1e9") from None
 
 
 def decode(path: Path, *, pages: Sequence[int] | None = None, max_pixels: int | None = None) -> Stored:

@@ -57,7 +57,8 @@ def read(
 
     intensity: a Range; "frame" for each frame's own percentiles; "full" or None for all that the sample type holds
     (floats: [0, 1], or the frame's own extremes where they leave it).
-    max_pixels: limit on the pixels of all pages asked for, checked before decoding; FUSECLI_MAX_PIXELS or 2**29
+    max_pixels: limit on the pixels of all pages asked for, checked before decoding.
+        Default: FUSECLI_MAX_PIXELS, else 2**29.
 
     Raises InputError with file and reason: not an image, truncated, damaged, animated, too large, unreadable.
     """
@@ -71,7 +72,7 @@ def read(
 
 
 def peek_size(path: Path) -> tuple[int, int, int] | None:
-    """(pages, height, width), upright, from the header alone; None where ``read`` would fail."""
+    """(pages, height, width), upright, from the header alone; None where that shows no whole image."""
     found = peek(path)
     return None if found is None else (found.pages, found.height, found.width)
 
@@ -96,7 +97,7 @@ def write(path: Path, frames: Sequence[np.ndarray], *, compress: bool = False) -
             raise FusecliError(f"{path}: {ending} cannot hold {frame.dtype.name} samples; write .tif instead")
     if len(frames) != 1 and ending not in (".tif", ".tiff"):
         raise FusecliError(f"{path}: {ending} holds one page, not {len(frames)}; write .tif instead")
-    partial = path.with_name(f".{path.name[:180]}.{os.getpid()}-{next(_serial)}{PARTIAL}")
+    partial = path.with_name(f".{path.name[:40]}.{os.getpid()}-{next(_serial)}{PARTIAL}")
     data = _encode(path, frames, ending, compress)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,8 +117,10 @@ def _frame(array: np.ndarray, source: Source, intensity: Range | str | None, ext
         values = frame_range(array)
     elif isinstance(intensity, Range) and (intensity.eight_bit or array.dtype != np.uint8):
         values = intensity
-    else:
+    elif intensity in (None, "full") or isinstance(intensity, Range):
         values = full_range(array)
+    else:
+        raise ValueError(f"intensity {intensity!r}: expected a Range, 'frame', 'full' or None")
     if array.dtype != np.uint8:
         pixels = values.apply(array)
     elif (values.lo, values.hi) == (0.0, 255.0):
@@ -125,6 +128,14 @@ def _frame(array: np.ndarray, source: Source, intensity: Range | str | None, ext
     else:
         pixels = values.apply_uint8(array)
     return Frame(pixels, source, Origin(array.dtype, values.lo, values.hi, dict(extra)))
+
+
+def _fast_png() -> list[int]:
+    """Half the time of OpenCV's own level 1 at the same size, gray and colour, 8 and 16 bits."""
+    options = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # before there was that option, this was the filter where no level is given
+        options += [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB]
+    return options
 
 
 def _encode(path: Path, pages: list[np.ndarray], ending: str, compress: bool) -> bytes | memoryview:
@@ -137,11 +148,7 @@ def _encode(path: Path, pages: list[np.ndarray], ending: str, compress: bool) ->
     if ending == ".png" and color and image.dtype == np.uint8 and fpng is not None and not compress:
         return fpng.from_ndarray(image)
     if ending == ".png":
-        options = [cv2.IMWRITE_PNG_COMPRESSION, 6 if compress else 1]
-        if not compress:
-            # Half the time of OpenCV's own level 1 at the same size, gray and colour, 8 and 16 bits.
-            options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB]
-            options += [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+        options = [cv2.IMWRITE_PNG_COMPRESSION, 6] if compress else _fast_png()
     elif ending in (".jpg", ".jpeg"):
         options = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     elif ending == ".webp":

@@ -149,7 +149,7 @@ def _jpeg(data: Bytes) -> Header:
         elif marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
             orientation = exif_orientation(data[body : position + 2 + length])
         elif marker == 0xDA:  # entropy-coded data follow, where FF D9 can only be the end of the image
-            if data.find(b"\xff\xd9", max(body, len(data) - 64)) < 0 and data.rfind(b"\xff\xd9", body) < 0:
+            if data.rfind(b"\xff\xd9", body) < 0:
                 raise Unreadable(TRUNCATED)
             return Header("JPEG", height, width, orientation)
         position += 2 + length

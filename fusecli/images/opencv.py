@@ -1,6 +1,10 @@
 """The one place that imports OpenCV, so that a missing system library is explained once."""
 
+import os
+
 from fusecli.errors import FusecliError
+
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # a failure is reported once, with the file's name, by us
 
 try:
     import cv2
