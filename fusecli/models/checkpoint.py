@@ -60,10 +60,10 @@ def read(path: Path) -> tuple[str, dict[str, Any], list[str], dict[str, torch.Te
         ) from error
 
 
-def training_recipe(path: Path) -> dict[str, Any] | None:
-    """The recipe that a ``.pt`` training checkpoint carries; None for a plain weight file."""
+def training_state(path: Path) -> dict[str, Any]:
+    """All that a ``.pt`` training checkpoint carries (see training.loop.Run.state); empty for a plain weight file."""
     read(path)  # explains what is wrong with a file that is neither
-    return None if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)["recipe"]
+    return {} if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load(model: str, task: str) -> nn.Module:

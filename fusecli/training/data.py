@@ -74,8 +74,10 @@ class PairSet:
 
 
 def read_luma(path: Path) -> np.ndarray:
-    """uint8 H×W luma of an image file's first page; deeper files by their own range."""
-    frame = frames.read(path, intensity="frame")[0]
+    """uint8 H×W luma of an image file's first page; 16-bit and float files by their own range."""
+    frame = frames.read(path, pages=[0])[0]
+    if frame.pixels.dtype != np.uint8:
+        frame = frames.read(path, pages=[0], intensity="frame")[0]
     return np.rint(luma(frame.as_float()) * 255).astype(np.uint8)
 
 

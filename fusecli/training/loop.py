@@ -24,6 +24,7 @@ from fusecli.training.data import PairSet
 from fusecli.training.degrade import degrade
 from fusecli.training.losses import event_weights, fusion_loss
 from fusecli.training.recipe import Recipe
+from fusecli.training.texts import Texts
 from fusecli.training.validate import contact_sheet, score, validate
 
 log = logging.getLogger("fusecli.training")
@@ -71,8 +72,8 @@ class Batches:
     refers to the clean sources, and its weights go by the events (arXiv 2504.07029).
     """
 
-    def __init__(self, recipe: Recipe, data: dict[str, PairSet], rank: int = 0) -> None:
-        self.recipe, self.data, self.rank = recipe, data, rank
+    def __init__(self, recipe: Recipe, data: dict[str, PairSet], rank: int = 0, texts: Texts | None = None) -> None:
+        self.recipe, self.data, self.rank, self.texts = recipe, data, rank, texts
         self.areas = torch.tensor([float(pairs.area) for pairs in data.values()])
 
     def __call__(self, step: int, device: torch.device) -> Batch:
@@ -89,7 +90,8 @@ class Batches:
                 inputs.append(image)
                 events = [before + after for before, after in zip(events, found, strict=True)]
         weights = torch.stack([event_weights([e.type for e in row], recipe.loss).tensor() for row in events]).to(device)
-        return Batch(*inputs, *clean, weights, keys, events)
+        text = self.texts.vectors(keys, events, generator).to(device) if self.texts else None
+        return Batch(*inputs, *clean, weights, keys, events, text)
 
 
 class Run:
@@ -102,6 +104,7 @@ class Run:
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.step = 0
         self.best = -math.inf
+        self.texts: Texts | None = None
         self.set_objective(FusionObjective())
 
     def set_objective(self, objective: Objective) -> None:
@@ -126,7 +129,16 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "best": self.best,
+            "text": self.text_table(),
         }
+
+    def text_table(self) -> dict[str, Any]:
+        """Encoder and vectors of all texts met, so that distillation works where the encoder is not installed."""
+        if self.texts is None:
+            return {}
+        encoder = self.texts.encoder
+        vectors = {key: torch.from_numpy(vector) for key, vector in encoder.table().items()}
+        return {"encoder": self.recipe.text, "vectors": vectors}
 
     def save(self, name: str) -> Path:
         """Write a checkpoint; a crash in mid-write leaves the old one."""
@@ -192,6 +204,7 @@ class Run:
     ) -> Path:
         """Train to the recipe's last step; returns the path of the best weights (the last ones without ``val``)."""
         recipe = self.recipe
+        self.texts = batches.texts
         losses: list[float] = []
         while self.step < recipe.steps:
             losses.append(self.train_step(batches(self.step, self.device)))

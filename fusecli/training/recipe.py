@@ -37,6 +37,8 @@ class Recipe:
     clip: float = 10.0  # largest gradient norm
     ema: float = 0.999  # decay of the averaged weights, which are the ones kept
     degrade: float = 0.0  # share of patches whose inputs are degraded; the loss still refers to the clean ones
+    text: str = ""  # encoder of the descriptions that guide a teacher: minilm or clip:DIR; none for students
+    descriptions: str = ""  # JSONL of `fusecli annotate`, below the data root; none: measured from the pairs
     val_every: int = 1000
     seed: int = 0
 

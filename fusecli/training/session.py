@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
@@ -14,10 +17,12 @@ from tqdm import tqdm
 from fusecli import registry
 from fusecli.errors import FusecliError, UsageError
 from fusecli.models import checkpoint
+from fusecli.text.encode import open_encoder
 from fusecli.training.data import PairSet
 from fusecli.training.distill import DistillObjective, DistillWeights
 from fusecli.training.loop import Batches, Run
 from fusecli.training.recipe import Recipe
+from fusecli.training.texts import Texts
 
 
 def data_root(given: Path | None) -> Path:
@@ -55,11 +60,13 @@ def train(
     device: str = "auto",
     teacher: torch.nn.Module | None = None,
     weights: DistillWeights | None = None,
+    text_vectors: Mapping[str, np.ndarray] | None = None,
     quiet: bool = False,
 ) -> Path:
     """Train, or resume if ``out`` holds ``last.pt``; the best weights end in ``<out>/<architecture>.safetensors``.
 
-    With ``teacher`` the network is distilled from it. Under ``torchrun`` every process takes a share of each step.
+    With ``teacher`` the network is distilled from it; ``recipe.text`` then names the teacher's encoder, and
+    ``text_vectors`` are those that its checkpoint carries. Under ``torchrun`` every process takes a share of each step.
     Raises FusecliError if memory runs out or the loss is not finite, UsageError for data that do not fit the recipe.
     """
     rank, local = _join_processes()
@@ -70,6 +77,9 @@ def train(
         for task, folders in recipe.val.items()
         for folder in folders
     }
+    texts = _texts(recipe, data, root, text_vectors)
+    if recipe.architecture == "teacher" and "text_dim" not in recipe.model:
+        recipe = replace(recipe, model={**recipe.model, "text_dim": texts.dim if texts else 0})
     run = Run(recipe, out, device=target)
     if teacher is not None:
         run.set_objective(DistillObjective(teacher.to(target), run.network, weights))
@@ -83,7 +93,7 @@ def train(
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
 
         try:
-            best = run.fit(Batches(recipe, data, rank), val, progress)
+            best = run.fit(Batches(recipe, data, rank, texts), val, progress)
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
             raise FusecliError(
                 f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"
@@ -100,6 +110,16 @@ def train(
     if dist.is_initialized():
         dist.destroy_process_group()
     return path
+
+
+def _texts(
+    recipe: Recipe, data: dict[str, PairSet], root: Path, vectors: Mapping[str, np.ndarray] | None
+) -> Texts | None:
+    if not recipe.text:
+        return None
+    return Texts.of(
+        open_encoder(recipe.text, vectors=vectors), data, root / recipe.descriptions if recipe.descriptions else None
+    )
 
 
 def _join_processes() -> tuple[int, int]:

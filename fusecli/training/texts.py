@@ -1,0 +1,59 @@
+"""The teacher's text for a batch: what is wrong with each pair, by its own description and by what was done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fusecli import registry
+from fusecli.errors import UsageError
+from fusecli.text import record
+from fusecli.text.describe import describe
+from fusecli.text.encode import Remembered, description_vectors, vector_dim
+from fusecli.text.events import Event
+from fusecli.text.record import Description
+from fusecli.text.sentences import VARIANTS, sentence
+from fusecli.training.data import PairSet
+
+
+class Texts:
+    """Description vectors of training pairs. ``own`` describes the pairs as they are, by their key."""
+
+    def __init__(self, encoder: Remembered, own: Mapping[str, Description]) -> None:
+        self.encoder, self.own = encoder, own
+
+    @classmethod
+    def of(cls, encoder: Remembered, data: Mapping[str, PairSet], descriptions: Path | None = None) -> Texts:
+        """From a JSONL file that `fusecli annotate` wrote, or measured here.
+
+        Raises UsageError for a pair that the file does not describe.
+        """
+        own: dict[str, Description] = {}
+        written = record.load(descriptions) if descriptions else {}
+        for task, pairs in data.items():
+            for pair in pairs.pairs:
+                name = pair.key.rpartition("/")[2]
+                if descriptions and name not in written:
+                    raise UsageError(f"{descriptions}: no line describes {name}; annotate the training pairs first")
+                luma = [side.numpy() / 255 for side in (pair.first, pair.second)]
+                own[pair.key] = written[name] if written else describe(*luma, registry.TASKS[task].sides, name)
+        return cls(encoder, own)
+
+    @property
+    def dim(self) -> int:
+        return vector_dim(self.encoder)
+
+    def vectors(self, keys: Sequence[str], made: Sequence[list[Event]], generator: torch.Generator) -> Tensor:
+        """N×dim: pairs' own events and those ``made`` by degradation, in wordings drawn at random."""
+        variants = torch.randint(VARIANTS, (len(keys),), generator=generator).tolist()
+        described = []
+        for key, events, variant in zip(keys, made, variants, strict=True):
+            own = self.own[key]
+            if events:
+                every = (*own.events, *events)
+                own = Description(own.sides, every, {side: sentence(every, side, variant) for side in own.sides})
+            described.append(own)
+        return torch.from_numpy(description_vectors(described, self.encoder))
