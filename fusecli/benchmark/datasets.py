@@ -53,7 +53,7 @@ def load(name: str, root: Path | None, split: str = "all") -> PairSet:
     dataset = registry.DATASETS[name]
     task = registry.TASKS[dataset.task]
     first, second = _sides(dataset, root)
-    pairs = find_pairs(str(first), str(second), endings=ENDINGS, ignore_unmatched=True)
+    pairs = find_pairs(str(first), str(second), endings=ENDINGS, ignore_unmatched=True, sides=task.sides)
     found = PairSet(name, task, pairs, dataset.title, split)
     if split != "all":
         wanted = split_names(name, split)
@@ -74,7 +74,14 @@ def from_folders(sides: dict[str, str], recursive: bool = False, pair_by: str = 
         valid = ", ".join(f"--{task.first} with --{task.second}" for task in registry.TASKS.values())
         given = ", ".join(f"--{side}" for side in sides)
         raise UsageError(f"{given}: no pair of modalities that fusecli knows; valid are {valid}")
-    pairs = find_pairs(sides[task.first], sides[task.second], endings=ENDINGS, recursive=recursive, pair_by=pair_by)
+    pairs = find_pairs(
+        sides[task.first],
+        sides[task.second],
+        endings=ENDINGS,
+        recursive=recursive,
+        pair_by=pair_by,
+        sides=task.sides,
+    )
     first = Path(sides[task.first])
     name = first.resolve().parent.name if first.name.lower() in {task.first, *SHORT_NAMES["vis"]} else first.name
     return PairSet(name or "pairs", task, pairs, f"{sides[task.first]} with {sides[task.second]}")
@@ -142,12 +149,12 @@ def _listed(card: dict[str, Any], key: str, dataset: str) -> set[str]:
 def _sides(dataset: registry.Dataset, root: Path | None) -> tuple[Path, Path]:
     """Folders of both sides, or a UsageError for the user who does not have them."""
     task = registry.TASKS[dataset.task]
-    layouts = [
+    layouts = [task.sides, *dataset.layouts]
+    layouts += [
         (first, second)
         for first in SHORT_NAMES.get(task.first, (task.first,))
         for second in SHORT_NAMES.get(task.second, (task.second,))
     ]
-    layouts += dataset.layouts
     if dataset.name == "sample":
         folders = [SAMPLE]
     else:

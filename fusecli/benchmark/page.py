@@ -148,7 +148,8 @@ def _busiest(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     detail = [cv2.Laplacian(np.ascontiguousarray(colour.luma(side)), cv2.CV_32F) ** 2 for side in (first, second)]
     height, width = detail[0].shape
     window = (max(1, width // 6) | 1, max(1, height // 6) | 1)
-    together = np.sqrt(cv2.blur(detail[0], window) * cv2.blur(detail[1], window))
+    blurred = (cv2.blur(part, window, borderType=cv2.BORDER_CONSTANT) for part in detail)  # rather not at the border
+    together = next(blurred) * next(blurred)
     row, column = np.unravel_index(int(together.argmax()), together.shape)
     return float((column + 0.5) / width), float((row + 0.5) / height)
 
@@ -196,8 +197,8 @@ def _section(report: Report, dataset: DatasetResult, cases: list[Case]) -> list[
         _table(report, dataset),
     ]
     if scatter := charts.quality_against_time(report, dataset):
-        parts += ["<h3>Quality against time</h3>", scatter]
-    parts += [_costs(report, dataset)]
+        scatter = f"<div><h3>Quality against time</h3>{scatter}</div>"
+    parts.append(f'<div class="side">{scatter}{_costs(report, dataset)}</div>')
     drawn = (charts.distribution(report, dataset, metric) for metric in report.metrics)
     parts += [
         "<h3>Distributions: a dot per pair, box from quartile to quartile, line at the median</h3>",
@@ -259,8 +260,8 @@ def _costs(report: Report, dataset: DatasetResult) -> str:
         rows.append(f"<tr>{_name(dataset, method)}{cells}<td>{escape(method.cost['device'])}</td></tr>")
     width, height = measured[0].cost["size"]  # type: ignore[index]
     return (
-        f"<h3>Cost of one pair of {width}×{height}: median, measured in turns</h3>"
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f"<div><h3>Cost of one pair of {width}×{height}: median, measured in turns</h3>"
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></div>'
     )
 
 

@@ -49,7 +49,7 @@ def benchmark(
     spect: Annotated[str | None, typer.Option(help="… SPECT folder.")] = None,
     mri: Annotated[str | None, typer.Option(help="… MRI folder.")] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Own pairs: sub-folders too.")] = False,
-    pair_by: Annotated[str, typer.Option(help="Own pairs: stem, or patterns '{}_vis,{}_ir'.")] = "stem",
+    pair_by: Annotated[str, typer.Option(help="Own pairs: stem, or patterns such as ir=*_IR,vis=*_RGB.")] = "stem",
     methods: Annotated[
         str,
         typer.Option(

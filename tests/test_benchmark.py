@@ -1,0 +1,618 @@
+"""fusecli benchmark: data sets, methods, reports, cache, bad inputs; and benchmark compare."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusecli import metrics, registry
+from fusecli.benchmark import classical, compare, datasets, results
+from fusecli.cli import main
+from fusecli.errors import UsageError
+from fusecli.images import frames
+from fusecli.images.opencv import cv2
+
+SHARED = Path(os.environ.get("FUSECLI_SHARED", Path(__file__).parents[1].parent / "shared"))
+NAMES = ("a", "b", "c", "d")
+QUICK = ["--no-speed", "--no-html", "--quiet"]
+
+
+def _scene(seed: int, height: int = 56, width: int = 72) -> np.ndarray:
+    coarse = np.random.default_rng(seed).uniform(0, 255, (7, 9)).astype(np.float32)
+    fine = np.random.default_rng(seed + 1).normal(0, 6, (height, width))
+    return np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) + fine, 0, 255).astype(np.uint8)
+
+
+def _write_pairs(root: Path, first: str = "vis", second: str = "ir", names: tuple[str, ...] = NAMES) -> None:
+    for index, name in enumerate(names):
+        gray = _scene(index)
+        color = np.dstack([gray, gray // 2 + 40, 255 - gray // 3]) if index % 2 else gray
+        frames.write(root / first / f"{name}.png", [np.ascontiguousarray(color)])
+        frames.write(root / second / f"{name}.png", [_scene(index + 50)])
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data root with a small tno/, an empty cache, and a working directory of its own."""
+    monkeypatch.setenv("FUSECLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FUSECLI_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(registry, "released", dict)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    _write_pairs(tmp_path / "data" / "tno")
+    return tmp_path / "data"
+
+
+def _run(*options: str) -> int:
+    return main(["benchmark", *options])
+
+
+def _report(*options: str) -> dict:
+    assert _run(*options, *QUICK, "--json", "report.json") == 0
+    return json.loads(Path("report.json").read_text(encoding="utf-8"))
+
+
+def _fused_folder(name: str = "mine", change=lambda image: image) -> Path:
+    """The averages of tno/, as if another program had written them."""
+    folder = Path(name)
+    for path in sorted((Path(os.environ["FUSECLI_DATA"]) / "tno" / "vis").iterdir()):
+        first, second = (frames.read(side)[0].pixels for side in (path, path.parents[1] / "ir" / path.name))
+        frames.write(folder / f"{path.stem}.tif", [change(classical.fuse("average", first, second))])
+    return folder
+
+
+def test_table_names_protocol_directions_and_marks(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("--dataset", "tno", *QUICK) == 0
+    text = capsys.readouterr().out
+    assert "tno: 4 pairs" in text
+    assert "protocol tang" in text
+    assert "EN ↑" in text
+    assert "Nabf ↓" in text
+    assert "rank ↓" in text
+    assert re.search(r"average +\d\.\d{3}.± \d\.\d{3}", text)
+    assert "¹" in text
+    assert "²" in text
+    assert {"average", "maximum", "laplacian", "guided", "wavelet"} <= set(text.split())
+
+
+def test_json_has_the_documented_shape(data: Path) -> None:
+    report = _report("--dataset", "tno", "--methods", "average,maximum", "--metrics", "all", "--protocol", "standard")
+    assert report["protocol"] == "standard"
+    table = report["datasets"]["tno"]
+    assert table["n"] == 4
+    assert list(table["methods"]) == ["average", "maximum"]
+    for method in table["methods"].values():
+        assert set(method["mean"]) == set(method["std"]) == set(registry.METRICS["standard"])
+        assert method["ms_per_pair"] is None  # --no-speed
+        assert "params" in method
+        values = method["values"]["VIF"]
+        assert method["mean"]["VIF"] == pytest.approx(np.mean(values))
+        assert method["std"]["VIF"] == pytest.approx(np.std(values))
+        assert method["mean"]["MS-SSIM"] is None  # smaller than its windows
+        assert "161×161" in method["undefined"]["MS-SSIM"]["a"]
+    first, second = (frames.read(data / "tno" / side / "b.png")[0].pixels for side in ("vis", "ir"))
+    expected = metrics.evaluate("standard", first, second, classical.fuse("maximum", first, second), ["VIF", "SSIM"])
+    for name, value in expected.items():
+        assert table["methods"]["maximum"]["values"][name][1] == pytest.approx(value)
+
+
+def test_files_of_every_kind(data: Path) -> None:
+    options = ("--csv", "out/a.csv", "--latex", "a.tex", "--markdown", "a.md")
+    assert _run("--dataset", "tno", "--methods", "average,wavelet", "--metrics", "en,VIF", *options, *QUICK) == 0
+    with Path("out/a.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["protocol", "dataset", "pair", "method", "metric", "value"]
+    assert len(rows) == 4 * 2 * 2
+    assert {row["metric"] for row in rows} == {"EN", "VIF"}
+    assert all(float(row["value"]) > 0 for row in rows)
+    latex = Path("a.tex").read_text(encoding="utf-8")
+    assert latex.count("\\textbf") == 2
+    assert "$\\uparrow$" in latex
+    assert "\\toprule" in latex
+    markdown = Path("a.md").read_text(encoding="utf-8")
+    assert "| method | EN ↑ | VIF ↑ | rank ↓ |" in markdown
+    assert "protocol tang" in markdown
+
+
+def test_json_on_stdout_is_nothing_but_json(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out)["datasets"]["tno"]["n"] == 4
+
+
+def test_second_run_computes_nothing_and_changes_are_noticed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = str(_fused_folder())
+    options = ("--dataset", "tno", "--methods", "average,guided", "--fused", f"mine={fused}")
+    before = _report(*options)
+    measured: list[str] = []
+    real = metrics.measure
+    monkeypatch.setattr(
+        metrics, "measure", lambda protocol, name, trio: measured.append(name) or real(protocol, name, trio)
+    )
+    assert _report(*options) == before
+    assert not measured
+    frames.write(Path(fused) / "a.tif", [np.full((56, 72), 9, np.uint8)])
+    after = _report(*options)
+    assert len(measured) == len(results.DEFAULT_METRICS)  # one image anew
+    assert after["datasets"]["tno"]["methods"]["mine"]["values"]["EN"][0] == 0
+    measured.clear()
+    frames.write(data / "tno" / "vis" / "a.png", [_scene(99)])
+    changed = _report(*options)
+    assert len(measured) == 3 * len(results.DEFAULT_METRICS)  # one pair anew, for all methods
+    assert changed["datasets"]["tno"]["fingerprint"] != before["datasets"]["tno"]["fingerprint"]
+    measured.clear()
+    _report(*options, "--no-cache", "--workers", "1")
+    assert len(measured) == 4 * 3 * len(results.DEFAULT_METRICS)
+
+
+def test_workers_do_not_change_results(data: Path) -> None:
+    one, three = (_report("--dataset", "tno", "--no-cache", "--workers", count) for count in ("1", "3"))
+    assert one == three
+
+
+def test_own_folders_and_other_results(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fused = _fused_folder()
+    sides = ("--vis", str(data / "tno" / "vis"), "--ir", str(data / "tno" / "ir"))
+    report = _report(*sides, "--methods", "none", "--fused", f"mine={fused}")
+    own = report["datasets"]["tno"]["methods"]
+    assert list(own) == ["mine"]
+    reference = _report(*sides, "--methods", "average")["datasets"]["tno"]["methods"]["average"]
+    assert own["mine"]["values"] == reference["values"]
+    assert _run("--vis", "x", "--mri", "y", *QUICK) == 2
+    assert "--ct with --mri" in capsys.readouterr().err
+    assert _run(*sides, "--methods", "none", *QUICK) == 2
+    assert "--fused" in capsys.readouterr().err
+
+
+def test_bit_depths_may_differ(data: Path) -> None:
+    folders = {
+        "eight": _fused_folder("eight"),
+        "sixteen": _fused_folder("sixteen", lambda image: image.astype(np.uint16) * 257),
+        "floats": _fused_folder("floats", lambda image: image.astype(np.float32) / 255),
+    }
+    options = itertools.chain.from_iterable(("--fused", f"{name}={folder}") for name, folder in folders.items())
+    methods = _report("--dataset", "tno", "--methods", "none", *options)["datasets"]["tno"]["methods"]
+    for name in ("sixteen", "floats"):
+        for metric, mean in methods["eight"]["mean"].items():
+            assert methods[name]["mean"][metric] == pytest.approx(mean, rel=1e-6), metric
+
+
+@pytest.mark.parametrize("case", ["missing", "size", "nan", "range", "no folder", "no image"])
+def test_bad_results_are_named_with_exit_code_2(case: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _fused_folder()
+    wrong = folder / "c.tif"
+    expected = str(wrong)
+    if case == "missing":
+        wrong.unlink()
+        expected = str(folder / "c")
+    elif case == "size":
+        frames.write(wrong, [np.zeros((56, 71), np.uint8)])
+        expected = f"{wrong}: 71×56 pixels, the pair has 72×56"
+    elif case == "nan":
+        frames.write(wrong, [np.full((56, 72), np.nan, np.float32)])
+    elif case == "range":
+        frames.write(wrong, [np.full((56, 72), 131, np.float32)])
+    elif case == "no folder":
+        folder, expected = Path("elsewhere"), "elsewhere: no such folder"
+    elif case == "no image":
+        wrong.write_bytes(b"nonsense")
+    assert _run("--dataset", "tno", "--fused", f"mine={folder}", *QUICK, "--json", "x.json") == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "Traceback" not in error
+    assert not Path("x.json").exists()
+
+
+def test_all_black_result_has_values_or_a_reason(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _fused_folder("black", np.zeros_like)
+    for protocol in registry.METRICS:
+        report = _report("--dataset", "tno", "--fused", f"black={folder}", "--metrics", "all", "--protocol", protocol)
+        method = report["datasets"]["tno"]["methods"]["black"]
+        for metric, values in method["values"].items():
+            for pair, value in zip(NAMES, values, strict=True):
+                assert value is not None or method["undefined"][metric][pair], (protocol, metric)
+    assert "black, Qcb: no value on 4 of 4 pairs" in capsys.readouterr().out
+
+
+def test_pairs_of_unequal_size_are_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames.write(data / "tno" / "ir" / "b.png", [np.zeros((50, 72), np.uint8)])
+    assert _run("--dataset", "tno", "--methods", "average", *QUICK) == 2
+    assert re.search(r"pair b: .*72×56 and .*72×50", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--dataset", "roadsene"), "did you mean roadscene"),
+        (("--dataset", "tno", "--metrics", "Qab"), "did you mean Qabf"),
+        (("--dataset", "tno", "--protocol", "tangg"), "did you mean tang"),
+        (("--dataset", "tno", "--methods", "averge"), "did you mean average"),
+        (("--dataset", "tno", "--methods", "gone.pt"), "gone.pt: no such model file"),
+        (("--dataset", "tno", "--fused", "folder"), "expected NAME=DIR"),
+        (("--dataset", "tno", "--fail-below", "VIFF=1"), "did you mean VIF"),
+        (("--dataset", "tno", "--fail-below", "VIF=high"), "expected METRIC=VALUE"),
+        (("--dataset", "tno", "--fail-below", "PSNR=1"), "was not measured"),
+        (("--dataset", "tno", "--split", "test"), "unknown split 'test'"),
+        ((), "nothing to measure on"),
+    ],
+)
+def test_usage_errors(options: tuple[str, ...], expected: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(*options, *QUICK) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_missing_data_set_says_where_to_get_it(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _run("--dataset", "llvip", *QUICK) == 2
+    error = capsys.readouterr().err
+    assert "bupt-ai-cz.github.io/LLVIP" in error
+    assert "academic" in error
+    assert f"{data}/llvip/vis/" in error
+    assert "LLVIP/visible/test/" in error
+    monkeypatch.delenv("FUSECLI_DATA")
+    assert _run("--dataset", "tno", *QUICK) == 2
+    assert "$FUSECLI_DATA" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("roadscene", "RoadScene/crop_LR_visible", "RoadScene/cropinfrared"),
+        ("msrs", "MSRS-main/test/vi", "MSRS-main/test/ir"),
+        ("llvip", "LLVIP/visible/test", "LLVIP/infrared/test"),
+        ("m3fd", "M3FD/M3FD_Fusion/Vis", "M3FD/M3FD_Fusion/Ir"),
+        ("vifb", "VIFB/input/VI", "VIFB/input/IR"),
+        ("tno", "TNO/vi", "TNO/ir"),
+        ("ct-mri", "CT-MRI/CT", "CT-MRI/MRI"),
+        ("spect-mri", "spect-mri/spect", "spect-mri/mri"),
+    ],
+)
+def test_layouts_as_their_authors_ship_them(name: str, first: str, second: str, tmp_path: Path) -> None:
+    _write_pairs(tmp_path, first, second, ("x", "y"))
+    found = datasets.load(name, tmp_path)
+    assert [pair.name for pair in found.pairs] == ["x", "y"]
+    assert found.task.name == registry.DATASETS[name].task
+    assert found.pairs[0].first.parent == tmp_path / first
+
+
+def test_harvard_stands_for_three() -> None:
+    assert datasets.expand(["harvard", "tno", "ct-mri"]) == ["ct-mri", "pet-mri", "spect-mri", "tno"]
+
+
+def test_split_lists_are_intact() -> None:
+    for name, splits in datasets._splits().items():
+        for split, content in splits.items():
+            assert datasets._digest(content["names"]) == content["sha256"], (name, split)
+            assert len(set(content["names"])) == len(content["names"])
+    assert len(datasets.split_names("roadscene", "test")) == 50
+    assert len(datasets.split_names("vifb", "test")) == 21
+
+
+def test_split_takes_its_names_only_and_misses_are_named(tmp_path: Path) -> None:
+    wanted = datasets.split_names("vifb", "test")
+    _write_pairs(tmp_path / "vifb", names=(*wanted, "extra"))
+    found = datasets.load("vifb", tmp_path, "test")
+    assert [pair.name for pair in found.pairs] == wanted
+    assert "sha256" in found.notes[0]
+    (tmp_path / "vifb" / "vis" / "fight.png").unlink()
+    with pytest.raises(UsageError, match="fight"):
+        datasets.load("vifb", tmp_path, "test")
+
+
+def _card(**lists: object) -> dict:
+    return {"name": "nano", "tasks": ["ir-vis"], **lists}
+
+
+def test_seen_pairs_are_left_out_and_said(data: Path) -> None:
+    found = datasets.load("tno", data)
+    datasets.leave_out_seen(found, [_card(seen={"tno": ["a"]}, tuned={"tno": ["b.png"]})], include=False)
+    assert [pair.name for pair in found.pairs] == ["c", "d"]
+    assert found.left_out == {"trained on": ["a"], "tuned on": ["b"]}
+
+    found = datasets.load("tno", data)
+    datasets.leave_out_seen(found, [_card(seen=["a", "x"]), _card(tuned={"tno": list("bcd")})], include=False)
+    assert [pair.name for pair in found.pairs] == ["b", "c", "d"]  # tuning pairs only: shown, and marked
+    assert found.left_out == {"trained on": ["a"]}
+    assert "not a test" in found.notes[0]
+
+    found = datasets.load("tno", data)
+    datasets.leave_out_seen(found, [_card(seen={"tno": list(NAMES)})], include=True)
+    assert len(found.pairs) == 4
+    assert "no test" in found.notes[0]
+    with pytest.raises(UsageError, match="--include-seen"):
+        datasets.leave_out_seen(found, [_card(seen={"tno": list(NAMES)})], include=False)
+
+    found = datasets.load("tno", data)
+    datasets.leave_out_seen(found, [_card(trained_on=["tno"])], include=False)
+    assert "does not say which" in found.notes[0]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    from fusecli.models import checkpoint as files
+
+    torch.manual_seed(0)
+    config = {"width": 4, "deep": 4, "blocks": 1}
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    files.save(path, files.build("nano", config), "nano", config, ["ir-vis"])
+    return path
+
+
+def test_network_runs_and_leaves_out_what_its_card_lists(
+    data: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = _card(seen={"tno": ["a"]}, tuned={"tno": ["b"]})
+    monkeypatch.setattr(registry, "released", lambda: {"tiny": card})
+    monkeypatch.setattr(registry, "WEIGHTS_DIR", checkpoint.parent)
+    options = ("--dataset", "tno", "--device", "cpu", "--precision", "fp32")
+    assert _run(*options, *QUICK) == 0
+    text = capsys.readouterr().out
+    assert "tno: 2 pairs" in text
+    assert "left out: 1 pairs that the released weights were trained on" in text
+    assert "left out: 1 pairs that the released weights were tuned on" in text
+    assert "nano " in text
+    report = _report(*options, "--include-seen", "--methods", f"nano,again={checkpoint}", "--teacher", str(checkpoint))
+    methods = report["datasets"]["tno"]["methods"]
+    assert list(methods) == ["nano", "again", "teacher"]
+    assert methods["nano"]["values"] == methods["again"]["values"] == methods["teacher"]["values"]
+    assert report["datasets"]["tno"]["n"] == 4
+
+
+def test_costs_are_measured_and_kept(data: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fusecli.benchmark import cost
+
+    monkeypatch.setattr(cost, "SECONDS", 0.02)
+    options = ["--dataset", "tno", "--methods", f"tiny={checkpoint},average", "--fused", f"mine={_fused_folder()}"]
+    options += ["--device", "cpu", "--no-html", "--quiet", "--json", "r.json"]
+    assert _run(*options) == 0
+    before = json.loads(Path("r.json").read_text(encoding="utf-8"))
+    methods = before["datasets"]["tno"]["methods"]
+    tiny = methods["tiny"]["cost"]
+    assert methods["tiny"]["ms_per_pair"] == tiny["ms"] > 0
+    assert tiny["ms_end_to_end"] > 0
+    assert methods["tiny"]["params"] == tiny["params"] > 100
+    assert tiny["macs"] > tiny["params"]
+    assert tiny["size"] == [72, 56]
+    assert "cores" in tiny["device"]
+    assert methods["average"]["cost"]["macs"] is None
+    assert methods["mine"]["cost"] is None
+    assert _run(*options) == 0
+    assert json.loads(Path("r.json").read_text(encoding="utf-8")) == before
+
+
+@pytest.mark.parametrize("name", list(classical.METHODS))
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (2, 2), (5, 3), (37, 50)])
+def test_classical_rules_keep_what_both_sources_share(name: str, shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).random(shape, dtype=np.float32)
+    rule = classical.METHODS[name][1]
+    assert np.abs(rule(image, image) - image).max() < 1e-5
+    assert np.abs(rule(np.full_like(image, 0.4), np.full_like(image, 0.4)) - 0.4).max() < 1e-5
+
+
+def test_classical_rules_do_what_they_say() -> None:
+    first, second = (_scene(seed) for seed in (1, 2))
+    expected = np.rint((first.astype(float) + second) / 2)
+    assert (classical.fuse("average", first, second) == expected).all()
+    assert (classical.fuse("maximum", first, second) == np.maximum(first, second)).all()
+    textured, flat = np.full((64, 64), 120, np.uint8), np.full((64, 64), 100, np.uint8)
+    textured[::2] = 60
+    for name in ("laplacian", "guided", "wavelet"):  # these keep a texture that one source has, the average halves it
+        assert classical.fuse(name, textured, flat)[16:48, 16:48].std() > 0.9 * textured.std()
+    color = np.dstack([first, first // 2, 255 - first])
+    fused = classical.fuse("maximum", color, second).astype(int)
+    inside = ((fused > 0) & (fused < 255)).all(2)
+    shift = (fused - color)[inside]
+    assert np.abs(shift - shift[:, :1]).max() <= 1  # luma moves, chroma stays
+
+
+@pytest.mark.skipif(
+    not (SHARED / "data" / "val" / "tno").is_dir(), reason="the validation pairs are not part of the package"
+)
+def test_published_rows_are_reproduced(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSECLI_DATA", str(SHARED / "data" / "val"))
+    report = _report("--dataset", "tno", "--methods", "average,maximum,laplacian")
+    columns = ["EN", "SD", "SF", "AG", "MI", "SCD", "VIF", "Qabf", "SSIM", "CC", "Nabf"]
+    published = {
+        "maximum": "6.734 36.478 8.688 3.219 6.825 1.602 0.967 0.606 1.381 0.399 0.000",
+        "laplacian": "6.584 28.842 10.591 4.198 1.582 1.741 0.676 0.522 1.404 0.463 0.033",
+        "average": "6.045 22.905 5.721 2.280 2.074 1.674 0.574 0.339 1.491 0.481 0.000",
+    }
+    assert report["datasets"]["tno"]["n"] == 17
+    for name, row in published.items():
+        means = report["datasets"]["tno"]["methods"][name]["mean"]
+        assert " ".join(f"{means[column]:.3f}" for column in columns) == row
+
+
+@pytest.mark.skipif(not (datasets.SAMPLE / "ir").is_dir(), reason="no source tree around this package")
+def test_sample_needs_nothing_but_the_checkout(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FUSECLI_DATA")
+    assert _run("--dataset", "sample", "--methods", "average,maximum", *QUICK) == 0
+    assert "sample: " in capsys.readouterr().out
+
+
+def test_ranks_follow_direction_and_share_ties() -> None:
+    up, down = registry.METRICS["tang"]["VIF"], registry.METRICS["tang"]["Nabf"]
+    assert results.places({"a": 1.0, "b": 3.0, "c": 2.0, "d": None}, up) == {"a": 3, "b": 1, "c": 2, "d": 4}
+    assert results.places({"a": 1.0, "b": 3.0, "c": 1.0}, down) == {"a": 1.5, "b": 3, "c": 1.5}
+
+
+def test_wilcoxon_counts_out_all_signs() -> None:
+    generator = np.random.default_rng(0)
+    for trial in range(20):
+        differences = np.round(generator.normal(0.4, 1, 9), 1 if trial % 2 else 6)  # with ties and without
+        nonzero = differences[differences != 0]
+        size = np.abs(nonzero)
+        ranks = np.array([(size < value).sum() + ((size == value).sum() + 1) / 2 for value in size])
+        signs = np.array(list(itertools.product((0, 1), repeat=len(nonzero))))
+        sums = signs @ ranks
+        observed = min(ranks[nonzero > 0].sum(), ranks[nonzero < 0].sum())
+        expected = min(1.0, 2 * np.mean(sums <= observed + 1e-9))
+        assert compare.wilcoxon(differences) == pytest.approx(expected)
+    assert compare.wilcoxon(np.zeros(5)) == 1
+    many = generator.normal(0.15, 1, 200)
+    exact = compare.wilcoxon(many)
+    assert compare.wilcoxon(np.append(many, 1e-9)) == pytest.approx(exact, rel=0.05)  # beyond 200: the approximation
+
+
+def test_holm_steps_down() -> None:
+    assert compare.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert compare.holm([0.9, 0.8]) == pytest.approx([1, 1])
+
+
+def _two_reports(data: Path) -> None:
+    """a.json and b.json: the same baseline, and a result that became noisy on twelve pairs."""
+    shutil.rmtree(data / "tno")
+    _write_pairs(data / "tno", names=tuple(f"{index:02}" for index in range(12)))
+    noise = np.random.default_rng(0)
+    folders = [
+        _fused_folder("clean"),
+        _fused_folder(
+            "noisy", lambda image: np.clip(image + noise.normal(0, 20, image.shape), 0, 255).astype(np.uint8)
+        ),
+    ]
+    for folder, target in zip(folders, ("a.json", "b.json"), strict=True):
+        options = ("--methods", "maximum", "--metrics", "VIF,SSIM,Nabf,AG", "--fused", f"mine={folder}")
+        assert _run("--dataset", "tno", *options, *QUICK, "--json", target) == 0
+
+
+def test_compare_shows_what_moved_and_gates(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _two_reports(data)
+    capsys.readouterr()
+    assert main(["benchmark", "compare", "a.json", "b.json"]) == 0
+    lines = [re.split(r"\s{2,}", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    verdicts = {(line[0], line[1].split()[0]): line[-1] for line in lines if len(line) == 8}
+    assert verdicts["mine", "VIF"] == verdicts["mine", "SSIM"] == verdicts["mine", "Nabf"] == "worse"
+    assert verdicts["mine", "AG"] == "better"  # noise: why one column does not decide
+    assert {verdicts["maximum", name] for name in ("VIF", "SSIM", "Nabf", "AG")} == {"same"}
+    assert main(["benchmark", "compare", "a.json", "b.json", "--fail-worse"]) == 1
+    assert "SSIM became worse" in capsys.readouterr().err
+    assert main(["benchmark", "compare", "b.json", "a.json", "--fail-worse", "-m", "maximum"]) == 0
+    values = json.loads(Path("b.json").read_text(encoding="utf-8"))["datasets"]["tno"]["methods"]["mine"]["mean"]
+    assert main(["benchmark", "compare", "a.json", "b.json", "--fail-below", f"SSIM={values['SSIM'] - 0.01}"]) == 0
+    assert main(["benchmark", "compare", "a.json", "b.json", "--fail-below", f"SSIM={values['SSIM'] + 0.01}"]) == 1
+    assert "mine: SSIM" in capsys.readouterr().err
+    assert main(["benchmark", "compare", "a.json", "b.json", "--fail-below", f"Nabf={values['Nabf'] / 2}"]) == 1
+    assert "is above" in capsys.readouterr().err
+
+
+def test_gate_of_a_run(data: Path) -> None:
+    assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--fail-below", "SSIM=0.1") == 0
+    assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--fail-below", "SSIM=1.99") == 1
+
+
+def test_compare_refuses_what_cannot_be_compared(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for protocol in ("tang", "standard"):
+        options = ("--methods", "average", "--protocol", protocol, "--json", f"{protocol}.json")
+        assert _run("--dataset", "tno", *options, *QUICK) == 0
+    assert main(["benchmark", "compare", "tang.json", "standard.json"]) == 2
+    assert "different protocols" in capsys.readouterr().err
+    Path("x.json").write_text('{"protocol": "tang"}', encoding="utf-8")
+    assert main(["benchmark", "compare", "tang.json", "x.json"]) == 2
+    assert main(["benchmark", "compare", "tang.json", "gone.json"]) == 2
+    assert main(["benchmark", "compare", "tang.json", "tang.json", "-m", "averag"]) == 2
+    assert "did you mean average" in capsys.readouterr().err
+
+
+def test_compare_takes_the_pairs_that_both_have(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _report("--dataset", "tno", "--methods", "average")
+    Path("report.json").rename("a.json")
+    (data / "tno" / "ir" / "a.png").unlink()
+    (data / "tno" / "vis" / "a.png").unlink()
+    _report("--dataset", "tno", "--methods", "average")
+    capsys.readouterr()
+    assert main(["benchmark", "compare", "a.json", "report.json"]) == 0
+    assert "4 and 3 pairs; compared on the 3 in both" in capsys.readouterr().out
+
+
+def _page(data: Path, *options: str) -> str:
+    assert _run("--dataset", "tno", "--no-speed", "--quiet", "--cases", "1", *options) == 0
+    return Path("benchmark.html").read_text(encoding="utf-8")
+
+
+def test_page_is_whole_and_needs_no_network(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fused = _fused_folder()
+    page = _page(data, "--methods", "average,maximum", "--fused", f"<b>&mine={fused}")
+    assert "page: benchmark.html" in capsys.readouterr().err
+    outside = re.sub(r'"data:image/webp;base64,[^"]*"', "", page)
+    assert not re.search(r"https?://|@import|<link|src=[\"']?(?!data:)[\w/]|url\((?!\"\$)", outside)
+    assert "default-src 'none'" in page
+    assert "<b>&mine" not in page.partition("<script")[0]
+    assert "&lt;b&gt;&amp;mine" in page
+    embedded = json.loads(re.search(r'id="cases">(.*?)</script>', page, re.S)[1])["tno"]  # type: ignore[index]
+    assert len(embedded) == 2
+    assert [image["name"] for image in embedded[0]["images"]] == ["vis", "ir", "average", "maximum", "<b>&mine"]
+    assert page.count("<svg") >= len(results.DEFAULT_METRICS)
+    assert len(page) < 400_000
+
+
+def test_page_is_written_from_the_cache(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _page(data, "--methods", "average,wavelet")
+    monkeypatch.setattr(classical, "fuse", None)
+    assert _page(data, "--methods", "average,wavelet") == first
+
+
+PROBE = """<script>
+const report = {};
+const settle = () => new Promise((done) => setTimeout(done, 50));
+(async () => {
+  await settle();
+  const viewer = document.querySelector(".viewer"), figures = () => viewer.querySelectorAll("figure");
+  report.figures = figures().length;
+  report.loaded = [...viewer.querySelectorAll("img")].every((image) => image.naturalWidth === 72);
+  report.lens = [...viewer.querySelectorAll(".lens")].every((lens) => parseFloat(lens.style.width) > 0);
+  report.crop = viewer.querySelector(".crop").style.backgroundImage.startsWith('url("data:image/webp');
+  const zoom = viewer.querySelector("input");
+  zoom.value = 8;
+  zoom.dispatchEvent(new Event("input"));
+  const before = viewer.querySelector(".lens").style.left, area = viewer.querySelector(".image");
+  const box = area.getBoundingClientRect();
+  area.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + box.width, clientY: box.top + 5 }));
+  report.moved = [...viewer.querySelectorAll(".lens")].every((lens) => lens.style.left !== before);
+  const alt = () => viewer.querySelector("img").alt, worst = alt();
+  viewer.querySelector(".next").click();
+  await settle();
+  report.stepped = alt() !== worst && viewer.querySelector("select").value === "1";
+  const table = document.querySelector("table.sortable"), last = table.tHead.rows[0].cells.length - 1;
+  const column = () => [...table.tBodies[0].rows].map((row) => Number(row.cells[last].dataset.value));
+  const button = table.tHead.rows[0].cells[last].querySelector("button");
+  button.click();
+  const up = column(); button.click();
+  const down = column();
+  report.sorted = up.every((v, i) => !i || up[i - 1] <= v) && down.every((v, i) => !i || down[i - 1] >= v);
+  report.wide = document.documentElement.scrollWidth <= innerWidth;
+  const out = document.createElement("pre");
+  out.id = "probe"; out.textContent = JSON.stringify(report);
+  document.body.append(out);
+})();
+</script></body>"""
+
+
+def test_page_works_in_a_browser(data: Path, tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    page = _page(data, "--methods", "average,maximum,guided")
+    target = tmp_path / "probe.html"
+    target.write_text(page.replace("</body>", PROBE), encoding="utf-8")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom", target.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr  # no error of a script, nothing that the page's policy refused
+    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout)
+    assert found, "the page's script did not run to its end"
+    report = json.loads(found[1])
+    assert report.pop("figures") == 5
+    assert all(report.values()), report
