@@ -5,7 +5,6 @@ Memory is bounded by the number of pairs under way, never by the number of files
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fusecli.errors import FusecliError, InputError
+from fusecli.errors import FusecliError, InputError, OutputError
 from fusecli.images import frames
 from fusecli.images.frame import Frame
 from fusecli.images.intensity import Range
@@ -252,7 +251,7 @@ def _guarded(job: Job, act: Callable[[], Outcome]) -> Outcome:
     try:
         return act()
     except Exception as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:  # so for the next pair too
+        if isinstance(error, OutputError) and error.full:  # so for the next pair too
             raise FusecliError(f"{error}; free some and go on with --skip-existing") from error
         return Outcome(job, error=_reason(error))
 
