@@ -447,6 +447,15 @@ def test_truncated_files_are_refused_wherever_they_end(scratch, ending, data):
     assert one(path).size == (40, 50)
 
 
+def test_stray_bytes_between_jpeg_segments(tmp_path):
+    photo = ENCODED[".jpg"]
+    table = photo.index(b"\xff\xdb")
+    path = tmp_path / "a.jpg"
+    path.write_bytes(photo[:table] + b"\0\0stray" + photo[table:])
+    assert frames.peek_size(path) == (1, 40, 50)
+    np.testing.assert_array_equal(stored(path), cv2.imdecode(np.frombuffer(photo, np.uint8), 1)[..., ::-1])
+
+
 def test_a_truncated_photo_with_an_embedded_thumbnail(tmp_path):
     photo = ENCODED[".jpg"]
     thumbnail = b"Exif\0\0" + cv2.imencode(".jpg", picture(8, 8))[1].tobytes()  # has an end-of-image of its own

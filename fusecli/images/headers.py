@@ -133,8 +133,9 @@ def _jpeg(data: Bytes) -> Header:
     height = width = 0
     orientation, position = 1, 2
     while True:
-        if data[position] != 0xFF:
-            raise Unreadable("the JPEG is damaged: a marker is missing")
+        position = data.find(b"\xff", position)  # decoders skip stray bytes between segments, so this does too
+        if position < 0:
+            raise Unreadable(TRUNCATED)
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
