@@ -1,0 +1,607 @@
+"""DICOM series, single and multi-frame, into a Volume. fusecli.images.derived writes results.
+
+Slices are sorted by position along their normal, never by name or instance number, and lie a constant step apart: what
+cannot be laid out so is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from fusecli.errors import InputError, UsageError
+from fusecli.images.grid import Grid, flip_lps
+from fusecli.images.volume import Volume
+
+log = logging.getLogger("fusecli")
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # what matters is checked below
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+ENDINGS = (".dcm", ".dicom", ".ima")  # other files are recognised by the letters DICM after 128 bytes
+MODALITIES = {"ct": ("CT",), "mri": ("MR",), "pet": ("PT",), "spect": ("NM", "ST")}
+
+_DUPLICATE = 1e-3  # mm: slices nearer than this lie at one place
+_UNEVEN = 0.05  # share of the step by which steps may differ
+_PARALLEL = 1e-3  # by how much direction cosines of one series may differ
+_LISTED = 12
+_HEADER = [
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
+    *("PatientID", "PatientName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "InstanceNumber"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "BitsAllocated", "PixelRepresentation"),
+    *("RescaleSlope", "RescaleIntercept", "PhotometricInterpretation", "ModalityLUTSequence"),
+]
+# What a damaged file makes pydicom raise, besides its own errors.
+_DAMAGED = (
+    *(InvalidDicomError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError),
+    *(NotImplementedError, RuntimeError, OverflowError, MemoryError),
+)
+
+
+@dataclass
+class Series:
+    """Files of one series, in the order of their names. headers: what `scan` read of each; patient: who it is of."""
+
+    uid: str
+    number: str
+    modality: str
+    description: str
+    headers: list[tuple[Path, Dataset]] = field(default_factory=list)
+    patients: set[str] = field(default_factory=set)
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path, _ in self.headers]
+
+    @property
+    def source(self) -> Path:
+        """The file, or the folder of several."""
+        return self.files[0] if len(self.files) == 1 else self.files[0].parent
+
+    @property
+    def is_color(self) -> bool:
+        header = self.headers[0][1]
+        return int(header.get("SamplesPerPixel") or 1) > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR"
+
+    @property
+    def is_multi_frame(self) -> bool:
+        return _frames(self.headers[0][1]) > 1
+
+    @property
+    def slices(self) -> int:
+        return sum(_frames(header) for _, header in self.headers)
+
+    def __str__(self) -> str:
+        header = self.headers[0][1]
+        name = f", {self.description!r}" if self.description else ""
+        return (
+            f"{self.number or '(no number)'}: {self.modality or 'no modality'}, {self.slices} "
+            f"slice{'s' if self.slices > 1 else ''} of {header.Columns}×{header.Rows}{name} ({self.uid})"
+        )
+
+
+@dataclass
+class Scan:
+    """What a folder or a list of files holds. broken: DICOM files that cannot be read, with the reason."""
+
+    source: Path
+    series: list[Series]
+    broken: list[tuple[Path, str]]
+
+
+@dataclass
+class Origin:
+    """Datasets without pixels: one per slice, or one in all and the frame (from 0) of each slice. series: its UID."""
+
+    datasets: list[Dataset]
+    frames: list[int] | None = None
+    inverted: bool = False  # MONOCHROME1: voxels are the negative of the file's quantities
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its name or its first bytes; an index (DICOMDIR) is not taken for one by name."""
+    if path.name.startswith("."):
+        return False
+    if path.suffix.lower() in ENDINGS:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def scan(source: Path, files: Iterable[Path]) -> Scan:
+    """Headers of the DICOM images among ``files``, by series; reports, indices and the like are left out."""
+    series: dict[str, Series] = {}
+    broken: list[tuple[Path, str]] = []
+    for path in sorted(files):
+        try:
+            header = _dcmread(path, stop_before_pixels=True, specific_tags=_HEADER)
+        except _DAMAGED as error:
+            broken.append((path, f"cannot be read as DICOM ({_brief(error)})"))
+            continue
+        if UID(header.file_meta.get("MediaStorageSOPClassUID") or "").name == "Media Storage Directory Storage":
+            continue
+        kind = UID(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "").name
+        if kind and "Image Storage" not in kind:
+            log.debug("%s: %s, not an image; left out", path, kind)
+            continue
+        if not header.get("Rows") or not header.get("Columns"):
+            broken.append((path, "the file is cut off before its image, or is no DICOM image"))
+            continue
+        uid = str(header.get("SeriesInstanceUID") or "")
+        one = series.setdefault(
+            uid,
+            Series(
+                *(uid, str(header.get("SeriesNumber") or ""), str(header.get("Modality") or "")),
+                re.sub(r"[^ -~]", "?", str(header.get("SeriesDescription") or ""))[:40],
+            ),
+        )
+        one.headers.append((path, header))
+        one.patients.add(str(header.get("PatientID") or "") or str(header.get("PatientName") or ""))
+    return Scan(source, sorted(series.values(), key=lambda one: (one.number.zfill(12), one.uid)), broken)
+
+
+def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
+    """The series to read: by number or UID (or the UID's end) if ``wanted``, else the only one of the side's modality.
+
+    Raises UsageError, which lists the series, where that leaves none or several; InputError for files of two patients
+    and for damaged files, since their slices would be missing.
+    """
+    if not found.series:
+        if found.broken:
+            path, reason = found.broken[0]
+            raise InputError(f"{path}: {reason}")
+        raise InputError(f"{found.source}: holds no DICOM image (reports, plans and segmentations cannot be fused)")
+    chosen = found.series
+    if wanted is not None:
+        chosen = [one for one in chosen if wanted == one.number] or [one for one in chosen if one.uid.endswith(wanted)]
+    elif len(chosen) > 1:
+        if len(set().union(*(one.patients for one in chosen))) > 1:
+            _refuse_patients(found, chosen)
+        chosen = [one for one in chosen if one.modality in MODALITIES[side]]
+        if len(chosen) == 1:
+            log.info("%s: series %s is the only one of its modality", found.source, chosen[0])
+    if len(chosen) != 1:
+        listed = "".join(f"\n  {one}" for one in found.series[:_LISTED])
+        more = f"\n  … and {len(found.series) - _LISTED} more" if len(found.series) > _LISTED else ""
+        how = f"no single series is {wanted!r}" if wanted is not None else f"holds {len(found.series)} series"
+        numbers = Counter(one.number for one in found.series if one.number)
+        example = next((number for number, count in numbers.items() if count == 1), found.series[0].uid[-12:])
+        raise UsageError(
+            f"--{side} {found.source}: {how}; choose one by its number or the end of its UID, "
+            f"as --series {side}={example}:{listed}{more}"
+        )
+    if len(chosen[0].patients) > 1:
+        _refuse_patients(found, chosen)
+    if found.broken:
+        path, reason = found.broken[0]
+        raise InputError(f"{path}: {reason}{_hole(chosen[0])}; replace the file, or move it away if it is not needed")
+    return chosen[0]
+
+
+def read(series: Series, side: str) -> Volume:
+    """The volume of one series. Raises InputError with file and reason for all that cannot be laid out as one."""
+    if series.modality and series.modality not in MODALITIES[side]:
+        log.warning("%s: the file says modality %s; read as --%s", series.source, series.modality, side)
+    if len(series.headers) > 1 and any(_frames(header) > 1 for _, header in series.headers):
+        path = next(path for path, header in series.headers if _frames(header) > 1)
+        raise InputError(f"{path}: a multi-frame image among {len(series.headers)} of one series; give this file alone")
+    return _read_frames(series) if series.is_multi_frame else _read_slices(series)
+
+
+def differences(a: Volume, b: Volume) -> list[str]:
+    """Why two DICOM volumes may not belong together, without saying whose they are."""
+    first, second = a.origin.datasets[0], b.origin.datasets[0]
+    found = []
+    if str(first.get("PatientID") or "") != str(second.get("PatientID") or ""):
+        found.append("they carry different patient identifiers")
+    frames = [str(one.get("FrameOfReferenceUID") or "") for one in (first, second)]
+    if all(frames) and frames[0] != frames[1]:
+        found.append("they have different frames of reference, so positions agree only if they were registered before")
+    return found
+
+
+# One plane -----------------------------------------------------------------------------------------------------------
+
+
+class _Place(NamedTuple):
+    """LPS mm of the first pixel's centre; row and column direction; mm from row to row and from column to column."""
+
+    position: np.ndarray
+    orientation: np.ndarray
+    spacing: np.ndarray
+
+
+@dataclass
+class _Plane:
+    """One slice. label: how messages call it. place: None where tags are ``missing``. thickness: mm, if alone."""
+
+    label: str
+    place: _Place | None
+    missing: str
+    thickness: float
+
+
+def _numbers(dataset: Dataset, name: str, count: int) -> np.ndarray | None:
+    """``count`` finite numbers, or None."""
+    try:
+        numbers = np.array([float(part) for part in dataset.get(name)], np.float64)
+    except (TypeError, ValueError):
+        return None
+    return numbers if numbers.size == count and np.isfinite(numbers).all() else None
+
+
+def _number(dataset: Dataset, name: str, default: float) -> float:
+    """The number, the first of several, or ``default`` where there is none."""
+    try:
+        value = dataset.get(name)
+        return float(value[0] if isinstance(value, MultiValue) else value)
+    except (TypeError, ValueError, IndexError):
+        return default
+
+
+def _plane(label: str, position: Dataset, orientation: Dataset, measures: Dataset) -> _Plane:
+    found = {
+        "ImagePositionPatient": _numbers(position, "ImagePositionPatient", 3),
+        "ImageOrientationPatient": _numbers(orientation, "ImageOrientationPatient", 6),
+        "PixelSpacing": _numbers(measures, "PixelSpacing", 2),
+    }
+    missing = [name for name, value in found.items() if value is None]
+    place = None if missing else _Place(*(value for value in found.values() if value is not None))
+    return _Plane(label, place, ", ".join(missing), _between(measures) or 1.0)
+
+
+def _between(measures: Dataset) -> float:
+    """mm from slice to slice; negative (nuclear medicine) where they go against the normal; 0 if not said."""
+    return _number(measures, "SpacingBetweenSlices", 0) or _number(measures, "SliceThickness", 0)
+
+
+def _arrange(planes: Sequence[_Plane], source: object) -> tuple[list[int], np.ndarray]:
+    """(order of the planes along their normal, affine voxel -> RAS mm). Raises InputError where there is none."""
+    places = [plane.place for plane in planes if plane.place is not None]
+    if len(places) < len(planes):
+        lost = next(plane for plane in planes if plane.place is None)
+        raise InputError(
+            f"{source}: {lost.label} does not say where it lies ({lost.missing} missing), so the order of the "
+            f"{len(planes)} slices is unknown; export the series again with its geometry, or move this file away"
+        )
+    first = places[0]
+    row, column = first.orientation[:3], first.orientation[3:]
+    lengths = np.linalg.norm([row, column], axis=1)
+    if np.abs(lengths - 1).max() > 0.01 or abs(row @ column) > 0.01 or not (first.spacing > 0).all():
+        raise InputError(
+            f"{source}: {planes[0].label} has directions that are not two unit vectors at right angles "
+            "(ImageOrientationPatient), or pixels without size (PixelSpacing); mend the header"
+        )
+    for plane, place in zip(planes, places, strict=True):
+        if np.abs(place.orientation - first.orientation).max() > _PARALLEL:
+            raise InputError(
+                f"{source}: slices are not parallel ({planes[0].label} and {plane.label}): a localizer, or several "
+                "stacks in one series; move the slices of the other orientation away"
+            )
+        if np.abs(place.spacing / first.spacing - 1).max() > _PARALLEL:
+            raise InputError(f"{source}: pixels of {planes[0].label} and {plane.label} have different sizes")
+    normal = np.cross(row, column)
+    normal /= np.linalg.norm(normal)
+    positions = np.array([place.position for place in places])
+    distances = positions @ normal
+    order = [int(index) for index in np.argsort(distances, kind="stable")]
+    steps = np.diff(distances[order])
+    _check_steps(steps, [planes[index] for index in order], distances[order], source)
+    step = normal * abs(planes[0].thickness)
+    if len(order) > 1:
+        step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
+        lateral = positions - np.outer(distances, normal)
+        if np.abs(lateral - lateral[order[0]]).max() > first.spacing.min() / 2:
+            raise InputError(
+                f"{source}: slices are shifted against each other (gantry tilt); bring the series to a straight grid "
+                "first, for example by dcm2niix, and give its NIfTI file"
+            )
+    affine = np.eye(4)
+    affine[:3, 0] = row * first.spacing[1]
+    affine[:3, 1] = column * first.spacing[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = positions[order[0]]
+    return order, flip_lps(affine)
+
+
+def _check_steps(steps: np.ndarray, planes: list[_Plane], distances: np.ndarray, source: object) -> None:
+    """Raises InputError unless slices are a constant step apart. ``planes`` are in the order of ``distances``."""
+    if steps.size == 0:
+        return
+    double = np.flatnonzero(steps < _DUPLICATE)
+    if double.size:
+        a, b = planes[double[0]], planes[double[0] + 1]
+        raise InputError(
+            f"{source}: {a.label} and {b.label} lie at the same position ({_mm(distances[double[0]])} along the "
+            f"normal), {double.size} such pair{'s' if double.size > 1 else ''} in all: copies, or several echoes, "
+            "phases or time points in one series; keep one file per position"
+        )
+    usual = float(np.median(steps))
+    wrong = np.flatnonzero(np.abs(steps - usual) > _UNEVEN * usual)
+    if not wrong.size:
+        return
+    gaps = np.round(steps / usual)
+    if (gaps[wrong] >= 2).all() and (np.abs(steps - gaps * usual) < _UNEVEN * usual * gaps).all():
+        at = [distances[index] + usual * n for index in wrong for n in range(1, int(gaps[index]))]
+        raise InputError(
+            f"{source}: {len(at)} slice{'s are' if len(at) > 1 else ' is'} missing, at "
+            f"{', '.join(_mm(place) for place in at[:5])}{' …' if len(at) > 5 else ''} along the normal "
+            f"(between {planes[wrong[0]].label} and {planes[wrong[0] + 1].label})"
+        )
+    raise InputError(
+        f"{source}: slices are unequally spaced ({steps.min():.3f} to {steps.max():.3f} mm; the widest step is after "
+        f"{planes[int(np.argmax(steps))].label}); resample the series to a constant step first"
+    )
+
+
+def _hole(series: Series) -> str:
+    """Which slice a series lacks, by its neighbours; for the message about a file whose header cannot be read."""
+    planes = [_plane(path.name, header, header, header) for path, header in series.headers]
+    try:
+        _arrange(planes, series.files[0].parent)
+    except InputError as error:
+        return f" ({error})" if "missing" in str(error) else ""
+    return f"; the {len(planes)} readable slices leave no gap, so if it belongs to them it is the first or the last"
+
+
+def _mm(value: float) -> str:
+    return f"{value:.2f} mm"
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def _read_slices(series: Series) -> Volume:
+    """A volume of single-frame files."""
+    source = series.source
+    planes = [_plane(path.name, header, header, header) for path, header in series.headers]
+    sizes = {(int(header.Rows), int(header.Columns)) for _, header in series.headers}
+    if len(sizes) > 1:
+        raise InputError(f"{source}: slices of one series have different sizes ({', '.join(map(str, sorted(sizes)))})")
+    affine = None
+    order = [0]
+    if len(planes) > 1 or planes[0].place:
+        order, affine = _arrange(planes, source)
+    headers = [series.headers[index] for index in order]
+    scales = {_scaling(header, header) for _, header in headers}
+    plain = len(scales) == 1 and next(iter(scales)).is_plain and not series.is_color
+    datasets: list[Dataset] = []
+    voxels: np.ndarray | None = None
+    for index, (path, header) in enumerate(headers):
+        try:
+            dataset = _full(path)
+            pixels = _pixels(dataset, path)
+        except InputError as error:
+            if affine is None or len(headers) == 1:
+                raise
+            at = ", ".join(f"{mm:g}" for mm in header.ImagePositionPatient)
+            raise InputError(
+                f"{error}; without it the series lacks slice {index + 1} of {len(headers)}, at position {at} mm"
+            ) from error
+        if not plain and not series.is_color:
+            pixels = _quantities(pixels, dataset, _scaling(dataset, dataset))
+        if voxels is None:
+            voxels = np.empty((len(headers), *pixels.shape), pixels.dtype)
+        if pixels.shape != voxels.shape[1:]:
+            raise InputError(f"{path}: is not of the size or colour of the others in its series")
+        voxels[index] = pixels
+        datasets.append(dataset)
+    assert voxels is not None
+    scale = _scaling(datasets[0], datasets[0])
+    window = Counter(_window(dataset, dataset) for dataset in datasets).most_common(1)[0][0]
+    return _volume(voxels, affine, source, series, scale, window, Origin(datasets), plain)
+
+
+def _read_frames(series: Series) -> Volume:
+    """A volume of one multi-frame file: enhanced CT, MR and PET, nuclear medicine, and stacks without geometry."""
+    path = series.files[0]
+    dataset = _full(path)
+    count = _frames(dataset)
+    pixels = _pixels(dataset, path)
+    groups = [_groups(dataset, index) for index in range(count)]
+    planes = [
+        _plane(
+            f"{path.name} frame {index + 1}",
+            *(group(f"{name}Sequence", Dataset()) for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures")),
+        )
+        for index, group in enumerate(groups)
+    ]
+    detectors = dataset.get("DetectorInformationSequence")
+    if detectors and not any(plane.place for plane in planes):
+        planes = _nuclear(path.name, dataset, detectors[0], count)
+    order, affine = list(range(count)), None
+    if any(plane.place for plane in planes):
+        order, affine = _arrange(planes, path)
+    pixels = pixels[order] if order != list(range(count)) else pixels
+    scales = [_scaling(dataset, groups[index]("PixelValueTransformationSequence", dataset)) for index in order]
+    plain = len(set(scales)) == 1 and scales[0].is_plain and not series.is_color
+    if not plain and not series.is_color:
+        pixels = np.stack([_quantities(one, dataset, scale) for one, scale in zip(pixels, scales, strict=True)])
+    window = Counter(_window(dataset, group("FrameVOILUTSequence", dataset)) for group in groups).most_common(1)[0][0]
+    return _volume(pixels, affine, path, series, scales[0], window, Origin([dataset], order), plain)
+
+
+def _groups(dataset: Dataset, index: int) -> Callable[[str, Dataset], Dataset]:
+    """The functional group of a frame by name: its own, else the shared one, else the one given."""
+    per_frame, shared = dataset.get("PerFrameFunctionalGroupsSequence"), dataset.get("SharedFunctionalGroupsSequence")
+    levels = [*(per_frame[index : index + 1] if per_frame else ()), *(shared or ())]
+
+    def group(name: str, default: Dataset) -> Dataset:
+        return next((level[name].value[0] for level in levels if level.get(name)), default)
+
+    return group
+
+
+def _nuclear(name: str, dataset: Dataset, detector: Dataset, count: int) -> list[_Plane]:
+    """Reconstructed SPECT: the first slice's place; the others follow by a step along the normal, or against it."""
+    first = _plane(f"{name} frame 1", detector, detector, dataset)
+    between = _between(dataset)
+    if first.place is None or not between or "RECON" not in " ".join(dataset.get("ImageType") or []):
+        return []
+    step = np.cross(first.place.orientation[:3], first.place.orientation[3:]) * between
+    return [
+        _Plane(f"{name} frame {n + 1}", first.place._replace(position=first.place.position + n * step), "", between)
+        for n in range(count)
+    ]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What makes quantities of stored values."""
+
+    slope: float
+    intercept: float
+    inverted: bool
+    table: bool
+    bits: int
+    signed: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether voxels can stay as they are stored."""
+        return self.slope > 0 and not self.inverted and not self.table and self.bits <= 16
+
+
+def _scaling(dataset: Dataset, rescale: Dataset) -> _Scale:
+    slope = _number(rescale, "RescaleSlope", 1.0)
+    return _Scale(
+        slope if slope and np.isfinite(slope) else 1.0,
+        _number(rescale, "RescaleIntercept", 0.0),
+        dataset.get("PhotometricInterpretation") == "MONOCHROME1",
+        bool(dataset.get("ModalityLUTSequence")),
+        int(dataset.get("BitsAllocated") or 16),
+        bool(dataset.get("PixelRepresentation")),
+    )
+
+
+def _quantities(pixels: np.ndarray, dataset: Dataset, scale: _Scale) -> np.ndarray:
+    """float32 quantities of stored values; their negative where white is low (MONOCHROME1)."""
+    if scale.table:
+        values = np.asarray(apply_modality_lut(pixels, dataset), np.float64)
+    else:
+        values = pixels.astype(np.float64) * scale.slope + scale.intercept
+    return (-values if scale.inverted else values).astype(np.float32)
+
+
+def _window(dataset: Dataset, voi: Dataset) -> tuple[float, float] | None:
+    """What the file asks to be shown (PS3.3, C.11.2.1.2), its first window if it has several."""
+    centre, width = _number(voi, "WindowCenter", np.nan), _number(voi, "WindowWidth", np.nan)
+    if not np.isfinite([centre, width]).all() or width < 1:
+        return None
+    if voi.get("VOILUTFunction") in (None, "", "LINEAR") and width > 1:
+        low, high = centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
+    else:
+        low, high = centre - width / 2, centre + width / 2
+    return (-high, -low) if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else (low, high)
+
+
+def _volume(
+    voxels: np.ndarray,
+    affine: np.ndarray | None,
+    source: Path,
+    series: Series,
+    scale: _Scale,
+    window: tuple[float, float] | None,
+    origin: Origin,
+    plain: bool,
+) -> Volume:
+    grid = None if affine is None else Grid((voxels.shape[2], voxels.shape[1], voxels.shape[0]), affine)
+    origin.inverted = scale.inverted
+    dtype = np.dtype(np.uint8 if voxels.dtype == np.uint8 else np.uint16)
+    slope, intercept = (scale.slope, scale.intercept) if plain else (1.0, 0.0)
+    return Volume(
+        voxels, grid, source, "dicom", dtype, slope, intercept, series.modality or None, window, origin=origin
+    )
+
+
+def _dcmread(path: Path, **options: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pydicom.dcmread(path, force=path.suffix.lower() in ENDINGS, **options)
+
+
+def _full(path: Path) -> Dataset:
+    try:
+        return _dcmread(path)
+    except _DAMAGED as error:
+        raise InputError(f"{path}: cannot be read as DICOM ({_brief(error)})") from error
+
+
+def _pixels(dataset: Any, path: Path) -> np.ndarray:
+    """Stored values, [frames×]H×W, or uint8 RGB [frames×]H×W×3. They leave ``dataset``, which the writer keeps."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if not syntax:
+        implicit, little = dataset.original_encoding
+        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = syntax
+    if "PixelData" not in dataset:
+        raise InputError(f"{path}: has no pixels; the file is cut off, or holds something else than an image")
+    syntax = UID(syntax)
+    if syntax.is_compressed and syntax.is_encapsulated:
+        try:
+            available = get_decoder(syntax).is_available
+        except NotImplementedError as error:
+            raise InputError(f"{path}: compressed as {syntax.name}, which fusecli does not read") from error
+        if not available:
+            raise InputError(
+                f"{path}: compressed as {syntax.name}; reading that needs more codecs: pip install 'fusecli[dicom]'"
+            )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pixels = pixel_array(dataset)
+            if dataset.PhotometricInterpretation == "PALETTE COLOR":
+                pixels = apply_color_lut(pixels, dataset)
+                pixels = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    except _DAMAGED as error:
+        extra = "; pip install 'fusecli[dicom]' adds codecs" if syntax.is_encapsulated and syntax.is_compressed else ""
+        raise InputError(
+            f"{path}: the pixels cannot be decoded: the file is cut off or damaged ({_brief(error)}){extra}"
+        ) from error
+    del dataset["PixelData"]
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if pixels.shape[-1] == 3 and int(dataset.get("SamplesPerPixel") or 1) == 3 and pixels.dtype != np.uint8:
+        top = 2.0 ** int(dataset.get("BitsStored") or 16) - 1
+        pixels = np.rint(pixels * (255 / top)).astype(np.uint8)
+    frames = _frames(dataset)
+    return pixels.reshape(frames, *pixels.shape[-(2 + _has_channels(dataset)) :]) if frames > 1 else pixels
+
+
+def _has_channels(dataset: Dataset) -> bool:
+    return int(dataset.get("SamplesPerPixel") or 1) == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR"
+
+
+def _frames(dataset: Dataset) -> int:
+    return max(1, int(_number(dataset, "NumberOfFrames", 1)))
+
+
+def _refuse_patients(found: Scan, series: Sequence[Series]) -> None:
+    files = {next(iter(one.patients)): one.files[0].name for one in series}
+    if len(files) < 2:  # within one series
+        one = series[0]
+        files = {str(header.get("PatientID") or header.get("PatientName")): path.name for path, header in one.headers}
+    a, b, *_ = files.values()
+    raise InputError(
+        f"{found.source}: holds images of {len(files)} patients (such as {a} and {b}); give each a folder of its own"
+    )
+
+
+def _brief(error: BaseException) -> str:
+    """The first line of a message, without what may follow it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

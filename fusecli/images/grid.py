@@ -1,0 +1,145 @@
+"""Where voxels lie in the patient, and how one volume is brought to the grid of another.
+
+Patient space is RAS+ in mm as in NIfTI: x to the patient's right, y to the front, z to the head. DICOM speaks LPS+;
+``flip_lps`` turns one into the other and back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusecli.errors import FusecliError, InputError
+
+SAME = 0.01  # grids whose voxels are nowhere further apart than this share of a voxel are one grid
+_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
+_SNAP = 1e-6  # what arithmetic leaves of a whole number
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """shape: columns, rows, slices (the order of i, j, k). affine: 4×4, voxel centre (i, j, k, 1) -> RAS mm."""
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """mm from voxel to voxel along i, j and k."""
+        x, y, z = (float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return x, y, z
+
+    @property
+    def centre(self) -> np.ndarray:
+        """RAS mm of the middle of the volume."""
+        return self.points((np.array(self.shape) - 1) / 2)
+
+    def points(self, voxels: np.ndarray) -> np.ndarray:
+        """RAS mm of voxel indices …×3 (i, j, k)."""
+        return voxels @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def corners(self) -> np.ndarray:
+        """Indices 8×3 of the corner voxels."""
+        return np.array(np.meshgrid(*((0, size - 1) for size in self.shape))).reshape(3, -1).T
+
+    def __str__(self) -> str:
+        return f"{'×'.join(map(str, self.shape))} voxels of {'×'.join(f'{mm:.2f}' for mm in self.spacing)} mm"
+
+
+def flip_lps(affine: np.ndarray) -> np.ndarray:
+    """An affine into LPS as one into RAS, and the reverse."""
+    return _FLIP @ affine
+
+
+def check_affine(affine: np.ndarray, source: object) -> None:
+    """Raises InputError unless the affine places voxels: finite, and no axis of zero length or along another."""
+    advice = "mend the header, or convert the volume again from its DICOM files"
+    if not np.isfinite(affine).all():
+        raise InputError(f"{source}: the affine holds NaN or infinity, so no voxel has a place; {advice}")
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if (lengths == 0).any():
+        raise InputError(f"{source}: the affine has an axis of zero length, so voxels have no place; {advice}")
+    if abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
+        raise InputError(f"{source}: two axes of the affine point the same way; {advice}")
+
+
+def mapping(grid: Grid, other: Grid) -> np.ndarray:
+    """4×4: voxel indices of ``grid`` -> indices of the same places in ``other``, whole numbers kept whole."""
+    matrix = np.linalg.solve(other.affine, grid.affine)
+    nearest = np.round(matrix)
+    return np.where(np.abs(matrix - nearest) < _SNAP * np.maximum(1, np.abs(nearest)), nearest, matrix)
+
+
+def same(grid: Grid, other: Grid) -> bool:
+    """Whether two grids have the same voxels at the same places."""
+    if grid.shape != other.shape:
+        return False
+    corners = grid.corners()
+    there = corners @ mapping(grid, other)[:3, :3].T + mapping(grid, other)[:3, 3]
+    return bool(np.abs(there - corners).max() < SAME)
+
+
+def coverage(grid: Grid, other: Grid) -> float:
+    """Share of the voxels of ``grid`` that lie inside ``other``, by a lattice of at most 32 points along each axis."""
+    axes = [np.unique(np.linspace(0, size - 1, min(size, 32))) for size in grid.shape]
+    lattice = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    matrix = mapping(grid, other)
+    there = lattice @ matrix[:3, :3].T + matrix[:3, 3]
+    # A voxel reaches half its size beyond its centre; so a single slice meets another that lies as near as that.
+    reach = np.maximum(0.5, np.abs(matrix[:3, :3]).sum(1) / 2)
+    return float(((there >= -reach) & (there <= np.array(other.shape) - 1 + reach)).all(1).mean())
+
+
+def resample(voxels: np.ndarray, source: Grid, target: Grid, fill: float, slices: slice = slice(None)) -> np.ndarray:
+    """``voxels`` (K×H×W or K×H×W×3, on ``source``) at the voxels of ``target``, or of some of its slices: float32.
+
+    Linear interpolation; outside ``source`` there is ``fill``. Where a pixel of ``target`` spans several voxels of
+    ``source`` it is the mean of as many samples across the pixel (within the slice), so that coarse grids do not alias.
+    Raises FusecliError where scipy is not installed.
+    """
+    try:
+        from scipy import ndimage
+    except ImportError as error:
+        raise FusecliError(
+            "the two volumes have different grids; bringing one to the other needs scipy: "
+            "pip install 'fusecli[resample]'"
+        ) from error
+    first, last, _ = slices.indices(target.shape[2])
+    if voxels.ndim == 4:
+        planes = [resample(voxels[..., channel], source, target, fill, slices) for channel in range(voxels.shape[3])]
+        return np.stack(planes, -1)
+    matrix = mapping(target, source)
+    steps = np.linalg.norm(matrix[:3, :3], axis=0)  # voxels of source from pixel to pixel of target
+    columns, rows = (max(1, math.floor(step + 0.25)) for step in steps[:2])
+    shape = (last - first, target.shape[1], target.shape[0])
+    total: np.ndarray | None = None
+    for u in _parts(columns):
+        for v in _parts(rows):
+            start = matrix[:3, :3] @ (u, v, first) + matrix[:3, 3]
+            # Arrays are indexed k, j, i. "grid-constant": beyond the outermost centres voxels fade into the fill.
+            sample = ndimage.affine_transform(
+                voxels,
+                _diagonal(matrix[2::-1, 2::-1]),
+                start[::-1],
+                shape,
+                np.float32,
+                order=1,
+                mode="grid-constant",
+                cval=fill,
+                prefilter=False,
+            )
+            total = sample if total is None else np.add(total, sample, out=total)
+    assert total is not None
+    return total if columns * rows == 1 else np.multiply(total, np.float32(1 / (columns * rows)), out=total)
+
+
+def _parts(count: int) -> np.ndarray:
+    """Middles of ``count`` equal parts of a pixel, from its centre."""
+    return (np.arange(count) + 0.5) / count - 0.5
+
+
+def _diagonal(matrix: np.ndarray) -> np.ndarray:
+    """The diagonal alone where there is nothing else: scipy is several times faster with it."""
+    return np.diag(matrix) if np.count_nonzero(matrix - np.diag(np.diag(matrix))) == 0 else matrix

@@ -1,0 +1,179 @@
+"""NIfTI volumes (.nii, .nii.gz): read into a Volume, write a result into the same header."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from fusecli.errors import InputError
+from fusecli.images.atomic import replacing
+from fusecli.images.grid import Grid, check_affine
+from fusecli.images.intensity import Range
+from fusecli.images.volume import Volume
+
+log = logging.getLogger("fusecli")
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what matters of its remarks is said below
+
+ENDINGS = (".nii", ".nii.gz")
+RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+_MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
+_DAMAGED = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error, OverflowError)
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether the name is that of a NIfTI file."""
+    return path.name.lower().endswith(ENDINGS)
+
+
+def peek(path: Path) -> tuple[tuple[int, int, int], bool]:
+    """((columns, rows, slices), whether in colour) from the header. Raises InputError where ``read`` would."""
+    image = _open(path)
+    columns, rows, slices = (*image.shape, 1, 1)[:3]
+    return (columns, rows, slices), image.get_data_dtype().names is not None
+
+
+def read(path: Path, index: int | None = None) -> Volume:
+    """The volume, slices along its third axis. index: which one of a 4D file, from 0.
+
+    Raises InputError with file and reason: no NIfTI, cut off, complex numbers, several volumes and no ``index``,
+    an affine that places nothing.
+    """
+    image = _open(path)
+    header: Any = image.header
+    proxy: Any = image.dataobj
+    count = int(np.prod(image.shape[3:]))
+    if index is not None and not 0 <= index < count:
+        raise InputError(f"{path}: has no volume {index}; it holds {count}, counted from 0")
+    if count > 1 and index is None:
+        raise InputError(f"{path}: holds {count} volumes; choose one by --volume 0 … {count - 1}")
+    if len(image.shape) > 4 and count != image.shape[3]:
+        raise InputError(f"{path}: has {len(image.shape)} dimensions ({image.shape}); three, or four, are needed")
+    try:
+        if count > 1:
+            data, slope, intercept = np.asanyarray(proxy[..., index]), 1.0, 0.0  # scaled already
+        else:
+            data = np.asanyarray(proxy.get_unscaled())
+            slope, intercept = float(proxy.slope), float(proxy.inter)
+    except _DAMAGED as error:
+        raise InputError(
+            f"{path}: the voxels cannot be read: the file is cut off or damaged ({_brief(error)})"
+        ) from error
+    data = data.reshape((*image.shape, 1, 1)[:3], order="F").T
+    dtype = image.get_data_dtype().newbyteorder("=")
+    if data.dtype.names:  # RGB or RGBA, whose fourth channel is dropped
+        voxels = np.ascontiguousarray(data.view(np.uint8).reshape(*data.shape, len(data.dtype.names))[..., :3])
+        slope, intercept = 1.0, 0.0
+    else:
+        voxels, slope, intercept = _plain(data, slope, intercept, path)
+    low, high = float(header["cal_min"]), float(header["cal_max"])
+    window = (low, high) if np.isfinite([low, high]).all() and low < high else None
+    grid = Grid((voxels.shape[2], voxels.shape[1], voxels.shape[0]), _affine(image, path)) if _placed(header) else None
+    return Volume(voxels, grid, path, "nifti", dtype, slope, intercept, window=window, origin=image)
+
+
+def write(path: Path, fused: np.ndarray, reference: Volume, shown: Range, title: str) -> None:
+    """Write a result: K×H×W float32 in [0, 1], K×H×W uint8 or uint16, or K×H×W×3 uint8 (stored as RGB24).
+
+    Where ``reference`` is a NIfTI volume its header is kept: affine, codes, units, number of axes. Gray floats in
+    [0, 1] take the reference's sample type: floats become ``shown.lo`` … ``shown.hi``; integers use all the values from
+    0 that the type has, and scale factor and offset in the header turn these into ``shown``. Texts and extensions of
+    the header, which may name the patient, are not kept; ``title`` is the description. Same input, same bytes.
+    """
+    if fused.ndim == 4:
+        stored = np.ascontiguousarray(fused).view(RGB24)[..., 0]
+    elif fused.dtype == np.float32:
+        stored = _as_type(fused, reference.dtype, shown)
+    else:
+        stored = fused
+    data = stored.T
+    if reference.kind == "nifti":
+        source = reference.origin
+        header = source.header.copy()
+        header.extensions.clear()
+        for text in ("db_name", "aux_file", "intent_name"):
+            if text in header:
+                header[text] = b""
+        kind = type(source)
+        # 4D: one volume of it. A file of two axes keeps two.
+        data = data.reshape(data.shape[: max(2, min(3, len(source.shape)))]) if data.shape[2] == 1 else data
+        affine = source.affine
+    else:
+        header, kind = nib.Nifti1Header(), nib.Nifti1Image
+        affine = np.eye(4) if reference.grid is None else reference.grid.affine
+        header.set_xyzt_units("mm")
+    header.set_data_dtype(stored.dtype)
+    image = kind(data, affine, header)
+    if reference.kind != "nifti" and reference.grid is not None:
+        image.set_sform(affine, 1)
+        image.set_qform(affine, 1)
+    levels = np.iinfo(stored.dtype.name).max if stored.dtype.kind in "iu" else 0
+    levels = min(levels, 65535)
+    scale = (shown.hi - shown.lo) / levels if levels else 1.0
+    offset = shown.lo if levels else 0.0
+    image.header.set_slope_inter(scale, offset)
+    image.header["descrip"] = title.encode()[:79]
+    colored = stored.dtype == RGB24
+    image.header["cal_min"], image.header["cal_max"] = (0, 0) if colored else (shown.lo, shown.hi)
+    with replacing(path) as partial:
+        nib.save(image, partial)
+
+
+def _as_type(fused: np.ndarray, dtype: np.dtype, shown: Range) -> np.ndarray:
+    if dtype.kind == "f":
+        return shown.invert(fused).astype(dtype if dtype.itemsize in (4, 8) else np.float32, copy=False)
+    levels = min(np.iinfo(dtype.name).max, 65535)
+    return np.rint(fused * np.float32(levels)).astype(dtype)
+
+
+def _open(path: Path) -> Any:
+    try:
+        image: Any = nib.load(path)
+        if image.get_data_dtype().kind == "c":
+            raise InputError(f"{path}: holds complex numbers; take their magnitude first")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except _DAMAGED as error:
+        raise InputError(
+            f"{path}: cannot be read as NIfTI: it is cut off, damaged or no NIfTI ({_brief(error)})"
+        ) from error
+    if not isinstance(image, nib.Nifti1Pair):  # NIfTI-2 is a subclass
+        raise InputError(f"{path}: holds {type(image).__name__}; a NIfTI volume is needed")
+    if 0 in image.shape or len(image.shape) < 2:
+        raise InputError(f"{path}: has no voxels (shape {image.shape})")
+    return image
+
+
+def _brief(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _placed(header: Any) -> bool:
+    return bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+
+
+def _affine(image: Any, path: Path) -> np.ndarray:
+    check_affine(image.affine, path)
+    millimetres = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    return np.diag([millimetres, millimetres, millimetres, 1.0]) @ np.asarray(image.affine, np.float64)
+
+
+def _plain(data: np.ndarray, slope: float, intercept: float, path: Path) -> tuple[np.ndarray, float, float]:
+    """Native voxels with a positive slope: 8 and 16-bit integers as they are, others as finite float32."""
+    data = data.astype(data.dtype.newbyteorder("="), copy=False)
+    if data.dtype.kind in "iu" and data.dtype.itemsize <= 2 and slope > 0:
+        return np.ascontiguousarray(data), slope, intercept
+    values = (data * slope + intercept if (slope, intercept) != (1.0, 0.0) else data).astype(np.float32)
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise InputError(f"{path}: no voxel is a finite number")
+    if not finite.all():
+        log.info("%s: %d voxels are NaN or infinite; they count as background", path, int((~finite).sum()))
+        values[~finite] = values[finite].min()
+    return np.ascontiguousarray(values), 1.0, 0.0

@@ -1,0 +1,104 @@
+"""Volume: a stack of slices, where it lies in the patient, and which of its values become black and white."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusecli.errors import InputError, UsageError
+from fusecli.images.grid import Grid
+from fusecli.images.intensity import PERCENTILES, Range
+
+log = logging.getLogger("fusecli")
+
+BRAIN = (0.0, 80.0)  # Hounsfield units shown of a CT that names no window: centre 40, width 80
+_SAMPLE = 2**21  # voxels that decide a percentile
+
+
+@dataclass
+class Volume:
+    """voxels: K×H×W (integers, or float32) or K×H×W×3 (uint8 RGB), indexed by slice, row and column.
+
+    The quantity a voxel stands for (Hounsfield units, Bq/ml …) is ``slope`` × voxel + ``intercept``, slope > 0.
+    grid: None where the file does not say where its voxels lie. dtype: the file's own sample type.
+    modality: as DICOM names it (CT, MR, PT, NM). window: what the file asks to be shown, as quantities.
+    origin: what only the writer of the same kind needs.
+    """
+
+    voxels: np.ndarray
+    grid: Grid | None
+    source: Path
+    kind: str  # nifti or dicom
+    dtype: np.dtype
+    slope: float = 1.0
+    intercept: float = 0.0
+    modality: str | None = None
+    window: tuple[float, float] | None = None
+    origin: Any = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Columns, rows, slices."""
+        slices, rows, columns = self.voxels.shape[:3]
+        return columns, rows, slices
+
+    @property
+    def is_color(self) -> bool:
+        return self.voxels.ndim == 4
+
+    def stored(self, shown: Range) -> Range:
+        """A range of quantities as the range of stored voxels."""
+        return Range((shown.lo - self.intercept) / self.slope, (shown.hi - self.intercept) / self.slope)
+
+
+def parse_window(option: str) -> Range:
+    """The range of ``--window CENTER,WIDTH``. Raises UsageError where it makes no sense."""
+    try:
+        centre, width = (float(part) for part in option.split(","))
+    except ValueError:
+        raise UsageError(f"--window {option}: expected two numbers CENTER,WIDTH such as 40,80") from None
+    if not (np.isfinite(centre) and np.isfinite(width) and width > 0):
+        raise UsageError(f"--window {option}: WIDTH must be above 0, and both finite")
+    return Range(centre - width / 2, centre + width / 2)
+
+
+def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range:
+    """The quantities that become black and white: one range for the whole volume.
+
+    CT: ``window``, else the file's, else BRAIN; a CT of 8 bits without one holds gray values and keeps them. PET and
+    SPECT: 0 (there is no negative uptake) to a high percentile of the volume; others from a low percentile.
+    Raises InputError for a volume whose voxels are all equal.
+    """
+    if volume.is_color:
+        return Range(0.0, 255.0)
+    flat = volume.voxels.reshape(-1)
+    low, high = (float(value) * volume.slope + volume.intercept for value in (flat.min(), flat.max()))
+    if low == high:
+        raise InputError(f"{volume.source}: every voxel of the {side} volume is {low:g}; there is nothing to fuse")
+    if side == "ct":
+        if window is None and volume.window is not None:
+            window = Range(*volume.window)
+        if window is None and volume.dtype == np.uint8 and (volume.slope, volume.intercept) == (1.0, 0.0):
+            log.info("%s: 8-bit values are no Hounsfield units; shown as they are (--window changes it)", volume.source)
+            window = Range(0.0, 255.0)
+        window = window or Range(*BRAIN)
+        if high <= window.lo or low >= window.hi:
+            log.warning(
+                "%s: the window %g … %g shows nothing of the values %g … %g; choose another by --window",
+                *(volume.source, window.lo, window.hi, low, high),
+            )
+        return window
+    sample = flat[:: max(1, flat.size // _SAMPLE)]
+    lo, hi = (float(value) * volume.slope + volume.intercept for value in np.percentile(sample, PERCENTILES))
+    if side in ("pet", "spect"):
+        if high <= 0:
+            raise InputError(f"{volume.source}: no value of the {side} volume is above 0; there is no uptake to show")
+        if low < 0:
+            log.warning("%s: negative values (down to %g) are shown as 0", volume.source, low)
+        lo = 0.0
+    # A volume that is nearly all background has its percentiles there.
+    return Range(lo, hi) if hi > lo else Range(min(lo, low) if side == "mri" else lo, high)
