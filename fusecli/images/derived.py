@@ -1,0 +1,370 @@
+"""Results as DICOM derived from the reference: same patient, study and frame of reference, new series and instances.
+
+Gray results keep the reference's SOP class and geometry (ImageType DERIVED). Colour results are Secondary Capture with
+that geometry. UIDs are hashes of the sources' UIDs and of the result, so the same result has the same UIDs, and bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.valuerep import DSfloat
+
+from fusecli import __version__
+from fusecli.images.atomic import replacing
+from fusecli.images.dicom import Origin
+from fusecli.images.grid import flip_lps, mapping
+from fusecli.images.intensity import Range
+from fusecli.images.volume import Volume
+
+log = logging.getLogger("fusecli")
+
+# What describes the source's pixels or file, not the result's.
+_DROPPED = frozenset(
+    tag_for_keyword(name)
+    for name in (
+        *("SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries"),
+        *("LargestPixelValueInSeries", "SmallestImagePixelValueInPlane", "LargestImagePixelValueInPlane"),
+        *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "VOILUTSequence"),
+        *("WindowCenterWidthExplanation", "VOILUTFunction", "IconImageSequence"),
+        *("RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor"),
+        *("BluePaletteColorLookupTableDescriptor", "DigitalSignaturesSequence", "MACParametersSequence"),
+        *("DataSetTrailingPadding", "InstanceCreationDate", "InstanceCreationTime", "FloatPixelPaddingValue"),
+        *("PixelDataProviderURL", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    )
+)
+# What a Secondary Capture image takes over: patient, study, series and frame of reference.
+_KEPT = (
+    *("SpecificCharacterSet", "TimezoneOffsetFromUTC", "PatientName", "PatientID", "IssuerOfPatientID"),
+    *("PatientBirthDate", "PatientSex", "OtherPatientIDsSequence", "PatientAge", "PatientSize", "PatientWeight"),
+    *("PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"),
+    *("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"),
+    *("StudyDescription", "Modality", "SeriesDate", "SeriesTime", "BodyPartExamined", "PatientPosition"),
+    *("Laterality", "FrameOfReferenceUID", "PositionReferenceIndicator", "AcquisitionDate", "AcquisitionTime"),
+    *("ContentDate", "ContentTime", "BurnedInAnnotation", "LossyImageCompression", "LossyImageCompressionRatio"),
+    "LossyImageCompressionMethod",
+)
+_GEOMETRY = (
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
+    *("SpacingBetweenSlices", "SliceLocation"),
+)
+_GRAPHICS = (0x50, 0x60)  # groups of curves and overlays
+_SERIES_OFFSET = 1000  # the result's series number is that of the source and this
+_FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
+
+
+def is_folder(slices: int, color: bool, multi_frame: bool) -> bool:
+    """Whether a result is a folder of files, one per slice, and not one file."""
+    return slices > 1 and (color or not multi_frame)
+
+
+def write(path: Path, fused: np.ndarray, reference: Volume, other: Volume, shown: Range, title: str, how: str) -> None:
+    """Write a result on the grid of ``reference``, a DICOM volume: one file, or a folder of them (see `is_folder`).
+
+    fused: K×H×W float32 in [0, 1], of which 0 and 1 stand for ``shown``, or K×H×W×3 uint8 RGB. other: the source that
+    was brought to this grid. title: SeriesDescription, at most 64 characters; how: DerivationDescription. ASCII both.
+    Raises OutputError with file and reason where it cannot be written.
+    """
+    color = fused.ndim == 4
+    origin: Origin = reference.origin
+    result = Result(reference, other, fused if color else _quantize(fused, origin.datasets[0]), shown, title, how)
+    if color:
+        log.warning("%s: colour is written as Secondary Capture; some viewers ignore the geometry of these", path)
+    datasets = result.captures() if color else result.slices() if origin.frames is None else result.frames()
+    if is_folder(len(fused), color, origin.frames is not None):
+        with replacing(path, folder=True) as partial:
+            digits = max(4, len(str(len(fused))))
+            for index, dataset in enumerate(datasets):
+                _save(partial / f"{index + 1:0{digits}d}.dcm", dataset)
+    else:
+        with replacing(path) as partial:
+            _save(partial, next(datasets))
+
+
+class Result:
+    """Datasets of one result. pixels: K×H×W unsigned integers from 0 to all their bits, or K×H×W×3 uint8."""
+
+    def __init__(
+        self, reference: Volume, other: Volume, pixels: np.ndarray, shown: Range, title: str, how: str
+    ) -> None:
+        self.reference, self.other, self.pixels, self.shown = reference, other, pixels, shown
+        self.title, self.how = title, how
+        self.origin: Origin = reference.origin
+        digest = hashlib.sha256(f"{__version__}\n{title}\n{how}\n{shown}\n".encode())
+        for volume in (reference, other):
+            if volume.kind == "dicom":
+                digest.update("\n".join(str(one.get("SOPInstanceUID")) for one in volume.origin.datasets).encode())
+        digest.update(np.ascontiguousarray(pixels).data)
+        self._seed = digest.hexdigest()
+        self._series = self._uid("series")
+        self._neighbours = _neighbours(reference, other)
+
+    def slices(self) -> Iterator[Dataset]:
+        """Gray: one dataset per slice, each like its source."""
+        for index, source in enumerate(self.origin.datasets):
+            dataset = self._gray(source, self.pixels[index])
+            dataset.SourceImageSequence = self._sources(index)
+            dataset.InstanceNumber = index + 1
+            yield self._named(dataset, index)
+
+    def frames(self) -> Iterator[Dataset]:
+        """Gray: one multi-frame dataset, its frames in the order of the source's."""
+        assert self.origin.frames is not None
+        source = self.origin.datasets[0]
+        dataset = self._gray(source, self.pixels[np.argsort(self.origin.frames)])
+        self._functional_groups(dataset, source)
+        dataset.SourceImageSequence = self._sources(None)
+        yield self._named(dataset, 0)
+
+    def captures(self) -> Iterator[Dataset]:
+        """Colour: one Secondary Capture per slice."""
+        for index, pixels in enumerate(self.pixels):
+            source = self.origin.datasets[index if self.origin.frames is None else 0]
+            dataset = Dataset()
+            for name in _KEPT:
+                if name in source:
+                    dataset[name] = source[name]
+            for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"):
+                dataset.setdefault(name, "")
+            for name in ("ReferringPhysicianName", "StudyID", "AccessionNumber"):
+                dataset.setdefault(name, "")
+            dataset.SOPClassUID = SecondaryCaptureImageStorage
+            dataset.ConversionType = "WSD"
+            dataset.ImageType = ["DERIVED", "SECONDARY"]
+            dataset.InstanceNumber = index + 1
+            self._place(dataset, source, index)
+            dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+            _set_pixels(dataset, pixels, 8)
+            dataset.SourceImageSequence = self._sources(index)
+            yield self._named(dataset, index)
+
+    def _gray(self, source: Dataset, pixels: np.ndarray) -> Dataset:
+        dataset = Dataset()
+        for element in _readable(source):
+            if element.tag.group % 2 == 0 and element.tag.group >> 8 not in _GRAPHICS and element.tag not in _DROPPED:
+                dataset.add(element)
+        dataset.setdefault("SOPClassUID", SecondaryCaptureImageStorage)
+        dataset.ImageType = _derived(source.get("ImageType"), "PerFrameFunctionalGroupsSequence" in source)
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        if "PlanarConfiguration" in dataset:
+            del dataset.PlanarConfiguration
+        if "PresentationLUTShape" in dataset:
+            dataset.PresentationLUTShape = "IDENTITY"
+        bits = _bits(source)
+        if "RescaleSlope" in source:
+            self._rescale(dataset, 2**bits - 1)
+        if "WindowCenter" in source or "PerFrameFunctionalGroupsSequence" not in source:
+            self._window(dataset, 2**bits - 1, "RescaleSlope" in source)
+        if "Units" in dataset:  # of PET; no longer an uptake
+            dataset.Units = "NONE"
+        _set_pixels(dataset, pixels, bits)
+        return dataset
+
+    def _rescale(self, dataset: Dataset, levels: int) -> None:
+        """Stored values to the reference's quantities, which by now are not its Hounsfield units."""
+        dataset.RescaleSlope = _decimal((self.shown.hi - self.shown.lo) / levels)
+        dataset.RescaleIntercept = _decimal(self.shown.lo)
+        if "RescaleType" in dataset or dataset.get("Modality") == "CT":
+            dataset.RescaleType = "US"
+
+    def _window(self, dataset: Dataset, levels: int, rescaled: bool) -> None:
+        """Black at 0 and white at all bits."""
+        low, high = (self.shown.lo, self.shown.hi) if rescaled else (0.0, float(levels))
+        if high - low > 1:  # PS3.3, C.11.2.1.2.1
+            dataset.WindowCenter, dataset.WindowWidth = _decimal((low + high + 1) / 2), _decimal(high - low + 1)
+        else:
+            dataset.WindowCenter, dataset.WindowWidth = _decimal((low + high) / 2), _decimal(high - low)
+            dataset.VOILUTFunction = "LINEAR_EXACT"
+
+    def _functional_groups(self, dataset: Dataset, source: Dataset) -> None:
+        """Rescaling and window are the same for all frames; frames are derived."""
+        if "PerFrameFunctionalGroupsSequence" not in source:
+            return
+        levels = 2 ** _bits(source) - 1
+        shared = _copy((source.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
+        per_frame = [_copy(item) for item in source.PerFrameFunctionalGroupsSequence]
+        groups = [shared, *per_frame]
+        rescaled = any("PixelValueTransformationSequence" in group for group in groups)
+        for group in groups:
+            for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence", "DerivationImageSequence"):
+                group.pop(name, None)
+            for name in _FRAME_TYPES:
+                if group.get(name):
+                    frame_type = _copy(group[name].value[0])
+                    frame_type.FrameType = _derived(frame_type.get("FrameType"), True)
+                    group[name] = _sequence(name, [frame_type])
+        if rescaled:
+            transformation = Dataset()
+            self._rescale(transformation, levels)
+            transformation.RescaleType = "US"
+            shared.PixelValueTransformationSequence = Sequence([transformation])
+        window = Dataset()
+        self._window(window, levels, rescaled)
+        shared.FrameVOILUTSequence = Sequence([window])
+        dataset.SharedFunctionalGroupsSequence = Sequence([shared])
+        dataset.PerFrameFunctionalGroupsSequence = Sequence(per_frame)
+
+    def _place(self, dataset: Dataset, source: Dataset, index: int) -> None:
+        """Geometry of a slice: that of its source, or of a frame as the grid says."""
+        if self.reference.grid is None:
+            dataset.PatientOrientation = source.get("PatientOrientation", "")
+            return
+        affine = flip_lps(self.reference.grid.affine)
+        dataset.PatientOrientation = [_towards(affine[:3, 0]), _towards(affine[:3, 1])]
+        if self.origin.frames is None:
+            for name in _GEOMETRY:
+                if name in source:
+                    dataset[name] = source[name]
+        else:
+            column, row, thickness = self.reference.grid.spacing
+            dataset.ImagePositionPatient = [_decimal(mm) for mm in affine[:3, 3] + index * affine[:3, 2]]
+            directions = np.concatenate([affine[:3, 0] / column, affine[:3, 1] / row])
+            dataset.ImageOrientationPatient = [_decimal(cosine) for cosine in directions]
+            dataset.PixelSpacing = [_decimal(row), _decimal(column)]
+            dataset.SliceThickness = dataset.SpacingBetweenSlices = _decimal(thickness)
+
+    def _named(self, dataset: Dataset, index: int) -> Dataset:
+        """What tells this instance, its series and its making."""
+        source = self.origin.datasets[index if self.origin.frames is None else 0]
+        dataset.SOPInstanceUID = self._uid(f"instance {index}")
+        dataset.SeriesInstanceUID = self._series
+        if not dataset.get("StudyInstanceUID"):
+            dataset.StudyInstanceUID = self._uid("study")
+        number = source.get("SeriesNumber")
+        dataset.SeriesNumber = (int(number) if number is not None else 0) + _SERIES_OFFSET
+        dataset.SeriesDescription = self.title[:64]
+        dataset.DerivationDescription = self.how[:1024]
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.file_meta = meta
+        return dataset
+
+    def _uid(self, name: str) -> str:
+        """A UID made of a UUID (PS3.5, B.2) that is a hash of sources and result."""
+        digest = hashlib.sha256(f"{self._seed}\n{name}".encode()).digest()
+        return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+    def _sources(self, index: int | None) -> Sequence:
+        """References to what a slice (None: all) was made of."""
+        items = []
+        for volume, span in ((self.reference, None if index is None else range(index, index + 1)), self._other(index)):
+            if volume.kind != "dicom":
+                continue
+            origin: Origin = volume.origin
+            spanned = range(volume.shape[2]) if span is None else span
+            if origin.frames is None:
+                items += [_reference(origin.datasets[k]) for k in spanned]
+            else:
+                numbers = None if span is None else [origin.frames[k] + 1 for k in spanned]
+                items += [_reference(origin.datasets[0], numbers)] if spanned else []
+        return Sequence([item for item in items if item is not None])
+
+    def _other(self, index: int | None) -> tuple[Volume, range | None]:
+        return self.other, None if index is None else self._neighbours[index]
+
+
+def _neighbours(reference: Volume, other: Volume) -> list[range]:
+    """Of each slice of ``reference``, the slices of ``other`` that it was interpolated from."""
+    count = other.shape[2]
+    if reference.grid is None or other.grid is None:
+        return [range(min(k, count - 1), min(k, count - 1) + 1) for k in range(reference.shape[2])]
+    matrix = mapping(reference.grid, other.grid)
+    corners = reference.grid.corners()
+    there = corners[corners[:, 2] == 0] @ matrix[2, :3] + matrix[2, 3]
+    spans = []
+    for k in range(reference.shape[2]):
+        low, high = (value + k * matrix[2, 2] for value in (there.min(), there.max()))
+        spans.append(range(max(0, math.floor(low + 1e-3)), min(count, math.ceil(high - 1e-3) + 1)))
+    return spans
+
+
+def _reference(dataset: Dataset, frames: list[int] | None = None) -> Dataset | None:
+    if not dataset.get("SOPClassUID") or not dataset.get("SOPInstanceUID"):
+        return None
+    item, purpose = Dataset(), Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
+    if frames:
+        item.ReferencedFrameNumber = frames
+    purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
+    purpose.CodeMeaning = "Source image for image processing operation"
+    item.PurposeOfReferenceCodeSequence = Sequence([purpose])
+    return item
+
+
+def _towards(direction: np.ndarray) -> str:
+    """Where in the patient a direction (LPS) points, mostly."""
+    axis = int(np.abs(direction).argmax())
+    return ("LR", "PA", "HF")[axis][int(direction[axis] < 0)]
+
+
+def _derived(image_type: Any, enhanced: bool) -> list[str]:
+    """ImageType of the result. Enhanced images must stay PRIMARY (PS3.3, C.8.16.1) and say how contrast was made."""
+    rest = [str(value) for value in image_type or []][2:] if not isinstance(image_type, str) else []
+    if enhanced:
+        return ["DERIVED", "PRIMARY", *(rest[:1] or ["VOLUME"]), "FILTERED"]
+    return ["DERIVED", "SECONDARY", *rest]
+
+
+def _bits(source: Dataset) -> int:
+    """Bits of a stored value: the source's, as far as one or two bytes hold them."""
+    stored = int(source.get("BitsStored") or 16)
+    return 8 if int(source.get("BitsAllocated") or 16) <= 8 else min(max(stored, 8), 16)
+
+
+def _quantize(fused: np.ndarray, source: Dataset) -> np.ndarray:
+    bits = _bits(source)
+    dtype = np.uint8 if int(source.get("BitsAllocated") or 16) <= 8 else np.uint16
+    return np.rint(fused * np.float32(2**bits - 1)).astype(dtype)
+
+
+def _set_pixels(dataset: Dataset, pixels: np.ndarray, bits: int) -> None:
+    *_, rows, columns = pixels.shape[:-1] if dataset.SamplesPerPixel == 3 else pixels.shape
+    dataset.Rows, dataset.Columns = rows, columns
+    dataset.BitsAllocated, dataset.BitsStored = 8 * pixels.dtype.itemsize, bits
+    dataset.HighBit, dataset.PixelRepresentation = bits - 1, 0
+    data = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False).tobytes()
+    dataset.PixelData = data + b"\0" * (len(data) % 2)
+    dataset["PixelData"].VR = "OB" if pixels.dtype == np.uint8 else "OW"
+
+
+def _readable(source: Dataset) -> Iterator[Any]:
+    """Elements whose values can be read; what cannot be read cannot be written either."""
+    for tag in source.keys():  # noqa: SIM118 - iterating the dataset itself stops at the first bad element
+        try:
+            yield source[tag]
+        except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+            log.debug("tag %s is not carried over: %s", tag, error)
+
+
+def _copy(source: Dataset) -> Dataset:
+    """A dataset of the same elements, which can be exchanged."""
+    copy = Dataset()
+    for element in _readable(source):
+        if element.tag.group % 2 == 0:
+            copy.add(element)
+    return copy
+
+
+def _sequence(name: str, items: list[Dataset]) -> pydicom.DataElement:
+    return pydicom.DataElement(name, "SQ", Sequence(items))
+
+
+def _decimal(value: float) -> DSfloat:
+    return DSfloat(float(value), auto_format=True)
+
+
+def _save(path: Path, dataset: Dataset) -> None:
+    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
