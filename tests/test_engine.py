@@ -104,6 +104,20 @@ def test_out_of_memory_makes_smaller_tiles():
     assert engine.tile <= 200
 
 
+def test_large_frames_are_cut_on_their_own(monkeypatch):
+    class Watched(Mean):
+        widest = 0
+
+        def forward(self, first, second):
+            Watched.widest = max(Watched.widest, *first.shape[-2:])
+            return super().forward(first, second)
+
+    monkeypatch.setitem(engines.AUTO_TILE, "cpu", 128)
+    image = np.random.default_rng(0).integers(0, 256, (1, 300, 500, 3), dtype=np.uint8)
+    assert np.array_equal(Engine(Watched(), "cpu", "fp32").fuse(image, image), image)
+    assert Watched.widest == 128
+
+
 def test_other_runtime_errors_are_not_taken_for_out_of_memory():
     class Broken(Mean):
         def forward(self, first, second):
@@ -114,8 +128,9 @@ def test_other_runtime_errors_are_not_taken_for_out_of_memory():
 
 
 def test_unusable_choices_are_explained():
-    with pytest.raises(UsageError, match="--device potato"):
-        engines.pick_device("potato")
+    for name in ("potato", "meta"):
+        with pytest.raises(UsageError, match=f"--device {name}"):
+            engines.pick_device(name)
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="--device cuda"):
             engines.pick_device("cuda")

@@ -39,3 +39,16 @@ def test_constant_stays_constant(size, tile):
     fused = fuse_tiled(local_mean, constant, constant, tile=tile, overlap=3, align=4)
     assert fused.shape == constant.shape
     torch.testing.assert_close(fused, constant)
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_stacks_of_pictures_are_cut_along_their_own_axes(channels):
+    """N×H×W and N×H×W×3: the height's axis is named, the result's type is the function's."""
+    first, second = torch.rand(2, 2, 50, 30, *channels)
+
+    def brighter(first, second):
+        return ((first + second) * 100).to(torch.uint8)
+
+    tiled = fuse_tiled(brighter, first, second, tile=16, overlap=4, align=4, axis=1)
+    assert tiled.dtype == torch.uint8
+    assert torch.equal(tiled, brighter(first, second))

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusecli.errors import UsageError
+from fusecli.models.network import FusionNetwork
 from fusecli.stream.tiles import fuse_tiled
 
 log = logging.getLogger("fusecli")
 
 LUMA = (0.299, 0.587, 0.114)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-AUTO_TILE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # pixels a side; larger frames are cut to bound the memory
+AUTO_TILE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # pixels a side; larger frames are cut, which bounds the memory
 SMALLEST_TILE = 64
 
 
@@ -34,7 +35,7 @@ class Engine:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: FusionNetwork,
         device: str = "auto",
         precision: str = "auto",
         tile: str | int = "auto",
@@ -44,7 +45,8 @@ class Engine:
         self.precision = pick_precision(precision, self.device)
         if self.device.type == "cpu":
             _keep_freed_pages()
-        self.model = model.eval().to(self.device, memory_format=torch.channels_last)
+        self.model = model.eval().to(self.device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self.tile = _pixels("--tile", tile, AUTO_TILE[self.device.type])
         self.overlap = _pixels("--tile-overlap", overlap, model.halo)
         self._streams = [torch.cuda.Stream(self.device) for _ in range(2)] if self.device.type == "cuda" else []
@@ -70,14 +72,15 @@ class Engine:
         On CUDA two streams take turns, so that one batch is copied while the other is computed.
         """
         if not self._streams:
-            result = self._fuse(torch.from_numpy(first), torch.from_numpy(second), levels)
+            on_device = [torch.from_numpy(side).to(self.device) for side in (first, second)]
+            result = self._fuse(on_device[0], on_device[1], levels)
             return lambda: result.cpu().numpy()
         stream = self._streams[self._turn]
         self._turn = 1 - self._turn
         with torch.cuda.stream(stream):
             sources = [torch.from_numpy(side).pin_memory() for side in (first, second)]
             on_device = [side.to(self.device, non_blocking=True) for side in sources]
-            result = self._fuse(*on_device, levels)
+            result = self._fuse(on_device[0], on_device[1], levels)
             host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
             host.copy_(result, non_blocking=True)
             done = torch.cuda.Event()
@@ -92,6 +95,24 @@ class Engine:
 
     @torch.inference_mode()
     def _fuse(self, first: Tensor, second: Tensor, levels: int | None) -> Tensor:
+        def piece(first: Tensor, second: Tensor) -> Tensor:
+            return self._fuse_piece(first, second, levels)
+
+        while True:
+            try:
+                return fuse_tiled(
+                    piece, first, second, tile=self.tile, overlap=self.overlap, align=self.model.align, axis=1
+                )
+            except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                smaller = self._smaller_tile(first, error)
+                if smaller is None:
+                    raise
+                log.warning("out of memory on %s: tiles of %d pixels from here on", self.device, smaller)
+                self.tile = smaller
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()  # outside of except, whose traceback holds the tensors
+
+    def _fuse_piece(self, first: Tensor, second: Tensor, levels: int | None) -> Tensor:
         color = to_unit(first)
         luma = to_luma(color)
         fused = self._network(luma, to_luma(to_unit(second)))
@@ -101,29 +122,15 @@ class Engine:
             return fused
         return fused.mul_(levels).round_().to(torch.uint8 if levels == 255 else torch.uint16)
 
-    def _network(self, first: Tensor, second: Tensor) -> Tensor:
-        while True:
-            try:
-                return fuse_tiled(
-                    self._forward, first, second, tile=self.tile, overlap=self.overlap, align=self.model.align
-                )
-            except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                smaller = self._smaller_tile(first, error)
-                if smaller is None:
-                    raise
-                log.warning("out of memory on %s: tiles of %d pixels from here on", self.device, smaller)
-                self.tile = smaller
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-
     def _smaller_tile(self, image: Tensor, error: Exception) -> int | None:
         out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
             "alloc" in str(error) or "out of memory" in str(error)
         )
-        now = min(self.tile or max(image.shape[-2:]), max(image.shape[-2:]))
+        longest = max(image.shape[1:3])
+        now = min(self.tile or longest, longest)
         return now // 2 if out_of_memory and now // 2 >= SMALLEST_TILE else None
 
-    def _forward(self, first: Tensor, second: Tensor) -> Tensor:
+    def _network(self, first: Tensor, second: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             return self.model(first, second).float()
 
@@ -160,6 +167,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in AUTO_TILE:
+            raise UsageError(f"--device {name}: choose auto, {', '.join(AUTO_TILE)}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {name}: not usable here ({str(error).splitlines()[0]})") from error

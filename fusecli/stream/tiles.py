@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 Fuse = Callable[[Tensor, Tensor], Tensor]
@@ -32,20 +31,31 @@ def spans(length: int, tile: int, overlap: int, align: int) -> Iterator[Span]:
         yield Span(start, stop, max(0, start - margin), min(length, stop + margin))
 
 
-def fuse_tiled(fuse: Fuse, first: Tensor, second: Tensor, *, tile: int, overlap: int, align: int) -> Tensor:
-    """``fuse`` on N×1×H×W pairs, tile by tile where H or W exceeds ``tile`` (0: never).
+def fuse_tiled(
+    fuse: Fuse, first: Tensor, second: Tensor, *, tile: int, overlap: int, align: int, axis: int = -2
+) -> Tensor:
+    """``fuse`` on pairs, tile by tile where height or width exceeds ``tile`` (0: never).
 
+    axis: the height's; the width's follows. The result has ``first``'s shape and the type that ``fuse`` gives.
     Where ``overlap`` is at least what ``fuse`` sees around a pixel, the result is the untiled one.
     """
-    height, width = first.shape[-2:]
+    axis %= first.ndim
+    height, width = first.shape[axis : axis + 2]
     if not tile or (height <= tile and width <= tile):
         return fuse(first, second)
-    fused = torch.empty_like(first)
+    before = (slice(None),) * axis
+    fused = None
     for y in spans(height, tile, overlap, align):
         for x in spans(width, tile, overlap, align):
-            window = (..., slice(y.read_from, y.read_to), slice(x.read_from, x.read_to))
-            kept = fuse(first[window], second[window])[
-                ..., y.start - y.read_from : y.stop - y.read_from, x.start - x.read_from : x.stop - x.read_from
-            ]
-            fused[..., y.start : y.stop, x.start : x.stop] = kept
+            seen = (*before, slice(y.read_from, y.read_to), slice(x.read_from, x.read_to))
+            kept = (
+                *before,
+                slice(y.start - y.read_from, y.stop - y.read_from),
+                slice(x.start - x.read_from, x.stop - x.read_from),
+            )
+            piece = fuse(first[seen], second[seen])[kept]
+            if fused is None:
+                fused = piece.new_empty(first.shape)
+            fused[(*before, slice(y.start, y.stop), slice(x.start, x.stop))] = piece
+    assert fused is not None  # an image has at least one pixel
     return fused
