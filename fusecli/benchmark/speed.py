@@ -44,8 +44,8 @@ def make_pairs(folder: Path, count: int, width: int, height: int) -> None:
             scene += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) * scale
         scene = (scene - scene.min()) / np.ptp(scene) * 235 + rng.normal(0, 2, scene.shape) + 8
         image = np.clip(scene, 0, 255).astype(np.uint8)
-        cv2.imwrite(str(folder / "vis" / f"{index:05d}.png"), image[..., :3])
-        cv2.imwrite(str(folder / "ir" / f"{index:05d}.png"), image[..., 3])
+        frames.write(folder / "vis" / f"{index:05d}.png", [image[..., :3]])
+        frames.write(folder / "ir" / f"{index:05d}.png", [image[..., 3]])
 
 
 def fuse_files(folder: Path, device: str) -> float:
@@ -65,6 +65,7 @@ def codec_floor(folder: Path, threads: int) -> float:
 
     def copy(path: Path) -> None:
         image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert image is not None, path
         cv2.imread(str(folder / "ir" / path.name), cv2.IMREAD_UNCHANGED)
         cv2.imwrite(str(out / path.name), image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
@@ -77,7 +78,7 @@ def codec_floor(folder: Path, threads: int) -> float:
 def shares(folder: Path, engine: Engine) -> dict[str, float]:
     """CPU milliseconds per pair on one thread: decode, network (with its luma and colour), encode."""
     torch.set_num_threads(1)
-    spent = {"decode": [], "network": [], "encode": []}
+    spent: dict[str, list[float]] = {"decode": [], "network": [], "encode": []}
 
     def timed(stage: str, act: Callable):
         began = time.thread_time()

@@ -14,9 +14,10 @@ from torch import nn
 
 from fusecli import registry
 from fusecli.errors import UsageError
+from fusecli.models.network import FusionNetwork
 
 
-def build(architecture: str, config: dict[str, Any]) -> nn.Module:
+def build(architecture: str, config: dict[str, Any]) -> FusionNetwork:
     """A fresh model of a registered architecture, constructed with ``config`` as keyword arguments."""
     try:
         module, _, name = registry.ARCHITECTURES[architecture].partition(":")
@@ -66,7 +67,7 @@ def training_state(path: Path) -> dict[str, Any]:
     return {} if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
 
 
-def load(model: str, task: str) -> nn.Module:
+def load(model: str, task: str) -> FusionNetwork:
     """The model that ``--model`` names for a task: a released name or a file. In eval mode, on the CPU, float32.
 
     Raises UsageError if there is none, or if it was trained for other tasks.

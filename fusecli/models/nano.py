@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fusecli.models.network import FusionNetwork
+
 
 class Conv(nn.Sequential):
     """3×3 convolution (or another odd kernel) with replicated border and ReLU.
@@ -21,7 +23,7 @@ class Conv(nn.Sequential):
         )
 
 
-class Nano(nn.Module):
+class Nano(FusionNetwork):
     """Fuse N×1×H×W luma pairs in [0, 1] by four maps that the network predicts at half resolution.
 
     With L(x) the 2×2 mean of a source brought back to full size, and w, r, p, q the maps::
@@ -49,18 +51,19 @@ class Nano(nn.Module):
         # reach of stem 3, down 3 half pixels, blocks 4 each, bilinear steps and mix: rounded up to whole cells
         self.halo = 4 * (blocks + 6)
         nn.init.zeros_(self.head.weight)  # starts as the average of both sources: w 1/2, r 0, gains 1/2
-        nn.init.zeros_(self.head.bias)
+        self.head.bias = nn.Parameter(torch.zeros(4))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         return self.with_features(first, second)[0]
 
     @property
     def feature_channels(self) -> dict[int, int]:
-        """Channels of the features that distillation compares, by scale (2: half resolution …)."""
         return {2: self.head.in_channels, 4: self.up.in_channels}
 
-    def with_features(self, first: Tensor, second: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """(fused, features by scale); see ``feature_channels``."""
+    def with_features(
+        self, first: Tensor, second: Tensor, text: Tensor | None = None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """(fused, features by scale). Text is not read: a student sees for itself."""
         height, width = first.shape[-2:]
         pair = F.pad(torch.cat([first, second], 1), (0, -width % 4, 0, -height % 4), mode="replicate")
         low = F.avg_pool2d(pair, 2)

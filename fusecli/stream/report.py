@@ -39,7 +39,8 @@ class Report:
 
     def add(self, outcome: Outcome) -> None:
         """A pair that was done or failed."""
-        entry = {**_files(outcome.job), "status": "failed" if outcome.error else "done"}
+        status = "failed" if outcome.error else "done"
+        entry: dict[str, Any] = {**_files(outcome.job), "status": status}
         entry["seconds"] = round(outcome.seconds, 4)
         if outcome.error:
             entry["error"] = outcome.error

@@ -9,9 +9,10 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ class Loaded:
 
 def run(
     jobs: Iterable[Job], engine: Engine, settings: Settings, *, preview: Callable[[Job], bool] | None = None
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Fuse every job and yield its outcome, in the order of ``jobs``.
 
     Errors of single pairs are in their outcome. When the consumer stops early (or is interrupted), work that has begun
@@ -143,7 +144,8 @@ def _in_batches(
             writes.extend(_done(Outcome(item.job, error=_reason(error))) for item in items)
             return
         for item, pages in zip(items, results, strict=True):
-            writes.append(pool.submit(_guarded, item.job, lambda i=item, p=pages: save(i, p, settings, preview(i.job))))
+            act = partial(save, item, pages, settings, preview(item.job))
+            writes.append(pool.submit(_guarded, item.job, act))
 
     for item in reads:
         if isinstance(item, Outcome):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fusecli.errors import UsageError
+from fusecli.models.network import FusionNetwork
 from fusecli.training.loop import Batch
 from fusecli.training.losses import feature_loss, fusion_loss, output_loss
 
@@ -29,17 +30,18 @@ class DistillObjective:
     stay random and the feature loss would teach noise.
     """
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, weights: DistillWeights | None = None) -> None:
-        self.teacher = teacher.eval().requires_grad_(False)
+    def __init__(self, teacher: FusionNetwork, student: FusionNetwork, weights: DistillWeights | None = None) -> None:
+        self.teacher = teacher
+        teacher.eval().requires_grad_(False)
         self.weights = weights or DistillWeights()
         self.scales = sorted(set(teacher.feature_channels) & set(student.feature_channels))
         if self.weights.feature and not self.scales:
             raise UsageError("teacher and student have no feature scale in common")
-        self.modules = nn.ModuleList(
+        self.modules: nn.Module = nn.ModuleList(
             nn.Conv2d(teacher.feature_channels[scale], student.feature_channels[scale], 1) for scale in self.scales
         )
 
-    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
+    def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
         with torch.no_grad():
             target, guides = self.teacher.with_features(batch.first, batch.second, batch.text)
             target = target.clamp(0, 1)
@@ -47,6 +49,8 @@ class DistillObjective:
         loss = self.weights.fusion * fusion_loss(fused, batch.clean_first, batch.clean_second, batch.weights).mean()
         loss = loss + self.weights.output * output_loss(fused, target)
         if self.weights.feature:
-            adapted = [adapter(guides[scale]) for adapter, scale in zip(self.modules, self.scales, strict=True)]
+            adapted = [
+                adapter(guides[scale]) for adapter, scale in zip(self.modules.children(), self.scales, strict=True)
+            ]
             loss = loss + self.weights.feature * feature_loss([features[scale] for scale in self.scales], adapted)
         return loss

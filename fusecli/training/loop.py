@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fusecli import __version__, registry
 from fusecli.errors import FusecliError, UsageError
 from fusecli.models import checkpoint
+from fusecli.models.network import FusionNetwork
 from fusecli.text.events import Event
 from fusecli.training.data import PairSet
 from fusecli.training.degrade import degrade
@@ -49,7 +50,7 @@ class Objective(Protocol):
 
     modules: nn.Module
 
-    def __call__(self, network: nn.Module, batch: Batch) -> Tensor: ...
+    def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor: ...
 
 
 class FusionObjective:
@@ -58,7 +59,7 @@ class FusionObjective:
     def __init__(self) -> None:
         self.modules = nn.Module()
 
-    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
+    def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
         fused = (
             network(batch.first, batch.second) if batch.text is None else network(batch.first, batch.second, batch.text)
         )
@@ -82,7 +83,8 @@ class Batches:
         task = list(self.data)[int(torch.multinomial(self.areas, 1, generator=generator))]
         *clean, keys = self.data[task].patches(recipe.batch, recipe.patch, generator)
         clean = [side.to(device, non_blocking=True).float() / 255 for side in clean]
-        inputs, events = clean, [[] for _ in keys]
+        inputs = clean
+        events: list[list[Event]] = [[] for _ in keys]
         if recipe.degrade:
             inputs = []
             for image, side in zip(clean, registry.TASKS[task].sides, strict=True):
@@ -91,7 +93,7 @@ class Batches:
                 events = [before + after for before, after in zip(events, found, strict=True)]
         weights = torch.stack([event_weights([e.type for e in row], recipe.loss).tensor() for row in events]).to(device)
         text = self.texts.vectors(keys, events, generator).to(device) if self.texts else None
-        return Batch(*inputs, *clean, weights, keys, events, text)
+        return Batch(inputs[0], inputs[1], clean[0], clean[1], weights, keys, events, text)
 
 
 class Run:
@@ -100,7 +102,8 @@ class Run:
     def __init__(self, recipe: Recipe, out: Path, *, device: torch.device) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.device = recipe, out, device
-        self.network = checkpoint.build(recipe.architecture, recipe.model).to(device, memory_format=torch.channels_last)
+        self.network = checkpoint.build(recipe.architecture, recipe.model).to(device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.step = 0
         self.best = -math.inf

@@ -94,7 +94,8 @@ def vif_pair(fused: Tensor, first: Tensor, second: Tensor) -> Tensor:
     has it but for small constants that keep gradients finite where an image is flat.
     """
     maps = torch.cat([fused, first, second], 1) * 255
-    kept, whole = [0.0, 0.0], [0.0, 0.0]
+    kept = [torch.zeros(len(fused), device=fused.device) for _ in range(2)]
+    whole = [torch.zeros(len(fused), device=fused.device) for _ in range(2)]
     for scale in range(4):
         size = 2 ** (4 - scale) + 1
         if scale:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from fusecli import registry
 from fusecli.errors import FusecliError, UsageError
 from fusecli.models import checkpoint
+from fusecli.models.network import FusionNetwork
 from fusecli.text.encode import open_encoder
 from fusecli.training.data import PairSet
 from fusecli.training.distill import DistillObjective, DistillWeights
@@ -58,7 +59,7 @@ def train(
     out: Path,
     *,
     device: str = "auto",
-    teacher: torch.nn.Module | None = None,
+    teacher: FusionNetwork | None = None,
     weights: DistillWeights | None = None,
     text_vectors: Mapping[str, np.ndarray] | None = None,
     quiet: bool = False,

@@ -38,8 +38,11 @@ class Texts:
                 name = pair.key.rpartition("/")[2]
                 if descriptions and name not in written:
                     raise UsageError(f"{descriptions}: no line describes {name}; annotate the training pairs first")
-                luma = [side.numpy() / 255 for side in (pair.first, pair.second)]
-                own[pair.key] = written[name] if written else describe(*luma, registry.TASKS[task].sides, name)
+                if written:
+                    own[pair.key] = written[name]
+                else:
+                    first, second = pair.first.numpy() / 255, pair.second.numpy() / 255
+                    own[pair.key] = describe(first, second, registry.TASKS[task].sides, name)
         return cls(encoder, own)
 
     @property

@@ -1,0 +1,230 @@
+"""The layers of teacher and base student: channel attention, window attention, gated feed-forward; all residual.
+
+Inside these networks a feature map is N×H×W×C. A 1×1 convolution is then one matrix product, layer norm runs over
+adjacent values, windows are strided views, and the same memory is a ``channels_last`` image for the 3×3 convolutions.
+
+A constant map stays constant through every layer, at the border too: 3×3 convolutions see a replicated border, and
+windows leave out what lies beyond it.
+
+On a CPU, inference walks through a map in strips of rows: what a layer widens then stays in the cache and needs no
+fresh memory, which saves up to two thirds of the time (page faults; it depends on the allocator) and of the memory.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Values in the widest map of a strip: 4 MB in float32.
+STRIP = 2**20
+
+
+def strips(features: Tensor, channels: int, step: int = 1) -> list[slice]:
+    """The rows of N×H×W×C in strips, for a layer that widens them to ``channels``; all multiples of ``step``.
+
+    One strip holds all where gradients are recorded, and on devices that have memory of their own.
+    """
+    samples, height, width, _ = features.shape
+    whole = rows = -(-height // step) * step
+    if features.device.type == "cpu" and not torch.is_grad_enabled():
+        rows = max(STRIP // (samples * width * channels * step), 1) * step
+    return [slice(start, min(start + rows, whole)) for start in range(0, height, rows)]
+
+
+def with_border(features: Tensor, rows: slice) -> Tensor:
+    """The given rows of N×H×W×C and one pixel around them, replicated where the image ends."""
+    height = features.shape[1]
+    strip = features[:, max(rows.start - 1, 0) : rows.stop + 1].permute(0, 3, 1, 2)
+    padding = (1, 1, int(rows.start == 0), int(rows.stop >= height))
+    return F.pad(strip, padding, mode="replicate").permute(0, 2, 3, 1)
+
+
+def join(parts: list[Tensor]) -> Tensor:
+    """Strips back to a whole."""
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+class Conv3x3(nn.Conv2d):
+    """3×3 convolution with replicated border, N×H×W×C in and out."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, padding_mode="replicate")
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class Depthwise3x3(nn.Module):
+    """Depth-wise 3×3 convolution, valid region only: N×(H+2)×(W+2)×C in, N×H×W×C out.
+
+    The border is added before the 1×1 convolution that comes first and widens the map: a replicated border passes
+    through layers that see single pixels, and there it has a fraction of the channels to copy.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, 3, 3).uniform_(-1 / 3, 1 / 3))
+
+    def forward(self, features: Tensor) -> Tensor:
+        image = features.permute(0, 3, 1, 2)
+        return F.conv2d(image, self.weight, groups=self.weight.shape[0]).permute(0, 2, 3, 1)
+
+
+class ChannelAttention(nn.Module):
+    """Transposed self-attention, MDTA of Restormer (arXiv 2111.09881, eq. 1): channels attend to channels.
+
+    Its weights come from the whole image, which is why a tile of an image is not fused exactly as the whole would be.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.local = Depthwise3x3(3 * channels)
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.project = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N×H×W×C -> N×H×W×C."""
+        _, height, width, channels = features.shape
+        cuts = strips(features, 3 * channels)
+        products, values = [], []
+        for rows in cuts:
+            qkv = self.local(self.qkv(self.norm(with_border(features, rows))))
+            qk, value = qkv.split([2 * channels, channels], -1)
+            products.append(_products(qk.flatten(1, 2), height * width))
+            values.append(value)
+        # One matrix has all: cosines of q and k come from its corner, their norms from its diagonal.
+        gram = torch.stack(products).sum(0)
+        squares = gram.diagonal(dim1=1, dim2=2)
+        scale = (squares[:, :channels, None] * squares[:, None, channels:] + 1e-12).rsqrt()
+        attention = (self._heads(gram[:, :channels, channels:] * scale) * self.temperature).softmax(-1)
+        # Attention and projection are both products along the channels: multiply the two small matrices first.
+        weight = self.project.weight.unflatten(1, (self.heads, -1))
+        weight = torch.einsum("ohi,nhij->nhjo", weight, attention.to(weight.dtype)).flatten(1, 2).to(qkv.dtype)
+        mixed = ((value.flatten(1, 2) @ weight).view(*value.shape) for value in values)
+        return join([features[:, rows] + part for rows, part in zip(cuts, mixed, strict=True)])
+
+    def _heads(self, matrix: Tensor) -> Tensor:
+        """The diagonal blocks of N×C×C, one per head: N×heads×C/heads×C/heads."""
+        blocks = matrix.unflatten(2, (self.heads, -1)).unflatten(1, (self.heads, -1))
+        return blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+
+
+def _products(features: Tensor, pixels: int) -> Tensor:
+    """Products of all channels with all channels, N×P×C -> N×C×C in float32, summed and divided by ``pixels``.
+
+    alpha divides before the result is rounded, so that half precision does not overflow.
+    """
+    return torch.baddbmm(features.new_zeros(1), features.mT, features, beta=0, alpha=1 / pixels).float()
+
+
+class WindowAttention(nn.Module):
+    """Spatial self-attention over overlapping windows, OCAB of X-Restormer (arXiv 2310.11881).
+
+    The queries of a ``window``×``window`` square attend to the keys of a square that is larger by the factor
+    1 + ``overlap``. Positions beyond the image get no attention. In the place of relative position tables, queries
+    and keys get learned vectors for their place in the window: the same freedom, and the attention needs no bias with
+    a gradient, so that the fused kernels serve training too.
+    """
+
+    def __init__(self, channels: int, heads: int, head_dim: int = 16, window: int = 8, overlap: float = 0.5) -> None:
+        super().__init__()
+        self.heads, self.window, self.margin = heads, window, round(window * overlap / 2)
+        inner = heads * head_dim
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * inner, bias=False)
+        self.query_place = nn.Parameter(torch.randn(window**2, inner) * 0.02)
+        self.key_place = nn.Parameter(torch.randn((window + 2 * self.margin) ** 2, inner) * 0.02)
+        self.project = nn.Linear(inner, channels, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N×H×W×C -> N×H×W×C. Any H, W ≥ 1."""
+        _, height, width, _ = features.shape
+        window, margin = self.window, self.margin
+        mask = self._mask(height, width, features.device)
+        parts = []
+        for rows in strips(features, 3 * self.qkv.out_features, window):
+            top, bottom = max(rows.start - margin, 0), min(rows.stop + margin, height)
+            beyond = (margin, margin - width % -window, top - rows.start + margin, rows.stop + margin - bottom)
+            padded = F.pad(self.norm(features[:, top:bottom]), (0, 0, *beyond))
+            mixed = self._attend(padded, mask[rows.start // window : rows.stop // window])
+            strip = features[:, rows]
+            parts.append(strip + mixed[:, : strip.shape[1], :width])
+        return join(parts)
+
+    def _attend(self, padded: Tensor, mask: Tensor) -> Tensor:
+        """Whole rows of windows with their margins, and the mask rows×columns×keys that goes with them."""
+        samples, (rows, columns), window, margin = padded.shape[0], mask.shape[:2], self.window, self.margin
+        query, key, value = self.qkv(padded).chunk(3, -1)
+        inside = slice(margin, -margin or None)
+        query = self._windows(query[:, inside, inside], window) + self.query_place
+        key = self._windows(key, window + 2 * margin) + self.key_place
+        value = self._windows(value, window + 2 * margin)
+        query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
+        mask = mask.flatten(0, 1).repeat(samples, 1)[:, None, None, :].expand(-1, self.heads, window**2, -1)
+        mixed = F.scaled_dot_product_attention(query, key.to(value.dtype), value, attn_mask=mask.to(value.dtype))
+        squares = self.project(mixed.transpose(1, 2).flatten(2)).view(samples, rows, columns, window, window, -1)
+        return squares.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+    def _windows(self, features: Tensor, size: int) -> Tensor:
+        """Squares of ``size``, one every ``window`` pixels: (N·rows·columns)×size²×C, copied once, in whole runs."""
+        squares = features.unfold(1, size, self.window).unfold(2, size, self.window).permute(0, 1, 2, 4, 5, 3)
+        return squares.reshape(-1, size**2, features.shape[-1])
+
+    def _mask(self, height: int, width: int, device: torch.device) -> Tensor:
+        """Rows×columns×keys: 0 where a window's key lies inside the image, else -∞.
+
+        As numbers, one row per window: a boolean mask would be spread out to every query before it is used.
+        """
+
+        def outside(length: int) -> Tensor:
+            start = torch.arange(0, length, self.window, device=device)[:, None] - self.margin
+            place = start + torch.arange(self.window + 2 * self.margin, device=device)
+            return (place < 0) | (place >= length)
+
+        hidden = outside(height)[:, None, :, None] | outside(width)[None, :, None, :]
+        return torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf).flatten(2)
+
+
+class FeedForward(nn.Module):
+    """Gated depth-wise feed-forward, GDFN of Restormer (arXiv 2111.09881, eq. 2)."""
+
+    def __init__(self, channels: int, expansion: float) -> None:
+        super().__init__()
+        hidden = int(channels * expansion)
+        self.norm = nn.LayerNorm(channels)
+        self.expand = nn.Linear(channels, 2 * hidden, bias=False)
+        self.local = Depthwise3x3(2 * hidden)
+        self.project = nn.Linear(hidden, channels, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N×H×W×C -> N×H×W×C."""
+        parts = []
+        for rows in strips(features, self.expand.out_features):
+            gate, content = self.local(self.expand(self.norm(with_border(features, rows)))).chunk(2, -1)
+            parts.append(features[:, rows] + self.project(F.gelu(gate) * content))
+        return join(parts)
+
+
+class Block(nn.Sequential):
+    """Channel attention and window attention, each followed by a feed-forward."""
+
+    def __init__(
+        self,
+        channels: int,
+        channel_heads: int,
+        spatial_heads: int,
+        head_dim: int,
+        window: int,
+        overlap: float,
+        expansion: float,
+    ) -> None:
+        super().__init__(
+            ChannelAttention(channels, channel_heads),
+            FeedForward(channels, expansion),
+            WindowAttention(channels, spatial_heads, head_dim, window, overlap),
+            FeedForward(channels, expansion),
+        )

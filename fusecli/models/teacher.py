@@ -1,0 +1,181 @@
+"""The text-guided teacher (arXiv 2504.07029): two encoders, cross-fusion, a decoder steered by text, refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fusecli.models.attention import Block, Conv3x3
+from fusecli.models.cross_fusion import CrossFusion, Merge
+from fusecli.models.network import FusionNetwork
+
+LEVELS = 4
+
+
+class Down(nn.Module):
+    """3×3 convolution to half the channels, then pixel-unshuffle: N×H×W×C -> N×H/2×W/2×2C, H and W even."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = Conv3x3(channels, channels // 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        squares = self.conv(features).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+        return squares.transpose(2, 3).flatten(3)
+
+
+class Up(nn.Module):
+    """3×3 convolution to twice the channels, then pixel-shuffle: N×H×W×C -> N×2H×2W×C/2.
+
+    Each of the four phases of a pixel-shuffle has its own filters, and filters that answer differently to a constant
+    draw a 2×2 pattern into flat areas. So the sum of a filter's taps, its answer to a constant, is shared by the four
+    phases; so is the bias. Bilinear interpolation is one of the filters this leaves.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        conv = nn.Conv2d(channels, 2 * channels, 3)
+        self.weight = nn.Parameter(conv.weight.detach())  # four dimensions: channels_last knows no others
+        self.bias = nn.Parameter(torch.zeros(channels // 2))
+
+    def forward(self, features: Tensor) -> Tensor:
+        phases = self.weight.unflatten(0, (4, -1))
+        taps = phases.mean((3, 4), keepdim=True)
+        weight = (phases - taps + taps.mean(0, keepdim=True)).flatten(0, 1)
+        image = F.pad(features.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate")
+        phases = F.conv2d(image, weight, self.bias.repeat(4)).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
+        return phases.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+class TextAffine(nn.Module):
+    """Feature-wise affine: (1 + γ)·x + β with γ and β from the text vector; nothing at all at the start."""
+
+    def __init__(self, text_dim: int, channels: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(text_dim, channels), nn.LayerNorm(channels), nn.GELU(), nn.Linear(channels, 2 * channels)
+        )
+        for parameter in self.mlp[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, features: Tensor, text: Tensor) -> Tensor:
+        """N×H×W×C and N×text_dim -> N×H×W×C."""
+        gain, shift = self.mlp(text)[:, None, None, :].chunk(2, -1)
+        return torch.addcmul(features + shift, features, gain)
+
+
+class Teacher(FusionNetwork):
+    """Fuse N×1×H×W luma pairs in [0, 1], any H, W ≥ 1, guided by a text vector per pair (N×``text_dim``) or by none.
+
+    The design is the paper's, except where noted:
+
+    - Luma alone goes in and comes out, where the paper's first image has three channels: the product puts the first
+      image's colour back afterwards, so that colour cannot shift.
+    - The output is ``first + w·(second − first) + r`` with maps w and r from the last convolution; w = 0 is the paper's
+      residual on the first image. Training starts from the mean of both sources.
+    - All of the decoder has the level's width (the paper's first level and refinement have twice that), which halves
+      the time of a pair; the attentions of the merge have the level's heads.
+    - The text acts on skip connections and upsampled features together, since noise comes through the former.
+    - Constant sources give a constant result whatever the weights (see attention.py and ``Up``).
+
+    Channel attention looks at the whole image: a tiled result only approximates that of the whole image, the better the
+    larger the tiles. ``halo`` is the overlap that hides the seams, ``align`` keeps the tiles' windows on one grid.
+    ``text_dim=0`` leaves the text guidance out, ``cross_fusion=False`` the cross-fusion module.
+
+    With the default width 40: 25 million parameters (the paper's: 40 million).
+    """
+
+    halo = 64
+    align = 64
+
+    def __init__(
+        self,
+        width: int = 40,
+        blocks: Sequence[int] = (2, 2, 2, 2),
+        refinement: int = 4,
+        expansion: float = 2.66,
+        channel_heads: Sequence[int] = (1, 2, 4, 8),
+        spatial_heads: Sequence[int] = (2, 2, 3, 4),
+        head_dim: int = 16,
+        window: int = 8,
+        overlap: float = 0.5,
+        text_dim: int = 784,
+        cross_fusion: bool = True,
+    ) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(LEVELS)]
+        attention = [
+            (channels, channel_heads[level], spatial_heads[level], head_dim, window, overlap)
+            for level, channels in enumerate(widths)
+        ]
+
+        def stack(level: int, count: int) -> nn.Sequential:
+            return nn.Sequential(*(Block(*attention[level], expansion) for _ in range(count)))
+
+        def encoder() -> nn.ModuleList:
+            entries = [Conv3x3(1, width), *(Down(channels) for channels in widths[:-1])]
+            return nn.ModuleList(nn.Sequential(entries[level], *stack(level, blocks[level])) for level in range(LEVELS))
+
+        self.widths, self.text_dim = widths, text_dim
+        self.encoders = nn.ModuleList([encoder(), encoder()])
+        self.cross = CrossFusion(*attention[-1]) if cross_fusion else None
+        self.merge = nn.ModuleList(Merge(*attention[level]) for level in range(LEVELS))
+        self.up = nn.ModuleList(Up(channels) for channels in widths[1:])
+        self.skip = nn.ModuleList(nn.Linear(2 * channels, channels) for channels in widths[:-1])
+        self.guide = nn.ModuleList(TextAffine(text_dim, channels) for channels in widths) if text_dim else None
+        self.decoder = nn.ModuleList(stack(level, blocks[level]) for level in range(LEVELS))
+        self.refinement = stack(0, refinement)
+        self.head = Conv3x3(width, 2)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+
+    @property
+    def feature_channels(self) -> dict[int, int]:
+        return {2**level: channels for level, channels in enumerate(self.widths)}
+
+    def forward(self, first: Tensor, second: Tensor, text: Tensor | None = None) -> Tensor:
+        """N×1×H×W. Without text the affine maps are left out. In training the result is not clamped to [0, 1]."""
+        return self.with_features(first, second, text)[0]
+
+    def with_features(
+        self, first: Tensor, second: Tensor, text: Tensor | None = None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """(fused, output of the decoder's four levels by scale, N×C×⌈H/scale⌉×⌈W/scale⌉)."""
+        height, width = first.shape[-2:]
+        cell = 2 ** (LEVELS - 1)
+        pair = F.pad(torch.cat([first, second], 1), (0, -width % cell, 0, -height % cell), mode="replicate")
+        pair = pair.permute(0, 2, 3, 1)
+        first, second = pair.split(1, -1)
+
+        sides = [
+            self._encode(encoder.children(), side) for encoder, side in zip(self.encoders, (first, second), strict=True)
+        ]
+        levels = [list(level) for level in zip(*sides, strict=True)]
+        if self.cross is not None:
+            levels[-1] = list(self.cross(*levels[-1]))
+        features: dict[int, Tensor] = {}
+        current = None
+        for level in reversed(range(LEVELS)):
+            merged = self.merge[level](*levels[level])
+            if current is not None:
+                merged = self.skip[level](torch.cat([self.up[level](current), merged], -1))
+            if self.guide is not None and text is not None:
+                merged = self.guide[level](merged, text)
+            current = self.decoder[level](merged)
+            scale = 2**level
+            features[scale] = current.permute(0, 3, 1, 2)[..., : -(-height // scale), : -(-width // scale)]
+
+        blend, shift = self.head(self.refinement(current)).split(1, -1)
+        fused = (first + blend.sigmoid() * (second - first) + shift).permute(0, 3, 1, 2)[..., :height, :width]
+        return (fused if self.training else fused.clamp(0, 1)), features
+
+    @staticmethod
+    def _encode(encoder: Iterable[nn.Module], image: Tensor) -> list[Tensor]:
+        """The features of one modality, level by level."""
+        outputs = [image]
+        for level in encoder:
+            outputs.append(level(outputs[-1]))
+        return outputs[1:]
