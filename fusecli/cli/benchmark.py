@@ -103,6 +103,8 @@ def benchmark(
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]
     if sides:
         sets.append(datasets.from_folders(sides, recursive, pair_by))
+        if sets[-1].name in dataset:
+            sets[-1].name += " (own)"
     count = workers or cores()
     jobs = []
     for found in sets:
