@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +67,16 @@ class TextAffine(nn.Module):
         return torch.addcmul(features + shift, features, gain)
 
 
+class Encoder(nn.Sequential):
+    """Levels in turn, each of which starts from the output of the one before: N×H×W×1 in, the outputs of all out."""
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        outputs = [image]
+        for level in self:
+            outputs.append(level(outputs[-1]))
+        return outputs[1:]
+
+
 class Teacher(FusionNetwork):
     """Fuse N×1×H×W luma pairs in [0, 1], any H, W ≥ 1, guided by a text vector per pair (N×``text_dim``) or by none.
 
@@ -115,9 +125,9 @@ class Teacher(FusionNetwork):
         def stack(level: int, count: int) -> nn.Sequential:
             return nn.Sequential(*(Block(*attention[level], expansion) for _ in range(count)))
 
-        def encoder() -> nn.ModuleList:
+        def encoder() -> Encoder:
             entries = [Conv3x3(1, width), *(Down(channels) for channels in widths[:-1])]
-            return nn.ModuleList(nn.Sequential(entries[level], *stack(level, blocks[level])) for level in range(LEVELS))
+            return Encoder(*(nn.Sequential(entries[level], *stack(level, blocks[level])) for level in range(LEVELS)))
 
         self.widths, self.text_dim = widths, text_dim
         self.encoders = nn.ModuleList([encoder(), encoder()])
@@ -150,9 +160,7 @@ class Teacher(FusionNetwork):
         pair = pair.permute(0, 2, 3, 1)
         first, second = pair.split(1, -1)
 
-        sides = [
-            self._encode(encoder.children(), side) for encoder, side in zip(self.encoders, (first, second), strict=True)
-        ]
+        sides = [encoder(side) for encoder, side in zip(self.encoders, (first, second), strict=True)]
         levels = [list(level) for level in zip(*sides, strict=True)]
         if self.cross is not None:
             levels[-1] = list(self.cross(*levels[-1]))
@@ -171,11 +179,3 @@ class Teacher(FusionNetwork):
         blend, shift = self.head(self.refinement(current)).split(1, -1)
         fused = (first + blend.sigmoid() * (second - first) + shift).permute(0, 3, 1, 2)[..., :height, :width]
         return (fused if self.training else fused.clamp(0, 1)), features
-
-    @staticmethod
-    def _encode(encoder: Iterable[nn.Module], image: Tensor) -> list[Tensor]:
-        """The features of one modality, level by level."""
-        outputs = [image]
-        for level in encoder:
-            outputs.append(level(outputs[-1]))
-        return outputs[1:]
