@@ -369,13 +369,16 @@ def test_network_runs_and_leaves_out_what_its_card_lists(
     assert report["datasets"]["tno"]["n"] == 4
 
 
-def test_costs_are_measured_and_kept(data: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_are_measured_and_kept(
+    data: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from fusecli.benchmark import cost
 
     monkeypatch.setattr(cost, "SECONDS", 0.02)
     options = ["--dataset", "tno", "--methods", f"tiny={checkpoint},average", "--fused", f"mine={_fused_folder()}"]
-    options += ["--device", "cpu", "--no-html", "--quiet", "--json", "r.json"]
+    options += ["--device", "cpu", "--precision", "fp32", "--no-html", "--quiet", "--json", "r.json"]
     assert _run(*options) == 0
+    assert "cost of one pair of 72×56 on " in capsys.readouterr().out
     before = json.loads(Path("r.json").read_text(encoding="utf-8"))
     methods = before["datasets"]["tno"]["methods"]
     tiny = methods["tiny"]["cost"]
@@ -385,6 +388,7 @@ def test_costs_are_measured_and_kept(data: Path, checkpoint: Path, monkeypatch: 
     assert tiny["macs"] > tiny["params"]
     assert tiny["size"] == [72, 56]
     assert "cores" in tiny["device"]
+    assert tiny["precision"] == "float32"
     assert methods["average"]["cost"]["macs"] is None
     assert methods["mine"]["cost"] is None
     assert _run(*options) == 0

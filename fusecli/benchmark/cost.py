@@ -21,7 +21,7 @@ from fusecli.images.pairing import Pair
 
 ROUNDS = 15
 SECONDS = 3.0  # a method's share of the measuring; one round at least
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Cost:
 
     size: tuple[int, int]
     device: str
+    precision: str | None = None
     params: int | None = None
     macs: int | None = None
     ms: float | None = None
@@ -84,19 +85,19 @@ def measure(
     for method in methods:
         ms, end_to_end = (statistics.median(column) for column in zip(*times[method.name], strict=True))
         params, macs = _network_size(method, first.shape[:2])
-        costs[method.name] = Cost(size, device_name(method), params, macs, ms, end_to_end, peaks[method.name])
+        costs[method.name] = Cost(size, *_runs_on(method), params, macs, ms, end_to_end, peaks[method.name])
     return costs
 
 
-def device_name(method: Method) -> str:
-    """The device that a method runs on, by its own name, with the precision of a network."""
+def _runs_on(method: Method) -> tuple[str, str | None]:
+    """(device by its own name, precision of a network)."""
     if not isinstance(method, Network):
-        return machine()
+        return machine(), None
     import torch
 
     engine = method.engine
     name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else machine()
-    return f"{name}, {str(engine.precision).removeprefix('torch.')}"
+    return name, str(engine.precision).removeprefix("torch.")
 
 
 def _milliseconds(run: Callable[[], object]) -> float:

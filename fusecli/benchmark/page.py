@@ -15,7 +15,7 @@ from fusecli import __version__
 from fusecli.benchmark import charts
 from fusecli.benchmark.cache import Cache
 from fusecli.benchmark.methods import Method
-from fusecli.benchmark.report import COST_COLUMNS, caption, marks, notes, number
+from fusecli.benchmark.report import caption, cost_columns, cost_headers, marks, notes, number
 from fusecli.benchmark.results import DatasetResult, MethodResult, Report
 from fusecli.benchmark.run import Job
 from fusecli.images import colour
@@ -249,18 +249,17 @@ def _table(report: Report, dataset: DatasetResult) -> str:
 
 
 def _costs(report: Report, dataset: DatasetResult) -> str:
-    measured = [method for method in report.ordered(dataset) if method.cost]
-    if not measured:
+    title, cells = cost_columns(dataset)
+    if not cells:
         return ""
-    head = "".join(f"<th>{escape(header)}</th>" for header in ("method", *(h for h, _ in COST_COLUMNS), "device"))
-    rows = []
-    for method in measured:
-        assert method.cost is not None
-        cells = "".join(f"<td>{escape(show(method.cost))}</td>" for _, show in COST_COLUMNS)
-        rows.append(f"<tr>{_name(dataset, method)}{cells}<td>{escape(method.cost['device'])}</td></tr>")
-    width, height = measured[0].cost["size"]  # type: ignore[index]
+    head = "".join(f"<th>{escape(header)}</th>" for header in ("method", *cost_headers(cells)))
+    rows = [
+        f"<tr>{_name(dataset, method)}{''.join(f'<td>{escape(cell)}</td>' for cell in cells[method.name])}</tr>"
+        for method in report.ordered(dataset)
+        if method.name in cells
+    ]
     return (
-        f"<div><h3>Cost of one pair of {width}×{height}: median, measured in turns</h3>"
+        f"<div><h3>{escape(title[0].upper() + title[1:])}</h3>"
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></div>'
     )
 

@@ -125,28 +125,44 @@ COST_COLUMNS: tuple[tuple[str, Callable[[dict], str]], ...] = (
     ("MACs", lambda cost: quantity(cost["macs"])),
     ("ms, model", lambda cost: milliseconds(cost["ms"])),
     ("ms, end to end", lambda cost: milliseconds(cost["ms_end_to_end"])),
-    ("peak memory, MB", lambda cost: milliseconds(cost["peak_mb"])),
+    ("peak MB", lambda cost: milliseconds(cost["peak_mb"])),
+    ("precision", lambda cost: cost["precision"] or "–"),
 )
 
 
+def cost_columns(dataset: DatasetResult) -> tuple[str, dict[str, list[str]]]:
+    """(title, method -> cells) of the table of costs; with a device in each row only where there are several.
+
+    No cells if nothing was measured.
+    """
+    costs = {name: method.cost for name, method in dataset.methods.items() if method.cost}
+    if not costs:
+        return "", {}
+    devices = list(dict.fromkeys(cost["device"] for cost in costs.values()))
+    width, height = next(iter(costs.values()))["size"]
+    cells = {
+        name: [show(cost) for _, show in COST_COLUMNS] + ([cost["device"]] if len(devices) > 1 else [])
+        for name, cost in costs.items()
+    }
+    return f"cost of one pair of {width}×{height} on {' and '.join(devices)}; median, measured in turns", cells
+
+
+def cost_headers(cells: dict[str, list[str]]) -> list[str]:
+    """Headers of these cells of `cost_columns`."""
+    return [*(header for header, _ in COST_COLUMNS), "device"][: len(next(iter(cells.values())))]
+
+
 def _cost_table(report: Report, dataset: DatasetResult) -> Table | None:
-    measured = [method for method in report.ordered(dataset) if method.cost]
-    if not measured:
+    title, cells = cost_columns(dataset)
+    if not cells:
         return None
-    width, height = measured[0].cost["size"]  # type: ignore[index]
-    table = Table(
-        title=f"{dataset.name}: cost of one pair of {width}×{height}, median, measured in turns",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-    )
+    table = Table(title=f"{dataset.name}: {title}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("method", no_wrap=True)
-    for header, _ in COST_COLUMNS:
+    for header in cost_headers(cells):
         table.add_column(header, justify="right")
-    table.add_column("device")
-    for method in measured:
-        assert method.cost is not None
-        table.add_row(method.name, *(show(method.cost) for _, show in COST_COLUMNS), method.cost["device"])
+    for method in report.ordered(dataset):
+        if method.name in cells:
+            table.add_row(method.name, *cells[method.name])
     return table
 
 
