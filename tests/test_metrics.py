@@ -105,6 +105,20 @@ def test_luma_of_tang_is_truncated_and_infrared_is_one_channel() -> None:
     assert (standard.fused == gray).all()
 
 
+def test_vifb_judges_each_channel_and_gray_in_all() -> None:
+    color, gray = np.dstack([_scene(seed=seed) for seed in (1, 2, 3)]), _scene(seed=4)
+    names = [name for name in registry.METRICS["vifb"] if name != "Spatial_frequency"]
+    for fused in (color[..., ::-1], gray):
+        whole = metrics.evaluate("vifb", color, gray, fused, names)
+        channels = [
+            metrics.evaluate("vifb", color[..., c], gray, fused[..., c] if fused.ndim == 3 else fused, names)
+            for c in range(3)
+        ]
+        assert whole == pytest.approx({name: np.mean([row[name] for row in channels]) for name in names})
+    values = [metrics.evaluate("vifb", a, gray, gray, ["Spatial_frequency"]) for a in (color, gray)]
+    assert values[0] == values[1]  # depends on the fused image alone
+
+
 def test_entropy_and_mutual_information_of_known_images() -> None:
     ramp = np.tile(np.arange(256, dtype=np.float64), (16, 1))
     assert information.entropy(ramp) == pytest.approx(8)

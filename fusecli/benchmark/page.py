@@ -26,7 +26,7 @@ TEMPLATE = Path(__file__).with_name("page.html")
 SIDE = 800  # longer images are scaled down to this many pixels
 QUALITY = 82
 SHOWN_METRICS = ("VIF", "Qabf", "SSIM")
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -144,12 +144,15 @@ def _webp(image: np.ndarray) -> bytes:
 
 
 def _busiest(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Where both sources have most detail, (x, y) in 0…1: the crop that a reader would look at first."""
-    detail = [cv2.Laplacian(np.ascontiguousarray(colour.luma(side)), cv2.CV_32F) ** 2 for side in (first, second)]
-    height, width = detail[0].shape
-    window = (max(1, width // 6) | 1, max(1, height // 6) | 1)
-    blurred = (cv2.blur(part, window, borderType=cv2.BORDER_CONSTANT) for part in detail)  # rather not at the border
-    together = next(blurred) * next(blurred)
+    """Where both sources have most contrast, (x, y) in 0…1: the crop that a reader would look at first."""
+    height, width = first.shape[:2]
+    window = (max(1, width // 8) | 1, max(1, height // 8) | 1)
+    together = np.ones((height, width))
+    for side in (first, second):
+        luma = colour.luma(side).astype(np.float64)
+        luma -= luma.mean()
+        mean, square = (cv2.blur(part, window, borderType=cv2.BORDER_REFLECT_101) for part in (luma, luma * luma))
+        together *= np.maximum(square - mean**2, 0)
     row, column = np.unravel_index(int(together.argmax()), together.shape)
     return float((column + 0.5) / width), float((row + 0.5) / height)
 

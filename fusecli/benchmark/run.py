@@ -175,7 +175,7 @@ def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
     todo = [method for method in job.methods if method.costs]
     if all(known.values()):
         todo = []  # else all of them again: only times measured in turns compare
-    for name, measured in cost.measure(todo, pair, job.read).items():
+    for name, measured in (cost.measure(todo, pair, job.read) if todo else {}).items():
         known[name] = measured.as_dict()
         cache.write_json(keys[name], known[name])
     for name, values in known.items():

@@ -27,7 +27,7 @@ Image = np.ndarray
 class Trio:
     """Two sources and a fused image as a protocol sees them: float64, values 0…255, all of one size.
 
-    H×W under tang and standard. Under vifb the fused image may be H×W×3; the sources are then H×W×3 or H×W.
+    H×W under tang and standard; under vifb each is H×W or H×W×3 as it came.
     """
 
     first: Image
@@ -78,10 +78,7 @@ def _standard(first: Image, second: Image, fused: Image) -> Trio:
 
 
 def _vifb(first: Image, second: Image, fused: Image) -> Trio:
-    first, second, fused = np.rint(first), np.rint(second), np.rint(fused)
-    if fused.ndim == 2 and first.ndim == 3:  # a gray result of a colour pair is judged in each channel
-        fused = np.repeat(fused[..., None], 3, axis=2)
-    return Trio(first, second, fused)
+    return Trio(np.rint(first), np.rint(second), np.rint(fused))
 
 
 def _sum(metric: Callable[[Image, Image], float]) -> Callable[[Trio], float]:
@@ -101,14 +98,16 @@ def _of_all(metric: Callable[[Image, Image, Image], float]) -> Callable[[Trio], 
 
 
 def _per_channel(metric: Callable[[Trio], float]) -> Callable[[Trio], float]:
+    """Mean over the channels; where one image is gray and another is not, gray stands for each of its channels."""
+
     def mean(trio: Trio) -> float:
-        if trio.fused.ndim == 2:
-            return metric(Trio(*(x if x.ndim == 2 else x[..., 0] for x in (*trio.sources, trio.fused))))
-        channels = []
-        for channel in range(trio.fused.shape[2]):
-            pick = (x if x.ndim == 2 else x[..., channel] for x in (*trio.sources, trio.fused))
-            channels.append(metric(Trio(*(np.ascontiguousarray(x) for x in pick))))
-        return float(np.mean(channels))
+        images = (trio.first, trio.second, trio.fused)
+        channels = range(3 if any(image.ndim == 3 for image in images) else 1)
+        values = [
+            metric(Trio(*(x if x.ndim == 2 else np.ascontiguousarray(x[..., channel]) for x in images)))
+            for channel in channels
+        ]
+        return float(np.mean(values))
 
     return mean
 
