@@ -65,16 +65,22 @@ _SERIES_OFFSET = 1000  # the result's series number is that of the source and th
 _FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
 
 
-def is_folder(slices: int, color: bool, multi_frame: bool) -> bool:
-    """Whether a result is a folder of files, one per slice, and not one file."""
-    return slices > 1 and (color or not multi_frame)
+def write(
+    path: Path,
+    fused: np.ndarray,
+    reference: Volume,
+    other: Volume,
+    shown: Range,
+    title: str,
+    how: str,
+    *,
+    folder: bool,
+) -> None:
+    """Write a result on the grid of ``reference``, a DICOM volume: a folder with a file per slice, or a single file.
 
-
-def write(path: Path, fused: np.ndarray, reference: Volume, other: Volume, shown: Range, title: str, how: str) -> None:
-    """Write a result on the grid of ``reference``, a DICOM volume: one file, or a folder of them (see `is_folder`).
-
-    fused: K×H×W float32 in [0, 1], of which 0 and 1 stand for ``shown``, or K×H×W×3 uint8 RGB. other: the source that
-    was brought to this grid. title: SeriesDescription, at most 64 characters; how: DerivationDescription. ASCII both.
+    Only a gray result of a multi-frame file, and a single slice, fit one file. fused: K×H×W float32 in [0, 1], of which
+    0 and 1 stand for ``shown``, or K×H×W×3 uint8 RGB. other: the source that was brought to this grid. title:
+    SeriesDescription, at most 64 characters; how: DerivationDescription. Both ASCII.
     Raises OutputError with file and reason where it cannot be written.
     """
     color = fused.ndim == 4
@@ -83,14 +89,15 @@ def write(path: Path, fused: np.ndarray, reference: Volume, other: Volume, shown
     if color:
         log.warning("%s: colour is written as Secondary Capture; some viewers ignore the geometry of these", path)
     datasets = result.captures() if color else result.slices() if origin.frames is None else result.frames()
-    if is_folder(len(fused), color, origin.frames is not None):
+    if folder:
         with replacing(path, folder=True) as partial:
             digits = max(4, len(str(len(fused))))
             for index, dataset in enumerate(datasets):
                 _save(partial / f"{index + 1:0{digits}d}.dcm", dataset)
     else:
         with replacing(path) as partial:
-            _save(partial, next(datasets))
+            (dataset,) = datasets
+            _save(partial, dataset)
 
 
 class Result:

@@ -32,11 +32,11 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(ENDINGS)
 
 
-def peek(path: Path) -> tuple[tuple[int, int, int], bool]:
-    """((columns, rows, slices), whether in colour) from the header. Raises InputError where ``read`` would."""
+def peek(path: Path) -> tuple[tuple[int, int, int], int, bool]:
+    """((columns, rows, slices), number of volumes, whether in colour) of the header. Raises InputError as ``read``."""
     image = _open(path)
     columns, rows, slices = (*image.shape, 1, 1)[:3]
-    return (columns, rows, slices), image.get_data_dtype().names is not None
+    return (columns, rows, slices), int(np.prod(image.shape[3:])), image.get_data_dtype().names is not None
 
 
 def read(path: Path, index: int | None = None) -> Volume:

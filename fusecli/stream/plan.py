@@ -6,7 +6,7 @@ import logging
 import os
 import string
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,11 +59,21 @@ def plan(
             ending = FORMATS.get(file_format) or source.suffix.lower()
             folder, _, stem = pair.name.rpartition("/")
             target = (
-                output / folder / (_name(pattern, {**(fields or {}), "stem": stem, "index": f"{index:06d}"}) + ending)
+                output
+                / folder
+                / (result_name(pattern, {**(fields or {}), "stem": stem, "index": f"{index:06d}"}) + ending)
             )
         jobs.append(Job(pair.name, pair.first, pair.second, target))
+    guarded = {path.resolve().parent for job in jobs for path in (job.first, job.second)}
+    return settle(jobs, output, single=single, guarded=guarded, overwrite=overwrite, skip_existing=skip_existing)
+
+
+def settle(
+    jobs: Sequence[Job], output: Path, *, single: bool, guarded: Iterable[Path], overwrite: bool, skip_existing: bool
+) -> Plan:
+    """The plan of named jobs. guarded: input folders, in which no folder of results may lie. Raises UsageError."""
     _check_distinct(jobs)
-    _check_apart_from_inputs(jobs, output if not single else output.parent, single)
+    _check_apart_from_inputs(jobs, output, () if single else guarded)
     existing = [job for job in jobs if job.output.exists()]
     if existing and not overwrite and not skip_existing:
         shown = _some(job.output for job in existing)
@@ -76,7 +86,8 @@ def plan(
     return Plan([job for job in jobs if id(job) not in left], skipped)
 
 
-def _name(pattern: str, values: dict[str, str]) -> str:
+def result_name(pattern: str, values: dict[str, str]) -> str:
+    """The file name that ``--name`` gives. Raises UsageError where it is none."""
     try:
         names = {name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None}
         unknown = names - set(values)
@@ -90,7 +101,7 @@ def _name(pattern: str, values: dict[str, str]) -> str:
     return name
 
 
-def _check_distinct(jobs: list[Job]) -> None:
+def _check_distinct(jobs: Sequence[Job]) -> None:
     seen: dict[Path, Job] = {}
     folded: dict[str, Job] = {}
     for job in jobs:
@@ -102,16 +113,14 @@ def _check_distinct(jobs: list[Job]) -> None:
             log.warning("%s and %s differ in case only: one file on some systems", other.output, job.output)
 
 
-def _check_apart_from_inputs(jobs: list[Job], folder: Path, single: bool) -> None:
+def _check_apart_from_inputs(jobs: Sequence[Job], folder: Path, guarded: Iterable[Path]) -> None:
     """No input may be overwritten, and no result may lie where the next run would take it for an input."""
     inputs = {path.resolve() for job in jobs for path in (job.first, job.second)}
     for job in jobs:
         if job.output.resolve() in inputs:
             raise UsageError(f"-o {job.output}: this is an input; choose another output")
-    if single:
-        return
     target = folder.resolve()
-    for parent in {path.parent for path in inputs}:
+    for parent in guarded:
         if target == parent or parent in target.parents:
             raise UsageError(f"-o {folder}: lies in the input folder {parent}; choose a folder beside it")
 

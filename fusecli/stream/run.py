@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,12 +109,12 @@ def _one_by_one(
             ]
             return save(loaded, results, settings, preview(job))
 
-        return _guarded(job, act)
+        return guarded(job, act)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers))
     try:
-        yield from _windowed(jobs, lambda job: pool.submit(whole, job), 2 * settings.workers)
+        yield from windowed(jobs, lambda job: pool.submit(whole, job), 2 * settings.workers)
     finally:
         torch.set_num_threads(threads)
 
@@ -123,7 +124,7 @@ def _in_batches(
 ) -> Iterator[Outcome]:
     """On an accelerator: read ahead, group pages of equal size, keep the device busy, write behind."""
     ahead = settings.workers + 2 * settings.batch
-    reads = _windowed(jobs, lambda job: pool.submit(_guarded_load, job, settings), ahead)
+    reads = windowed(jobs, lambda job: pool.submit(_guarded_load, job, settings), ahead)
     running: deque[tuple[list[Loaded], Callable[[], list[list[np.ndarray]]]]] = deque()
     writes: deque[Future[Outcome]] = deque()
     group: list[Loaded] = []
@@ -145,7 +146,7 @@ def _in_batches(
             return
         for item, pages in zip(items, results, strict=True):
             act = partial(save, item, pages, settings, preview(item.job))
-            writes.append(pool.submit(_guarded, item.job, act))
+            writes.append(pool.submit(guarded, item.job, act))
 
     for item in reads:
         if isinstance(item, Outcome):
@@ -177,7 +178,7 @@ def _start(engine: Engine, items: list[Loaded]) -> Callable[[], list[list[np.nda
     return results
 
 
-def _windowed(jobs: Iterator[Job], submit: Callable[[Job], Future], size: int) -> Iterator:
+def windowed(jobs: Iterator[Any], submit: Callable[[Any], Future], size: int) -> Iterator:
     """Results of submitted jobs in order, at most ``size`` under way."""
     under_way: deque[Future] = deque()
     for job in jobs:
@@ -249,7 +250,8 @@ def _guarded_load(job: Job, settings: Settings) -> Loaded | Outcome:
         return Outcome(job, error=_reason(error))
 
 
-def _guarded(job: Job, act: Callable[[], Outcome]) -> Outcome:
+def guarded(job: Job, act: Callable[[], Outcome]) -> Outcome:
+    """The outcome of ``act``, also where it fails. Raises FusecliError on a full disk, where the next would fail."""
     try:
         return act()
     except Exception as error:

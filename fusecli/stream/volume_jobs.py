@@ -1,0 +1,323 @@
+"""Which volumes belong together, and what fusing them will write; settled before any work starts."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fusecli.errors import InputError, UsageError
+from fusecli.images import dicom, frames, nifti, pairing
+from fusecli.images.decode import max_pixels_default
+from fusecli.images.volume import Volume
+from fusecli.registry import Task
+from fusecli.stream.plan import FORMATS, Plan, result_name, settle
+from fusecli.stream.run import Job
+
+log = logging.getLogger("fusecli")
+
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What --series or --volume says about one side. certain: it named the side; else it is for who has several."""
+
+    value: str | None = None
+    certain: bool = False
+
+    def among(self, count: int) -> str | None:
+        """The value, where it is meant for a side that has ``count`` to choose from."""
+        return self.value if self.certain or count > 1 else None
+
+
+def choices(option: str, text: str | None, task: Task) -> dict[str, Choice]:
+    """Of ``3`` or ``ct=3,mri=5``: what it says about each side. Raises UsageError where it makes no sense."""
+    if text is None or "=" not in text:
+        found = dict.fromkeys(task.sides, Choice(text))
+    else:
+        parts = [part.partition("=") for part in text.split(",")]
+        if any(side not in task.sides or not value for side, _, value in parts):
+            raise UsageError(f"{option} {text}: expected one value, or {task.first}=VALUE,{task.second}=VALUE")
+        found = dict.fromkeys(task.sides, Choice()) | {side: Choice(value, True) for side, _, value in parts}
+    if option == "--volume" and any(one.value and not one.value.isdecimal() for one in found.values()):
+        raise UsageError(f"--volume {text}: expected a number, counted from 0")
+    return found
+
+
+@dataclass(frozen=True)
+class Input:
+    """One volume to read. path: how messages call it. files: a NIfTI file, or DICOM files of one folder."""
+
+    side: str
+    path: Path
+    files: tuple[Path, ...]
+    series: Choice = Choice()
+    volume: Choice = Choice()
+    chosen: dicom.Series | None = None
+    max_voxels: int | None = None
+
+    @property
+    def is_nifti(self) -> bool:
+        return nifti.is_nifti(self.files[0])
+
+    def choose(self) -> dicom.Series:
+        """The DICOM series. Raises UsageError where it is not clear which, InputError for damaged files."""
+        if self.chosen is not None:
+            return self.chosen
+        found = dicom.scan(self.path, self.files)
+        return dicom.choose(found, self.side, self.series.among(len(found.series)))
+
+    def read(self) -> Volume:
+        """The volume. Raises InputError with file and reason."""
+        limit = self.max_voxels or max_pixels_default()
+        if self.is_nifti:
+            (columns, rows, slices), count, _ = nifti.peek(self.path)
+            self._check_size(columns * rows * slices, limit)
+            index = self.volume.among(count)
+            return nifti.read(self.path, None if index is None else int(index))
+        series = self.choose()
+        header = series.headers[0][1]
+        self._check_size(int(header.Columns) * int(header.Rows) * series.slices, limit)
+        return dicom.read(series, self.side)
+
+    def layout(self) -> tuple[int, bool, bool]:
+        """(slices, whether in colour, whether one multi-frame file), by the first file and the number of files."""
+        if self.is_nifti:
+            (_, _, slices), _, color = nifti.peek(self.path)
+            return slices, color, False
+        found = [self.chosen] if self.chosen else dicom.scan(self.path, self.files[:1]).series
+        if not found:
+            return len(self.files), False, False
+        slices = found[0].slices if self.chosen or found[0].is_multi_frame else len(self.files)
+        return slices, found[0].is_color, found[0].is_multi_frame
+
+    def _check_size(self, voxels: int, limit: int) -> None:
+        if voxels > limit:
+            raise InputError(
+                f"{self.path}: {voxels:,} voxels are more than the limit of {limit:,}; "
+                "set FUSECLI_MAX_PIXELS to raise it"
+            )
+
+
+@dataclass(frozen=True)
+class VolumePair:
+    """Two volumes of one patient. name: the result's, without ending, with the mirrored sub-folder."""
+
+    name: str
+    first: Input
+    second: Input
+
+
+@dataclass(frozen=True)
+class VolumeJob(Job):
+    """One pair of volumes to fuse. kind: what is written: nifti, dicom, or an ending of slices (.png, .tif, .jpg).
+
+    folder: whether ``output`` is a folder of slices. color: whether the result has colour.
+    """
+
+    volumes: VolumePair
+    kind: str
+    folder: bool
+    color: bool
+
+
+def find(
+    typed: tuple[str, str],
+    task: Task,
+    *,
+    recursive: bool = False,
+    pair_by: str = "stem",
+    pairs_csv: Path | None = None,
+    ignore_unmatched: bool = False,
+    series: str | None = None,
+    volume: str | None = None,
+    max_voxels: int | None = None,
+) -> list[VolumePair] | None:
+    """The pairs of volumes that the two sides name; None where neither side has a volume (but pictures).
+
+    A folder of DICOM files is one volume, the chosen series; ``recursive``: so is every sub-folder with such files,
+    and those of the same path below both sides are a pair. NIfTI files pair by name as pictures do. Raises UsageError
+    where one side has volumes and the other has not, or no partner.
+    """
+    found = [_collect(side, text, recursive) for side, text in zip(task.sides, typed, strict=True)]
+    if not any(found):
+        return None
+    for side, text, units in zip(task.sides, typed, found, strict=True):
+        if not units:
+            exists = Path(text).exists() or glob.glob(text)
+            reason = "the other side is a volume, this is none (DICOM or NIfTI)" if exists else "no such file or folder"
+            raise UsageError(f"--{side} {text}: {reason}")
+    serial, which = choices("--series", series, task), choices("--volume", volume, task)
+
+    def make(side: str, path: Path, files: Sequence[Path]) -> Input:
+        return Input(side, path, tuple(files), serial[side], which[side], max_voxels=max_voxels)
+
+    first, second = found
+    if all(nifti.is_nifti(files[0]) for units in found for files in units.values()):
+        pairs = pairing.find_pairs(
+            *typed,
+            endings=nifti.ENDINGS,
+            recursive=recursive,
+            pair_by=pair_by,
+            pairs_csv=pairs_csv,
+            ignore_unmatched=ignore_unmatched,
+            sides=task.sides,
+        )
+        return [
+            VolumePair(one.name, make(task.first, one.first, [one.first]), make(task.second, one.second, [one.second]))
+            for one in pairs
+        ]
+    if pairs_csv is not None:
+        raise UsageError("--pairs lists NIfTI files; DICOM series pair by their folders (--recursive)")
+    if len(first) == len(second) == 1:
+        (key, files), (other, _) = (next(iter(units.items())) for units in found)
+        keys = [(key or _stem(_called(typed[0], files)), key, other)]
+    else:
+        common = first.keys() & second.keys()
+        keys = [(key or _stem(Path(typed[0])), key, key) for key in sorted(common)]
+        lonely = [
+            f"\n  --{side} {text}/{key}"
+            for side, text, units in zip(task.sides, typed, found, strict=True)
+            for key in sorted(units.keys() - common)
+        ]
+        if lonely:
+            more = f"\n  … and {len(lonely) - SHOWN} more" if len(lonely) > SHOWN else ""
+            message = f"volumes without partner of the same name:{''.join(lonely[:SHOWN])}{more}"
+            if not ignore_unmatched or not keys:
+                raise UsageError(f"{message}\nAdd the missing ones, or go on without these by --ignore-unmatched.")
+            log.warning("%s", message)
+    return [
+        VolumePair(
+            name,
+            make(task.first, _called(typed[0], first[a]), first[a]),
+            make(task.second, _called(typed[1], second[b]), second[b]),
+        )
+        for name, a, b in keys
+    ]
+
+
+def plan(
+    pairs: list[VolumePair],
+    output: Path,
+    *,
+    folders: list[Path],
+    reference: int = 0,
+    gray: bool = False,
+    colormap: bool = False,
+    file_format: str = "auto",
+    pattern: str = "{stem}",
+    fields: dict[str, str] | None = None,
+    overwrite: bool = False,
+    skip_existing: bool = False,
+) -> Plan:
+    """Name every pair's result and check that writing it harms nothing.
+
+    output: a folder, or a file for a single pair. file_format: auto (the kind of the reference), nifti, or png, tiff
+    and jpg for slices, in a folder. folders: input folders, in which nothing may be written. Raises UsageError.
+    """
+    single = _is_file(output)
+    if single and len(pairs) > 1:
+        raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
+    if len(pairs) == 1:  # what is wrong with the one pair there is, is wrong with the command
+        pairs = [_chosen(pairs[0])]
+    jobs: list[Job] = []
+    for index, pair in enumerate(pairs):
+        target = (pair.first, pair.second)[reference]
+        slices, _, multi_frame = target.layout()
+        color = not gray and (colormap or pair.first.layout()[1])
+        kind = _kind(output if single else None, file_format, target)
+        folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not multi_frame)))
+        if single:
+            if folder and kind != ".tif":
+                raise UsageError(f"-o {output}: the result has {slices} files, one per slice; name a folder")
+            path, folder = output, False
+        else:
+            above, _, stem = pair.name.rpartition("/")
+            name = result_name(pattern, {**(fields or {}), "stem": stem, "index": f"{index:06d}"})
+            path = output / above / (name + ("" if folder else _ending(kind, target)))
+        jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, pair, kind, folder, color))
+    return settle(jobs, output, single=single, guarded=folders, overwrite=overwrite, skip_existing=skip_existing)
+
+
+def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
+    """Volumes below what was typed: name within it -> files. Several NIfTI files are several volumes."""
+    path = Path(typed)
+    if path.is_dir():
+        units: dict[str, list[Path]] = {}
+        for folder, names in _walk(path, recursive):
+            files = [folder / name for name in names]
+            images = [file for file in files if nifti.is_nifti(file)]
+            series = [] if images else [file for file in files if _may_be_dicom(file) and dicom.is_dicom(file)]
+            relative = "" if folder == path else folder.relative_to(path).as_posix()
+            for file in images:
+                units["/".join(filter(None, (relative, _stem(file))))] = [file]
+            if series:
+                units[relative] = series
+        return units
+    files = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(typed, recursive=True))]
+    images = [file for file in files if nifti.is_nifti(file)]
+    if images:
+        return {_stem(file): [file] for file in images}
+    series = [file for file in files if file.is_file() and _may_be_dicom(file) and dicom.is_dicom(file)]
+    return {"": series} if series else {}
+
+
+def _walk(path: Path, recursive: bool) -> Iterator[tuple[Path, list[str]]]:
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
+        yield Path(folder), sorted(name for name in names if not name.startswith("."))
+
+
+def _may_be_dicom(file: Path) -> bool:
+    return file.suffix.lower() not in frames.ENDINGS
+
+
+def _called(typed: str, files: Sequence[Path]) -> Path:
+    """How messages call a volume: by its file, or by the folder that was typed, or that its files are in."""
+    whole = Path(typed).is_dir() and not nifti.is_nifti(files[0])
+    return files[0].parent if whole or len(files) > 1 else files[0]
+
+
+def _stem(path: Path) -> str:
+    """The name of a file without its ending, or of a folder."""
+    if path.is_dir():
+        return path.resolve().name
+    return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
+
+
+def _chosen(pair: VolumePair) -> VolumePair:
+    """The pair with its DICOM series chosen."""
+    first, second = (one if one.is_nifti else replace(one, chosen=one.choose()) for one in (pair.first, pair.second))
+    return replace(pair, first=first, second=second)
+
+
+def _is_file(output: Path) -> bool:
+    named = nifti.is_nifti(output) or output.suffix.lower() in (*frames.ENDINGS, ".dcm")
+    return named and not output.is_dir()
+
+
+def _kind(file: Path | None, file_format: str, target: Input) -> str:
+    """What a result is written as."""
+    if file is not None:
+        kind = "nifti" if nifti.is_nifti(file) else {".dcm": "dicom", ".tiff": ".tif"}.get(file.suffix.lower(), "")
+        kind = kind or file.suffix.lower()
+    elif file_format == "auto":
+        kind = "nifti" if target.is_nifti else "dicom"
+    else:
+        kind = {"nifti": "nifti", **FORMATS}[file_format]
+    if kind == "dicom" and target.is_nifti:
+        raise UsageError(
+            f"{target.path}: a NIfTI volume knows no patient and no study to derive a DICOM result from; "
+            "write NIfTI, or choose the DICOM side by --reference"
+        )
+    return kind
+
+
+def _ending(kind: str, target: Input) -> str:
+    if kind == "nifti":
+        return ".nii" if target.path.name.lower().endswith(".nii") else ".nii.gz"
+    return ".dcm" if kind == "dicom" else kind

@@ -1,0 +1,268 @@
+"""Fuse volumes: both on one grid in patient space, slice by slice through an engine, and back into their own format."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fusecli import __version__
+from fusecli.errors import InputError
+from fusecli.images import colormap, derived, dicom, frames, grid, nifti
+from fusecli.images.colour import luma
+from fusecli.images.grid import Grid
+from fusecli.images.intensity import Range
+from fusecli.images.planes import planes
+from fusecli.images.volume import Volume, shown_range
+from fusecli.registry import Task
+from fusecli.stream.engine import Engine
+from fusecli.stream.run import Job, Outcome, guarded, windowed
+from fusecli.stream.volume_jobs import VolumeJob
+
+log = logging.getLogger("fusecli")
+
+SLICES = 4  # at once on a CPU; on an accelerator the batch size
+
+
+@dataclass(frozen=True)
+class VolumeSettings:
+    """How volumes become results; see the options of `fusecli fuse` of the same names.
+
+    reference: which side (0, 1) gives the grid and the format. colormap: name, for a gray first volume; None: gray.
+    """
+
+    task: Task
+    model: str
+    reference: int = 0
+    window: Range | None = None
+    colormap: str | None = None
+    gray: bool = False
+    bit_depth: int | None = None
+    batch: int = 8
+    workers: int = 2
+    compress: bool = False
+    digest: bool = False
+
+
+def run(
+    jobs: Sequence[Job], engine: Engine, settings: VolumeSettings, *, preview: Callable[[Job], bool]
+) -> Generator[Outcome, None, None]:
+    """Fuse every job and yield its outcome, one volume after the other. Errors of a pair are in its outcome."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // settings.workers) if not engine.batches else threads)
+    try:
+        with ThreadPoolExecutor(settings.workers) as pool:
+            for job in jobs:
+                assert isinstance(job, VolumeJob)
+                yield guarded(job, partial(_fuse, job, engine, settings, pool, preview(job)))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fuse(job: VolumeJob, engine: Engine, settings: VolumeSettings, pool: ThreadPoolExecutor, preview: bool) -> Outcome:
+    return _Fusion(job, engine, settings, pool).run(preview)
+
+
+class _Fusion:
+    """One pair of volumes. After reading: what is shown of each, and whether one has to be resampled."""
+
+    def __init__(self, job: VolumeJob, engine: Engine, settings: VolumeSettings, pool: ThreadPoolExecutor) -> None:
+        self.job, self.engine, self.settings, self.pool = job, engine, settings, pool
+        self.began = time.perf_counter()
+        sources = (job.volumes.first, job.volumes.second)
+        self.volumes: list[Volume] = list(pool.map(lambda source: source.read(), sources))
+        sides = settings.task.sides
+        self.shown = [
+            shown_range(volume, side, settings.window if side == "ct" else None)
+            for volume, side in zip(self.volumes, sides, strict=True)
+        ]
+        self.reference = self.volumes[settings.reference]
+        self.other = self.volumes[1 - settings.reference]
+        if all(volume.kind == "dicom" for volume in self.volumes):
+            for difference in dicom.differences(*self.volumes):
+                log.warning("%s and %s: %s", job.first, job.second, difference)
+        self.resampling = _resampling(self.reference, self.other)
+        if self.resampling:
+            self._tell(*self.resampling)
+
+    def run(self, preview: bool) -> Outcome:
+        """Fuse and write."""
+        fused, shown = self._fuse(preview)
+        self._write(fused)
+        digest = _digest(self.job.output) if self.settings.digest else None
+        columns, rows, _ = self.reference.shape
+        pictures = None
+        if preview:
+            result = fused if fused.dtype == np.uint8 else _bytes(fused)
+            first, second, result = (planes(stack, self.reference.grid) for stack in (*shown, result))
+            pictures = (first, second, result)
+        return Outcome(self.job, None, time.perf_counter() - self.began, digest, (rows, columns), pictures)
+
+    def _fuse(self, preview: bool) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The result K×H×W(×3), and both sources on its grid as uint8 (empty unless ``preview``)."""
+        columns, rows, slices = self.reference.shape
+        size = (slices, rows, columns)
+        color = self.job.color
+        levels = 255 if color else self._levels()
+        dtype = {255: np.uint8, 65535: np.uint16, None: np.float32}[levels]
+        fused = np.empty((*size, 3) if color else size, dtype)
+        sources = [np.empty((*size, 3) if side == 0 and color else size, np.uint8) for side in (0, 1) if preview]
+
+        def prepare(span: slice) -> tuple[slice, np.ndarray, np.ndarray]:
+            first, second = (self._side(side, span) for side in (0, 1))
+            for stack, side in zip(sources, (first, second), strict=False):
+                stack[span] = side if side.dtype == np.uint8 else _bytes(side)
+            return span, first, second
+
+        def whole(span: slice) -> None:
+            _, first, second = prepare(span)
+            fused[span] = self.engine.fuse(first, second, levels)
+
+        step = self.settings.batch if self.engine.batches else SLICES
+        spans = [slice(start, min(start + step, slices)) for start in range(0, slices, step)]
+        if self.engine.batches:
+            prepared = windowed(iter(spans), lambda span: self.pool.submit(prepare, span), self.settings.workers + 1)
+            for span, first, second in prepared:
+                fused[span] = self.engine.fuse(first, second, levels)
+        else:  # each thread takes slices all the way, so that the cores do not wait for one another
+            for _ in self.pool.map(whole, spans):
+                pass
+        return fused, sources
+
+    def _side(self, side: int, span: slice) -> np.ndarray:
+        """Slices of one volume on the reference's grid as the engine wants them: gray float32 or uint8 RGB."""
+        volume = self.volumes[side]
+        range_ = volume.stored(self.shown[side])
+        if self.resampling and side != self.settings.reference:
+            slab = grid.resample(volume.voxels, *self.resampling, range_.lo, span)
+        else:
+            slab = volume.voxels[span]
+        if volume.is_color:
+            colors = np.clip(np.rint(slab), 0, 255).astype(np.uint8) if slab.dtype != np.uint8 else slab
+            return np.ascontiguousarray(colors) if side == 0 and self.job.color else luma(colors)
+        values = range_.apply(slab)
+        if side == 0 and self.job.color:
+            assert self.settings.colormap is not None
+            return colormap.apply(values, self.settings.colormap)
+        return values
+
+    def _levels(self) -> int | None:
+        """Steps of a gray result; None: float, which the writer fits to the reference's type."""
+        if self.settings.bit_depth:
+            return 2**self.settings.bit_depth - 1
+        if self.job.kind.startswith("."):
+            deep = self.reference.dtype != np.uint8 and self.job.kind != ".jpg"
+            return 65535 if deep else 255
+        return None
+
+    def _write(self, fused: np.ndarray) -> None:
+        job, settings = self.job, self.settings
+        shown = self.shown[settings.reference]
+        names = " + ".join(side.upper() for side in settings.task.sides)
+        title = _ascii(f"Fused {names} ({settings.model})")
+        if job.kind == "nifti":
+            nifti.write(job.output, fused, self.reference, shown, title)
+        elif job.kind == "dicom":
+            derived.write(
+                job.output, fused, self.reference, self.other, shown, title, _ascii(self._how(names)), folder=job.folder
+            )
+        elif job.folder:
+            frames_in(job.output, fused, job.kind, settings.compress)
+        else:
+            frames.write(job.output, list(fused), compress=settings.compress)
+
+    def _how(self, names: str) -> str:
+        """DerivationDescription."""
+        sides = [side.upper() for side in self.settings.task.sides]
+        parts = [f"{names} fused by fusecli {__version__}, model {self.settings.model}"]
+        for side, volume, shown in zip(sides, self.volumes, self.shown, strict=True):
+            if not volume.is_color:
+                parts.append(f"{side} shown from {shown.lo:.6g} to {shown.hi:.6g}")
+        if self.resampling:
+            parts.append(f"{sides[1 - self.settings.reference]} resampled to the grid of the other (linear)")
+        if self.job.color and not self.volumes[0].is_color:
+            parts.append(f"{sides[0]} coloured by {self.settings.colormap}")
+        return "; ".join(parts)
+
+    def _tell(self, source: Grid, target: Grid) -> None:
+        """Log the resampling. Raises InputError where there is nothing to resample."""
+        share = grid.coverage(target, source)
+        sides = self.settings.task.sides
+        to, moved = sides[self.settings.reference], sides[1 - self.settings.reference]
+        if share == 0:
+            raise InputError(
+                f"{self.job.first} and {self.job.second} do not overlap in patient space ({to}: {_place(target)}; "
+                f"{moved}: {_place(source)}): another patient or session, or a wrong header; register them first"
+            )
+        log.info(
+            "%s: %s resampled to the grid of %s, from %s to %s; it covers %.0f %% of it",
+            *(self.job.name, moved, to, source, target, 100 * share),
+        )
+
+
+def frames_in(folder: Path, slices: np.ndarray, ending: str, compress: bool) -> None:
+    """Write slices as 0001.png … of a folder, which appears when it is complete."""
+    from fusecli.images.atomic import replacing
+
+    digits = max(4, len(str(len(slices))))
+    with replacing(folder, folder=True) as partial:
+        for index, image in enumerate(slices):
+            path = partial / f"{index + 1:0{digits}d}{ending}"
+            frames.write(path, [image], compress=compress)
+
+
+def _resampling(reference: Volume, other: Volume) -> tuple[Grid, Grid] | None:
+    """The grids from which and to which ``other`` is resampled; None where it is on the reference's grid.
+
+    Raises InputError where that cannot be known.
+    """
+    if reference.grid is not None and other.grid is not None:
+        return None if grid.same(reference.grid, other.grid) else (other.grid, reference.grid)
+    if reference.grid is None and other.grid is None and reference.shape == other.shape:
+        log.warning(
+            "%s and %s do not say where their voxels lie; taken as registered voxel by voxel",
+            *(reference.source, other.source),
+        )
+        return None
+    lost = reference if reference.grid is None else other
+    reason = (
+        "both sform and qform code are 0"
+        if lost.kind == "nifti"
+        else "ImagePositionPatient, ImageOrientationPatient or PixelSpacing is missing"
+    )
+    raise InputError(
+        f"{lost.source}: does not say where its voxels lie ({reason}), so it cannot be brought to the grid of the "
+        "other volume; mend its header, or give both without geometry and of one size"
+    )
+
+
+def _place(where: Grid) -> str:
+    x, y, z = where.centre
+    return f"{where} around {x:.0f}, {y:.0f}, {z:.0f} mm"
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    """uint8 of float32 in [0, 1] or of uint16."""
+    scale = np.float32(255 if values.dtype == np.float32 else 1 / 257)
+    return np.rint(values * scale).astype(np.uint8)
+
+
+def _digest(output: Path) -> str:
+    """SHA-256 of a file; of a folder's files in the order of their names."""
+    files = sorted(output.iterdir()) if output.is_dir() else [output]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "replace").decode()
