@@ -168,6 +168,8 @@ def _sides(dataset: registry.Dataset, root: Path | None) -> tuple[Path, Path]:
     place = root or "<data root>"
     shapes = [f"{dataset.name}/{task.first}/ and {dataset.name}/{task.second}/"]
     shapes += [f"{(*dataset.folders, dataset.name)[0]}/{first}/ and …/{second}/" for first, second in dataset.layouts]
+    if dataset.name == "sample":
+        place, shapes = SAMPLE, [f"{task.first}/ and {task.second}/"]
     looked = "" if root or dataset.name == "sample" else ": no data root is set (--data-root or $FUSECLI_DATA)"
     raise UsageError(
         f"data set {dataset.name!r} ({dataset.title}) is not there{looked}\n"
