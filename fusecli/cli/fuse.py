@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fusecli import registry
-from fusecli.cli import options
+from fusecli.cli import options, volumes
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, UsageError
 
 if TYPE_CHECKING:
-    from fusecli.images.intensity import Range
+    from fusecli.stream.plan import Plan
     from fusecli.stream.report import Report
 
 log = logging.getLogger("fusecli")
@@ -46,15 +47,16 @@ class Format(str, Enum):
     png = "png"
     tiff = "tiff"
     jpg = "jpg"
+    nifti = "nifti"
 
 
 def fuse(
     ir: Annotated[str | None, typer.Option(help=INPUT.format("infrared frames"))] = None,
     vis: Annotated[str | None, typer.Option(help=INPUT.format("visible frames"))] = None,
-    ct: Annotated[str | None, typer.Option(help=INPUT.format("CT slices"))] = None,
-    pet: Annotated[str | None, typer.Option(help=INPUT.format("PET slices"))] = None,
-    spect: Annotated[str | None, typer.Option(help=INPUT.format("SPECT slices"))] = None,
-    mri: Annotated[str | None, typer.Option(help=INPUT.format("MRI slices"))] = None,
+    ct: Annotated[str | None, typer.Option(help=INPUT.format("CT: slices, DICOM, NIfTI"))] = None,
+    pet: Annotated[str | None, typer.Option(help=INPUT.format("PET: slices, DICOM, NIfTI"))] = None,
+    spect: Annotated[str | None, typer.Option(help=INPUT.format("SPECT: slices, DICOM, NIfTI"))] = None,
+    mri: Annotated[str | None, typer.Option(help=INPUT.format("MRI: slices, DICOM, NIfTI"))] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the results, or a file for a single pair.")
     ] = None,
@@ -87,8 +89,21 @@ def fuse(
     color: Annotated[Color, typer.Option(help="auto, gray or ycbcr (luma fused, Cb and Cr kept).")] = Color.auto,
     bit_depth: Annotated[BitDepth, typer.Option(help="keep (as the reference), 8 or 16.")] = BitDepth.keep,
     file_format: Annotated[
-        Format, typer.Option("--format", help="auto (as the reference), png, tiff or jpg.")
+        Format, typer.Option("--format", help="auto (as the reference), png, tiff, jpg, or nifti for volumes.")
     ] = Format.auto,
+    series: Annotated[
+        str | None, typer.Option(help="DICOM series by number or UID, where a folder has several: 3, or ct=3,mri=5.")
+    ] = None,
+    volume: Annotated[str | None, typer.Option(help="Volume of a 4D NIfTI file, from 0: 2, or pet=2,mri=0.")] = None,
+    window: Annotated[
+        str | None, typer.Option(help="CT window CENTER,WIDTH of volumes. Default: the file's, else 40,80.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Side whose grid and format volumes get, such as mri. Default: the first.")
+    ] = None,
+    colormap: Annotated[
+        str | None, typer.Option(help="Colours of gray PET and SPECT volumes: hot (default), pet, jet, viridis …")
+    ] = None,
     compress: Annotated[bool, typer.Option(help="Smaller PNG and TIFF files, written several times slower.")] = False,
     name: Annotated[str, typer.Option(help="File names: {stem}, {index}, {task}, {model}.")] = "{stem}",
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
@@ -110,11 +125,8 @@ def fuse(
 
     Exit codes: 0 all done, 1 nothing could be done, 2 usage, 8 some pairs failed.
     """
+    settings_given = _as_given(locals())
     options.set_up_logging(log_format, quiet=quiet, verbose=verbose)
-    settings_given = {
-        key: value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
-        for key, value in locals().items()
-    }
     given = {"ir": ir, "vis": vis, "ct": ct, "pet": pet, "spect": spect, "mri": mri}
     sides = {side: value for side, value in given.items() if value is not None}
     task = registry.task_of(set(sides))
@@ -128,104 +140,135 @@ def fuse(
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other")
 
-    from fusecli.images import frames, pairing
-
-    found = pairing.find_pairs(
-        sides[task.first],
-        sides[task.second],
-        endings=frames.ENDINGS,
-        recursive=recursive,
-        pair_by=pair_by,
-        pairs_csv=pairs,
-        sides=task.sides,
-        ignore_unmatched=ignore_unmatched,
-    )
-    from fusecli.stream.plan import plan
-
-    planned = plan(
-        found,
-        output,
-        file_format=file_format.value,
-        pattern=name,
-        fields={"task": task.name, "model": Path(model).stem},
-        overwrite=overwrite,
-        skip_existing=skip_existing,
-    )
-
-    from fusecli.models import checkpoint
-    from fusecli.stream import run as stream
-    from fusecli.stream.engine import Engine
-    from fusecli.stream.report import Report
-
-    engine = Engine(checkpoint.load(model, task.name), device, precision, tile, tile_overlap)
-    settings = stream.Settings(
-        ranges=_ranges(range_, found, task),
-        resize=None if resize is None else task.sides.index(resize),
-        color=False if color is Color.gray else None,
+    sheet = None if not preview else _sheet(output)
+    request = volumes.Request(
+        task=task,
+        sides=sides,
+        output=output,
+        model=model,
+        pairing={
+            "recursive": recursive,
+            "pair_by": pair_by,
+            "pairs_csv": pairs,
+            "ignore_unmatched": ignore_unmatched,
+        },
+        naming={
+            "file_format": file_format.value,
+            "pattern": name,
+            "fields": {"task": task.name, "model": Path(model).stem},
+            "overwrite": overwrite,
+            "skip_existing": skip_existing,
+            "beside": {option: path for option, path in (("--report", report), ("--preview", sheet)) if path},
+        },
+        resize=resize,
+        gray=color is Color.gray,
         bit_depth=None if bit_depth is BitDepth.keep else int(bit_depth.value),
-        batch=batch_size or 8,
-        workers=workers or os.cpu_count() or 1,
+        batch_size=batch_size,
+        workers=workers,
         max_pixels=max_pixels,
         compress=compress,
         digest=report is not None,
     )
-    account = Report(settings_given, {"name": model}, str(engine.device), str(engine.precision).removeprefix("torch."))
+    of_volumes = volumes.VolumeOptions(series, volume, window, reference, colormap)
+    planned, run = volumes.plan(request, of_volumes) or _frames(request, range_)
+
+    from fusecli.models import checkpoint
+    from fusecli.stream.engine import Engine
+    from fusecli.stream.report import Report
+
+    engine = Engine(checkpoint.load(model, task.name), device, precision, tile, tile_overlap)
+    account = Report(settings_given, {"name": model}, engine)
     account.skipped(planned.skipped)
-    shown = {job.output for job in planned.jobs[:: max(1, len(planned.jobs) // PREVIEWED)][:PREVIEWED]}
-    rows: list[tuple[Any, ...]] = []
-    stopped: BaseException | None = None
-    outcomes = stream.run(planned.jobs, engine, settings, preview=lambda job: preview and job.output in shown)
-    try:
-        with _sigterm_interrupts(), _progress(len(planned.jobs), quiet) as bar:
-            for outcome in outcomes:
-                account.add(outcome)
-                bar.update()
-                if outcome.preview:
-                    rows.append(outcome.preview)
-                if outcome.error:
-                    log.error("%s: %s", outcome.job.name, outcome.error)
-                    if fail_fast:
-                        break
-    except BaseException as error:  # the report of an interrupted run is what one needs to go on
-        stopped = error
-    finally:
-        outcomes.close()
-    if rows and not output.suffix:
+    shown = {job.output for job in planned.jobs[:: max(1, -(-len(planned.jobs) // PREVIEWED))]} if preview else set()
+    rows = []
+    with _stopping() as stop, _progress(len(planned.jobs), quiet) as bar:
+        for outcome in run(engine, lambda job: job.output in shown, stop):
+            account.add(outcome)
+            bar.update()
+            if outcome.preview:
+                rows.append(outcome.preview)
+            if outcome.error:
+                log.error("%s: %s", outcome.job.name, outcome.error)
+                if fail_fast:
+                    stop.set()
+    left = len(planned.jobs) - account.count("done") - account.count("failed")
+    account.close(left, interrupted=stop.signal is not None)
+    if report is not None:
+        account.write(report)
+    if as_json:
+        typer.echo(json.dumps(account.summary))
+    _tell(account)
+    if stop.signal is not None:
+        log.error("stopped by %s: %d pairs left; go on with --skip-existing", stop.signal.name, left)
+        raise typer.Exit(128 + stop.signal)
+    if sheet is not None and rows:
         from fusecli.images.preview import contact_sheet
 
-        contact_sheet(rows, output / "preview.png")
-    _close(account, report, as_json, interrupted=stopped is not None)
-    if stopped is not None:
-        raise stopped
-    failed, done = account.count("failed"), account.count("done") + account.count("skipped")
-    if failed:
-        raise typer.Exit(EXIT_PARTIAL if done else EXIT_NOTHING_DONE)
+        contact_sheet(rows, sheet)
+    if account.count("failed"):
+        raise typer.Exit(EXIT_PARTIAL if account.count("done") + account.count("skipped") else EXIT_NOTHING_DONE)
 
 
-def _ranges(option: str, pairs: list, task: registry.Task) -> tuple[Range | str | None, Range | str | None]:
-    """Intensity of first and second side: --range goes to the infrared, the same for every frame of the sequence."""
-    from fusecli.images import intensity
+def _as_given(values: dict[str, Any]) -> dict[str, Any]:
+    """Options as the user spells them, with values that JSON holds."""
+    spelled = {"range_": "range", "file_format": "format", "as_json": "json"}
+    return {
+        spelled.get(key, key): value.value
+        if isinstance(value, Enum)
+        else str(value)
+        if isinstance(value, Path)
+        else value
+        for key, value in values.items()
+    }
 
+
+def _frames(request: volumes.Request, range_option: str) -> tuple[Plan, volumes.Run]:
+    """The plan for pictures, and how to run it."""
+    from fusecli.images import frames, intensity, pairing
+    from fusecli.stream import run as stream
+    from fusecli.stream.plan import plan
+
+    task = request.task
+    typed = (request.sides[task.first], request.sides[task.second])
+    pairs = pairing.find_pairs(*typed, endings=frames.ENDINGS, sides=task.sides, **request.pairing)
+    planned = plan(pairs, request.output, inputs=typed, **request.naming)
     firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
+    second: intensity.Range | str | None
     if task.second != "ir":
-        return intensity.visible_range(firsts), intensity.visible_range(seconds)
-    infrared = option if option in ("frame", "full") else intensity.sequence_range(option, seconds)
-    return intensity.visible_range(firsts), infrared
+        second = intensity.visible_range(seconds)
+    else:  # the same for every frame of the sequence, of whatever is left to do
+        second = range_option if range_option in ("frame", "full") else intensity.sequence_range(range_option, seconds)
+    settings = stream.Settings(
+        ranges=(intensity.visible_range(firsts), second),
+        resize=None if request.resize is None else task.sides.index(request.resize),
+        color=False if request.gray else None,
+        bit_depth=request.bit_depth,
+        batch=request.batch_size,
+        workers=request.workers or max(1, min(os.cpu_count() or 1, len(planned.jobs))),
+        max_pixels=request.max_pixels,
+        compress=request.compress,
+        digest=request.digest,
+    )
+    return planned, lambda engine, preview, stop: stream.run(planned.jobs, engine, settings, preview=preview, stop=stop)
 
 
-def _close(account: Report, report: Path | None, as_json: bool, *, interrupted: bool) -> None:
-    summary = account.summary(interrupted)
-    if report is not None:
-        account.write(report, interrupted)
-    if as_json:
-        typer.echo(json.dumps(summary))
-    counts = ", ".join(f"{summary[key]} {key}" for key in ("done", "failed", "skipped") if summary[key])
-    log.info("%s in %.1f s (%.1f pairs/s)", counts or "nothing done", summary["seconds"], summary["pairs_per_second"])
-    failures = [pair for pair in account.pairs if pair["status"] == "failed"]
+def _sheet(output: Path) -> Path:
+    """Where the contact sheet goes: into the folder of results, or beside the one result."""
+    from fusecli.images import frames, nifti
+
+    ending = next((one for one in (*nifti.ENDINGS, *frames.ENDINGS, ".dcm") if output.name.lower().endswith(one)), None)
+    if ending is None or output.is_dir():
+        return output / "preview.png"
+    return output.with_name(f"{output.name[: -len(ending)]}-preview.png")
+
+
+def _tell(account: Report) -> None:
+    totals = account.summary
+    counts = ", ".join(f"{totals[key]} {key}" for key in ("done", "failed", "skipped", "left") if totals[key])
+    log.info("%s in %.1f s (%.1f pairs/s)", counts or "nothing to do", totals["seconds"], totals["pairs_per_second"])
+    failures = [pair["name"] for pair in account.pairs if pair["status"] == "failed"]
     if len(failures) > 1:
-        log.error(
-            "failed: %s", ", ".join(pair["name"] for pair in failures[:20]) + (" …" if len(failures) > 20 else "")
-        )
+        log.error("failed: %s", ", ".join(failures[:20]) + (" …" if len(failures) > 20 else ""))
 
 
 @contextmanager
@@ -242,15 +285,27 @@ def _progress(total: int, quiet: bool) -> Iterator[Any]:
                 yield bar
 
 
+class _Stop(Event):
+    """Set to end a run. signal: the one that did it."""
+
+    signal: signal.Signals | None = None
+
+
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: pairs under way are finished, then the report is written."""
+def _stopping() -> Iterator[_Stop]:
+    """Ctrl-C and SIGTERM end the run once what is under way is finished; a second one ends it at once."""
+    stop = _Stop()
+    signals = (signal.SIGINT, signal.SIGTERM)
 
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
+    def on_signal(number: int, frame: object) -> None:
+        stop.signal = signal.Signals(number)
+        stop.set()
+        for one in signals:
+            signal.signal(one, signal.SIG_DFL)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = [signal.signal(one, on_signal) for one in signals]
     try:
-        yield
+        yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in zip(signals, before, strict=True):
+            signal.signal(one, handler)

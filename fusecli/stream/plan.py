@@ -6,7 +6,7 @@ import logging
 import os
 import string
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,62 +32,113 @@ def plan(
     pairs: list[Pair],
     output: Path,
     *,
+    inputs: Sequence[str] = (),
     reference: int = 0,
     file_format: str = "auto",
     pattern: str = "{stem}",
     fields: dict[str, str] | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
+    beside: Mapping[str, Path] | None = None,
 ) -> Plan:
     """Name every pair's result and check that writing it harms nothing.
 
-    output: a folder, or a file for a single pair (a path with an image's ending that is no folder). file_format: auto
-    (the reference's own), png, tiff or jpg. pattern: the file's name; {stem}, {index} and ``fields`` stand for values.
+    output: a folder, or a file for a single pair (see `is_file`). inputs: both sides as typed; a folder among them is
+    no place for results. file_format: auto (the reference's own), png, tiff or jpg. pattern: the file's name; {stem},
+    {index} and ``fields`` stand for values. beside: other files that the run writes, by option.
     Raises UsageError where outputs exist, coincide, lie in an input folder, or cannot be written.
     """
     if file_format != "auto" and file_format not in FORMATS:
         raise UsageError(f"--format {file_format}: choose auto, {', '.join(FORMATS)}")
-    single = output.suffix.lower() in frames.ENDINGS and not output.is_dir()
+    single = is_file(output)
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
+    if single and file_format != "auto" and not _same_format(output.suffix, FORMATS[file_format]):
+        raise UsageError(f"-o {output}: contradicts --format {file_format}; leave out one of them")
     jobs = []
     for index, pair in enumerate(pairs):
-        if single:
-            target = output
-        else:
-            source = (pair.first, pair.second)[reference]
-            ending = FORMATS.get(file_format) or source.suffix.lower()
+        target = output
+        if not single:
+            ending = FORMATS.get(file_format) or (pair.first, pair.second)[reference].suffix.lower()
             folder, _, stem = pair.name.rpartition("/")
-            target = (
-                output
-                / folder
-                / (result_name(pattern, {**(fields or {}), "stem": stem, "index": f"{index:06d}"}) + ending)
-            )
+            name = result_name(pattern, {**(fields or {}), "stem": stem, "index": f"{index:06d}"})
+            target = output / folder / (name + ending)
         jobs.append(Job(pair.name, pair.first, pair.second, target))
-    guarded = {path.resolve().parent for job in jobs for path in (job.first, job.second)}
-    return settle(jobs, output, single=single, guarded=guarded, overwrite=overwrite, skip_existing=skip_existing)
+    beside = beside or {}
+    guarded = [Path(typed) for typed in inputs if Path(typed).is_dir()]
+    for side, typed in enumerate(inputs):
+        is_glob = not single and not Path(typed).exists()
+        if is_glob and output.resolve() in _folders((pair.first, pair.second)[side] for pair in pairs):
+            raise UsageError(f"-o {output}: {typed} would find the results as inputs; choose another folder")
+    return settle(
+        jobs,
+        output,
+        single=single,
+        guarded=guarded,
+        overwrite=overwrite,
+        skip_existing=skip_existing,
+        beside=beside,
+    )
 
 
 def settle(
-    jobs: Sequence[Job], output: Path, *, single: bool, guarded: Iterable[Path], overwrite: bool, skip_existing: bool
+    jobs: Sequence[Job],
+    output: Path,
+    *,
+    single: bool,
+    guarded: Iterable[Path],
+    overwrite: bool,
+    skip_existing: bool,
+    beside: Mapping[str, Path] | None = None,
 ) -> Plan:
-    """The plan of named jobs. guarded: input folders, in which no folder of results may lie. Raises UsageError."""
-    _check_distinct(jobs)
-    _check_apart_from_inputs(jobs, output, () if single else guarded)
+    """Check that writing the results of ``jobs`` harms nothing.
+
+    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. beside: other
+    files that the run writes, by option. Raises UsageError.
+    """
+    beside = beside or {}
+    _check_distinct(jobs, beside)
     existing = [job for job in jobs if job.output.exists()]
+    _check_inputs_stay(jobs, existing, beside)
+    target = output.resolve()
+    for folder in () if single else guarded:
+        if folder.resolve() in (target, *target.parents):
+            raise UsageError(f"-o {output}: lies in the input folder {folder}; choose a folder beside it")
     if existing and not overwrite and not skip_existing:
         shown = _some(job.output for job in existing)
         raise UsageError(
             f"{len(existing)} of {len(jobs)} outputs exist already ({shown}); --overwrite or --skip-existing"
         )
-    _check_writable(output.parent if single else output)
+    check_writable("-o", output.parent if single else output)
+    for option, path in beside.items():
+        check_writable(option, path.parent)
     skipped = existing if skip_existing and not overwrite else []
     left = {id(job) for job in skipped}
     return Plan([job for job in jobs if id(job) not in left], skipped)
 
 
+def is_file(output: Path) -> bool:
+    """Whether ``-o`` names a file: it has an image's ending and is no folder."""
+    return output.suffix.lower() in frames.ENDINGS and not output.is_dir()
+
+
+def check_writable(option: str, folder: Path) -> None:
+    """Make the folder and try to write in it. Raises UsageError that names ``option``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{option} {folder}: cannot write here ({error.strerror or error})") from error
+
+
+def _same_format(one: str, other: str) -> bool:
+    alike = {".tiff": ".tif", ".jpeg": ".jpg"}
+    return alike.get(one.lower(), one.lower()) == other
+
+
 def result_name(pattern: str, values: dict[str, str]) -> str:
-    """The file name that ``--name`` gives. Raises UsageError where it is none."""
+    """The file name that ``--name`` gives. Raises UsageError for unknown values and for what is no file name."""
     try:
         names = {name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None}
         unknown = names - set(values)
@@ -101,39 +152,44 @@ def result_name(pattern: str, values: dict[str, str]) -> str:
     return name
 
 
-def _check_distinct(jobs: Sequence[Job]) -> None:
+def _check_distinct(jobs: Sequence[Job], beside: Mapping[str, Path]) -> None:
     seen: dict[Path, Job] = {}
     folded: dict[str, Job] = {}
+    alike = 0
     for job in jobs:
         if job.output in seen:
-            raise UsageError(f"{seen[job.output].first} and {job.first} would both be written to {job.output}")
+            raise UsageError(
+                f"{seen[job.output].first} and {job.first} would both be written to {job.output}; "
+                "--name tells them apart, for example by {index}"
+            )
         seen[job.output] = job
-        other = folded.setdefault(str(job.output).casefold(), job)
-        if other is not job:
-            log.warning("%s and %s differ in case only: one file on some systems", other.output, job.output)
+        alike += folded.setdefault(str(job.output).casefold(), job) is not job
+    if alike:
+        log.warning("%d outputs differ from another one in case only: one file on some systems", alike)
+    for option, path in beside.items():
+        if path in seen:
+            raise UsageError(
+                f"{option} {path}: would also be the result of {seen[path].first}; --name tells them apart"
+            )
 
 
-def _check_apart_from_inputs(jobs: Sequence[Job], folder: Path, guarded: Iterable[Path]) -> None:
-    """No input may be overwritten, and no result may lie where the next run would take it for an input."""
-    inputs = {path.resolve() for job in jobs for path in (job.first, job.second)}
-    for job in jobs:
-        if job.output.resolve() in inputs:
-            raise UsageError(f"-o {job.output}: this is an input; choose another output")
-    target = folder.resolve()
-    for parent in guarded:
-        if target == parent or parent in target.parents:
-            raise UsageError(f"-o {folder}: lies in the input folder {parent}; choose a folder beside it")
+def _check_inputs_stay(jobs: Sequence[Job], existing: Sequence[Job], beside: Mapping[str, Path]) -> None:
+    written = [("-o", job.output) for job in existing] + [one for one in beside.items() if one[1].exists()]
+    if not written:  # what does not exist is no input
+        return
+    sources = {_identity(path) for job in jobs for path in (job.first, job.second)}
+    for option, path in written:
+        if _identity(path) in sources:
+            raise UsageError(f"{option} {path}: this is an input; choose another output")
 
 
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"-o {folder}: cannot write here ({error.strerror or error})") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"-o {folder}: cannot write here (permission denied)")
+def _folders(paths: Iterable[Path]) -> set[Path]:
+    return {folder.resolve() for folder in {path.parent for path in paths}}
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _some(paths: Iterable[Path]) -> str:

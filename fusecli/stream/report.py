@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,29 +13,36 @@ from typing import Any
 import torch
 
 from fusecli import __version__
+from fusecli.images.atomic import replacing
+from fusecli.stream.engine import Engine
 from fusecli.stream.run import Job, Outcome
 
 
 class Report:
     """Collects outcomes; one JSON object at the end, also of an interrupted run."""
 
-    def __init__(self, options: dict[str, Any], model: dict[str, Any], device: str, precision: str) -> None:
+    def __init__(self, options: dict[str, Any], model: dict[str, Any], engine: Engine) -> None:
         self.began = time.time()
+        self.device, self.precision = str(engine.device), str(engine.precision).removeprefix("torch.")
         self.head = {
             "fusecli": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "device": device,
-            "precision": precision,
+            "device": self.device,
+            "precision": self.precision,
             "model": model,
             "options": options,
+            "tile": engine.tile,
+            "tile_overlap": engine.overlap,
         }
         self.pairs: list[dict[str, Any]] = []
+        self.counts = Counter[str]()
+        self.summary: dict[str, Any] = {}
 
     def skipped(self, jobs: Sequence[Job]) -> None:
         """Pairs whose output was there already."""
         for job in jobs:
-            self.pairs.append({**_files(job), "status": "skipped"})
+            self._append({**_files(job), "status": "skipped"})
 
     def add(self, outcome: Outcome) -> None:
         """A pair that was done or failed."""
@@ -46,33 +53,35 @@ class Report:
             entry["error"] = outcome.error
         else:
             entry["sha256"] = outcome.sha256
+        self._append(entry)
+
+    def _append(self, entry: dict[str, Any]) -> None:
         self.pairs.append(entry)
+        self.counts[entry["status"]] += 1
 
     def count(self, status: str) -> int:
         """How many pairs are ``done``, ``failed`` or ``skipped``."""
-        return sum(pair["status"] == status for pair in self.pairs)
+        return self.counts[status]
 
-    def summary(self, interrupted: bool = False) -> dict[str, Any]:
-        """Totals of the run."""
+    def close(self, left: int = 0, interrupted: bool = False) -> None:
+        """The run is over. left: pairs that were not begun, since it was stopped or met what would stop them too."""
         seconds = time.time() - self.began
-        done = self.count("done")
-        return {
-            "pairs": len(self.pairs),
-            "done": done,
-            "failed": self.count("failed"),
-            "skipped": self.count("skipped"),
+        self.summary = {
+            "pairs": len(self.pairs) + left,
+            "done": self.counts["done"],
+            "failed": self.counts["failed"],
+            "skipped": self.counts["skipped"],
+            "left": left,
             "interrupted": interrupted,
             "seconds": round(seconds, 3),
-            "pairs_per_second": round(done / seconds, 2) if seconds else 0.0,
+            "pairs_per_second": round(self.counts["done"] / seconds, 2) if seconds else 0.0,
         }
 
-    def write(self, path: Path, interrupted: bool = False) -> None:
-        """Write the whole report, or leave an old one as it is."""
-        partial = path.with_name(f".{path.name}.partial")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        account = {**self.head, "totals": self.summary(interrupted), "pairs": self.pairs}
-        partial.write_text(json.dumps(account, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+    def write(self, path: Path) -> None:
+        """Write the whole report, pairs by name, or leave an old one as it is. Raises OutputError."""
+        account = {**self.head, "totals": self.summary, "pairs": sorted(self.pairs, key=lambda pair: pair["name"])}
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(account, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _files(job: Job) -> dict[str, str]:

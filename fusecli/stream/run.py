@@ -1,6 +1,6 @@
 """Stream pairs of files through an engine: reader threads, batches of equal size, device, writer threads.
 
-Memory is bounded by the number of pairs under way, never by the number of files. A pair that fails costs only itself.
+Memory is bounded by what is under way, never by the number of files. A pair that fails costs only itself.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +25,13 @@ from fusecli.images import frames
 from fusecli.images.frame import Frame
 from fusecli.images.intensity import Range
 from fusecli.images.opencv import cv2
+from fusecli.images.preview import row
 from fusecli.stream.engine import Engine
+
+T = TypeVar("T")
+
+AHEAD_BYTES = 2**30  # of decoded pairs that wait for an accelerator
+BATCH_PIXELS, BATCH_PAIRS = 2**23, 16  # limits of a batch where --batch-size does not say
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,8 @@ class Settings:
     ranges: tuple[Range | str | None, Range | str | None] = (None, None)  # of first and second
     resize: int | None = None  # which side (0, 1) is brought to the other's size; None: different sizes are an error
     color: bool | None = None  # False: gray results
-    bit_depth: int | None = None  # 8 or 16; None: the first input's
-    batch: int = 8
+    bit_depth: int | None = None  # 8 or 16; None: the first input's, as far as the output's format holds it
+    batch: int | None = None  # pages at once on an accelerator; None: by their size
     workers: int = 2
     max_pixels: int | None = None
     compress: bool = False
@@ -54,143 +61,199 @@ class Settings:
 
 @dataclass
 class Outcome:
-    """What became of a job."""
+    """What became of a job. fatal: the next jobs would fail likewise, so that none was begun any more."""
 
     job: Job
     error: str | None = None
     seconds: float = 0.0
     sha256: str | None = None
     size: tuple[int, int] | None = None
-    preview: tuple[np.ndarray, np.ndarray, np.ndarray] | None = field(default=None, repr=False)
+    preview: Sequence[np.ndarray] | None = field(default=None, repr=False)
+    fatal: bool = False
 
 
 @dataclass
 class Loaded:
-    """A job whose files are in memory: pages of both sides, equal in number and size."""
+    """A job whose files are in memory: pages of both sides, equal in number, each two of one size."""
 
     job: Job
     first: list[np.ndarray]
     second: list[np.ndarray]
     levels: int | None
-    began: float
+    began: float = field(default_factory=time.perf_counter)
+    results: dict[int, np.ndarray] = field(default_factory=dict)  # by page
+    lost: bool = False  # a page failed on the device
 
 
 def run(
-    jobs: Iterable[Job], engine: Engine, settings: Settings, *, preview: Callable[[Job], bool] | None = None
+    jobs: Iterable[Job],
+    engine: Engine,
+    settings: Settings,
+    *,
+    preview: Callable[[Job], bool] = lambda job: False,
+    stop: Event | None = None,
 ) -> Generator[Outcome, None, None]:
-    """Fuse every job and yield its outcome, in the order of ``jobs``.
+    """Fuse every job and yield its outcome: in the order of ``jobs`` on a CPU, nearly so on an accelerator.
 
-    Errors of single pairs are in their outcome. When the consumer stops early (or is interrupted), work that has begun
-    is finished, so that no half-written file stays, and nothing more is begun.
+    Errors of single pairs are in their outcome. preview: whether a job's outcome shall carry small pictures. stop: once
+    set, and when the consumer leaves early, what has begun is finished, so that no half-written file stays, and nothing
+    more is begun.
     """
-    stages = _one_by_one if not engine.batches else _in_batches
-    with _Pool(settings.workers) as pool:
-        yield from stages(iter(jobs), engine, settings, preview or (lambda job: False), pool)
+    stop = stop or Event()
+    stages = _in_batches if engine.batches else _one_by_one
+    with ThreadPoolExecutor(settings.workers) as pool:
+        work = _Work(engine, settings, preview, stop, pool)
+        try:
+            for outcome in stages(work, takewhile(lambda _: not work.stop.is_set(), jobs)):
+                if outcome.fatal:
+                    stop.set()
+                yield outcome
+        finally:
+            stop.set()  # before the pool waits for its threads
 
 
-class _Pool(ThreadPoolExecutor):
-    """Threads that drop what has not begun when the run is left early."""
+@dataclass(frozen=True)
+class _Work:
+    """What every stage needs; the steps of one job."""
 
-    def __exit__(self, *exception: object) -> None:
-        self.shutdown(wait=True, cancel_futures=True)
+    engine: Engine
+    settings: Settings
+    preview: Callable[[Job], bool]
+    stop: Event
+    pool: ThreadPoolExecutor
 
+    def whole(self, job: Job) -> Outcome | None:
+        """A job from file to file; None if the run was stopped before."""
+        if self.stop.is_set():
+            return None
 
-def _one_by_one(
-    jobs: Iterator[Job], engine: Engine, settings: Settings, preview: Callable[[Job], bool], pool: _Pool
-) -> Iterator[Outcome]:
-    """On a CPU each worker takes a pair from file to file: the cores stay busy without waiting for one another."""
-
-    def whole(job: Job) -> Outcome:
         def act() -> Outcome:
-            loaded = load(job, settings)
-            results = [
-                engine.fuse(a[None], b[None], loaded.levels)[0]
-                for a, b in zip(loaded.first, loaded.second, strict=True)
-            ]
-            return save(loaded, results, settings, preview(job))
+            loaded = load(job, self.settings)
+            for index, (a, b) in enumerate(zip(loaded.first, loaded.second, strict=True)):
+                loaded.results[index] = self.engine.fuse(a[None], b[None], loaded.levels)[0]
+            return save(loaded, self.settings, self.preview(job))
 
         return guarded(job, act)
 
+    def load(self, job: Job) -> Loaded | Outcome | None:
+        """The same, of reading alone."""
+        return None if self.stop.is_set() else guarded(job, lambda: load(job, self.settings))
+
+    def save(self, loaded: Loaded) -> Outcome:
+        return guarded(loaded.job, lambda: save(loaded, self.settings, self.preview(loaded.job)))
+
+
+def _one_by_one(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
+    """On a CPU each worker takes a pair from file to file: the cores stay busy without waiting for one another."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // work.settings.workers))
     try:
-        yield from windowed(jobs, lambda job: pool.submit(whole, job), 2 * settings.workers)
+        yield from windowed(jobs, lambda job: work.pool.submit(work.whole, job), 2 * work.settings.workers)
     finally:
         torch.set_num_threads(threads)
 
 
-def _in_batches(
-    jobs: Iterator[Job], engine: Engine, settings: Settings, preview: Callable[[Job], bool], pool: _Pool
-) -> Iterator[Outcome]:
+def _in_batches(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
     """On an accelerator: read ahead, group pages of equal size, keep the device busy, write behind."""
-    ahead = settings.workers + 2 * settings.batch
-    reads = windowed(jobs, lambda job: pool.submit(_guarded_load, job, settings), ahead)
-    running: deque[tuple[list[Loaded], Callable[[], list[list[np.ndarray]]]]] = deque()
-    writes: deque[Future[Outcome]] = deque()
-    group: list[Loaded] = []
+    batches = _Batches(work)
+    pair_bytes = 1
 
-    def kind(item: Loaded) -> tuple:
-        return item.first[0].shape, item.first[0].dtype, item.second[0].shape, item.second[0].dtype, item.levels
+    def ahead() -> int:
+        return work.settings.workers + min(4 * BATCH_PAIRS, AHEAD_BYTES // pair_bytes)
 
-    def launch() -> None:
-        if group:
-            running.append((list(group), _start(engine, group)))
-            group.clear()
+    for item in windowed(jobs, lambda job: work.pool.submit(work.load, job), ahead):
+        if isinstance(item, Outcome):
+            yield item
+            continue
+        pair_bytes = max(pair_bytes, sum(page.nbytes for page in (*item.first, *item.second)))
+        batches.add(item)
+        while len(batches.writes) > ahead():
+            yield batches.writes.popleft().result()
+    batches.flush()
+    while batches.writes:
+        yield batches.writes.popleft().result()
 
-    def collect() -> None:
-        items, finish = running.popleft()
+
+class _Batches:
+    """Pages that wait for others of their size, batches on the device, results on their way to files."""
+
+    def __init__(self, work: _Work) -> None:
+        self.work = work
+        self.waiting: dict[tuple, list[tuple[Loaded, int]]] = {}  # by what pages of one batch must share
+        self.running: deque[tuple[list[tuple[Loaded, int]], Callable[[], np.ndarray]]] = deque()
+        self.writes: deque[Future[Outcome]] = deque()
+
+    def add(self, loaded: Loaded) -> None:
+        for index, (a, b) in enumerate(zip(loaded.first, loaded.second, strict=True)):
+            shared = (a.shape, a.dtype.str, b.shape, b.dtype.str, loaded.levels)
+            pages = self.waiting.setdefault(shared, [])
+            pages.append((loaded, index))
+            if len(pages) == self._full(shared):
+                self._launch(shared)
+        while len(self.waiting) > 4:  # many sizes at once: the one that waits longest goes as it is
+            self._launch(next(iter(self.waiting)))
+
+    def flush(self) -> None:
+        for shared in list(self.waiting):
+            self._launch(shared)
+        while self.running:
+            self._collect()
+
+    def _full(self, shared: tuple) -> int:
+        pixels = shared[0][0] * shared[0][1]
+        return self.work.settings.batch or max(1, min(BATCH_PAIRS, BATCH_PIXELS // pixels))
+
+    def _launch(self, shared: tuple) -> None:
+        pages = self.waiting.pop(shared)
+        # Always as many as a full batch holds: kernels are chosen by shape, and with them the last bit of a result,
+        # which must not depend on what else is left to do.
+        stacked = pages + pages[-1:] * (self._full(shared) - len(pages))
+        try:
+            first = np.stack([loaded.first[index] for loaded, index in stacked])
+            second = np.stack([loaded.second[index] for loaded, index in stacked])
+            self.running.append((pages, self.work.engine.start(first, second, shared[-1])))
+        except Exception as error:
+            self._lose(pages, error)
+        if len(self.running) > 2:
+            self._collect()
+
+    def _collect(self) -> None:
+        pages, finish = self.running.popleft()
         try:
             results = finish()
-        except Exception as error:  # the device failed on this batch; its pairs are named
-            writes.extend(_done(Outcome(item.job, error=_reason(error))) for item in items)
+        except Exception as error:  # the device failed on this batch: its pairs are named
+            self._lose(pages, error)
             return
-        for item, pages in zip(items, results, strict=True):
-            act = partial(save, item, pages, settings, preview(item.job))
-            writes.append(pool.submit(guarded, item.job, act))
+        for (loaded, index), result in zip(pages, results, strict=False):
+            loaded.results[index] = result
+            if len(loaded.results) == len(loaded.first):
+                self.writes.append(self.work.pool.submit(self.work.save, loaded))
 
-    for item in reads:
-        if isinstance(item, Outcome):
-            writes.append(_done(item))
-            continue
-        if group and (kind(group[0]) != kind(item) or len(group) >= settings.batch):
-            launch()
-        group.append(item)
-        if len(running) >= 2:
-            collect()
-        while len(writes) > ahead:
-            yield writes.popleft().result()
-    launch()
-    while running:
-        collect()
-    while writes:
-        yield writes.popleft().result()
+    def _lose(self, pages: list[tuple[Loaded, int]], error: Exception) -> None:
+        for loaded, _ in pages:
+            if not loaded.lost:
+                loaded.lost = True
+                future: Future[Outcome] = Future()
+                future.set_result(failed(loaded.job, error))
+                self.writes.append(future)
 
 
-def _start(engine: Engine, items: list[Loaded]) -> Callable[[], list[list[np.ndarray]]]:
-    first = np.stack([page for item in items for page in item.first])
-    second = np.stack([page for item in items for page in item.second])
-    finish = engine.start(first, second, items[0].levels)
-
-    def results() -> list[list[np.ndarray]]:
-        pages = iter(finish())
-        return [[next(pages) for _ in item.first] for item in items]
-
-    return results
-
-
-def windowed(jobs: Iterator[Any], submit: Callable[[Any], Future], size: int) -> Iterator:
-    """Results of submitted jobs in order, at most ``size`` under way."""
+def windowed(items: Iterable[Any], submit: Callable[[Any], Future], size: int | Callable[[], int]) -> Iterator[Any]:
+    """Results of submitted items in order, at most ``size`` under way. Those that are None are left out."""
+    limit = size if callable(size) else lambda: size
     under_way: deque[Future] = deque()
-    for job in jobs:
-        under_way.append(submit(job))
-        if len(under_way) >= size:
-            yield under_way.popleft().result()
+    for item in items:
+        under_way.append(submit(item))
+        while len(under_way) >= limit():
+            if (result := under_way.popleft().result()) is not None:
+                yield result
     while under_way:
-        yield under_way.popleft().result()
+        if (result := under_way.popleft().result()) is not None:
+            yield result
 
 
 def load(job: Job, settings: Settings) -> Loaded:
-    """Read both files of a job. Raises InputError for unreadable files and for pages that do not match."""
+    """Read both frames of a job. Raises InputError for unreadable files and for pages that do not match."""
     began = time.perf_counter()
     sides = [
         frames.read(path, intensity=intensity, max_pixels=settings.max_pixels)
@@ -212,26 +275,38 @@ def load(job: Job, settings: Settings) -> Loaded:
                 second[index] = _resize(b, a.shape[:2])
     if settings.color is False:
         first = [_gray(page) for page in first]
-    return Loaded(job, first, second, _levels(sides[0][0], settings), began)
+    return Loaded(job, first, second, _levels(sides[0][0], job.output, settings), began)
 
 
-def save(loaded: Loaded, results: list[np.ndarray], settings: Settings, preview: bool) -> Outcome:
-    """Write the results of a job (atomically) and say what was written."""
-    job = loaded.job
-    frames.write(job.output, results, compress=settings.compress)
-    digest = hashlib.sha256(job.output.read_bytes()).hexdigest() if settings.digest else None
-    shown = (loaded.first[0], loaded.second[0], results[0]) if preview else None
-    return Outcome(job, None, time.perf_counter() - loaded.began, digest, results[0].shape[:2], shown)
+def save(loaded: Loaded, settings: Settings, preview: bool) -> Outcome:
+    """Write the results of a job, whole or not at all, and say what was written."""
+    output, results = loaded.job.output, [loaded.results[index] for index in range(len(loaded.first))]
+    frames.write(output, results, compress=settings.compress)
+    digest = hashlib.sha256(output.read_bytes()).hexdigest() if settings.digest else None
+    pictures = row(loaded.first[0], loaded.second[0], results[0]) if preview else None
+    return Outcome(loaded.job, None, time.perf_counter() - loaded.began, digest, results[0].shape[:2], pictures)
 
 
-def _levels(frame: Frame, settings: Settings) -> int | None:
-    """255, 65535 or None (float) for the result: what --bit-depth says, else as the first input's samples."""
+def guarded(job: Job, act: Callable[[], T]) -> T | Outcome:
+    """What ``act`` returns, or the outcome that says why it failed."""
+    try:
+        return act()
+    except Exception as error:
+        return failed(job, error)
+
+
+def _levels(frame: Frame, output: Path, settings: Settings) -> int | None:
+    """255, 65535 or None (float) for the result: what --bit-depth says, else as the first input's samples.
+
+    A format named by the user may hold less than the input has: then the most it holds.
+    """
     if settings.bit_depth:
         return 2**settings.bit_depth - 1
     dtype = np.dtype(frame.origin.dtype)
-    if dtype.kind == "f":
+    holds = frames.WRITES.get(output.suffix.lower(), ())
+    if dtype.kind == "f" and "float32" in holds:
         return None
-    return 255 if dtype.itemsize == 1 else 65535
+    return 65535 if dtype.itemsize > 1 and "uint16" in holds else 255
 
 
 def _resize(page: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -243,28 +318,9 @@ def _gray(page: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(page, cv2.COLOR_RGB2GRAY) if page.ndim == 3 else page
 
 
-def _guarded_load(job: Job, settings: Settings) -> Loaded | Outcome:
-    try:
-        return load(job, settings)
-    except Exception as error:
-        return Outcome(job, error=_reason(error))
-
-
-def guarded(job: Job, act: Callable[[], Outcome]) -> Outcome:
-    """The outcome of ``act``, also where it fails. Raises FusecliError on a full disk, where the next would fail."""
-    try:
-        return act()
-    except Exception as error:
-        if isinstance(error, OutputError) and error.full:  # so for the next pair too
-            raise FusecliError(f"{error}; free some and go on with --skip-existing") from error
-        return Outcome(job, error=_reason(error))
-
-
-def _done(outcome: Outcome) -> Future[Outcome]:
-    future: Future[Outcome] = Future()
-    future.set_result(outcome)
-    return future
-
-
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, FusecliError) else f"{type(error).__name__}: {error}"
+def failed(job: Job, error: Exception) -> Outcome:
+    """The outcome of a job that met an error; a full disk is fatal."""
+    reason = str(error) if isinstance(error, FusecliError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, OutputError) and error.full:
+        return Outcome(job, error=f"{reason}; free some and go on with --skip-existing", fatal=True)
+    return Outcome(job, error=reason)

@@ -208,6 +208,7 @@ def plan(
     reference: int = 0,
     gray: bool = False,
     colormap: bool = False,
+    bit_depth: int | None = None,
     file_format: str = "auto",
     pattern: str = "{stem}",
     fields: dict[str, str] | None = None,
@@ -231,6 +232,8 @@ def plan(
         color = not gray and (colormap or pair.first.layout()[1])
         kind = _kind(output if single else None, file_format, target)
         folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not multi_frame)))
+        if kind == "dicom" and bit_depth:
+            raise UsageError("--bit-depth: a DICOM result keeps its reference's; write NIfTI, PNG or TIFF for another")
         if single:
             if folder and kind != ".tif":
                 raise UsageError(f"-o {output}: the result has {slices} files, one per slice; name a folder")

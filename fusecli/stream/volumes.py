@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import torch
@@ -44,7 +45,6 @@ class VolumeSettings:
     reference: int = 0
     window: Range | None = None
     colormap: str | None = None
-    gray: bool = False
     bit_depth: int | None = None
     batch: int = 8
     workers: int = 2
@@ -53,14 +53,24 @@ class VolumeSettings:
 
 
 def run(
-    jobs: Sequence[Job], engine: Engine, settings: VolumeSettings, *, preview: Callable[[Job], bool]
+    jobs: Sequence[Job],
+    engine: Engine,
+    settings: VolumeSettings,
+    *,
+    preview: Callable[[Job], bool],
+    stop: Event | None = None,
 ) -> Generator[Outcome, None, None]:
-    """Fuse every job and yield its outcome, one volume after the other. Errors of a pair are in its outcome."""
+    """Fuse every job and yield its outcome, one volume after the other. Errors of a pair are in its outcome.
+
+    stop: once set, the volume under way is finished and no other begun.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // settings.workers) if not engine.batches else threads)
     try:
         with ThreadPoolExecutor(settings.workers) as pool:
             for job in jobs:
+                if stop is not None and stop.is_set():
+                    return
                 assert isinstance(job, VolumeJob)
                 yield guarded(job, partial(_fuse, job, engine, settings, pool, preview(job)))
     finally:

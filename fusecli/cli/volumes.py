@@ -1,0 +1,118 @@
+"""The part of `fusecli fuse` that is for volumes: its own options, and the plan of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from fusecli import registry
+from fusecli.errors import UsageError
+
+if TYPE_CHECKING:
+    from fusecli.stream.engine import Engine
+    from fusecli.stream.plan import Plan
+    from fusecli.stream.run import Job, Outcome
+
+    Run = Callable[[Engine, Callable[[Job], bool], Event], Generator[Outcome, None, None]]
+
+
+@dataclass(frozen=True)
+class VolumeOptions:
+    """Options that only volumes have, as typed."""
+
+    series: str | None
+    volume: str | None
+    window: str | None
+    reference: str | None
+    colormap: str | None
+
+    def refuse(self, why: str) -> None:
+        """Raises UsageError if any of them is given."""
+        given = [f"--{name}" for name, value in asdict(self).items() if value is not None]
+        if given:
+            raise UsageError(f"{', '.join(given)}: {why}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `fusecli fuse` was asked for, where that does not differ between pictures and volumes."""
+
+    task: registry.Task
+    sides: dict[str, str]
+    output: Path
+    model: str
+    pairing: dict[str, Any]
+    naming: dict[str, Any]
+    resize: str | None
+    gray: bool
+    bit_depth: int | None
+    batch_size: int | None
+    workers: int | None
+    max_pixels: int | None
+    compress: bool
+    digest: bool
+
+
+def plan(request: Request, options: VolumeOptions) -> tuple[Plan, Run] | None:
+    """The plan and how to run it; None where both sides are pictures. Raises UsageError for what makes no sense."""
+    task, sides = request.task, request.sides
+    if task.second != "mri":
+        options.refuse("for DICOM and NIfTI volumes only")
+        return None
+    from fusecli.images import colormap
+    from fusecli.images.volume import parse_window
+    from fusecli.stream import volume_jobs, volumes
+
+    typed = (sides[task.first], sides[task.second])
+    pairs = volume_jobs.find(
+        typed,
+        task,
+        series=options.series,
+        volume=options.volume,
+        max_voxels=request.max_pixels,
+        **request.pairing,
+    )
+    if pairs is None:
+        options.refuse("for DICOM and NIfTI volumes only, and both sides are pictures")
+        return None
+    if request.resize is not None:
+        raise UsageError("--resize is for pictures; volumes are brought together by geometry (--reference chooses how)")
+    if options.reference not in (None, *task.sides):
+        raise UsageError(f"--reference {options.reference}: choose {' or '.join(task.sides)}")
+    if options.window is not None and task.first != "ct":
+        raise UsageError(f"--window is for CT; {task.first} and mri are shown by percentiles")
+    if options.colormap is not None and (task.first == "ct" or request.gray):
+        raise UsageError("--colormap is for gray PET and SPECT, in colour (not with --color gray)")
+    colors = None if task.first == "ct" or request.gray else options.colormap or colormap.DEFAULT
+    if colors is not None:
+        colormap.table(colors)
+    reference = task.sides.index(options.reference or task.first)
+    planned = volume_jobs.plan(
+        pairs,
+        request.output,
+        folders=[Path(text).resolve() for text in typed if Path(text).is_dir()],
+        reference=reference,
+        gray=request.gray,
+        colormap=colors is not None,
+        bit_depth=request.bit_depth,
+        **{key: value for key, value in request.naming.items() if key != "beside"},
+    )
+    settings = volumes.VolumeSettings(
+        task=task,
+        model=Path(request.model).stem,
+        reference=reference,
+        window=None if options.window is None else parse_window(options.window),
+        colormap=colors,
+        bit_depth=request.bit_depth,
+        batch=request.batch_size or 8,
+        workers=request.workers or os.cpu_count() or 1,
+        compress=request.compress,
+        digest=request.digest,
+    )
+    return planned, lambda engine, preview, stop: volumes.run(
+        planned.jobs, engine, settings, preview=preview, stop=stop
+    )
