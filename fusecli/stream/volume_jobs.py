@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -214,11 +214,13 @@ def plan(
     fields: dict[str, str] | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
+    beside: Mapping[str, Path] | None = None,
 ) -> Plan:
     """Name every pair's result and check that writing it harms nothing.
 
     output: a folder, or a file for a single pair. file_format: auto (the kind of the reference), nifti, or png, tiff
-    and jpg for slices, in a folder. folders: input folders, in which nothing may be written. Raises UsageError.
+    and jpg for slices, in a folder. folders: input folders, in which nothing may be written. beside: other files that
+    the run writes, by option. Raises UsageError.
     """
     single = _is_file(output)
     if single and len(pairs) > 1:
@@ -243,7 +245,15 @@ def plan(
             name = result_name(pattern, {**(fields or {}), "stem": stem, "index": f"{index:06d}"})
             path = output / above / (name + ("" if folder else _ending(kind, target)))
         jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, pair, kind, folder, color))
-    return settle(jobs, output, single=single, guarded=folders, overwrite=overwrite, skip_existing=skip_existing)
+    return settle(
+        jobs,
+        output,
+        single=single,
+        guarded=folders,
+        overwrite=overwrite,
+        skip_existing=skip_existing,
+        beside=beside,
+    )
 
 
 def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:

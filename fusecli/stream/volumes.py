@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from fusecli.images.planes import planes
 from fusecli.images.volume import Volume, shown_range
 from fusecli.registry import Task
 from fusecli.stream.engine import Engine
-from fusecli.stream.run import Job, Outcome, guarded, windowed
+from fusecli.stream.run import Job, Outcome, guarded
 from fusecli.stream.volume_jobs import VolumeJob
 
 log = logging.getLogger("fusecli")
@@ -57,22 +58,26 @@ def run(
     engine: Engine,
     settings: VolumeSettings,
     *,
-    preview: Callable[[Job], bool],
+    preview: Callable[[Job], bool] = lambda job: False,
     stop: Event | None = None,
 ) -> Generator[Outcome, None, None]:
-    """Fuse every job and yield its outcome, one volume after the other. Errors of a pair are in its outcome.
+    """Fuse every job and yield its outcome, one volume after the other, until ``stop`` is set.
 
-    stop: once set, the volume under way is finished and no other begun.
+    Errors of a pair are in its outcome. preview: whether an outcome shall carry small pictures.
     """
+    stop = stop or Event()
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // settings.workers) if not engine.batches else threads)
+    torch.set_num_threads(threads if engine.batches else max(1, threads // settings.workers))
     try:
         with ThreadPoolExecutor(settings.workers) as pool:
             for job in jobs:
-                if stop is not None and stop.is_set():
-                    return
+                if stop.is_set():
+                    break
                 assert isinstance(job, VolumeJob)
-                yield guarded(job, partial(_fuse, job, engine, settings, pool, preview(job)))
+                outcome = guarded(job, partial(_fuse, job, engine, settings, pool, preview(job)))
+                if outcome.fatal:
+                    stop.set()
+                yield outcome
     finally:
         torch.set_num_threads(threads)
 
@@ -139,9 +144,13 @@ class _Fusion:
         step = self.settings.batch if self.engine.batches else SLICES
         spans = [slice(start, min(start + step, slices)) for start in range(0, slices, step)]
         if self.engine.batches:
-            prepared = windowed(iter(spans), lambda span: self.pool.submit(prepare, span), self.settings.workers + 1)
-            for span, first, second in prepared:
-                fused[span] = self.engine.fuse(first, second, levels)
+            under_way: deque[Future[tuple[slice, np.ndarray, np.ndarray]]] = deque()
+            for start in [*spans, *[None] * (self.settings.workers + 1)]:
+                if start is not None:
+                    under_way.append(self.pool.submit(prepare, start))
+                if under_way and (start is None or len(under_way) > self.settings.workers):
+                    span, first, second = under_way.popleft().result()
+                    fused[span] = self.engine.fuse(first, second, levels)
         else:  # each thread takes slices all the way, so that the cores do not wait for one another
             for _ in self.pool.map(whole, spans):
                 pass
