@@ -1,0 +1,62 @@
+"""sample_data is small, whole and made by its own generator."""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+SAMPLE = Path(__file__).parents[1] / "sample_data"
+
+
+def test_it_is_small():
+    assert sum(path.stat().st_size for path in SAMPLE.rglob("*") if path.is_file()) < 5_000_000
+
+
+def test_both_sides_have_the_same_scenes_in_the_same_size():
+    vis = {path.stem: path for path in (SAMPLE / "vis").iterdir()}
+    ir = {path.stem: path for path in (SAMPLE / "ir").iterdir()}
+    assert vis.keys() == ir.keys()
+    assert len(vis) >= 8
+    sizes, kinds = set(), set()
+    for name, path in vis.items():
+        visible = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        infrared = (tifffile.imread if ir[name].suffix == ".tif" else lambda p: cv2.imread(str(p), -1))(ir[name])
+        assert visible.shape[:2] == infrared.shape
+        assert infrared.std() > 0
+        sizes.add(infrared.shape)
+        kinds |= {infrared.dtype.name, f"{visible.ndim} axes"}
+    assert any(height % 2 and width % 2 for height, width in sizes)
+    assert kinds == {"uint8", "uint16", "2 axes", "3 axes"}
+
+
+@pytest.mark.parametrize("name", ["corridor"])
+def test_the_generator_makes_the_same_pixels_again(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(SAMPLE))
+    for module in ("make", "scenes", "render", "things", "noise"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    import make
+    import scenes
+
+    index = [scene.__name__ for scene in scenes.SCENES].index(name)
+    visible, infrared = make.picture(index)[1:]
+    assert np.array_equal(visible[..., ::-1], cv2.imread(str(SAMPLE / "vis" / f"{name}.png"), -1))
+    assert np.array_equal(infrared, cv2.imread(str(SAMPLE / "ir" / f"{name}.png"), -1))
+
+
+def test_mistakes_are_reported_one_by_one(tmp_path, fusecli):
+    folder = SAMPLE / "mistakes"
+    arguments = ["fuse", "--ir", folder / "ir", "--vis", folder / "vis", "-o", tmp_path / "out"]
+    code, _, err = fusecli(*arguments)
+    assert code == 2
+    assert "no_partner" in err
+    code, _, err = fusecli(*arguments, "--ignore-unmatched")
+    assert code == 8
+    for name in ("truncated", "wrong_size", "text"):
+        assert name in err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "good_day_street.png",
+        "good_night_street.png",
+    ]
