@@ -156,16 +156,16 @@ def _one_by_one(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
 def _in_batches(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
     """On an accelerator: read ahead, group pages of equal size, keep the device busy, write behind."""
     batches = _Batches(work)
-    pair_bytes = 1
+    largest = 0  # bytes of a pair, so far
 
     def ahead() -> int:
-        return work.settings.workers + min(4 * BATCH_PAIRS, AHEAD_BYTES // pair_bytes)
+        return work.settings.workers + (min(4 * BATCH_PAIRS, AHEAD_BYTES // largest) if largest else 0)
 
     for item in windowed(jobs, lambda job: work.pool.submit(work.load, job), ahead):
         if isinstance(item, Outcome):
             yield item
             continue
-        pair_bytes = max(pair_bytes, sum(page.nbytes for page in (*item.first, *item.second)))
+        largest = max(largest, sum(page.nbytes for page in (*item.first, *item.second)))
         batches.add(item)
         while len(batches.writes) > ahead():
             yield batches.writes.popleft().result()

@@ -1,0 +1,227 @@
+"""The stream itself, with a small network: batches, stops, failures, and what a plan refuses."""
+
+import hashlib
+from pathlib import Path
+from threading import Event
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+import torch.nn.functional as F
+from conftest import scene
+from torch import nn
+
+from fusecli.errors import UsageError
+from fusecli.images.pairing import Pair
+from fusecli.stream import run as stream
+from fusecli.stream.engine import Engine
+from fusecli.stream.plan import plan
+from fusecli.stream.run import Job, Settings
+
+
+class Local(nn.Module):
+    """Mean of 5×5 of the brighter source. Notes the shapes it was called with."""
+
+    halo, align = 2, 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, first, second):
+        self.shapes.append(tuple(first.shape))
+        return F.avg_pool2d(F.pad(torch.maximum(first, second), (2,) * 4, mode="replicate"), 5, stride=1)
+
+
+class Batching(Engine):
+    """An engine that wants batches as an accelerator's does, wherever the tests run."""
+
+    batches = True
+
+
+def write_pair(root: Path, name: str, images: tuple[np.ndarray, np.ndarray]) -> Job:
+    for side, image in zip(("vis", "ir"), images, strict=True):
+        (root / side).mkdir(exist_ok=True)
+        cv2.imwrite(str(root / side / f"{name}.png"), image)
+    return Job(name, root / "vis" / f"{name}.png", root / "ir" / f"{name}.png", root / "out" / f"{name}.png")
+
+
+@pytest.fixture
+def jobs(tmp_path) -> list[Job]:
+    """Twelve pairs of three sizes, one after the other, as no batch would have them."""
+    sizes = [(20, 30), (33, 17), (1, 7)]
+    return [write_pair(tmp_path, f"{i:02d}", scene(i, sizes[i % 3], color=i % 2 == 0)) for i in range(12)]
+
+
+def bytes_of(jobs: list[Job]) -> dict[str, bytes]:
+    return {job.name: job.output.read_bytes() for job in jobs if job.output.exists()}
+
+
+def test_batches_and_single_pairs_give_the_same_files(jobs):
+    engine = Engine(Local(), "cpu", "fp32")
+    assert all(outcome.error is None for outcome in stream.run(jobs, engine, Settings(workers=3)))
+    alone = bytes_of(jobs)
+    assert len(alone) == 12
+    for batch in (1, 3, None):
+        for job in jobs:
+            job.output.unlink()
+        engine = Batching(Local(), "cpu", "fp32")
+        outcomes = list(stream.run(jobs, engine, Settings(workers=3, batch=batch)))
+        assert sorted(outcome.job.name for outcome in outcomes) == sorted(alone)
+        assert bytes_of(jobs) == alone
+        assert {shape[0] for shape in engine.model.shapes} == {batch or stream.BATCH_PAIRS}  # never a part of a batch
+
+
+def test_pages_of_several_files_share_batches(tmp_path):
+    jobs = []
+    for name, pages in (("a", 3), ("b", 2)):
+        for side in ("vis", "ir"):
+            stack = np.stack([scene(i, (16, 24), color=False)[side == "ir"] for i in range(pages)])
+            (tmp_path / side).mkdir(exist_ok=True)
+            tifffile.imwrite(tmp_path / side / f"{name}.tif", stack, photometric="minisblack")
+        paths = (tmp_path / side / f"{name}.tif" for side in ("vis", "ir", "out"))
+        jobs.append(Job(name, *paths))
+    engine = Batching(Local(), "cpu", "fp32")
+    assert [outcome.error for outcome in stream.run(jobs, engine, Settings(batch=4))] == [None, None]
+    assert [tifffile.imread(job.output).shape for job in jobs] == [(3, 16, 24), (2, 16, 24)]
+    assert len(engine.model.shapes) == 2  # five pages, four to a batch
+    engine = Engine(Local(), "cpu", "fp32")
+    whole = [engine.fuse(tifffile.imread(job.first), tifffile.imread(job.second)) for job in jobs]
+    for job, result in zip(jobs, whole, strict=True):
+        assert np.array_equal(tifffile.imread(job.output), result)
+
+
+def test_a_batch_that_the_device_refuses_costs_its_own_pairs(jobs):
+    class Moody(Local):
+        def forward(self, first, second):
+            if first.shape[-1] == 17:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            return super().forward(first, second)
+
+    outcomes = list(stream.run(jobs, Batching(Moody(), "cpu", "fp32"), Settings(batch=2)))
+    failed = {outcome.job.name: outcome.error for outcome in outcomes if outcome.error}
+    assert sorted(failed) == [f"{i:02d}" for i in range(12) if i % 3 == 1]
+    assert all("illegal memory access" in reason for reason in failed.values())
+    assert len(bytes_of(jobs)) == 8
+
+
+@pytest.mark.parametrize("engine_class", [Engine, Batching])
+def test_a_stopped_run_tells_of_every_file_it_wrote(jobs, engine_class):
+    stop = Event()
+    told = []
+    for outcome in stream.run(jobs, engine_class(Local(), "cpu"), Settings(workers=1, batch=1), stop=stop):
+        told.append(outcome.job.name)
+        stop.set()
+    assert told
+    assert sorted(told) == sorted(bytes_of(jobs))
+    if engine_class is Engine:
+        assert len(told) <= 3
+
+
+@pytest.mark.parametrize("engine_class", [Engine, Batching])
+def test_a_consumer_that_leaves_finds_whole_files_only(jobs, engine_class):
+    outcomes = stream.run(jobs, engine_class(Local(), "cpu"), Settings(workers=2, batch=2))
+    next(outcomes)
+    outcomes.close()
+    written = list(jobs[0].output.parent.iterdir())
+    assert all(cv2.imread(str(path)) is not None and not path.name.startswith(".") for path in written)
+
+
+@pytest.mark.parametrize("engine_class", [Engine, Batching])
+def test_pairs_under_way_are_bounded(jobs, engine_class, monkeypatch):
+    """However many jobs there are, reading stays close to writing."""
+    begun = most = 0
+
+    def jobs_without_end():
+        nonlocal begun
+        while True:
+            begun += 1
+            yield jobs[(begun % 4) * 3]
+
+    monkeypatch.setattr(stream, "AHEAD_BYTES", 5000)  # room for two pairs of these
+    endless = stream.run(jobs_without_end(), engine_class(Local(), "cpu"), Settings(workers=2, batch=2))
+    for done, _ in enumerate(endless, 1):
+        most = max(most, begun - done)
+        if done > 60:
+            break
+    assert most <= 16
+
+
+def test_digest_and_preview_are_of_what_was_written(jobs):
+    settings = Settings(digest=True)
+    for outcome in stream.run(jobs, Engine(Local(), "cpu"), settings, preview=lambda job: job is jobs[0]):
+        assert outcome.sha256 == hashlib.sha256(outcome.job.output.read_bytes()).hexdigest()
+        assert (outcome.preview is None) == (outcome.job is not jobs[0])
+    assert outcome.seconds > 0
+
+
+def test_a_named_format_takes_the_depth_it_can_hold(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 65536, (8, 9), dtype=np.uint16)
+    job = write_pair(tmp_path, "a", (deep, deep))
+    tifffile.imwrite(tmp_path / "float.tif", deep.astype(np.float32) / 65535)
+    for first, ending, dtype in (
+        (job.first, ".png", np.uint16),
+        (job.first, ".jpg", np.uint8),
+        (tmp_path / "float.tif", ".tif", np.float32),
+        (tmp_path / "float.tif", ".png", np.uint16),
+    ):
+        target = Job("a", first, job.second, tmp_path / "out" / f"a{ending}")
+        (outcome,) = stream.run([target], Engine(Local(), "cpu"), Settings())
+        assert outcome.error is None
+        assert cv2.imread(str(target.output), cv2.IMREAD_UNCHANGED).dtype == dtype
+
+
+def planned(pairs, output, **more):
+    return [job.output for job in plan(pairs, output, **more).jobs]
+
+
+def test_plan_names_results_in_the_reference_s_format(tmp_path):
+    pairs = [
+        Pair("night/a", Path("v/night/a.TIFF"), Path("i/night/a.png")),
+        Pair("b", Path("v/b.jpg"), Path("i/b.png")),
+    ]
+    assert planned(pairs, tmp_path) == [tmp_path / "night/a.tiff", tmp_path / "b.jpg"]
+    assert planned(pairs, tmp_path, file_format="png", pattern="{index}-{stem}") == [
+        tmp_path / "night/000000-a.png",
+        tmp_path / "000001-b.png",
+    ]
+    for pattern in ("{stem}/x", "..", "{stem", "{stem.__class__}", ""):
+        with pytest.raises(UsageError, match="--name"):
+            plan(pairs, tmp_path, pattern=pattern)
+
+
+def test_explicit_files_may_have_their_result_beside_them_folders_may_not(jobs, tmp_path):
+    vis, ir = tmp_path / "vis", tmp_path / "ir"
+    pair = [Pair("00", vis / "00.png", ir / "00.png")]
+    one = (str(vis / "00.png"), str(ir / "00.png"))
+    assert planned(pair, vis / "fused.png", inputs=one) == [vis / "fused.png"]
+    assert planned(pair, vis, inputs=one, pattern="{stem}_fused") == [vis / "00_fused.png"]
+    assert planned(pair, vis / "fused", inputs=(f"{vis}/*.png", f"{ir}/*.png")) == [vis / "fused" / "00.png"]
+    for typed in ((str(vis), str(ir)), (f"{vis}/*.png", f"{ir}/*.png")):
+        with pytest.raises(UsageError, match="input"):
+            plan(pair, vis, inputs=typed, pattern="{stem}_fused")
+
+
+def test_reports_and_sheets_take_no_input_s_place(jobs, tmp_path):
+    pair = [Pair("preview", jobs[0].first, jobs[0].second)]
+    with pytest.raises(UsageError, match="--report"):
+        plan(pair, tmp_path / "out", beside={"--report": jobs[0].second})
+    with pytest.raises(UsageError, match="--preview"):
+        plan(pair, tmp_path / "out", beside={"--preview": tmp_path / "out" / "preview.png"})
+    with pytest.raises(UsageError, match="--report"):
+        plan(pair, tmp_path / "out", beside={"--report": jobs[0].second / "below" / "a.json"})
+
+
+def test_links_to_an_input_are_seen_through(jobs, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "00.png").hardlink_to(jobs[0].first)
+    with pytest.raises(UsageError, match="this is an input"):
+        plan([Pair("00", jobs[0].first, jobs[0].second)], tmp_path / "out", overwrite=True)
+
+
+def test_outputs_alike_but_for_case_are_warned_of(jobs, tmp_path, caplog):
+    pairs = [Pair(name, jobs[0].first, jobs[0].second) for name in ("a", "A")]
+    assert len(planned(pairs, tmp_path / "out")) == 2
+    assert "case" in caplog.text
