@@ -27,7 +27,11 @@ $(VENV)/.lint-installed: $(VENV)/.installed
 
 demo: $(VENV)/.installed  ## set up, fuse sample_data and say where to look
 	$(BIN)/fusecli fuse --ir sample_data/ir --vis sample_data/vis -o demo/ir-vis --preview --overwrite
-	@echo "Look at demo/ir-vis/ (results) and demo/ir-vis/preview.png (inputs beside results)."
+	$(BIN)/fusecli fuse --ct sample_data/ct --mri sample_data/mr/head.nii.gz -o demo/ct-mri --preview --overwrite
+	$(BIN)/fusecli fuse --pet sample_data/pet/head.nii.gz --mri sample_data/mr/head.nii.gz \
+	  -o demo/pet-mri.nii.gz --preview --overwrite
+	@echo "Look at demo/ir-vis/preview.png, demo/ct-mri/preview.png and demo/pet-mri-preview.png: first source, second"
+	@echo "source, result. The results are in demo/ir-vis/ (PNG), demo/ct-mri/ (DICOM) and demo/pet-mri.nii.gz."
 
 test: $(VENV)/.test-installed  ## set up and run the tests
 	$(BIN)/python -m pytest -n 2 tests

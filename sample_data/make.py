@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tifffile
+from phantom import phantom
 from render import Scene, detect, develop, render
 from scenes import SCENES
 
@@ -72,10 +73,11 @@ def mistakes(out: Path) -> None:
 
 def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
-    for name in ("vis", "ir", "mistakes"):
+    for name in ("vis", "ir", "mistakes", "ct", "mr", "pet"):
         shutil.rmtree(out / name, ignore_errors=True)
     frames(out)
     mistakes(out)
+    phantom(out)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """sample_data is small, whole and made by its own generator."""
 
+import gzip
 import sys
 from pathlib import Path
 
 import cv2
+import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
@@ -44,6 +46,41 @@ def test_the_generator_makes_the_same_pixels_again(name, monkeypatch):
     visible, infrared = make.picture(index)[1:]
     assert np.array_equal(visible[..., ::-1], cv2.imread(str(SAMPLE / "vis" / f"{name}.png"), -1))
     assert np.array_equal(infrared, cv2.imread(str(SAMPLE / "ir" / f"{name}.png"), -1))
+
+
+def test_the_phantom_is_made_again_byte_for_byte(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SAMPLE))
+    import phantom
+
+    phantom.phantom(tmp_path)
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        kept = SAMPLE / path.relative_to(tmp_path)
+        if path.suffix == ".gz":  # compressed bytes depend on the zlib at hand
+            assert gzip.decompress(path.read_bytes()) == gzip.decompress(kept.read_bytes())
+        else:
+            assert path.read_bytes() == kept.read_bytes()
+
+
+def test_the_phantom_fuses_across_formats_grids_and_angles(tmp_path, monkeypatch, fusecli):
+    """PET hot spots stay where they are in the patient and keep their colour; the PET's grid stays the result's."""
+    monkeypatch.syspath_prepend(str(SAMPLE))
+    import phantom
+
+    mri = SAMPLE / "mr" / "head.nii.gz"
+    code, _, err = fusecli("fuse", "--ct", SAMPLE / "ct", "--mri", mri, "-o", tmp_path / "ct")
+    assert code == 0, err
+    assert "resampled" in err
+    assert len(list((tmp_path / "ct").rglob("*.dcm"))) == 24
+    source, result = SAMPLE / "pet" / "head.nii.gz", tmp_path / "pet.nii.gz"
+    assert fusecli("fuse", "--pet", source, "--mri", mri, "-o", result)[0] == 0
+    pet, fused = nib.load(source), nib.load(result)
+    assert np.array_equal(pet.affine, fused.affine)
+    colors = np.asarray(fused.dataobj)
+    for spot in phantom.HOT_SPOTS:
+        i, j, k = np.rint(np.linalg.inv(pet.affine) @ [*spot, 1])[:3].astype(int)
+        red, blue = int(colors[i, j, k]["R"]), int(colors[i, j, k]["B"])
+        assert red > 200
+        assert red >= blue
 
 
 def test_mistakes_are_reported_one_by_one(tmp_path, fusecli):
