@@ -51,3 +51,14 @@ def fusecli(capfd) -> Callable[..., tuple[int, str, str]]:
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def average(tmp_path_factory) -> Path:
+    """A weight file for every task whose results are the mean of both sources: nano before any training."""
+    from fusecli import registry
+    from fusecli.models import checkpoint
+
+    path = tmp_path_factory.mktemp("model") / "average.safetensors"
+    checkpoint.save(path, checkpoint.build("nano", {}), "nano", {}, list(registry.TASKS))
+    return path

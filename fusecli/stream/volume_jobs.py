@@ -157,7 +157,8 @@ def find(
         return Input(side, path, tuple(files), serial[side], which[side], max_voxels=max_voxels)
 
     first, second = found
-    if all(nifti.is_nifti(files[0]) for units in found for files in units.values()):
+    files_typed = all(Path(text).is_file() for text in typed) and pairs_csv is None  # a pair, whatever their names
+    if not files_typed and all(nifti.is_nifti(files[0]) for units in found for files in units.values()):
         pairs = pairing.find_pairs(
             *typed,
             endings=nifti.ENDINGS,
