@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # One fixed release, so that a fresh machine gets the build the tests ran with; pyproject.toml admits a range.
 TORCH  ?= torch==2.13.0
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint chain bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -40,6 +40,17 @@ lint: $(VENV)/.lint-installed  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+chain: $(VENV)/.test-installed  ## the whole method in small: annotate, train-teacher, distill, fuse, benchmark
+	$(BIN)/fusecli annotate --ir sample_data/ir --vis sample_data/vis -o runs/chain/descriptions.jsonl --overwrite
+	$(BIN)/fusecli train-teacher --data-root . -o runs/chain/teacher --set steps=20 --set batch=2 --set patch=64 \
+	  --set descriptions=runs/chain/descriptions.jsonl --set 'model={width=8,blocks=[1,1,1,1],refinement=1}'
+	$(BIN)/fusecli distill --teacher runs/chain/teacher/last.pt --data-root . -o runs/chain/student \
+	  --set steps=100 --set batch=4 --set patch=64
+	$(BIN)/fusecli fuse -m runs/chain/student/nano.safetensors --ir sample_data/ir --vis sample_data/vis \
+	  -o runs/chain/fused --preview --overwrite
+	$(BIN)/fusecli benchmark --dataset sample --methods nano,student=runs/chain/student/nano.safetensors,average \
+	  --html runs/chain/benchmark.html
 
 bench: $(VENV)/.installed  ## pairs per second, and where the time goes
 	$(BIN)/python -m fusecli.benchmark.speed
