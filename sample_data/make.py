@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tifffile
-from phantom import phantom
+from head import phantom
 from render import Scene, detect, develop, render
 from scenes import SCENES
 

@@ -50,9 +50,9 @@ def test_the_generator_makes_the_same_pixels_again(name, monkeypatch):
 
 def test_the_phantom_is_made_again_byte_for_byte(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(SAMPLE))
-    import phantom
+    import head
 
-    phantom.phantom(tmp_path)
+    head.phantom(tmp_path)
     for path in (path for path in tmp_path.rglob("*") if path.is_file()):
         kept = SAMPLE / path.relative_to(tmp_path)
         if path.suffix == ".gz":  # compressed bytes depend on the zlib at hand
@@ -64,7 +64,7 @@ def test_the_phantom_is_made_again_byte_for_byte(tmp_path, monkeypatch):
 def test_the_phantom_fuses_across_formats_grids_and_angles(tmp_path, monkeypatch, fusecli):
     """PET hot spots stay where they are in the patient and keep their colour; the PET's grid stays the result's."""
     monkeypatch.syspath_prepend(str(SAMPLE))
-    import phantom
+    import head
 
     mri = SAMPLE / "mr" / "head.nii.gz"
     code, _, err = fusecli("fuse", "--ct", SAMPLE / "ct", "--mri", mri, "-o", tmp_path / "ct")
@@ -76,7 +76,7 @@ def test_the_phantom_fuses_across_formats_grids_and_angles(tmp_path, monkeypatch
     pet, fused = nib.load(source), nib.load(result)
     assert np.array_equal(pet.affine, fused.affine)
     colors = np.asarray(fused.dataobj)
-    for spot in phantom.HOT_SPOTS:
+    for spot in head.HOT_SPOTS:
         i, j, k = np.rint(np.linalg.inv(pet.affine) @ [*spot, 1])[:3].astype(int)
         red, blue = int(colors[i, j, k]["R"]), int(colors[i, j, k]["B"])
         assert red > 200
