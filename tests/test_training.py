@@ -226,3 +226,34 @@ def test_teacher_reads_text_and_is_distilled_without_the_encoder(root, tmp_path,
         student, root, tmp_path / "student", device="cpu", teacher=teacher, text_vectors=vectors, quiet=True
     )
     assert isinstance(checkpoint.load(str(path), "ir-vis"), Nano)
+
+
+def test_distill_needs_no_more_than_the_teacher(root, tmp_path, fusecli, monkeypatch):
+    """`fusecli distill --teacher ckpt.pt`: the checkpoint remembers its data; another task's teacher is refused."""
+    monkeypatch.delenv("FUSECLI_DATA", raising=False)
+    recipe = dataclasses.replace(RECIPE, architecture="teacher", model=TINY_TEACHER, steps=1, val_every=1)
+    session.train(recipe, root, tmp_path / "teacher", device="cpu", quiet=True)
+    small = [
+        "--set",
+        "steps=1",
+        "--set",
+        "batch=1",
+        "--set",
+        "patch=32",
+        "--set",
+        "model={width=4,deep=4,blocks=1}",
+        "-q",
+    ]
+    checkpoint_path = tmp_path / "teacher" / "last.pt"
+    code, out, err = fusecli("distill", "--teacher", checkpoint_path, "-o", tmp_path / "student", *small)
+    assert code == 0, err
+    assert isinstance(checkpoint.load(out.strip(), "ir-vis"), Nano)
+    other = tmp_path / "other.toml"
+    other.write_text('[train]\nct-mri = ["set"]\n')
+    (root / "set" / "ct").mkdir(exist_ok=True)
+    code, _, err = fusecli("distill", "--teacher", checkpoint_path, "--recipe", other, "-o", tmp_path / "no", "-q")
+    assert code == 2
+    assert "trained for ir-vis, not for ct-mri" in err
+    code, _, err = fusecli("distill", "--teacher", tmp_path / "missing.pt")
+    assert code == 2
+    assert "missing.pt" in err

@@ -36,9 +36,9 @@ def distill(
     from fusecli.training.distill import DistillWeights
     from fusecli.training.recipe import Recipe
 
-    root = session.data_root(data_root)
     path = Path(teacher)
     state = checkpoint.training_state(path)
+    root = session.data_root(data_root, state.get("data_root", ""))
     if recipe:
         plan = Recipe.read(recipe, settings)
     elif state:

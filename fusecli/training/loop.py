@@ -108,6 +108,7 @@ class Run:
         self.step = 0
         self.best = -math.inf
         self.texts: Texts | None = None
+        self.data_root = ""  # where the recipe's folders were, for a distillation that does not say
         self.set_objective(FusionObjective())
 
     def set_objective(self, objective: Objective) -> None:
@@ -133,6 +134,7 @@ class Run:
             "step": self.step,
             "best": self.best,
             "text": self.text_table(),
+            "data_root": self.data_root,
         }
 
     def text_table(self) -> dict[str, Any]:

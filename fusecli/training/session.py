@@ -26,9 +26,10 @@ from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
 
 
-def data_root(given: Path | None) -> Path:
-    """``--data-root``, else $FUSECLI_DATA. Raises UsageError if neither names a folder."""
-    root = given or (Path(os.environ["FUSECLI_DATA"]) if os.environ.get("FUSECLI_DATA") else None)
+def data_root(given: Path | None, remembered: str = "") -> Path:
+    """``--data-root``, else $FUSECLI_DATA, else what a checkpoint remembers. Raises UsageError if none is a folder."""
+    named = os.environ.get("FUSECLI_DATA") or remembered
+    root = given or (Path(named) if named else None)
     if root is None or not root.is_dir():
         raise UsageError(
             f"{root or 'no data folder'}: give --data-root or set FUSECLI_DATA to the folder of the data sets"
@@ -82,6 +83,7 @@ def train(
     if recipe.architecture == "teacher" and "text_dim" not in recipe.model:
         recipe = replace(recipe, model={**recipe.model, "text_dim": texts.dim if texts else 0})
     run = Run(recipe, out, device=target)
+    run.data_root = str(root.resolve())
     if teacher is not None:
         run.set_objective(DistillObjective(teacher.to(target), run.network, weights))
     resumed = run.resume()
