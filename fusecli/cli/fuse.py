@@ -174,11 +174,13 @@ def fuse(
     of_volumes = volumes.VolumeOptions(series, volume, window, reference, colormap)
     planned, run = volumes.plan(request, of_volumes) or _frames(request, range_)
 
+    from fusecli.images.atomic import sweep
     from fusecli.models import checkpoint
     from fusecli.stream.engine import Engine
     from fusecli.stream.report import Report
 
     engine = Engine(checkpoint.load(model, task.name), device, precision, tile, tile_overlap)
+    sweep(job.output for job in planned.jobs)
     account = Report(settings_given, {"name": model}, engine)
     account.skipped(planned.skipped)
     shown = {job.output for job in planned.jobs[:: max(1, -(-len(planned.jobs) // PREVIEWED))]} if preview else set()

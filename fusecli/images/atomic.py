@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fusecli.errors import OutputError
 
+PARTIAL = ".partial"
 _serial = itertools.count()
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -23,7 +26,8 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     It is hidden, so that no run takes it as input, and keeps the ending, by which some libraries choose the format.
     Raises OutputError with file and reason where the disk is full or writing is not permitted.
     """
-    partial = path.with_name(f".{os.getpid()}-{next(_serial)}.partial{''.join(path.suffixes[-2:])}")
+    ending = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix[:12]
+    partial = path.with_name(f"{_prefix(path)}{os.getpid()}-{next(_serial)}{PARTIAL}{ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if folder:
@@ -50,3 +54,25 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"{path}: cannot be written: {reason}", full=error.errno in _FULL) from error
+
+
+def sweep(paths: Iterable[Path]) -> int:
+    """Remove what killed runs left beside ``paths``, and say how many. No one else may be writing these."""
+    prefixes: dict[Path, set[str]] = defaultdict(set)
+    for path in paths:
+        prefixes[path.parent].add(_prefix(path))
+    found = 0
+    for folder, known in prefixes.items():
+        leftovers = [path for path in folder.glob(f".*{PARTIAL}*") if path.name.partition("-")[0] + "-" in known]
+        for path in leftovers:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        found += len(leftovers)
+    return found
+
+
+def _prefix(path: Path) -> str:
+    """How the temporary files of one path begin, however long its name is."""
+    return f".{hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()}-"

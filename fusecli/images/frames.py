@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import itertools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fusecli.errors import FusecliError, OutputError
+from fusecli.errors import FusecliError
+from fusecli.images.atomic import replacing
 from fusecli.images.decode import MAX_PIXELS, decode, peek
 from fusecli.images.frame import Frame, Origin, Source
 from fusecli.images.intensity import Range, frame_range, full_range
@@ -37,10 +35,6 @@ WRITES: dict[str, tuple[str, ...]] = {
     ".pnm": ("uint8", "uint16"),
 }
 ENDINGS: frozenset[str] = frozenset(WRITES)
-PARTIAL = ".partial"  # ending of files that are still being written; they are hidden, so no run takes one as input
-
-_serial = itertools.count()
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def read(
@@ -97,19 +91,9 @@ def write(path: Path, frames: Sequence[np.ndarray], *, compress: bool = False) -
             raise FusecliError(f"{path}: {ending} cannot hold {frame.dtype.name} samples; write .tif instead")
     if len(frames) != 1 and ending not in (".tif", ".tiff"):
         raise FusecliError(f"{path}: {ending} holds one page, not {len(frames)}; write .tif instead")
-    partial = path.with_name(f".{path.name[:40]}.{os.getpid()}-{next(_serial)}{PARTIAL}")
     data = _encode(path, frames, ending, compress)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(data)
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"{path}: cannot be written: {reason}", full=error.errno in _FULL) from error
+    with replacing(path) as partial:
+        partial.write_bytes(data)
 
 
 def _frame(array: np.ndarray, source: Source, intensity: Range | str | None, extra: dict[str, object]) -> Frame:
