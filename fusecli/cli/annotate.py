@@ -81,12 +81,7 @@ def annotate(
     Exit codes: 0 all done, 1 nothing could be done, 2 usage, 8 some pairs failed.
     """
     options.set_up_logging(log_format, quiet=quiet, verbose=verbose)
-    given = {"ir": ir, "vis": vis, "ct": ct, "pet": pet, "spect": spect, "mri": mri}
-    sides = {side: value for side, value in given.items() if value is not None}
-    task = registry.task_of(set(sides))
-    if task is None:
-        valid = ", ".join(f"--{t.first} with --{t.second}" for t in registry.TASKS.values())
-        raise UsageError(f"give exactly one pair of modalities: {valid}")
+    task, sides = options.task_of(ir=ir, vis=vis, ct=ct, pet=pet, spect=spect, mri=mri)
     if output is None:
         raise UsageError("name the output: -o descriptions.jsonl")
     if output.is_dir():

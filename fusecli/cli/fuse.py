@@ -127,12 +127,7 @@ def fuse(
     """
     settings_given = _as_given(locals())
     options.set_up_logging(log_format, quiet=quiet, verbose=verbose)
-    given = {"ir": ir, "vis": vis, "ct": ct, "pet": pet, "spect": spect, "mri": mri}
-    sides = {side: value for side, value in given.items() if value is not None}
-    task = registry.task_of(set(sides))
-    if task is None:
-        valid = ", ".join(f"--{t.first} with --{t.second}" for t in registry.TASKS.values())
-        raise UsageError(f"give exactly one pair of modalities: {valid}")
+    task, sides = options.task_of(ir=ir, vis=vis, ct=ct, pet=pet, spect=spect, mri=mri)
     if output is None:
         raise UsageError("name the output: -o FOLDER")
     if resize is not None and resize not in task.sides:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from fusecli import registry
 from fusecli.errors import UsageError
 
 DataRoot = Annotated[
@@ -24,6 +25,16 @@ Settings = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+
+def task_of(**given: str | None) -> tuple[registry.Task, dict[str, str]]:
+    """The task and its two inputs by side. Raises UsageError unless exactly one pair of modalities is given."""
+    sides = {side: value for side, value in given.items() if value is not None}
+    task = registry.task_of(set(sides))
+    if task is None:
+        valid = ", ".join(f"--{task.first} with --{task.second}" for task in registry.TASKS.values())
+        raise UsageError(f"give exactly one pair of modalities: {valid}")
+    return task, sides
 
 
 class _JsonLines(logging.Formatter):
