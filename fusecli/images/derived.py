@@ -10,7 +10,8 @@ import hashlib
 import logging
 import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,12 @@ import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    NuclearMedicineImageStorage,
+    PositronEmissionTomographyImageStorage,
+    SecondaryCaptureImageStorage,
+)
 from pydicom.valuerep import DSfloat
 
 from fusecli import __version__
@@ -140,9 +146,7 @@ class Result:
         for index, pixels in enumerate(self.pixels):
             source = self.origin.datasets[index if self.origin.frames is None else 0]
             dataset = Dataset()
-            for name in _KEPT:
-                if name in source:
-                    dataset[name] = source[name]
+            _take(dataset, source, _KEPT)
             for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"):
                 dataset.setdefault(name, "")
             for name in ("ReferringPhysicianName", "StudyID", "AccessionNumber"):
@@ -161,9 +165,9 @@ class Result:
         dataset = Dataset()
         for element in _readable(source):
             if element.tag.group % 2 == 0 and element.tag.group >> 8 not in _GRAPHICS and element.tag not in _DROPPED:
-                dataset.add(element)
+                dataset.add(copy(element))
         dataset.setdefault("SOPClassUID", SecondaryCaptureImageStorage)
-        dataset.ImageType = _derived(source.get("ImageType"), "PerFrameFunctionalGroupsSequence" in source)
+        dataset.ImageType = _derived(source.get("ImageType"), source)
         dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
         if "PlanarConfiguration" in dataset:
             del dataset.PlanarConfiguration
@@ -210,7 +214,7 @@ class Result:
             for name in _FRAME_TYPES:
                 if group.get(name):
                     frame_type = _copy(group[name].value[0])
-                    frame_type.FrameType = _derived(frame_type.get("FrameType"), True)
+                    frame_type.FrameType = _derived(frame_type.get("FrameType"), source)
                     group[name] = _sequence(name, [frame_type])
         if rescaled:
             transformation = Dataset()
@@ -231,9 +235,7 @@ class Result:
         affine = flip_lps(self.reference.grid.affine)
         dataset.PatientOrientation = [_towards(affine[:3, 0]), _towards(affine[:3, 1])]
         if self.origin.frames is None:
-            for name in _GEOMETRY:
-                if name in source:
-                    dataset[name] = source[name]
+            _take(dataset, source, _GEOMETRY)
         else:
             column, row, thickness = self.reference.grid.spacing
             dataset.ImagePositionPatient = [_decimal(mm) for mm in affine[:3, 3] + index * affine[:3, 2]]
@@ -317,12 +319,16 @@ def _towards(direction: np.ndarray) -> str:
     return ("LR", "PA", "HF")[axis][int(direction[axis] < 0)]
 
 
-def _derived(image_type: Any, enhanced: bool) -> list[str]:
-    """ImageType of the result. Enhanced images must stay PRIMARY (PS3.3, C.8.16.1) and say how contrast was made."""
-    rest = [str(value) for value in image_type or []][2:] if not isinstance(image_type, str) else []
-    if enhanced:
+def _derived(image_type: Any, source: Dataset) -> list[str]:
+    """ImageType of the result. The standard keeps PET, nuclear medicine and enhanced images PRIMARY, also derived ones
+
+    (PS3.3, C.8.9.4.1, C.8.4.9.1.1, C.8.16.1), and has enhanced ones say how their contrast was made.
+    """
+    rest = [] if isinstance(image_type, str) else [str(value) for value in image_type or []][2:]
+    if "PerFrameFunctionalGroupsSequence" in source:
         return ["DERIVED", "PRIMARY", *(rest[:1] or ["VOLUME"]), "FILTERED"]
-    return ["DERIVED", "SECONDARY", *rest]
+    primary = source.get("SOPClassUID") in (PositronEmissionTomographyImageStorage, NuclearMedicineImageStorage)
+    return ["DERIVED", "PRIMARY" if primary else "SECONDARY", *rest]
 
 
 def _bits(source: Dataset) -> int:
@@ -356,13 +362,20 @@ def _readable(source: Dataset) -> Iterator[Any]:
             log.debug("tag %s is not carried over: %s", tag, error)
 
 
+def _take(dataset: Dataset, source: Dataset, names: Iterable[str]) -> None:
+    """Take over elements: copies, since setting a value changes the element."""
+    for name in names:
+        if name in source:
+            dataset[name] = copy(source[name])
+
+
 def _copy(source: Dataset) -> Dataset:
     """A dataset of the same elements, which can be exchanged."""
-    copy = Dataset()
+    taken = Dataset()
     for element in _readable(source):
         if element.tag.group % 2 == 0:
-            copy.add(element)
-    return copy
+            taken.add(copy(element))
+    return taken
 
 
 def _sequence(name: str, items: list[Dataset]) -> pydicom.DataElement:

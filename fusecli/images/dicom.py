@@ -41,8 +41,9 @@ _LISTED = 12
 _HEADER = [
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
     *("PatientID", "PatientName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "InstanceNumber"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "BitsAllocated", "PixelRepresentation"),
-    *("RescaleSlope", "RescaleIntercept", "PhotometricInterpretation", "ModalityLUTSequence"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("BitsAllocated", "PixelRepresentation", "PhotometricInterpretation"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
 ]
 # What a damaged file makes pydicom raise, besides its own errors.
 _DAMAGED = (

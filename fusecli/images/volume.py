@@ -11,11 +11,12 @@ import numpy as np
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images.grid import Grid
-from fusecli.images.intensity import PERCENTILES, Range
+from fusecli.images.intensity import Range
 
 log = logging.getLogger("fusecli")
 
 BRAIN = (0.0, 80.0)  # Hounsfield units shown of a CT that names no window: centre 40, width 80
+PERCENTILES = (0.5, 99.5)  # of the voxels of a volume, shown as black and white
 _SAMPLE = 2**21  # voxels that decide a percentile
 
 

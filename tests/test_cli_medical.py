@@ -1,0 +1,449 @@
+import json
+import re
+from pathlib import Path
+
+import cv2
+import nibabel as nib
+import numpy as np
+import phantom
+import pydicom
+import pytest
+
+from fusecli.images import colormap, dicom, nifti
+
+MARK = (11.0, -17.0, 23.0)  # RAS mm
+CT = phantom.grid((36, 40, 22), (3, 3, 5), "axial", (4, -3, 2), centre=(2, -3, 4))
+MR = phantom.grid((30, 32, 34), (4, 4, 4), "sagittal", (-3, 5, 6), centre=(-2, 3, 6))
+
+
+def read(path: Path, side: str = "ct"):
+    if nifti.is_nifti(path):
+        return nifti.read(path)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return dicom.read(dicom.choose(dicom.scan(path, files), side), side)
+
+
+def put(root: Path, kind: str, side: str, where, values: np.ndarray, **tags) -> Path:
+    """A volume of values in [0, 1] as dicom, enhanced or nifti."""
+    stored = np.rint(values * 1000).astype(np.int16)
+    if kind == "nifti":
+        return phantom.nifti(root / f"{side}.nii.gz", stored, where, 2, 1)
+    if kind == "enhanced":
+        return phantom.enhanced(root / f"{side}.dcm", stored.astype(np.uint16), where)
+    modality = {"ct": "CT", "mri": "MR", "pet": "PT"}[side]
+    stored = stored + 1024 if side == "ct" else stored
+    number = {"ct": 1, "mri": 2, "pet": 3}[side]
+    phantom.dicom_series(root / side, stored, where, modality, number=number, **tags)
+    return root / side
+
+
+@pytest.fixture
+def heads(tmp_path):
+    """CT as DICOM and MR as NIfTI of one head, on different grids."""
+    return (
+        put(tmp_path, "dicom", "ct", CT, phantom.head(CT) / 10),
+        put(tmp_path, "nifti", "mri", MR, phantom.head(MR)),
+        tmp_path,
+    )
+
+
+def everything_written(folder: Path, *texts: str) -> bytes:
+    """All that a run left outside DICOM files, with the names."""
+    parts = [text.encode() for text in texts]
+    for path in sorted(folder.rglob("*")):
+        parts.append(path.name.encode())
+        if path.is_file() and path.suffix != ".dcm":
+            data = path.read_bytes()
+            parts.append(nib.openers.Opener(str(path)).read() if path.suffix == ".gz" else data)
+    return b"\n".join(parts)
+
+
+# Geometry ------------------------------------------------------------------------------------------------------------
+
+
+def centroid(volume) -> np.ndarray:
+    """RAS mm of the middle of what is bright in a volume."""
+    values = volume.voxels.astype(float) * volume.slope + volume.intercept
+    weights = np.clip(values - values.min() - 0.3 * np.ptp(values), 0, None)
+    points = phantom.positions(volume.grid)
+    return (points * weights[..., None]).sum((0, 1, 2)) / weights.sum()
+
+
+@pytest.mark.parametrize("reference", ["ct", "mri"])
+@pytest.mark.parametrize(("first", "second"), [("dicom", "nifti"), ("nifti", "dicom"), ("dicom", "enhanced")])
+@pytest.mark.parametrize(
+    ("plane", "degrees"), [("axial", (0, 0, 0)), ("sagittal", (0, 0, 0)), ("coronal", (9, -14, 21))]
+)
+def test_a_mark_in_both_sources_keeps_its_place(tmp_path, fusecli, average, plane, degrees, first, second, reference):
+    where = {
+        "ct": phantom.grid((40, 36, 24), (3, 3.3, 4), plane, degrees, centre=(4, -8, 12)),
+        "mri": phantom.grid((34, 38, 30), (3.5, 3, 3.6), "axial", (-5, 7, 3), centre=(6, -9, 14)),
+    }
+    paths = {
+        side: put(tmp_path, kind, side, where[side], phantom.head(where[side], mark=MARK) * top)
+        for side, kind, top in (("ct", first, 0.08), ("mri", second, 1))
+    }
+    code, _, err = fusecli(
+        *("fuse", "--ct", paths["ct"], "--mri", paths["mri"], "-o", tmp_path / "out", "-m", average),
+        *("--reference", reference),
+    )
+    assert code == 0, err
+    (result,) = (tmp_path / "out").iterdir()
+    volume, source = read(result, reference), read(paths[reference], reference)
+    assert np.array_equal(volume.grid.affine, source.grid.affine)
+    assert volume.shape == source.shape
+    off = np.linalg.solve(volume.grid.affine[:3, :3], centroid(volume) - MARK)
+    assert np.abs(off).max() < 0.5, off
+    assert f"resampled to the grid of {reference}, from" in err
+
+
+def test_the_log_says_both_spacings_and_what_is_covered(heads, fusecli, average):
+    ct, mr, root = heads
+    code, out, err = fusecli("fuse", "--ct", ct, "--mri", mr, "-o", root / "out", "-m", average)
+    assert (code, out) == (0, "")
+    assert "mri resampled to the grid of ct, from 30×32×34 voxels of 4.00×4.00×4.00 mm to" in err
+    assert re.search(r"to 36×40×22 voxels of 3\.00×3\.00×5\.00 mm; it covers \d\d % of it", err)
+
+
+def test_equal_grids_are_not_resampled(tmp_path, fusecli, average):
+    values = np.random.default_rng(0).random((22, 40, 36))
+    ct, mr = put(tmp_path, "nifti", "ct", CT, values * 0.08), put(tmp_path, "dicom", "mri", CT, values)
+    code, _, err = fusecli(
+        "fuse", "--ct", ct, "--mri", mr, "-o", tmp_path / "out.nii", "-m", average, "--window", "40,80"
+    )
+    assert code == 0, err
+    assert "resampled" not in err
+    fused = nib.load(tmp_path / "out.nii").get_fdata().T
+    low, high = np.percentile(np.rint(values * 1000), (0.5, 99.5))
+    mri = np.clip((np.rint(values * 1000) - low) / (high - low), 0, 1)
+    expected = (np.rint(values * 80) + 80 * mri) / 2  # the mean of what is shown of both, in Hounsfield units
+    assert abs(fused - expected).max() < 0.8
+
+
+def test_volumes_that_do_not_overlap_are_refused(tmp_path, fusecli, average):
+    far = phantom.grid((30, 32, 34), (4, 4, 4), centre=(500, 0, 0))
+    ct = put(tmp_path, "nifti", "ct", CT, phantom.head(CT))
+    mr = phantom.nifti(tmp_path / "mri.nii", np.arange(30 * 32 * 34, dtype=np.int16).reshape(34, 32, 30), far)
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", mr, "-o", tmp_path / "out", "-m", average)
+    assert code == 1
+    assert "do not overlap in patient space" in err
+    assert "around 500, 0, 0 mm" in err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_missing_geometry_is_refused_unless_both_miss_it(tmp_path, fusecli, average):
+    values = np.rint(phantom.head(CT) * 1000).astype(np.int16)
+    ct = phantom.nifti(tmp_path / "ct.nii", values, CT)
+    mr = phantom.nifti(tmp_path / "mr.nii", values, CT, 0, 0)
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", mr, "-o", tmp_path / "out", "-m", average)
+    assert code == 1
+    assert "mr.nii: does not say where its voxels lie (both sform and qform code are 0)" in err
+    phantom.nifti(tmp_path / "ct.nii", values, CT, 0, 0)
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", mr, "-o", tmp_path / "out", "-m", average)
+    assert code == 0, err
+    assert "taken as registered voxel by voxel" in err
+    phantom.nifti(tmp_path / "ct.nii", values[:-1], CT, 0, 0)
+    assert fusecli("fuse", "--ct", ct, "--mri", mr, "-o", tmp_path / "out", "-m", average, "--overwrite")[0] == 1
+
+
+# Output --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dicom_series_gives_a_series_and_nothing_else_knows_the_patient(heads, fusecli, average):
+    ct, mr, root = heads
+    out = root / "out"
+    code, stdout, err = fusecli(
+        *("fuse", "--ct", ct, "--mri", mr, "-o", out, "-m", average),
+        *("--preview", "--report", out / "report.json", "-v", "--json"),
+    )
+    assert code == 0, err
+    assert sorted(path.name for path in out.iterdir()) == ["ct", "preview.png", "report.json"]
+    result = pydicom.dcmread(out / "ct" / "0001.dcm")
+    assert result.PatientID == "ID-4711"
+    assert result.SeriesDescription == "Fused CT + MRI (average)"
+    assert "MRI resampled to the grid of the other (linear)" in result.DerivationDescription
+    written = everything_written(out, stdout, err)
+    assert not re.search(rb"Doe|Jane|4711|19700101|1\.2\.826", written)
+    report = json.loads((out / "report.json").read_text())
+    assert [pair["status"] for pair in report["pairs"]] == ["done"]
+    assert len(report["pairs"][0]["sha256"]) == 64
+
+
+def test_nifti_and_pictures_made_of_dicom_do_not_know_the_patient(heads, fusecli, average):
+    ct, mr, root = heads
+    for target in ("a/fused.nii.gz", "b/fused.tif", "c"):
+        options = ("--format", "png") if target == "c" else ()
+        code, _, err = fusecli("fuse", "--ct", ct, "--mri", mr, "-o", root / "out" / target, "-m", average, *options)
+        assert code == 0, err
+    assert not re.search(rb"Doe|Jane|4711|19700101|1\.2\.826", everything_written(root / "out"))
+    volume = nifti.read(root / "out" / "a" / "fused.nii.gz")
+    assert volume.grid.affine == pytest.approx(CT.affine, abs=1e-5)
+    slices = sorted((root / "out" / "c" / "ct").iterdir())
+    assert [path.name for path in slices] == [f"{k + 1:04d}.png" for k in range(22)]
+    image = cv2.imread(str(slices[11]), cv2.IMREAD_UNCHANGED)
+    assert (image.dtype, image.shape) == (np.uint16, (40, 36))
+    expected = volume.stored(dicom_range(volume)).apply(volume.voxels[11])
+    assert abs(image / 65535 - expected).max() < 1e-3
+    assert len(cv2.imreadmulti(str(root / "out" / "b" / "fused.tif"), flags=cv2.IMREAD_UNCHANGED)[1]) == 22
+
+
+def dicom_range(volume):
+    from fusecli.images.intensity import Range
+
+    return Range(*volume.window)
+
+
+@pytest.mark.parametrize("kind", ["dicom", "nifti"])
+def test_gray_pet_is_coloured_and_keeps_its_chroma(tmp_path, fusecli, average, kind):
+    pet = put(tmp_path, kind, "pet", CT, phantom.head(CT, mark=(2, -3, 4)))
+    mr = put(tmp_path, "nifti", "mri", MR, phantom.head(MR))
+    code, _, err = fusecli("fuse", "--pet", pet, "--mri", mr, "-o", tmp_path / "out", "-m", average, "--preview")
+    assert code == 0, err
+    volume = read(tmp_path / "out" / ("pet" if kind == "dicom" else "pet.nii.gz"), "pet")
+    assert volume.is_color
+    assert volume.grid.affine == pytest.approx(CT.affine, abs=1e-5)
+    source = read(pet, "pet")
+    from fusecli.images.volume import shown_range
+
+    shown = source.stored(shown_range(source, "pet")).apply(source.voxels)
+    colors = colormap.apply(shown, "hot").astype(int)
+    fused = volume.voxels.astype(int)
+    kept = ((fused > 0) & (fused < 255)).all(-1)
+    chroma = (fused - fused[..., 1:2]) - (colors - colors[..., 1:2])
+    assert kept.any()
+    assert abs(chroma[kept]).max() <= 1
+    assert not fused[phantom.head(CT) < 1e-6][(shown == 0)[phantom.head(CT) < 1e-6]].any()  # outside all is black
+    preview = cv2.imread(str(tmp_path / "out" / "preview.png"))
+    assert np.ptp(preview.astype(int), axis=-1).max() > 60
+
+
+def test_gray_or_another_colormap_on_demand(tmp_path, fusecli, average):
+    pet = phantom.nifti(tmp_path / "pet.nii", phantom.head(CT, mark=MARK).astype(np.float32) * 7 - 0.5, CT)
+    mr = put(tmp_path, "nifti", "mri", MR, phantom.head(MR))
+    for name, options in {"gray": ["--color", "gray"], "jet": ["--colormap", "jet"]}.items():
+        code, _, err = fusecli(
+            "fuse", "--pet", pet, "--mri", mr, "-o", tmp_path / f"{name}.nii", "-m", average, *options
+        )
+        assert code == 0, err
+        assert "negative values (down to -0.5) are shown as 0" in err
+    gray, jet = (nib.load(tmp_path / f"{name}.nii") for name in ("gray", "jet"))
+    assert gray.get_data_dtype() == np.float32
+    assert 3 < gray.get_fdata().max() <= 7
+    assert jet.get_data_dtype() == nifti.RGB24
+    assert np.array_equal(gray.affine, nib.load(pet).affine)
+
+
+def test_colours_that_a_source_has_are_kept(tmp_path, fusecli, average):
+    colors = np.zeros((22, 40, 36, 3), np.uint8)
+    colors[..., 0], colors[..., 2] = 120, 40
+    pet = phantom.nifti(tmp_path / "pet.nii", colors, CT)
+    mr = put(tmp_path, "nifti", "mri", MR, phantom.head(MR))
+    code, _, err = fusecli("fuse", "--pet", pet, "--mri", mr, "-o", tmp_path / "out.nii", "-m", average)
+    assert code == 0, err
+    fused = nifti.read(tmp_path / "out.nii").voxels.astype(int)
+    inside = (fused > 0).all(-1)
+    assert inside.any()
+    assert abs(fused[inside][:, 0] - fused[inside][:, 2] - 80).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_bit_depth_of_nifti_and_slices_is_the_users_choice(tmp_path, fusecli, average, bits):
+    ct = put(tmp_path, "nifti", "ct", CT, phantom.head(CT) / 12)
+    mr = put(tmp_path, "nifti", "mri", MR, phantom.head(MR))
+    for target in ("out.nii", "out"):
+        options = ["--format", "tiff"] if target == "out" else []
+        code, _, err = fusecli(
+            *("fuse", "--ct", ct, "--mri", mr, "-o", tmp_path / target, "-m", average, "--bit-depth", bits), *options
+        )
+        assert code == 0, err
+    assert nib.load(tmp_path / "out.nii").get_data_dtype() == f"uint{bits}"
+    assert nib.load(tmp_path / "out.nii").get_fdata().max() == pytest.approx(80, rel=0.2)
+    slice_ = cv2.imread(str(tmp_path / "out" / "ct" / "0011.tif"), cv2.IMREAD_UNCHANGED)
+    assert slice_.dtype == f"uint{bits}"
+
+
+def test_the_same_input_gives_the_same_bytes(heads, fusecli, average):
+    ct, mr, root = heads
+    for name, workers in (("a", 1), ("b", 2)):
+        code, _, err = fusecli("fuse", "--ct", ct, "--mri", mr, "-o", root / name, "-m", average, "-j", workers)
+        assert code == 0, err
+    results = [{path.name: path.read_bytes() for path in (root / name / "ct").iterdir()} for name in ("a", "b")]
+    assert results[0] == results[1]
+    assert len(results[0]) == 22
+
+
+def test_existing_results_are_refused_replaced_or_skipped(heads, fusecli, average):
+    ct, mr, root = heads
+    arguments = ("fuse", "--ct", ct, "--mri", mr, "-o", root / "out", "-m", average)
+    assert fusecli(*arguments)[0] == 0
+    code, _, err = fusecli(*arguments)
+    assert code == 2
+    assert "1 of 1 outputs exist already" in err
+    assert "1 skipped" in fusecli(*arguments, "--skip-existing")[2]
+    (root / "out" / "ct" / "0009.dcm").unlink()
+    assert fusecli(*arguments, "--overwrite")[0] == 0
+    assert len(list((root / "out" / "ct").iterdir())) == 22
+    (root / "out" / "ct" / "notes.txt").write_text("mine")
+    code, _, err = fusecli(*arguments, "--overwrite")
+    assert code == 1
+    assert "not replaced, since it holds more than results (notes.txt)" in err
+    assert (root / "out" / "ct" / "notes.txt").read_text() == "mine"
+    assert not [path for path in root.rglob("*") if ".partial" in path.name]
+
+
+# Several volumes -----------------------------------------------------------------------------------------------------
+
+
+def test_a_cohort_of_folders_is_mirrored(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    for patient in ("p1", "p2"):
+        values = phantom.head(small) * 1000
+        phantom.dicom_series(tmp_path / "ct" / patient / "thin", (values / 10 + 1024).astype(np.int16), small)
+        phantom.dicom_series(tmp_path / "mr" / patient / "thin", values.astype(np.int16), small, "MR", number=2)
+    (tmp_path / "ct" / "p2" / "thin" / "IM0000.dcm").write_bytes(b"damaged")
+    arguments = ("fuse", "--ct", tmp_path / "ct", "--mri", tmp_path / "mr", "-o", tmp_path / "out", "-m", average)
+    code, _, err = fusecli(*arguments, "-r")
+    assert code == 8
+    assert "p2/thin/IM0000.dcm: the file is cut off before its image, or is no DICOM image" in err
+    assert len(list((tmp_path / "out" / "p1" / "thin").iterdir())) == 4
+    assert not (tmp_path / "out" / "p2" / "thin").exists()
+    assert "--recursive" in fusecli(*arguments)[2]
+
+
+def test_a_cohort_of_nifti_files_pairs_by_name(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
+    for name in ("p1", "p2"):
+        phantom.nifti(tmp_path / "pet" / f"{name}.nii.gz", values, small)
+        phantom.nifti(tmp_path / "mr" / f"{name}.nii", values, small)
+    phantom.nifti(tmp_path / "mr" / "p3.nii", values, small)
+    arguments = ("fuse", "--pet", tmp_path / "pet", "--mri", tmp_path / "mr", "-o", tmp_path / "out", "-m", average)
+    code, _, err = fusecli(*arguments)
+    assert code == 2
+    assert "p3.nii" in err
+    assert fusecli(*arguments, "--ignore-unmatched")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p1.nii.gz", "p2.nii.gz"]
+
+
+def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
+    for number, modality in ((4, "CT"), (5, "MR"), (6, "MR")):
+        for path in phantom.dicom_series(tmp_path / f"{number}", values + 1024, small, modality, number=number):
+            (tmp_path / "study").mkdir(exist_ok=True)
+            path.rename(tmp_path / "study" / f"{number}{path.name}")
+    study = tmp_path / "study"
+    arguments = ("fuse", "--ct", study, "--mri", study, "-o", tmp_path / "out", "-m", average)
+    code, _, err = fusecli(*arguments)
+    assert code == 2
+    assert "--series mri=" in err
+    assert "6: MR, 4 slices" in err
+    assert fusecli(*arguments, "--series", "ct=5,pet=6")[0] == 2
+    code, _, err = fusecli(*arguments, "--series", "mri=6")
+    assert code == 0, err
+    references = pydicom.dcmread(tmp_path / "out" / "study" / "0002.dcm").SourceImageSequence
+    assert [item.ReferencedSOPInstanceUID.split(".")[-2:] for item in references] == [["4", "2"], ["6", "2"]]
+    series = np.stack([values, values[::-1]]).astype(np.int16)
+    nib.save(nib.Nifti1Image(series.T, small.affine), tmp_path / "pet.nii")
+    mr = phantom.nifti(tmp_path / "mr.nii", values, small)
+    arguments = ("fuse", "--pet", tmp_path / "pet.nii", "--mri", mr, "-o", tmp_path / "fused", "-m", average)
+    assert "holds 2 volumes; choose one by --volume 0 … 1" in fusecli(*arguments)[2]
+    assert fusecli(*arguments, "--volume", "x")[0] == 2
+    code, _, err = fusecli(*arguments, "--volume", "1", "--overwrite")
+    assert code == 0, err
+    assert nib.load(tmp_path / "fused" / "pet.nii").shape == (12, 10, 4)
+
+
+# Usage ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--resize", "mri"], "--resize is for pictures"),
+        (["--reference", "pet"], "choose ct or mri"),
+        (["--window", "40"], "expected two numbers"),
+        (["--colormap", "hot"], "--colormap is for gray PET and SPECT"),
+        (["--bit-depth", "8"], "a DICOM result keeps its reference's"),
+        (["-o", "out.dcm"], "the result has 22 files, one per slice; name a folder"),
+        (["-o", "out.png"], "the result has 22 files, one per slice; name a folder"),
+        (["-o", "out.dcm", "--reference", "mri"], "a NIfTI volume knows no patient"),
+        (["--name", "{patient}"], "unknown {patient}"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_any_work(heads, fusecli, average, options, reason):
+    ct, mr, root = heads
+    options = [root / option if option.startswith("out.") else option for option in options]
+    target = () if "-o" in options else ("-o", root / "out")
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", mr, "-m", average, *target, *options)
+    assert code == 2
+    assert reason in err
+    assert not (root / "out").exists() or not list((root / "out").iterdir())
+
+
+def test_a_colormap_that_does_not_exist_is_answered_with_the_nearest(tmp_path, fusecli, average):
+    pet = put(tmp_path, "nifti", "pet", CT, phantom.head(CT))
+    code, _, err = fusecli("fuse", "--pet", pet, "--mri", pet, "-o", tmp_path / "out", "--colormap", "hott")
+    assert code == 2
+    assert "did you mean hot" in err
+
+
+@pytest.mark.parametrize("options", [["--series", "3"], ["--reference", "mri"], ["--window", "40,80"]])
+def test_options_of_volumes_are_refused_for_pictures(tmp_path, fusecli, average, options):
+    for side in ("ct", "mri"):
+        (tmp_path / side).mkdir()
+        cv2.imwrite(str(tmp_path / side / "a.png"), np.zeros((8, 8), np.uint8))
+    arguments = ("fuse", "--ct", tmp_path / "ct", "--mri", tmp_path / "mri", "-o", tmp_path / "out", "-m", average)
+    code, _, err = fusecli(*arguments, *options)
+    assert code == 2
+    assert "both sides are pictures" in err
+    assert fusecli(*arguments)[0] == 0
+    assert (tmp_path / "out" / "a.png").exists()
+
+
+def test_a_volume_and_pictures_are_no_pair(heads, fusecli, average):
+    ct, _, root = heads
+    (root / "png").mkdir()
+    cv2.imwrite(str(root / "png" / "a.png"), np.zeros((8, 8), np.uint8))
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", root / "png", "-o", root / "out", "-m", average)
+    assert code == 2
+    assert "the other side is a volume, this is none (DICOM or NIfTI)" in err
+
+
+def test_too_many_voxels_are_refused_before_they_are_read(heads, fusecli, average):
+    ct, mr, root = heads
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", mr, "-o", root / "out", "-m", average, "--max-pixels", 1000)
+    assert code == 1
+    assert "voxels are more than the limit of 1,000" in err
+
+
+# Previews ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plane", ["axial", "sagittal", "coronal"])
+def test_previews_show_three_planes_upright_whatever_the_orientation(plane):
+    from fusecli.images.planes import GAP, planes
+
+    where = phantom.grid((60, 50, 40), (2, 2, 3), plane)
+    points = phantom.positions(where)
+    inside = np.linalg.norm(points, axis=-1) < 45
+    bright = [(points[..., axis] > 5) & inside for axis in range(3)]
+    for axis, mask in enumerate(bright):
+        picture = planes(np.where(mask, 200, 0).astype(np.uint8), where)
+        axial, coronal, sagittal = np.split(picture, _begins(where, GAP))
+        for view, (across, down) in ((axial, (0, 1)), (coronal, (0, 2)), (sagittal, (1, 2))):
+            rows, columns = np.nonzero(view > 100)
+            middle = (np.array(view.shape) - 1) / 2
+            if axis == across:  # right and front are on the left
+                assert columns.mean() < middle[1] - 2
+            elif axis == down:  # front and head are up
+                assert rows.mean() < middle[0] + GAP
+                assert abs(columns.mean() - middle[1]) < 2
+
+
+def _begins(where, gap: int) -> list[int]:
+    """Where the second and third of three pictures begin."""
+    axes = np.abs(where.affine[:3, :3]).argmax(0)
+    size = {int(axis): where.shape[k] * where.spacing[k] / 2 for k, axis in enumerate(axes)}
+    first = round(size[1]) + gap
+    return [first, first + round(size[2]) + gap]

@@ -1,0 +1,529 @@
+import logging
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import phantom
+import pydicom
+import pytest
+from phantom import edit
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import JPEGLSLossless, NuclearMedicineImageStorage
+
+from fusecli.errors import InputError, UsageError
+from fusecli.images import derived, dicom
+from fusecli.images.intensity import Range
+from fusecli.images.volume import parse_window, shown_range
+
+WHERE = phantom.grid((9, 8, 6), (2, 1.5, 4), "axial", (5, 10, -7), centre=(3, -4, 60))
+VALUES = np.random.default_rng(0).integers(0, 2000, (6, 8, 9)).astype(np.int16)
+
+
+def open_(path: Path, side: str = "ct", series: str | None = None):
+    files = [path] if path.is_file() else [file for file in path.iterdir() if dicom.is_dicom(file)]
+    return dicom.choose(dicom.scan(path, files), side, series)
+
+
+def read(path: Path, side: str = "ct", series: str | None = None):
+    return dicom.read(open_(path, side, series), side)
+
+
+def refused(path: Path, side: str = "ct") -> str:
+    with pytest.raises((InputError, UsageError)) as caught:
+        read(path, side)
+    return str(caught.value)
+
+
+def quantities(volume) -> np.ndarray:
+    return volume.voxels * volume.slope + volume.intercept
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plane", ["axial", "sagittal", "coronal"])
+def test_slices_are_sorted_by_position_and_lie_where_the_header_says(tmp_path, plane):
+    where = phantom.grid((9, 8, 6), (2, 1.5, 4), plane, (5, 10, -7), centre=(3, -4, 60))
+    phantom.dicom_series(tmp_path / "ct", VALUES, where)  # names and instance numbers in other orders
+    volume = read(tmp_path / "ct")
+    assert np.array_equal(volume.voxels, VALUES)
+    assert volume.grid.affine == pytest.approx(where.affine, abs=1e-6)
+    assert (volume.slope, volume.intercept, volume.modality) == (1, -1024, "CT")
+
+
+def test_each_slice_is_rescaled_by_its_own_slope(tmp_path):
+    files = phantom.dicom_series(tmp_path / "pt", VALUES, WHERE, "PT")
+    for index, path in enumerate(files):
+        edit(path, RescaleSlope=index + 0.5, RescaleIntercept=0)
+    volume = read(tmp_path / "pt", "pet")
+    slopes = np.arange(6)[:, None, None] + 0.5
+    assert volume.voxels.dtype == np.float32
+    assert quantities(volume) == pytest.approx(VALUES * slopes)
+
+
+def test_signed_and_unsigned_pixels(tmp_path):
+    phantom.dicom_series(tmp_path / "signed", VALUES - 1000, WHERE, "MR")
+    phantom.dicom_series(tmp_path / "unsigned", (VALUES.astype(int) + 40000).astype(np.uint16), WHERE, "MR")
+    assert np.array_equal(quantities(read(tmp_path / "signed", "mri")), VALUES.astype(int) - 1000)
+    assert np.array_equal(quantities(read(tmp_path / "unsigned", "mri")), VALUES.astype(int) + 40000)
+
+
+def test_monochrome1_is_shown_inverted(tmp_path):
+    phantom.dicom_series(tmp_path / "plain", VALUES, WHERE, WindowCenter=0, WindowWidth=501)
+    phantom.dicom_series(
+        *(tmp_path / "inverted", VALUES, WHERE),
+        PhotometricInterpretation="MONOCHROME1",
+        WindowCenter=0,
+        WindowWidth=501,
+    )
+    a, b = read(tmp_path / "plain"), read(tmp_path / "inverted")
+    shown = [volume.stored(shown_range(volume, "ct")).apply(volume.voxels) for volume in (a, b)]
+    assert 0 < shown[0].mean() < 1
+    assert shown[1] == pytest.approx(1 - shown[0], abs=1e-5)
+
+
+def test_frames_of_an_enhanced_file_are_sorted_too(tmp_path):
+    order = [3, 1, 5, 0, 2, 4]
+    path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE, order)
+    volume = read(path, "mri")
+    assert np.array_equal(quantities(volume), VALUES * 2.0 + 5)
+    assert volume.grid.affine == pytest.approx(WHERE.affine, abs=1e-6)
+    assert volume.origin.frames == [order.index(k) for k in range(6)]
+
+
+@pytest.mark.parametrize("step", [4.0, -4.0])
+def test_reconstructed_spect_lies_along_or_against_its_normal(tmp_path, step):
+    first = phantom.dicom_series(tmp_path / "one", VALUES[:1], WHERE, "MR")[0]
+    dataset = pydicom.dcmread(first)
+    detector = Dataset()
+    for name in ("ImagePositionPatient", "ImageOrientationPatient"):
+        setattr(detector, name, dataset[name].value)
+        delattr(dataset, name)
+    dataset.DetectorInformationSequence = Sequence([detector])
+    dataset.SOPClassUID, dataset.Modality = NuclearMedicineImageStorage, "NM"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "RECON TOMO", "EMISSION"]
+    dataset.NumberOfFrames, dataset.SpacingBetweenSlices = 6, step
+    dataset.PixelData = VALUES.tobytes()
+    volume = read(phantom.save(dataset, tmp_path / "nm.dcm"), "spect")
+    expected, start = (VALUES, 0) if step > 0 else (VALUES[::-1], -5)
+    assert np.array_equal(volume.voxels, expected)
+    assert volume.grid.points(np.zeros(3)) == pytest.approx(WHERE.points(np.array([0, 0, start])), abs=1e-6)
+
+
+def test_a_single_slice_is_as_thick_as_it_says(tmp_path):
+    volume = read(phantom.dicom_series(tmp_path / "ct", VALUES[:1], WHERE)[0])
+    assert volume.grid.shape == (9, 8, 1)
+    assert volume.grid.affine == pytest.approx(WHERE.affine, abs=1e-6)
+
+
+def test_files_that_are_no_images_and_other_files_are_left_out(tmp_path):
+    phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
+    for name in ("rtstruct.dcm", "test-SR.dcm", "dicomdirtests/DICOMDIR"):
+        shutil.copy(bundled_root() / "test_files" / name, tmp_path / "ct")
+    (tmp_path / "ct" / "notes.txt").write_text("a note")
+    (tmp_path / "ct" / ".hidden.dcm").write_text("not read")
+    assert read(tmp_path / "ct").shape == (9, 8, 6)
+
+
+# Windows and ranges --------------------------------------------------------------------------------------------------
+
+
+def test_ct_is_shown_by_the_option_the_file_or_the_brain_window(tmp_path):
+    phantom.dicom_series(tmp_path / "plain", VALUES, WHERE)
+    phantom.dicom_series(tmp_path / "windowed", VALUES, WHERE, WindowCenter=[60, 300], WindowWidth=[201, 2000])
+    plain, windowed = read(tmp_path / "plain"), read(tmp_path / "windowed")
+    assert shown_range(plain, "ct") == Range(0, 80)
+    assert shown_range(windowed, "ct") == Range(-40.5, 159.5)  # PS3.3 C.11.2.1.2.1
+    assert shown_range(windowed, "ct", parse_window("50,100")) == Range(0, 100)
+
+
+@pytest.mark.parametrize("text", ["40", "40,80,1", "a,b", "40,0", "40,-1", "nan,3", "inf,3", ""])
+def test_windows_that_make_no_sense_are_refused(text):
+    with pytest.raises(UsageError, match="--window"):
+        parse_window(text)
+
+
+def test_mri_and_pet_are_shown_by_percentiles_of_the_whole_volume(tmp_path, caplog):
+    phantom.dicom_series(tmp_path / "mr", VALUES, WHERE, "MR", WindowCenter=1, WindowWidth=2)
+    volume = read(tmp_path / "mr", "mri")
+    range_ = shown_range(volume, "mri")
+    assert (range_.lo, range_.hi) == pytest.approx(tuple(np.percentile(VALUES, (0.5, 99.5))))
+    volume.voxels = volume.voxels - 500
+    range_ = shown_range(volume, "pet")
+    assert (range_.lo, range_.hi) == (0, pytest.approx(np.percentile(VALUES, 99.5) - 500))
+    assert "negative values (down to -" in caplog.text
+
+
+def test_a_volume_of_one_value_or_without_uptake_is_refused(tmp_path):
+    volume = read(phantom.dicom_series(tmp_path / "mr", np.full((1, 8, 9), 7, np.int16), WHERE, "MR")[0], "mri")
+    with pytest.raises(InputError, match="every voxel of the mri volume is 7"):
+        shown_range(volume, "mri")
+    volume.voxels = -VALUES
+    with pytest.raises(InputError, match="no value of the pet volume is above 0"):
+        shown_range(volume, "pet")
+
+
+def test_a_volume_that_is_nearly_all_background_is_shown_up_to_its_highest_value(tmp_path):
+    sparse = np.zeros((6, 30, 30), np.int16)
+    sparse[3, 4, 4] = 500
+    phantom.dicom_series(tmp_path / "mr", sparse, phantom.grid((30, 30, 6), (1, 1, 1)), "MR")
+    assert shown_range(read(tmp_path / "mr", "mri"), "mri") == Range(0, 500)
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+
+def test_several_series_are_listed_and_chosen(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for number, modality in ((3, "MR"), (5, "MR"), (7, "CT")):
+        for path in phantom.dicom_series(tmp_path / str(number), VALUES + number, WHERE, modality, number=number):
+            (tmp_path / "study").mkdir(exist_ok=True)
+            path.rename(tmp_path / "study" / f"{number}-{path.name}")
+    message = refused(tmp_path / "study", "mri")
+    assert "holds 3 series; choose one" in message
+    assert "--series mri=3" in message
+    assert re.search(r"5: MR, 6 slices of 9×8, 'MR phantom' \(1\.2\.826", message)
+    assert "Doe" not in message
+    assert np.array_equal(read(tmp_path / "study", "mri", "5").voxels, VALUES + 5)
+    assert np.array_equal(read(tmp_path / "study", "mri", "498.3").voxels, VALUES + 3)
+    assert np.array_equal(read(tmp_path / "study", "ct").voxels, VALUES + 7)
+    assert "is the only one of its modality" in caplog.text
+    with pytest.raises(UsageError, match="no single series is '9'"):
+        open_(tmp_path / "study", "mri", "9")
+
+
+def test_another_modality_than_the_option_says_is_warned_of(tmp_path, caplog):
+    phantom.dicom_series(tmp_path / "mr", VALUES, WHERE, "MR")
+    read(tmp_path / "mr", "ct")
+    assert "the file says modality MR; read as --ct" in caplog.text
+
+
+def test_images_of_two_patients_are_refused_without_naming_them(tmp_path):
+    files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
+    edit(files[2], PatientID="ID-0815", PatientName="Roe^Richard")
+    message = refused(tmp_path / "ct")
+    assert "holds images of 2 patients" in message
+    assert not re.search("Doe|Roe|4711|0815", message)
+
+
+@pytest.mark.parametrize("kept", [200, 700])
+def test_a_file_cut_off_in_its_header_is_named_with_the_position_it_leaves_empty(tmp_path, kept):
+    files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
+    files[3].write_bytes(files[3].read_bytes()[:kept])
+    message = refused(tmp_path / "ct")
+    assert str(files[3]) in message
+    gap = WHERE.points(np.array([0, 0, 3]))
+    normal = WHERE.affine[:3, 2] / 4
+    assert f"1 slice is missing, at {gap @ normal:.2f} mm" in message
+
+
+def test_a_file_cut_off_in_its_pixels_is_named_with_its_position(tmp_path):
+    files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
+    position = pydicom.dcmread(files[3]).ImagePositionPatient
+    files[3].write_bytes(files[3].read_bytes()[:-40])
+    message = refused(tmp_path / "ct")
+    assert message.startswith(f"{files[3]}: the pixels cannot be decoded: the file is cut off")
+    assert f"slice 4 of 6, at position {', '.join(f'{mm:g}' for mm in position)} mm" in message
+
+
+def test_missing_slices_are_listed_by_position(tmp_path):
+    files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
+    files[2].unlink()
+    message = refused(tmp_path / "ct")
+    assert "1 slice is missing, at" in message
+    assert f"between {files[1].name} and {files[3].name}" in message
+
+
+def test_two_slices_at_one_position_are_named(tmp_path):
+    files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
+    shutil.copy(files[2], tmp_path / "ct" / "copy.dcm")
+    message = refused(tmp_path / "ct")
+    assert "lie at the same position" in message
+    assert "copy.dcm" in message
+    assert files[2].name in message
+
+
+def test_unequal_spacing_is_refused_and_jitter_is_not(tmp_path):
+    files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
+    normal = phantom.flip_lps(WHERE.affine)[:3, 2] / 4
+    start = np.array(pydicom.dcmread(files[4]).ImagePositionPatient, float)
+    edit(files[4], ImagePositionPatient=list(np.round(start + 0.05 * normal, 6)))
+    assert read(tmp_path / "ct").shape == (9, 8, 6)
+    edit(files[4], ImagePositionPatient=list(np.round(start + 1.5 * normal, 6)))
+    assert "slices are unequally spaced (2.500 to 5.500 mm" in refused(tmp_path / "ct")
+
+
+def test_gantry_tilt_is_refused_with_a_way_out(tmp_path):
+    files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
+    down = phantom.flip_lps(WHERE.affine)[:3, 1] / 1.5
+    for k, path in enumerate(files):
+        start = np.array(pydicom.dcmread(path).ImagePositionPatient, float)
+        edit(path, ImagePositionPatient=list(np.round(start + k * down, 6)))
+    message = refused(tmp_path / "ct")
+    assert "gantry tilt" in message
+    assert "dcm2niix" in message
+
+
+@pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
+def test_a_slice_without_position_is_named(tmp_path, tag):
+    files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
+    edit(files[3], **{tag: None})
+    message = refused(tmp_path / "ct")
+    assert f"{files[3].name} does not say where it lies ({tag} missing)" in message
+
+
+def test_a_localizer_among_the_slices_is_named(tmp_path):
+    files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
+    edit(files[0], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    assert "slices are not parallel" in refused(tmp_path / "ct")
+    edit(files[0], ImageOrientationPatient=[1, 0, 0, 1, 0, 0])
+    assert "two unit vectors at right angles" in refused(tmp_path / "ct")
+
+
+def test_slices_of_different_size_are_refused(tmp_path):
+    phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
+    smaller = phantom.grid((5, 4, 1), (2, 1.5, 4), "axial", (5, 10, -7))
+    (extra,) = phantom.dicom_series(tmp_path / "extra", VALUES[:1, :4, :5], smaller)
+    extra.rename(tmp_path / "ct" / "extra.dcm")
+    assert "different sizes" in refused(tmp_path / "ct")
+
+
+def test_a_missing_codec_is_named_with_the_extra(tmp_path, monkeypatch):
+    class Decoder:
+        is_available = False
+
+    monkeypatch.setattr(dicom, "get_decoder", lambda syntax: Decoder)
+    (path,) = phantom.dicom_series(tmp_path / "ct", VALUES[:1], WHERE)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = pydicom.encaps.encapsulate([dataset.PixelData])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
+    dataset.save_as(path)
+    message = refused(path)
+    assert "compressed as JPEG-LS Lossless" in message
+    assert "fusecli[dicom]" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"no DICOM file at all" * 50, bytes(128) + b"DICM", bytes(400)])
+def test_files_that_only_look_like_dicom_are_refused(tmp_path, content):
+    (tmp_path / "a.dcm").write_bytes(content)
+    assert str(tmp_path / "a.dcm") in refused(tmp_path / "a.dcm")
+
+
+def test_volumes_of_other_patients_and_frames_of_reference_are_told_apart(tmp_path):
+    phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
+    phantom.dicom_series(tmp_path / "mr", VALUES, WHERE, "MR", PatientID="ID-1", FrameOfReferenceUID="1.2.3")
+    ct, mr = read(tmp_path / "ct"), read(tmp_path / "mr", "mri")
+    assert dicom.differences(ct, ct) == []
+    found = " ".join(dicom.differences(ct, mr))
+    assert "different patient identifiers" in found
+    assert "different frames of reference" in found
+    assert "ID-" not in found
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, reference, other, color: bool = False, side: str = "ct") -> np.ndarray:
+    """Write random pixels as the result; the pixels."""
+    fused = np.random.default_rng(1).random(reference.voxels.shape, np.float32)
+    if color:
+        fused = np.repeat(np.rint(fused * 255).astype(np.uint8)[..., None], 3, -1)
+    folder = len(fused) > 1 and (color or reference.origin.frames is None)
+    shown = shown_range(reference, side)
+    derived.write(path, fused, reference, other, shown, "Fused CT + MRI (nano)", "how", folder=folder)
+    return fused
+
+
+@pytest.fixture
+def ct_and_mr(tmp_path):
+    phantom.dicom_series(tmp_path / "ct", VALUES, WHERE, StudyDescription="head", PixelPaddingValue=-2000)
+    other = phantom.grid((8, 9, 7), (2, 2, 3.5), "sagittal", centre=(3, -4, 60))
+    phantom.dicom_series(tmp_path / "mr", np.abs(VALUES[:, :8, :8]).repeat(2, 0)[:7].repeat(2, 1)[:, :9], other, "MR")
+    return read(tmp_path / "ct"), read(tmp_path / "mr", "mri")
+
+
+def test_a_gray_result_is_derived_from_its_reference(tmp_path, ct_and_mr):
+    ct, mr = ct_and_mr
+    fused = write(tmp_path / "out", ct, mr)
+    files = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in files] == [f"{k + 1:04d}.dcm" for k in range(6)]
+    again = read(tmp_path / "out")
+    assert again.grid.affine == pytest.approx(ct.grid.affine, abs=1e-12)
+    assert again.window == pytest.approx((0, 80))
+    assert again.stored(shown_range(again, "ct")).apply(again.voxels) == pytest.approx(fused, abs=1e-5)
+    uids = set()
+    for path, source in zip(files, ct.origin.datasets, strict=True):
+        result = pydicom.dcmread(path)
+        for name in ("SOPClassUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientName", "PatientID", "StudyDate"):
+            assert result[name].value == source[name].value
+        for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"):
+            assert result[name].value == source[name].value
+        assert list(result.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
+        assert result.SeriesInstanceUID != source.SeriesInstanceUID
+        assert result.SOPInstanceUID != source.SOPInstanceUID
+        assert result.SeriesDescription == "Fused CT + MRI (nano)"
+        assert result.DerivationDescription == "how"
+        assert result.RescaleType == "US"
+        assert "PixelPaddingValue" not in result
+        references = [item.ReferencedSOPInstanceUID for item in result.SourceImageSequence]
+        assert references[0] == source.SOPInstanceUID
+        assert set(references[1:]) <= {one.SOPInstanceUID for one in mr.origin.datasets}
+        uids |= {result.SOPInstanceUID, result.SeriesInstanceUID}
+    assert len(uids) == 7
+    assert all(re.fullmatch(r"2\.25\.[1-9]\d{10,38}", uid) for uid in uids)
+
+
+def test_a_slice_refers_to_the_slices_it_was_interpolated_from(tmp_path):
+    phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
+    finer = phantom.grid((9, 8, 12), (2, 1.5, 2), "axial", (5, 10, -7), centre=(3, -4, 60))
+    phantom.dicom_series(tmp_path / "mr", VALUES.repeat(2, 0), finer, "MR", number=2)
+    write(tmp_path / "out", read(tmp_path / "ct"), read(tmp_path / "mr", "mri"))
+    for k, path in enumerate(sorted((tmp_path / "out").iterdir())):
+        _, *mr = (item.ReferencedSOPInstanceUID for item in pydicom.dcmread(path).SourceImageSequence)
+        assert [int(uid.rpartition(".")[2]) for uid in mr] == [2 * k + 1, 2 * k + 2]  # half a step on either side
+
+
+def test_a_colour_result_is_secondary_capture_with_the_geometry(tmp_path, ct_and_mr, caplog):
+    ct, mr = ct_and_mr
+    fused = write(tmp_path / "out", ct, mr, color=True)
+    assert "Secondary Capture" in caplog.text
+    result = pydicom.dcmread(tmp_path / "out" / "0003.dcm")
+    assert result.SOPClassUID.name == "Secondary Capture Image Storage"
+    assert result.PhotometricInterpretation == "RGB"
+    assert result.FrameOfReferenceUID == phantom.FRAME_OF_REFERENCE
+    assert result.PatientID == "ID-4711"
+    assert result.StudyDescription == "head"
+    assert list(result.PatientOrientation) == ["L", "P"]
+    again = read(tmp_path / "out")
+    assert np.array_equal(again.voxels, fused)
+    assert again.grid.affine == pytest.approx(ct.grid.affine, abs=1e-12)
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_a_multi_frame_reference_keeps_its_frames(tmp_path, color):
+    path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE, [3, 1, 5, 0, 2, 4])
+    reference = read(path, "mri")
+    out = tmp_path / ("out" if color else "out.dcm")
+    fused = write(out, reference, reference, color, "mri")
+    again = read(out, "mri")
+    assert again.grid.affine == pytest.approx(reference.grid.affine, abs=1e-9)
+    if color:
+        assert np.array_equal(again.voxels, fused)
+        return
+    assert quantities(again) == pytest.approx(
+        shown_range(reference, "mri").invert(fused), abs=0.6 * np.ptp(VALUES) * 2 / 65535
+    )
+    dataset, source = pydicom.dcmread(out), pydicom.dcmread(path)
+    assert dataset.ImageType[:2] == ["DERIVED", "PRIMARY"]  # what enhanced images must be
+    for mine, theirs in zip(*(one.PerFrameFunctionalGroupsSequence for one in (dataset, source)), strict=True):
+        assert mine.PlanePositionSequence == theirs.PlanePositionSequence
+        assert mine.MRImageFrameTypeSequence[0].FrameType[0] == "DERIVED"
+
+
+def test_the_same_result_has_the_same_bytes_and_another_has_other_uids(tmp_path, ct_and_mr):
+    ct, mr = ct_and_mr
+    for name in ("a", "b"):
+        write(tmp_path / name, ct, mr)
+    write(tmp_path / "c", ct, ct)
+    a, b, c = (
+        {path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())} for name in ("a", "b", "c")
+    )
+    assert a == b
+    series = {pydicom.dcmread(tmp_path / name / "0001.dcm").SeriesInstanceUID for name in ("a", "b", "c")}
+    assert len(series) == 2
+    assert a != c
+
+
+def test_another_byte_order_and_private_tags_do_not_reach_the_result(tmp_path):
+    path = bundled_root() / "test_files" / "MR_small_bigendian.dcm"
+    reference = read(path, "mri")
+    assert write(tmp_path / "out.dcm", reference, reference, side="mri").shape == (1, 64, 64)
+    source, result = pydicom.dcmread(path), pydicom.dcmread(tmp_path / "out.dcm")
+    assert result.file_meta.TransferSyntaxUID.is_little_endian
+    assert result.EchoTime == source.EchoTime
+    reference = read(bundled_root() / "test_files" / "CT_small.dcm")
+    write(tmp_path / "ct.dcm", reference, reference)
+    assert any(element.tag.is_private for element in reference.origin.datasets[0])
+    result = pydicom.dcmread(tmp_path / "ct.dcm")
+    assert not any(element.tag.is_private for element in result)
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dicom3tools")
+@pytest.mark.parametrize("color", [False, True])
+@pytest.mark.parametrize(("modality", "side"), [("CT", "ct"), ("MR", "mri"), ("PT", "pet"), ("enhanced", "mri")])
+def test_dciodvfy_finds_no_error_that_the_source_did_not_have(tmp_path, modality, side, color):
+    if modality == "enhanced":
+        source = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE)
+        reference = read(source, side)
+    else:
+        units = {"Units": "BQML", "DecayCorrection": "NONE", "CorrectedImage": ""} if modality == "PT" else {}
+        source = phantom.dicom_series(tmp_path / "in", VALUES, WHERE, modality, **units)[0]
+        reference = read(tmp_path / "in", side)
+    out = tmp_path / ("out.dcm" if modality == "enhanced" and not color else "out")
+    write(out, reference, reference, color, side)
+    result = out if out.is_file() else out / "0002.dcm"
+    assert complaints(result) <= complaints(source)
+
+
+def complaints(path: Path) -> set[str]:
+    done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, errors="replace", check=False)
+    return {line for line in done.stderr.splitlines() if line.startswith("Error")}
+
+
+# Files that pydicom brings along -------------------------------------------------------------------------------------
+
+
+def bundled_root() -> Path:
+    return Path(pydicom.__file__).parent / "data"
+
+
+def bundled() -> list[Path]:
+    """Every file with rows and columns."""
+    found = []
+    for path in sorted(bundled_root().rglob("*")):
+        if path.is_file() and dicom.is_dicom(path):
+            try:
+                header = pydicom.dcmread(path, force=True, specific_tags=["Rows", "PixelData"])
+            except Exception:
+                continue
+            if "Rows" in header and "PixelData" in header:
+                found.append(path)
+    return found
+
+
+SIDES = {"CT": "ct", "PT": "pet", "NM": "spect"}
+
+
+def test_files_that_pydicom_brings_along_are_fused_or_refused(tmp_path, fusecli, average):
+    """With themselves, each as what it says it is. Which ones are fused depends on the codecs that are installed."""
+    fused, refusals = [], {}
+    for index, path in enumerate(bundled()):
+        header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+        side = SIDES.get(header.get("Modality"), "ct")
+        out = tmp_path / str(index)
+        code, _, err = fusecli("fuse", f"--{side}", path, "--mri", path, "-o", out, "-m", average)
+        if code:
+            assert code in (1, 2), err
+            assert str(path) in err, err
+            assert "Traceback" not in err
+            assert "Error:" not in err
+            refusals[path.name] = err
+            continue
+        files = sorted(file for file in out.rglob("*") if file.is_file())
+        results = [pydicom.dcmread(file) for file in files]
+        frames = int(header.get("NumberOfFrames") or 1)
+        assert sum(int(one.get("NumberOfFrames") or 1) for one in results) == frames
+        assert {(one.Rows, one.Columns) for one in results} == {(header.Rows, header.Columns)}
+        fused.append(path.name)
+    assert len(fused) >= 55, sorted(refusals)
+    assert {"CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm", "SC_rgb_rle_16bit_2frame.dcm"} <= set(fused)
+    for name, reason in {
+        "MR_truncated.dcm": "cut off",
+        "rtdose.dcm": "holds no DICOM image",
+        "liver_1frame.dcm": "holds no DICOM image",
+    }.items():
+        assert reason in refusals[name]
