@@ -12,12 +12,14 @@ fresh memory, which saves up to two thirds of the time (page faults; it depends 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Values in the widest map of a strip: 4 MB in float32.
-STRIP = 2**20
+# Values in the widest map of a strip: 8 MB in float32, a part of the cache.
+STRIP = 2**21
 
 
 def strips(features: Tensor, channels: int, step: int = 1) -> list[slice]:
@@ -40,9 +42,14 @@ def with_border(features: Tensor, rows: slice) -> Tensor:
     return F.pad(strip, padding, mode="replicate").permute(0, 2, 3, 1)
 
 
-def join(parts: list[Tensor]) -> Tensor:
-    """Strips back to a whole."""
-    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+def add(features: Tensor, cuts: list[slice], changes: Iterable[Tensor]) -> Tensor:
+    """The residual: features + what a layer makes of them strip by strip."""
+    if len(cuts) == 1:
+        return features + next(iter(changes))
+    result = torch.empty_like(features)
+    for rows, change in zip(cuts, changes, strict=True):
+        torch.add(features[:, rows], change, out=result[:, rows])
+    return result
 
 
 class Conv3x3(nn.Conv2d):
@@ -90,35 +97,27 @@ class ChannelAttention(nn.Module):
         """N×H×W×C -> N×H×W×C."""
         _, height, width, channels = features.shape
         cuts = strips(features, 3 * channels)
-        products, values = [], []
+        products, squares, values = [], [], []
         for rows in cuts:
-            qkv = self.local(self.qkv(self.norm(with_border(features, rows))))
-            qk, value = qkv.split([2 * channels, channels], -1)
-            products.append(_products(qk.flatten(1, 2), height * width))
+            qkv = self.local(self.qkv(self.norm(with_border(features, rows)))).flatten(1, 2)
+            query, key, value = qkv.chunk(3, -1)
+            # alpha divides before the products are rounded, so that half precision does not overflow
+            scale = 1 / (height * width)
+            products.append(torch.baddbmm(qkv.new_zeros(1), query.mT, key, beta=0, alpha=scale).float())
+            squares.append(qkv[..., : 2 * channels].float().square().sum(1) * scale)
             values.append(value)
-        # One matrix has all: cosines of q and k come from its corner, their norms from its diagonal.
-        gram = torch.stack(products).sum(0)
-        squares = gram.diagonal(dim1=1, dim2=2)
-        scale = (squares[:, :channels, None] * squares[:, None, channels:] + 1e-12).rsqrt()
-        attention = (self._heads(gram[:, :channels, channels:] * scale) * self.temperature).softmax(-1)
+        query_norm, key_norm = (torch.stack(squares).sum(0) + 1e-8).sqrt().chunk(2, -1)
+        cosines = torch.stack(products).sum(0) / (query_norm[:, :, None] * key_norm[:, None, :])
+        attention = (self._heads(cosines) * self.temperature).softmax(-1)
         # Attention and projection are both products along the channels: multiply the two small matrices first.
         weight = self.project.weight.unflatten(1, (self.heads, -1))
         weight = torch.einsum("ohi,nhij->nhjo", weight, attention.to(weight.dtype)).flatten(1, 2).to(qkv.dtype)
-        mixed = ((value.flatten(1, 2) @ weight).view(*value.shape) for value in values)
-        return join([features[:, rows] + part for rows, part in zip(cuts, mixed, strict=True)])
+        return add(features, cuts, ((value @ weight).unflatten(1, (-1, width)) for value in values))
 
     def _heads(self, matrix: Tensor) -> Tensor:
         """The diagonal blocks of N×C×C, one per head: N×heads×C/heads×C/heads."""
         blocks = matrix.unflatten(2, (self.heads, -1)).unflatten(1, (self.heads, -1))
         return blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-
-
-def _products(features: Tensor, pixels: int) -> Tensor:
-    """Products of all channels with all channels, N×P×C -> N×C×C in float32, summed and divided by ``pixels``.
-
-    alpha divides before the result is rounded, so that half precision does not overflow.
-    """
-    return torch.baddbmm(features.new_zeros(1), features.mT, features, beta=0, alpha=1 / pixels).float()
 
 
 class WindowAttention(nn.Module):
@@ -142,18 +141,19 @@ class WindowAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """N×H×W×C -> N×H×W×C. Any H, W ≥ 1."""
+        cuts = strips(features, 3 * self.qkv.out_features, self.window)
+        mask = self._mask(features)
+        return add(features, cuts, (self._strip(features, rows, mask) for rows in cuts))
+
+    def _strip(self, features: Tensor, rows: slice, mask: Tensor) -> Tensor:
+        """What is added to the given rows, a multiple of the window that may end beyond the image."""
         _, height, width, _ = features.shape
         window, margin = self.window, self.margin
-        mask = self._mask(height, width, features.device)
-        parts = []
-        for rows in strips(features, 3 * self.qkv.out_features, window):
-            top, bottom = max(rows.start - margin, 0), min(rows.stop + margin, height)
-            beyond = (margin, margin - width % -window, top - rows.start + margin, rows.stop + margin - bottom)
-            padded = F.pad(self.norm(features[:, top:bottom]), (0, 0, *beyond))
-            mixed = self._attend(padded, mask[rows.start // window : rows.stop // window])
-            strip = features[:, rows]
-            parts.append(strip + mixed[:, : strip.shape[1], :width])
-        return join(parts)
+        top, bottom = max(rows.start - margin, 0), min(rows.stop + margin, height)
+        beyond = (margin, margin + -width % window, top - rows.start + margin, rows.stop + margin - bottom)
+        padded = F.pad(self.norm(features[:, top:bottom]), (0, 0, *beyond))
+        mixed = self._attend(padded, mask[rows.start // window : rows.stop // window])
+        return mixed[:, : height - rows.start, :width]
 
     def _attend(self, padded: Tensor, mask: Tensor) -> Tensor:
         """Whole rows of windows with their margins, and the mask rows×columns×keys that goes with them."""
@@ -174,19 +174,20 @@ class WindowAttention(nn.Module):
         squares = features.unfold(1, size, self.window).unfold(2, size, self.window).permute(0, 1, 2, 4, 5, 3)
         return squares.reshape(-1, size**2, features.shape[-1])
 
-    def _mask(self, height: int, width: int, device: torch.device) -> Tensor:
-        """Rows×columns×keys: 0 where a window's key lies inside the image, else -∞.
+    def _mask(self, features: Tensor) -> Tensor:
+        """Rows×columns×keys of the windows: 0 where a window's key lies inside the image, else -∞.
 
         As numbers, one row per window: a boolean mask would be spread out to every query before it is used.
         """
 
         def outside(length: int) -> Tensor:
-            start = torch.arange(0, length, self.window, device=device)[:, None] - self.margin
-            place = start + torch.arange(self.window + 2 * self.margin, device=device)
+            start = torch.arange(0, length, self.window, device=features.device)[:, None] - self.margin
+            place = start + torch.arange(self.window + 2 * self.margin, device=features.device)
             return (place < 0) | (place >= length)
 
-        hidden = outside(height)[:, None, :, None] | outside(width)[None, :, None, :]
-        return torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf).flatten(2)
+        rows, columns = (outside(length) for length in features.shape[1:3])
+        hidden = rows[:, None, :, None] | columns[None, :, None, :]
+        return torch.zeros(hidden.shape, device=features.device).masked_fill(hidden, -torch.inf).flatten(2)
 
 
 class FeedForward(nn.Module):
@@ -202,11 +203,12 @@ class FeedForward(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """N×H×W×C -> N×H×W×C."""
-        parts = []
-        for rows in strips(features, self.expand.out_features):
-            gate, content = self.local(self.expand(self.norm(with_border(features, rows)))).chunk(2, -1)
-            parts.append(features[:, rows] + self.project(F.gelu(gate) * content))
-        return join(parts)
+        cuts = strips(features, self.expand.out_features)
+        return add(features, cuts, (self._strip(with_border(features, rows)) for rows in cuts))
+
+    def _strip(self, bordered: Tensor) -> Tensor:
+        gate, content = self.local(self.expand(self.norm(bordered))).chunk(2, -1)
+        return self.project(F.gelu(gate) * content)
 
 
 class Block(nn.Sequential):

@@ -86,8 +86,8 @@ class Teacher(FusionNetwork):
       image's colour back afterwards, so that colour cannot shift.
     - The output is ``first + w·(second − first) + r`` with maps w and r from the last convolution; w = 0 is the paper's
       residual on the first image. Training starts from the mean of both sources.
-    - All of the decoder has the level's width (the paper's first level and refinement have twice that), which halves
-      the time of a pair; the attentions of the merge have the level's heads.
+    - All of the decoder has the level's width (the paper's first level and refinement have twice that); what this saves
+      goes into twice as many blocks at the two upper levels, where fusion is decided. The merge has the level's heads.
     - The text acts on skip connections and upsampled features together, since noise comes through the former.
     - Constant sources give a constant result whatever the weights (see attention.py and ``Up``).
 
@@ -95,7 +95,8 @@ class Teacher(FusionNetwork):
     larger the tiles. ``halo`` is the overlap that hides the seams, ``align`` keeps the tiles' windows on one grid.
     ``text_dim=0`` leaves the text guidance out, ``cross_fusion=False`` the cross-fusion module.
 
-    With the default width 40: 25 million parameters (the paper's: 40 million).
+    By default 29 million parameters (the paper's: 40 million). ``text_dim`` then holds two sentence vectors of 384, one
+    per side, and a severity vector of 16.
     """
 
     halo = 64
@@ -104,7 +105,7 @@ class Teacher(FusionNetwork):
     def __init__(
         self,
         width: int = 40,
-        blocks: Sequence[int] = (2, 2, 2, 2),
+        blocks: Sequence[int] = (4, 4, 2, 2),
         refinement: int = 4,
         expansion: float = 2.66,
         channel_heads: Sequence[int] = (1, 2, 4, 8),
