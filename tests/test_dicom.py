@@ -523,7 +523,7 @@ def test_files_that_pydicom_brings_along_are_fused_or_refused(tmp_path, fusecli,
     assert {"CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm", "SC_rgb_rle_16bit_2frame.dcm"} <= set(fused)
     for name, reason in {
         "MR_truncated.dcm": "cut off",
-        "rtdose.dcm": "holds no DICOM image",
-        "liver_1frame.dcm": "holds no DICOM image",
+        "rtdose.dcm": "holds no DICOM image, but RT Dose Storage",
+        "liver_1frame.dcm": "holds no DICOM image, but Segmentation Storage",
     }.items():
         assert reason in refusals[name]

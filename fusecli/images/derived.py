@@ -305,7 +305,7 @@ def _reference(dataset: Dataset, frames: list[int] | None = None) -> Dataset | N
         return None
     item, purpose = Dataset(), Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
-    if frames:
+    if frames and dataset.SOPClassUID != SecondaryCaptureImageStorage:  # which is of one frame, by its definition
         item.ReferencedFrameNumber = frames
     purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
     purpose.CodeMeaning = "Source image for image processing operation"

@@ -38,6 +38,7 @@ _DUPLICATE = 1e-3  # mm: slices nearer than this lie at one place
 _UNEVEN = 0.05  # share of the step by which steps may differ
 _PARALLEL = 1e-3  # by how much direction cosines of one series may differ
 _LISTED = 12
+_EXTRA = "pip install 'fusecli[dicom]'"
 _HEADER = [
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
     *("PatientID", "PatientName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "InstanceNumber"),
@@ -96,11 +97,12 @@ class Series:
 
 @dataclass
 class Scan:
-    """What a folder or a list of files holds. broken: DICOM files that cannot be read, with the reason."""
+    """What files hold. broken: files that cannot be read, and why. others: kinds of DICOM objects that are no images."""
 
     source: Path
     series: list[Series]
     broken: list[tuple[Path, str]]
+    others: set[str]
 
 
 @dataclass
@@ -129,17 +131,16 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
     """Headers of the DICOM images among ``files``, by series; reports, indices and the like are left out."""
     series: dict[str, Series] = {}
     broken: list[tuple[Path, str]] = []
+    others: set[str] = set()
     for path in sorted(files):
         try:
             header = _dcmread(path, stop_before_pixels=True, specific_tags=_HEADER)
         except _DAMAGED as error:
             broken.append((path, f"cannot be read as DICOM ({_brief(error)})"))
             continue
-        if UID(header.file_meta.get("MediaStorageSOPClassUID") or "").name == "Media Storage Directory Storage":
-            continue
         kind = UID(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "").name
         if kind and "Image Storage" not in kind:
-            log.debug("%s: %s, not an image; left out", path, kind)
+            others.add(kind)
             continue
         if not header.get("Rows") or not header.get("Columns"):
             broken.append((path, "the file is cut off before its image, or is no DICOM image"))
@@ -154,7 +155,7 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
         )
         one.headers.append((path, header))
         one.patients.add(str(header.get("PatientID") or "") or str(header.get("PatientName") or ""))
-    return Scan(source, sorted(series.values(), key=lambda one: (one.number.zfill(12), one.uid)), broken)
+    return Scan(source, sorted(series.values(), key=lambda one: (one.number.zfill(12), one.uid)), broken, others)
 
 
 def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
@@ -167,7 +168,9 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         if found.broken:
             path, reason = found.broken[0]
             raise InputError(f"{path}: {reason}")
-        raise InputError(f"{found.source}: holds no DICOM image (reports, plans and segmentations cannot be fused)")
+        raise InputError(
+            f"{found.source}: holds no DICOM image, but {', '.join(sorted(found.others)) or 'other files'}"
+        )
     chosen = found.series
     if wanted is not None:
         chosen = [one for one in chosen if wanted == one.number] or [one for one in chosen if one.uid.endswith(wanted)]
@@ -553,16 +556,7 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
         dataset.file_meta.TransferSyntaxUID = syntax
     if "PixelData" not in dataset:
         raise InputError(f"{path}: has no pixels; the file is cut off, or holds something else than an image")
-    syntax = UID(syntax)
-    if syntax.is_compressed and syntax.is_encapsulated:
-        try:
-            available = get_decoder(syntax).is_available
-        except NotImplementedError as error:
-            raise InputError(f"{path}: compressed as {syntax.name}, which fusecli does not read") from error
-        if not available:
-            raise InputError(
-                f"{path}: compressed as {syntax.name}; reading that needs more codecs: pip install 'fusecli[dicom]'"
-            )
+    missing = _missing_codecs(UID(syntax), path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -571,7 +565,7 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
                 pixels = apply_color_lut(pixels, dataset)
                 pixels = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
     except _DAMAGED as error:
-        extra = "; pip install 'fusecli[dicom]' adds codecs" if syntax.is_encapsulated and syntax.is_compressed else ""
+        extra = f", or needs more codecs: {_EXTRA}" if missing else ""
         raise InputError(
             f"{path}: the pixels cannot be decoded: the file is cut off or damaged ({_brief(error)}){extra}"
         ) from error
@@ -582,6 +576,19 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
         pixels = np.rint(pixels * (255 / top)).astype(np.uint8)
     frames = _frames(dataset)
     return pixels.reshape(frames, *pixels.shape[-(2 + _has_channels(dataset)) :]) if frames > 1 else pixels
+
+
+def _missing_codecs(syntax: UID, path: Path) -> bool:
+    """Whether codecs that could decode a transfer syntax are not installed. Raises InputError where none is."""
+    if not (syntax.is_transfer_syntax and syntax.is_compressed and syntax.is_encapsulated):
+        return False
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise InputError(f"{path}: compressed as {syntax.name}, which fusecli does not read") from error
+    if not decoder.is_available:
+        raise InputError(f"{path}: compressed as {syntax.name}; reading that needs more codecs: {_EXTRA}")
+    return bool(decoder.missing_dependencies)
 
 
 def _has_channels(dataset: Dataset) -> bool:
@@ -604,5 +611,5 @@ def _refuse_patients(found: Scan, series: Sequence[Series]) -> None:
 
 
 def _brief(error: BaseException) -> str:
-    """The first line of a message, without what may follow it."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """A message on one line, not too long."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
