@@ -97,7 +97,7 @@ class Series:
 
 @dataclass
 class Scan:
-    """What files hold. broken: files that cannot be read, and why. others: kinds of DICOM objects that are no images."""
+    """What files hold. broken: those that cannot be read, and why. others: kinds of objects that are no images."""
 
     source: Path
     series: list[Series]

@@ -1,0 +1,89 @@
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import phantom
+import pytest
+
+from fusecli import registry
+from fusecli.errors import UsageError
+from fusecli.images import colormap, nifti
+from fusecli.images.colour import luma
+from fusecli.models import checkpoint
+from fusecli.stream import volume_jobs, volumes
+from fusecli.stream.engine import Engine
+
+TASK = registry.TASKS["pet-mri"]
+PET = phantom.grid((20, 24, 11), (5, 5, 7), "axial", (4, -3, 2))
+MR = phantom.grid((30, 32, 34), (4, 4, 4), "sagittal")
+
+
+class Accelerator(Engine):
+    """A CPU that is driven as an accelerator is."""
+
+    batches = True
+
+
+@pytest.fixture
+def engine(average):
+    return lambda kind: kind(checkpoint.load(str(average), TASK.name), "cpu", "fp32")
+
+
+def jobs_of(root: Path, count: int, **options):
+    for index in range(count):
+        phantom.nifti(root / "pet" / f"{index}.nii", phantom.head(PET).astype(np.float32), PET)
+        phantom.nifti(root / "mri" / f"{index}.nii", np.rint(phantom.head(MR) * 900).astype(np.int16), MR)
+    pairs = volume_jobs.find((str(root / "pet"), str(root / "mri")), TASK)
+    return volume_jobs.plan(pairs, root / "out", folders=[], overwrite=True, **options).jobs
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_slices_in_batches_give_what_slices_by_threads_give(tmp_path, engine, color):
+    results = []
+    for kind in (Engine, Accelerator):
+        (job,) = jobs_of(tmp_path, 1, colormap=color)
+        settings = volumes.VolumeSettings(TASK, "average", colormap="hot" if color else None, batch=3)
+        (outcome,) = volumes.run([job], engine(kind), settings, preview=lambda job: True)
+        assert outcome.error is None
+        results.append((nifti.read(job.output).voxels, *outcome.preview))
+        assert len(outcome.preview) == 3
+    for a, b in zip(*results, strict=True):
+        assert np.abs(a.astype(float) - b).max() < 1e-5
+
+
+def test_a_stopped_run_begins_no_other_volume(tmp_path, engine):
+    jobs, stop, done = jobs_of(tmp_path, 3), Event(), []
+    for outcome in volumes.run(jobs, engine(Engine), volumes.VolumeSettings(TASK, "average"), stop=stop):
+        done.append(outcome.job.name)
+        stop.set()
+    assert done == ["0"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["0.nii"]
+
+
+@pytest.mark.parametrize("name", colormap.NAMES)
+def test_colormaps_go_from_black_to_bright(name):
+    table = colormap.table(name)
+    assert (table.shape, table.dtype) == ((256, 3), np.uint8)
+    assert not table[0].any()
+    assert len(np.unique(table, axis=0)) > 15
+    assert np.ptp(luma(table[None])) > 0.4
+    assert np.array_equal(colormap.apply(np.array([[0, 0.5, 1]], np.float32), name)[0], table[[0, 128, 255]])
+
+
+def test_hot_gets_brighter_with_every_step():
+    assert (np.diff(luma(colormap.table("hot")[None])[0]) > -1e-6).all()
+
+
+@pytest.mark.parametrize("text", ["pet=1,ct=2", "pet=", "=3", "pet=1,", "pet"])
+def test_volumes_named_in_a_way_that_makes_no_sense_are_refused(text):
+    with pytest.raises(UsageError, match="--volume"):
+        volume_jobs.choices("--volume", text, TASK)
+
+
+def test_a_choice_without_a_side_is_for_the_side_that_has_several():
+    both = volume_jobs.choices("--volume", "2", TASK)
+    assert [both[side].among(1) for side in TASK.sides] == [None, None]
+    assert [both[side].among(3) for side in TASK.sides] == ["2", "2"]
+    named = volume_jobs.choices("--volume", "mri=0", TASK)
+    assert named["pet"].among(3) is None
+    assert named["mri"].among(1) == "0"
