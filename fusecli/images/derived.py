@@ -29,8 +29,9 @@ from pydicom.uid import (
 from pydicom.valuerep import DSfloat
 
 from fusecli import __version__
+from fusecli.errors import FusecliError
 from fusecli.images.atomic import replacing
-from fusecli.images.dicom import Origin
+from fusecli.images.dicom import Origin, number
 from fusecli.images.grid import flip_lps, mapping
 from fusecli.images.intensity import Range
 from fusecli.images.volume import Volume
@@ -164,7 +165,12 @@ class Result:
     def _gray(self, source: Dataset, pixels: np.ndarray) -> Dataset:
         dataset = Dataset()
         for element in _readable(source):
-            if element.tag.group % 2 == 0 and element.tag.group >> 8 not in _GRAPHICS and element.tag not in _DROPPED:
+            if (
+                element.tag.group % 2 == 0
+                and element.tag.group > 2
+                and element.tag.group >> 8 not in _GRAPHICS
+                and element.tag not in _DROPPED
+            ):
                 dataset.add(copy(element))
         dataset.setdefault("SOPClassUID", SecondaryCaptureImageStorage)
         dataset.ImageType = _derived(source.get("ImageType"), source)
@@ -251,8 +257,7 @@ class Result:
         dataset.SeriesInstanceUID = self._series
         if not dataset.get("StudyInstanceUID"):
             dataset.StudyInstanceUID = self._uid("study")
-        number = source.get("SeriesNumber")
-        dataset.SeriesNumber = (int(number) if number is not None else 0) + _SERIES_OFFSET
+        dataset.SeriesNumber = int(number(source, "SeriesNumber", 0)) + _SERIES_OFFSET
         dataset.SeriesDescription = self.title[:64]
         dataset.DerivationDescription = self.how[:1024]
         meta = FileMetaDataset()
@@ -358,7 +363,7 @@ def _readable(source: Dataset) -> Iterator[Any]:
     for tag in source.keys():  # noqa: SIM118 - iterating the dataset itself stops at the first bad element
         try:
             yield source[tag]
-        except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+        except Exception as error:
             log.debug("tag %s is not carried over: %s", tag, error)
 
 
@@ -387,4 +392,9 @@ def _decimal(value: float) -> DSfloat:
 
 
 def _save(path: Path, dataset: Dataset) -> None:
-    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+    try:
+        pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+    except OSError:
+        raise
+    except Exception as error:  # an element that could be read and yet breaks a rule of writing
+        raise FusecliError(f"the header of the reference cannot be carried over to a result ({error})") from error

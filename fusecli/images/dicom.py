@@ -18,12 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from fusecli.errors import InputError, UsageError
+from fusecli.errors import FusecliError, InputError, UsageError
 from fusecli.images.grid import Grid, flip_lps
 from fusecli.images.volume import Volume
 
@@ -46,11 +45,7 @@ _HEADER = [
     *("BitsAllocated", "PixelRepresentation", "PhotometricInterpretation"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
 ]
-# What a damaged file makes pydicom raise, besides its own errors.
-_DAMAGED = (
-    *(InvalidDicomError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError),
-    *(NotImplementedError, RuntimeError, OverflowError, MemoryError),
-)
+_COUNTS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelRepresentation")
 
 
 @dataclass
@@ -135,15 +130,17 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
     for path in sorted(files):
         try:
             header = _dcmread(path, stop_before_pixels=True, specific_tags=_HEADER)
-        except _DAMAGED as error:
+            kind = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")).name
+            if kind and "Image Storage" not in kind:
+                others.add(kind)
+                continue
+            if not header.get("Rows") or not header.get("Columns"):
+                broken.append((path, "the file is cut off before its image, or is no DICOM image"))
+                continue
+            for name in _COUNTS:
+                int(header.get(name) or 0)
+        except Exception as error:  # pydicom raises whatever it stumbles over in a damaged file
             broken.append((path, f"cannot be read as DICOM ({_brief(error)})"))
-            continue
-        kind = UID(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "").name
-        if kind and "Image Storage" not in kind:
-            others.add(kind)
-            continue
-        if not header.get("Rows") or not header.get("Columns"):
-            broken.append((path, "the file is cut off before its image, or is no DICOM image"))
             continue
         uid = str(header.get("SeriesInstanceUID") or "")
         one = series.setdefault(
@@ -205,7 +202,12 @@ def read(series: Series, side: str) -> Volume:
     if len(series.headers) > 1 and any(_frames(header) > 1 for _, header in series.headers):
         path = next(path for path, header in series.headers if _frames(header) > 1)
         raise InputError(f"{path}: a multi-frame image among {len(series.headers)} of one series; give this file alone")
-    return _read_frames(series) if series.is_multi_frame else _read_slices(series)
+    try:
+        return _read_frames(series) if series.is_multi_frame else _read_slices(series)
+    except FusecliError:
+        raise
+    except Exception as error:  # as in `scan`, within sequences for example
+        raise InputError(f"{series.source}: a header is damaged ({type(error).__name__}: {_brief(error)})") from error
 
 
 def differences(a: Volume, b: Volume) -> list[str]:
@@ -250,7 +252,7 @@ def _numbers(dataset: Dataset, name: str, count: int) -> np.ndarray | None:
     return numbers if numbers.size == count and np.isfinite(numbers).all() else None
 
 
-def _number(dataset: Dataset, name: str, default: float) -> float:
+def number(dataset: Dataset, name: str, default: float) -> float:
     """The number, the first of several, or ``default`` where there is none."""
     try:
         value = dataset.get(name)
@@ -272,7 +274,7 @@ def _plane(label: str, position: Dataset, orientation: Dataset, measures: Datase
 
 def _between(measures: Dataset) -> float:
     """mm from slice to slice; negative (nuclear medicine) where they go against the normal; 0 if not said."""
-    return _number(measures, "SpacingBetweenSlices", 0) or _number(measures, "SliceThickness", 0)
+    return number(measures, "SpacingBetweenSlices", 0) or number(measures, "SliceThickness", 0)
 
 
 def _arrange(planes: Sequence[_Plane], source: object) -> tuple[list[int], np.ndarray]:
@@ -483,10 +485,10 @@ class _Scale:
 
 
 def _scaling(dataset: Dataset, rescale: Dataset) -> _Scale:
-    slope = _number(rescale, "RescaleSlope", 1.0)
+    slope = number(rescale, "RescaleSlope", 1.0)
     return _Scale(
         slope if slope and np.isfinite(slope) else 1.0,
-        _number(rescale, "RescaleIntercept", 0.0),
+        number(rescale, "RescaleIntercept", 0.0),
         dataset.get("PhotometricInterpretation") == "MONOCHROME1",
         bool(dataset.get("ModalityLUTSequence")),
         int(dataset.get("BitsAllocated") or 16),
@@ -505,7 +507,7 @@ def _quantities(pixels: np.ndarray, dataset: Dataset, scale: _Scale) -> np.ndarr
 
 def _window(dataset: Dataset, voi: Dataset) -> tuple[float, float] | None:
     """What the file asks to be shown (PS3.3, C.11.2.1.2), its first window if it has several."""
-    centre, width = _number(voi, "WindowCenter", np.nan), _number(voi, "WindowWidth", np.nan)
+    centre, width = number(voi, "WindowCenter", np.nan), number(voi, "WindowWidth", np.nan)
     if not np.isfinite([centre, width]).all() or width < 1:
         return None
     if voi.get("VOILUTFunction") in (None, "", "LINEAR") and width > 1:
@@ -537,13 +539,21 @@ def _volume(
 def _dcmread(path: Path, **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pydicom.dcmread(path, force=path.suffix.lower() in ENDINGS, **options)
+        dataset = pydicom.dcmread(path, force=path.suffix.lower() in ENDINGS, **options)
+        for elements in (dataset, dataset.file_meta):
+            for tag in list(elements.keys()):
+                try:
+                    elements[tag]
+                except Exception as error:  # an unknown type, a length that does not fit it …
+                    log.debug("%s: %s cannot be read: %s", path, tag, error)
+                    del elements[tag]
+        return dataset
 
 
 def _full(path: Path) -> Dataset:
     try:
         return _dcmread(path)
-    except _DAMAGED as error:
+    except Exception as error:
         raise InputError(f"{path}: cannot be read as DICOM ({_brief(error)})") from error
 
 
@@ -564,7 +574,7 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
             if dataset.PhotometricInterpretation == "PALETTE COLOR":
                 pixels = apply_color_lut(pixels, dataset)
                 pixels = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
-    except _DAMAGED as error:
+    except Exception as error:
         extra = f", or needs more codecs: {_EXTRA}" if missing else ""
         raise InputError(
             f"{path}: the pixels cannot be decoded: the file is cut off or damaged ({_brief(error)}){extra}"
@@ -596,7 +606,7 @@ def _has_channels(dataset: Dataset) -> bool:
 
 
 def _frames(dataset: Dataset) -> int:
-    return max(1, int(_number(dataset, "NumberOfFrames", 1)))
+    return max(1, int(number(dataset, "NumberOfFrames", 1)))
 
 
 def _refuse_patients(found: Scan, series: Sequence[Series]) -> None:

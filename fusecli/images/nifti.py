@@ -23,7 +23,7 @@ logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what matters o
 
 ENDINGS = (".nii", ".nii.gz")
 RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
-_MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
+_MILLIMETRES = {1: 1000.0, 3: 0.001}  # by the header's code of units: metres, micrometres
 _DAMAGED = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error, OverflowError)
 
 
@@ -160,7 +160,7 @@ def _placed(header: Any) -> bool:
 
 def _affine(image: Any, path: Path) -> np.ndarray:
     check_affine(image.affine, path)
-    millimetres = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    millimetres = _MILLIMETRES.get(int(image.header["xyzt_units"]) & 7, 1.0)
     return np.diag([millimetres, millimetres, millimetres, 1.0]) @ np.asarray(image.affine, np.float64)
 
 
