@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator
 from copy import copy
 from pathlib import Path
@@ -393,8 +394,10 @@ def _decimal(value: float) -> DSfloat:
 
 def _save(path: Path, dataset: Dataset) -> None:
     try:
-        pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they cite values, which may tell who the patient is
+            pydicom.dcmwrite(path, dataset, enforce_file_format=True)
     except OSError:
         raise
     except Exception as error:  # an element that could be read and yet breaks a rule of writing
-        raise FusecliError(f"the header of the reference cannot be carried over to a result ({error})") from error
+        raise FusecliError(f"the header of the reference cannot be carried over to a result ({type(error).__name__})") from error
