@@ -498,6 +498,7 @@ def bundled() -> list[Path]:
 SIDES = {"CT": "ct", "PT": "pet", "NM": "spect"}
 
 
+@pytest.mark.filterwarnings("ignore:Expected explicit VR")
 def test_files_that_pydicom_brings_along_are_fused_or_refused(tmp_path, fusecli, average):
     """With themselves, each as what it says it is. Which ones are fused depends on the codecs that are installed."""
     fused, refusals = [], {}

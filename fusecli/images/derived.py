@@ -400,4 +400,6 @@ def _save(path: Path, dataset: Dataset) -> None:
     except OSError:
         raise
     except Exception as error:  # an element that could be read and yet breaks a rule of writing
-        raise FusecliError(f"the header of the reference cannot be carried over to a result ({type(error).__name__})") from error
+        raise FusecliError(
+            f"the header of the reference cannot be carried over to a result ({type(error).__name__})"
+        ) from error
