@@ -1,4 +1,4 @@
-"""Nano: the convolutional student that does the daily work. Two scales, no text, a few tens of thousand parameters."""
+"""Nano: the convolutional student that does the daily work. Three scales, no text, some ten thousand parameters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusecli.models.network import FusionNetwork
+from fusecli.models.statistics import SIZE, pair_statistics
 
 
 class Conv(nn.Sequential):
@@ -24,58 +25,96 @@ class Conv(nn.Sequential):
 
 
 class Nano(FusionNetwork):
-    """Fuse N×1×H×W luma pairs in [0, 1] by four maps that the network predicts at half resolution.
+    """Fuse N×1×H×W luma pairs in [0, 1] by six maps that the network predicts at half resolution.
 
-    With L(x) the 2×2 mean of a source brought back to full size, and w, r, p, q the maps::
+    With L(x) the 2×2 mean of a source brought back to full size, M(x) likewise the 4×4 mean, S(x) = g·x + o the source
+    at its normal exposure, and w, r, p, q, s, t the maps::
 
-        fused = up(w·L(first) + (1 − w)·L(second) + r) + p·(first − L(first)) + q·(second − L(second))
+        first' = M(S(first)) + s·(L(S(first)) − M(S(first)))      second' likewise, with t
+        fused = w·first' + (1 − w)·second' + r + p·(S(first) − L(S(first))) + q·(S(second) − L(S(second)))
 
-    so the finest detail is always a source's own, weighted, and never drawn by the network: no pattern from the
-    change of scale can appear, a constant pair gives a constant result, and noise is left out by a small gain. The maps
-    come from a stem at half resolution (pixel-unshuffle by 2 and a 3×3 convolution, written as one 6×6 convolution of
-    stride 2) and ``blocks`` convolutions at quarter resolution that see what surrounds a pixel.
+    so detail is always a source's own, weighted, and never drawn by the network: no pattern from the change of scale
+    can appear, a constant pair gives a constant result, noise is left out by small gains and blur mended by large ones.
 
-    Any H, W ≥ 1. ``halo`` is how far a pixel of the result sees; ``align`` is the size of one quarter-resolution cell.
+    The maps come from a stem at half resolution (pixel-unshuffle by 2 and a 3×3 convolution, written as one 6×6
+    convolution of stride 2) and from convolutions at quarter and eighth resolution that see what surrounds a pixel.
+    What is wrong with a source as a whole (too dark, flat, noisy, blurred) cannot be seen around a pixel: it is read
+    from ``pair_statistics``, which steer the exposures g and o and the features of every scale (feature-wise affine).
+    They take the place of the teacher's text.
+
+    ``look``: for weights trained with looks, what the result shall look like where the caller does not say: from 0
+    (thermal: bright is what is bright in either) to 1 (natural: the visible, and what is hot). None: one look only.
+
+    Any H, W ≥ 1. ``halo`` is how far a pixel of the result sees (but for the statistics, see ``context``); ``align`` is
+    the size of one cell of the coarsest scale.
     """
 
-    align = 4
+    align = 8
+    halo = 48  # reach: stem 3, down 6, deeper 12, two 3×3 at eighth resolution 16, bilinear steps and 3×3 above: 44
 
-    def __init__(self, width: int = 16, deep: int = 24, blocks: int = 3) -> None:
+    def __init__(
+        self, fine: int = 16, middle: int = 24, coarse: int = 32, steer: int = 48, look: float | None = None
+    ) -> None:
         super().__init__()
-        self.stem = Conv(2, width, kernel=6, stride=2)
-        self.down = Conv(width, deep, kernel=4, stride=2)
-        self.deep = nn.Sequential(*(Conv(deep, deep) for _ in range(blocks)))
-        self.up = nn.Conv2d(deep, width, 1)
-        self.mix = Conv(width, width)
-        self.head = nn.Conv2d(width, 4, 1)
-        # reach of stem 3, down 3 half pixels, blocks 4 each, bilinear steps and mix: rounded up to whole cells
-        self.halo = 4 * (blocks + 6)
-        nn.init.zeros_(self.head.weight)  # starts as the average of both sources: w 1/2, r 0, gains 1/2
-        self.head.bias = nn.Parameter(torch.zeros(4))
+        self.look = look
+        self.widths = (fine, middle, coarse)
+        self.stem = Conv(2, fine, kernel=6, stride=2)
+        self.down = Conv(fine, middle, kernel=4, stride=2)
+        self.deeper = Conv(middle, coarse, kernel=4, stride=2)
+        self.far = nn.Sequential(Conv(coarse, coarse), Conv(coarse, coarse))
+        self.rise = nn.Conv2d(coarse, middle, 1)
+        self.joint = Conv(middle, middle)
+        self.up = nn.Conv2d(middle, fine, 1)
+        self.mix = Conv(fine, fine)
+        self.head = nn.Conv2d(fine, 6, 1)
+        last = nn.Linear(steer, 4 + 2 * sum(self.widths))
+        self.steer = nn.Sequential(nn.Linear(SIZE + 1, steer), nn.ReLU(), last)
+        for parameter in (*self.head.parameters(), *last.parameters()):
+            nn.init.zeros_(parameter)  # starts as the average of both sources, unsteered
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        return self.with_features(first, second)[0]
+    def forward(self, first: Tensor, second: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.with_features(first, second, context)[0]
 
     @property
     def feature_channels(self) -> dict[int, int]:
-        return {2: self.head.in_channels, 4: self.up.in_channels}
+        return dict(zip((2, 4, 8), self.widths, strict=True))
+
+    def context(self, first: Tensor, second: Tensor, look: Tensor | None = None) -> Tensor:
+        """N×(SIZE + 1): what tiles need to know of the whole N×1×H×W pair, and the look (N, in [0, 1])."""
+        found = pair_statistics(first, second)
+        wanted = found.new_full((len(found),), self.look or 0.0) if look is None else look.to(found)
+        return torch.cat([found, wanted[:, None]], 1)
 
     def with_features(
-        self, first: Tensor, second: Tensor, text: Tensor | None = None
+        self, first: Tensor, second: Tensor, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """(fused, features by scale). Text is not read: a student sees for itself."""
+        """(fused, features by scale). ``guide``: the ``context``, where it is not that of these very images."""
+        with torch.autocast(first.device.type, enabled=False):  # few numbers, on which all depends
+            steering = self.steer(self.context(first, second) if guide is None else guide)[..., None, None]
+        gain, offset, *affine = steering.split([2, 2, *(width for width in self.widths for _ in range(2))], 1)
+        gain = gain.clamp(max=3).exp()
+
         height, width = first.shape[-2:]
-        pair = F.pad(torch.cat([first, second], 1), (0, -width % 4, 0, -height % 4), mode="replicate")
+        pair = F.pad(torch.cat([first, second], 1), (0, -width % 8, 0, -height % 8), mode="replicate")
         low = F.avg_pool2d(pair, 2)
         fine = self.stem(pair)
-        coarse = self.deep(self.down(fine))
-        fine = self.mix(fine + _double(self.up(coarse)))
+        middle = self.down(fine)
+        coarse = _affine(self.far(self.deeper(middle)), *affine[4:])
+        middle = _affine(self.joint(middle + _double(self.rise(coarse))), *affine[2:4])
+        fine = _affine(self.mix(fine + _double(self.up(middle))), *affine[:2])
+
         maps = self.head(fine).contiguous()  # few channels: doubling them is faster on planes than channels_last
-        blend, shift, gains = maps[:, :1].sigmoid(), maps[:, 1:2], maps[:, 2:] + 0.5
-        base = low[:, 1:] + blend * (low[:, :1] - low[:, 1:]) + shift
-        base, means, gains = _double(torch.cat([base, low, gains], 1)).split([1, 2, 2], 1)
+        blend, shift, gains, shares = maps.split([1, 1, 2, 2], 1)
+        means = _double(F.avg_pool2d(low, 2))
+        sources = (means + (1 + shares) * (low - means)) * gain + offset
+        base = sources[:, 1:] + blend.sigmoid() * (sources[:, :1] - sources[:, 1:]) + shift
+        base, means, gains = _double(torch.cat([base, low, (gains + 0.5) * gain], 1)).split([1, 2, 2], 1)
         fused = base + (gains * (pair - means)).sum(1, keepdim=True)
-        return fused[..., :height, :width].clamp(0, 1), {2: fine, 4: coarse}
+        return fused[..., :height, :width].clamp(0, 1), {2: fine, 4: middle, 8: coarse}
+
+
+def _affine(features: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(shift, features, 1 + gain)
 
 
 def _double(maps: Tensor) -> Tensor:

@@ -9,19 +9,24 @@ class FusionNetwork(nn.Module):
     """Fuses N×1×H×W luma pairs in [0, 1], any H, W ≥ 1, into N×1×H×W.
 
     ``halo``: how many pixels around it a pixel of the result sees; tiles overlap by as much. ``align``: tiles start at
-    multiples of it.
+    multiples of it. ``look``: for networks that have looks, the one they give (0 thermal … 1 natural); else None.
     """
 
     halo: int
     align: int
+    look: float | None = None
 
     @property
     def feature_channels(self) -> dict[int, int]:
         """Channels of the features that distillation compares, by scale (1: full size, 2: half …)."""
         raise NotImplementedError
 
+    def context(self, first: Tensor, second: Tensor, look: Tensor | None = None) -> Tensor | None:
+        """N×D, what a tile has to know of the whole N×1×H×W pair; None for networks that see nothing but the tile."""
+        return None
+
     def with_features(
-        self, first: Tensor, second: Tensor, text: Tensor | None = None
+        self, first: Tensor, second: Tensor, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """(fused, features by scale). ``text``: N×D description vectors, for networks that read them."""
+        """(fused, features by scale). ``guide``: N×D, description vectors for a teacher, a student's ``context``."""
         raise NotImplementedError

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fusecli.errors import UsageError
 from fusecli.models.network import FusionNetwork
-from fusecli.stream.tiles import fuse_tiled
+from fusecli.stream.tiles import fuse_tiled, tiled
 
 log = logging.getLogger("fusecli")
 
@@ -95,11 +95,15 @@ class Engine:
 
     @torch.inference_mode()
     def _fuse(self, first: Tensor, second: Tensor, levels: int | None) -> Tensor:
-        def piece(first: Tensor, second: Tensor) -> Tensor:
-            return self._fuse_piece(first, second, levels)
-
         while True:
             try:
+                context = None
+                if tiled(first.shape[1:3], self.tile):
+                    context = self.model.context(*(_luma_by_strips(side) for side in (first, second)))
+
+                def piece(first: Tensor, second: Tensor, context: Tensor | None = context) -> Tensor:
+                    return self._fuse_piece(first, second, context, levels)
+
                 return fuse_tiled(
                     piece, first, second, tile=self.tile, overlap=self.overlap, align=self.model.align, axis=1
                 )
@@ -112,10 +116,10 @@ class Engine:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()  # outside of except, whose traceback holds the tensors
 
-    def _fuse_piece(self, first: Tensor, second: Tensor, levels: int | None) -> Tensor:
+    def _fuse_piece(self, first: Tensor, second: Tensor, context: Tensor | None, levels: int | None) -> Tensor:
         color = to_unit(first)
         luma = to_luma(color)
-        fused = self._network(luma, to_luma(to_unit(second)))
+        fused = self._network(luma, to_luma(to_unit(second)), context)
         shift = (fused - luma).movedim(1, -1)  # of Y alone: R, G and B move by as much
         fused = (color + (shift if color.ndim == 4 else shift[..., 0])).clamp_(0, 1)
         if levels is None:
@@ -130,9 +134,9 @@ class Engine:
         now = min(self.tile or longest, longest)
         return now // 2 if out_of_memory and now // 2 >= SMALLEST_TILE else None
 
-    def _network(self, first: Tensor, second: Tensor) -> Tensor:
+    def _network(self, first: Tensor, second: Tensor, context: Tensor | None) -> Tensor:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            return self.model(first, second).float()
+            return self.model(first, second, context).float()
 
 
 def _pixels(option: str, value: str | int, auto: int) -> int:
@@ -158,6 +162,11 @@ def to_luma(images: Tensor) -> Tensor:
         return images.unsqueeze(1)
     red, green, blue = images.unbind(-1)
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2]).unsqueeze(1)
+
+
+def _luma_by_strips(images: Tensor) -> Tensor:
+    """As to_luma, without ever holding the whole colour image as floats."""
+    return torch.cat([to_luma(to_unit(strip)) for strip in images.split(1024, 1)], -2)
 
 
 def pick_device(name: str) -> torch.device:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -31,6 +31,11 @@ def spans(length: int, tile: int, overlap: int, align: int) -> Iterator[Span]:
         yield Span(start, stop, max(0, start - margin), min(length, stop + margin))
 
 
+def tiled(size: Sequence[int], tile: int) -> bool:
+    """Whether a height and width are cut at ``tile`` pixels (0: never)."""
+    return bool(tile) and max(size) > tile
+
+
 def fuse_tiled(
     fuse: Fuse, first: Tensor, second: Tensor, *, tile: int, overlap: int, align: int, axis: int = -2
 ) -> Tensor:
@@ -41,7 +46,7 @@ def fuse_tiled(
     """
     axis %= first.ndim
     height, width = first.shape[axis : axis + 2]
-    if not tile or (height <= tile and width <= tile):
+    if not tiled((height, width), tile):
         return fuse(first, second)
     before = (slice(None),) * axis
     fused = None

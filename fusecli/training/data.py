@@ -1,4 +1,4 @@
-"""Pairs for training: whole folders held in memory as 8-bit luma, random patches cut from them."""
+"""Pairs for training: whole folders held in memory as 8-bit luma, random scenes made of them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,29 @@ from fusecli import registry
 from fusecli.errors import UsageError
 from fusecli.images import frames, pairing
 from fusecli.images.colour import luma
+from fusecli.images.opencv import cv2
+from fusecli.training import looks
+
+LARGEST = 384  # px a side of a scene
 
 
 @dataclass(frozen=True)
 class LumaPair:
-    """One pair as uint8 H×W luma; ``key`` is ``folder/name`` and unique within a set."""
+    """One pair as uint8 H×W luma; ``key`` is ``folder/name`` and unique within a set.
+
+    looks: uint8 2×H×W, what a thermal and a natural result would be, for sets loaded with them.
+    """
 
     key: str
     first: Tensor
     second: Tensor
+    looks: Tensor | None = None
+
+    @property
+    def planes(self) -> Tensor:
+        """uint8 C×H×W: first, second and the looks, if any."""
+        sides = torch.stack([self.first, self.second])
+        return sides if self.looks is None else torch.cat([sides, self.looks])
 
 
 @dataclass
@@ -33,7 +47,7 @@ class PairSet:
     sha256: str
 
     @classmethod
-    def load(cls, task: registry.Task, root: Path, folders: list[str]) -> PairSet:
+    def load(cls, task: registry.Task, root: Path, folders: list[str], *, with_looks: bool = False) -> PairSet:
         """Read ``<root>/<folder>/<side>`` for both sides of the task and every folder.
 
         Raises UsageError for a missing folder, unmatched names, or sources of different size.
@@ -52,7 +66,8 @@ class PairSet:
                 key = f"{folder}/{pair.name}"
                 for part in (key.encode(), a.tobytes(), b.tobytes()):
                     digest.update(part)
-                pairs.append(LumaPair(key, torch.from_numpy(a), torch.from_numpy(b)))
+                made = _looks(a, b) if with_looks else None
+                pairs.append(LumaPair(key, torch.from_numpy(a), torch.from_numpy(b), made))
         return cls(pairs, digest.hexdigest())
 
     @property
@@ -60,17 +75,27 @@ class PairSet:
         """Pixels of all pairs."""
         return sum(pair.first.numel() for pair in self.pairs)
 
-    def patches(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, list[str]]:
-        """``count`` random patches: two uint8 tensors N×1×size×size, flipped and rotated at random, and their keys.
+    def scene(self, size: int, generator: torch.Generator) -> tuple[Tensor, str]:
+        """One pair as a camera might show it: uint8 C×H×W (see ``planes``), H and W at least ``size``, and its key.
 
-        Every pixel of every pair is as likely as any other, so that large frames do not count less than small ones.
-        Pairs smaller than ``size`` are repeated beyond their border by reflection.
+        Every pixel of every pair is as likely to be in it as any other, so that large frames do not count less than
+        small ones. The pair is flipped, rotated and, in six of ten cases, made smaller at random, down to a half: what
+        is seen of a scene as a whole then varies more than the pairs do. Pairs smaller than ``size`` are reflected
+        beyond their border; of large ones a random part of at most LARGEST pixels a side is taken.
         """
         areas = torch.tensor([pair.first.numel() for pair in self.pairs], dtype=torch.float64)
-        chosen = torch.multinomial(areas, count, replacement=True, generator=generator).tolist()
-        cuts = [_patch(self.pairs[index], size, generator) for index in chosen]
-        first, second = (torch.stack(side).unsqueeze(1) for side in zip(*cuts, strict=True))
-        return first, second, [self.pairs[index].key for index in chosen]
+        pair = self.pairs[int(torch.multinomial(areas, 1, generator=generator))]
+        planes = pair.planes
+        zoom, chance = torch.rand(2, generator=generator).tolist()
+        least = max(0.5, size / min(planes.shape[1:]))
+        if chance < 0.6 and least < 1:
+            height, width = (round(length * (least + (1 - least) * zoom)) for length in planes.shape[1:])
+            resized = [cv2.resize(plane.numpy(), (width, height), interpolation=cv2.INTER_AREA) for plane in planes]
+            planes = torch.from_numpy(np.stack(resized))
+        planes = _cut(planes, [min(LARGEST, max(size, length)) for length in planes.shape[1:]], generator)
+        turn = int(torch.randint(8, (), generator=generator))
+        planes = torch.rot90(planes, turn % 4, (1, 2))
+        return (planes.flip(2) if turn >= 4 else planes).contiguous(), pair.key
 
 
 def read_luma(path: Path) -> np.ndarray:
@@ -81,15 +106,21 @@ def read_luma(path: Path) -> np.ndarray:
     return np.rint(luma(frame.as_float()) * 255).astype(np.uint8)
 
 
-def _patch(pair: LumaPair, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    stack = torch.stack([pair.first, pair.second])
-    short = [max(0, size - length) for length in stack.shape[1:]]
+def _looks(visible: np.ndarray, infrared: np.ndarray) -> Tensor:
+    sides = [side.astype(np.float32) / 255 for side in (visible, infrared)]
+    made = np.stack([looks.thermal(*sides), looks.natural(*sides)])
+    return torch.from_numpy(np.rint(made * 255).astype(np.uint8))
+
+
+def cut_patch(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """C×size×size at a random place of C×H×W; reflected beyond the border where H or W is smaller."""
+    return _cut(images, [size, size], generator)
+
+
+def _cut(images: Tensor, size: list[int], generator: torch.Generator) -> Tensor:
+    short = [max(0, want - length) for want, length in zip(size, images.shape[1:], strict=True)]
     if any(short):
-        stack = torch.from_numpy(np.pad(stack.numpy(), ((0, 0), (0, short[0]), (0, short[1])), mode="symmetric"))
-    corner = [int(torch.randint(length - size + 1, (), generator=generator)) for length in stack.shape[1:]]
-    stack = stack[:, corner[0] : corner[0] + size, corner[1] : corner[1] + size]
-    turn = int(torch.randint(8, (), generator=generator))
-    stack = torch.rot90(stack, turn % 4, (1, 2))
-    if turn >= 4:
-        stack = stack.flip(2)
-    return stack[0], stack[1]
+        images = torch.from_numpy(np.pad(images.numpy(), ((0, 0), (0, short[0]), (0, short[1])), mode="symmetric"))
+    lengths = zip(size, images.shape[1:], strict=True)
+    top, left = (int(torch.randint(length - want + 1, (), generator=generator)) for want, length in lengths)
+    return images[:, top : top + size[0], left : left + size[1]]

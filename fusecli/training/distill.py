@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fusecli.errors import UsageError
 from fusecli.models.network import FusionNetwork
 from fusecli.training.loop import Batch
-from fusecli.training.losses import feature_loss, fusion_loss, output_loss
+from fusecli.training.losses import feature_loss, output_loss
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class DistillObjective:
         with torch.no_grad():
             target, guides = self.teacher.with_features(batch.first, batch.second, batch.text)
             target = target.clamp(0, 1)
-        fused, features = network.with_features(batch.first, batch.second)
-        loss = self.weights.fusion * fusion_loss(fused, batch.clean_first, batch.clean_second, batch.weights).mean()
+        fused, features = network.with_features(batch.first, batch.second, batch.context)
+        loss = self.weights.fusion * batch.loss(fused)
         loss = loss + self.weights.output * output_loss(fused, target)
         if self.weights.feature:
             adapted = [

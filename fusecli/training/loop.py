@@ -21,14 +21,17 @@ from fusecli.errors import FusecliError, UsageError
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.text.events import Event
-from fusecli.training.data import PairSet
+from fusecli.training.data import PairSet, cut_patch
 from fusecli.training.degrade import degrade
-from fusecli.training.losses import event_weights, fusion_loss
+from fusecli.training.losses import event_weights, fusion_loss, target_loss
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
 from fusecli.training.validate import contact_sheet, score, validate
 
 log = logging.getLogger("fusecli.training")
+
+
+Context = Callable[[Tensor, Tensor, "Tensor | None"], "Tensor | None"]
 
 
 @dataclass
@@ -39,10 +42,18 @@ class Batch:
     second: Tensor
     clean_first: Tensor
     clean_second: Tensor
-    weights: Tensor  # N×4, see LossWeights
+    weights: Tensor  # N×7, see LossWeights
     keys: list[str]  # which pairs the patches are from
     events: list[list[Event]]  # what was done to each pair
     text: Tensor | None = None  # N×D description vectors, for models that read text
+    context: Tensor | None = None  # N×D, what a student knows of the whole pair
+    target: Tensor | None = None  # N×1×H×W, the image to aim at, for recipes with looks
+
+    def loss(self, fused: Tensor) -> Tensor:
+        """Distance from the target where there is one, else the fusion loss, mean over the batch."""
+        if self.target is not None:
+            return target_loss(fused, self.target, self.weights).mean()
+        return fusion_loss(fused, self.clean_first, self.clean_second, self.weights).mean()
 
 
 class Objective(Protocol):
@@ -60,40 +71,67 @@ class FusionObjective:
         self.modules = nn.Module()
 
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
-        fused = (
-            network(batch.first, batch.second) if batch.text is None else network(batch.first, batch.second, batch.text)
-        )
-        return fusion_loss(fused, batch.clean_first, batch.clean_second, batch.weights).mean()
+        guide = batch.context if batch.text is None else batch.text
+        return batch.loss(network.with_features(batch.first, batch.second, guide)[0])
 
 
 class Batches:
     """Batches of a recipe, a pure function of (seed, step, rank): a resumed run draws what an unbroken one would.
 
-    A batch is of one task, drawn by the pixels that each has. With ``recipe.degrade`` the inputs are degraded, the loss
-    refers to the clean sources, and its weights go by the events (arXiv 2504.07029).
+    A batch is of one task, drawn by the pixels that each has. Whole scenes are degraded (by ``recipe.degrade``) and
+    seen as a whole by ``context``; then patches are cut, two of each scene. The loss refers to the clean sources; where
+    text tells the network what is wrong, its weights go by the events (arXiv 2504.07029).
     """
 
-    def __init__(self, recipe: Recipe, data: dict[str, PairSet], rank: int = 0, texts: Texts | None = None) -> None:
-        self.recipe, self.data, self.rank, self.texts = recipe, data, rank, texts
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: dict[str, PairSet],
+        rank: int = 0,
+        texts: Texts | None = None,
+        context: Context | None = None,
+    ) -> None:
+        self.recipe, self.data, self.rank, self.texts, self.context = recipe, data, rank, texts, context
         self.areas = torch.tensor([float(pairs.area) for pairs in data.values()])
 
     def __call__(self, step: int, device: torch.device) -> Batch:
         recipe = self.recipe
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step * 257 + self.rank)
         task = list(self.data)[int(torch.multinomial(self.areas, 1, generator=generator))]
-        *clean, keys = self.data[task].patches(recipe.batch, recipe.patch, generator)
-        clean = [side.to(device, non_blocking=True).float() / 255 for side in clean]
-        inputs = clean
-        events: list[list[Event]] = [[] for _ in keys]
-        if recipe.degrade:
-            inputs = []
-            for image, side in zip(clean, registry.TASKS[task].sides, strict=True):
-                image, found = degrade(image, side, generator, clean_share=1 - recipe.degrade)
-                inputs.append(image)
-                events = [before + after for before, after in zip(events, found, strict=True)]
-        weights = torch.stack([event_weights([e.type for e in row], recipe.loss).tensor() for row in events]).to(device)
+        patches: list[Tensor] = []
+        keys, events, contexts = [], [], []
+        while len(patches) < recipe.batch:
+            images, found, key, context = self._scene(task, generator)
+            for _ in range(min(2, recipe.batch - len(patches))):
+                patches.append(cut_patch(images, recipe.patch, generator))
+                keys.append(key)
+                events.append(found)
+                contexts += [] if context is None else [context]
+        first, second, clean_first, clean_second, *target = torch.stack(patches).to(device).unsqueeze(2).unbind(1)
+        rows = [event_weights([e.type for e in row] if self.texts else [], recipe.loss).tensor() for row in events]
         text = self.texts.vectors(keys, events, generator).to(device) if self.texts else None
-        return Batch(inputs[0], inputs[1], clean[0], clean[1], weights, keys, events, text)
+        return Batch(
+            *(first, second, clean_first, clean_second, torch.stack(rows).to(device), keys, events, text),
+            context=torch.cat(contexts).to(device) if contexts else None,
+            target=target[0] if target else None,
+        )
+
+    def _scene(self, task: str, generator: torch.Generator) -> tuple[Tensor, list[Event], str, Tensor | None]:
+        """C×H×W of both inputs, both clean sources and, with looks, the target; what was done; key and context."""
+        recipe = self.recipe
+        planes, key = self.data[task].scene(recipe.patch, generator)
+        first, second, *looks = (planes.float() / 255)[:, None, None]
+        inputs, events = [first, second], []
+        if recipe.degrade:
+            both = zip(inputs, registry.TASKS[task].sides, strict=True)
+            made = [degrade(image, side, generator, clean_share=1 - recipe.degrade) for image, side in both]
+            inputs, events = [image for image, _ in made], [event for _, found in made for event in found[0]]
+        images, look = [*inputs, first, second], None
+        if recipe.looks:
+            look = (1.3 * torch.rand(1, generator=generator) - 0.15).clamp(0, 1)  # both ends come often
+            images.append(torch.lerp(looks[0], looks[1], look))
+        context = self.context(inputs[0], inputs[1], look) if self.context else None
+        return torch.cat(images)[:, 0], events, key, context
 
 
 class Run:

@@ -114,11 +114,12 @@ def vif_pair(fused: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return kept[0] / (whole[0] + 1) + kept[1] / (whole[1] + 1)
 
 
-def sobel(images: Tensor) -> Tensor:
+def sobel(images: Tensor, signed: bool = False) -> Tensor:
     """|Sobel| of N×1×H×W in x and y as two channels; unnormalised (as the field has it), border replicated."""
     kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=images.device)
     weight = torch.stack([kernel, kernel.T]).unsqueeze(1).to(images)
-    return F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), weight).abs()
+    gradients = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), weight)
+    return gradients if signed else gradients.abs()
 
 
 def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
@@ -138,6 +139,19 @@ def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -
         F.relu(gain * spread - fused.std((1, 2, 3))),
     ]
     return (torch.stack(terms, 1) * weights).sum(1)
+
+
+def target_loss(fused: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Distance from an explicit target per sample, in intensity, gradient and structure; shapes as `fusion_loss`.
+
+    Of the weights, ``max`` counts for intensity (where the paper has the per-pixel maximum), ``grad`` and ``ssim``.
+    """
+    terms = [
+        2 - ssim_pair(fused, target, target),
+        (fused - target).abs().mean((1, 2, 3)),
+        (sobel(fused, signed=True) - sobel(target, signed=True)).abs().mean((1, 2, 3)),
+    ]
+    return (torch.stack(terms, 1) * weights[:, [0, 1, 3]]).sum(1)
 
 
 def output_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class Recipe:
     clip: float = 10.0  # largest gradient norm
     ema: float = 0.999  # decay of the averaged weights, which are the ones kept
     degrade: float = 0.0  # share of patches whose inputs are degraded; the loss still refers to the clean ones
+    looks: bool = False  # aim at explicit targets between a thermal and a natural look (ir-vis, networks with looks)
     text: str = ""  # encoder of the descriptions that guide a teacher: minilm or clip:DIR; none for students
     descriptions: str = ""  # JSONL of `fusecli annotate`, below the data root; none: measured from the pairs
     val_every: int = 1000
@@ -49,6 +50,9 @@ class Recipe:
         for name in ("steps", "batch", "patch", "val_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"recipe: {name} must be at least 1, not {getattr(self, name)}")
+
+        if self.looks and self.tasks != ["ir-vis"]:
+            raise UsageError("recipe: looks are for ir-vis alone")
 
     @property
     def tasks(self) -> list[str]:

@@ -73,7 +73,10 @@ def train(
     """
     rank, local = _join_processes()
     target = torch.device(device if device != "auto" else f"cuda:{local}" if torch.cuda.is_available() else "cpu")
-    data = {task: PairSet.load(registry.TASKS[task], root, folders) for task, folders in recipe.train.items()}
+    data = {
+        task: PairSet.load(registry.TASKS[task], root, folders, with_looks=recipe.looks)
+        for task, folders in recipe.train.items()
+    }
     val = {
         folder: PairSet.load(registry.TASKS[task], root, [folder])
         for task, folders in recipe.val.items()
@@ -96,7 +99,7 @@ def train(
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
 
         try:
-            best = run.fit(Batches(recipe, data, rank, texts), val, progress)
+            best = run.fit(Batches(recipe, data, rank, texts, run.network.context), val, progress)
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
             raise FusecliError(
                 f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"
