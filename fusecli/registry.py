@@ -47,6 +47,9 @@ ARCHITECTURES = {
 
 DEFAULT_MODEL = "nano"
 
+# What a result shall look like: from all that is bright in either source, to the visible with what is hot.
+LOOKS = {"thermal": 0.0, "natural": 1.0}
+
 
 @dataclass(frozen=True)
 class Metric:

@@ -64,25 +64,34 @@ class Network(Method):
     kind = "network"
 
     def __init__(
-        self, name: str, path: Path, task: str, device: str, precision: str, card: dict[str, Any] | None
+        self,
+        name: str,
+        path: Path,
+        task: str,
+        device: str,
+        precision: str,
+        look: float | None,
+        card: dict[str, Any] | None,
     ) -> None:
         super().__init__(name, path.name)
         self.path, self.task, self.device, self.precision, self.card = path, task, device, precision, card
+        self.look = look
         self._lock = Lock()
 
     @cached_property
     def _weights(self) -> str:
-        return f"{file_hash(self.path)} {_model_sources()} {self.device} {self.precision}"
+        return f"{file_hash(self.path)} {_model_sources()} {self.device} {self.precision} {self.look}"
 
     def identity(self, pair: Pair) -> str:
         return self._weights
 
     @cached_property
     def engine(self) -> Engine:
-        from fusecli.models import checkpoint
         from fusecli.stream.engine import Engine
+        from fusecli.text import guide
 
-        return Engine(checkpoint.load(str(self.path), self.task), device=self.device, precision=self.precision)
+        network = guide.load(str(self.path), self.task, self.look)
+        return Engine(network, device=self.device, precision=self.precision)
 
     def fuse(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         with self._lock:  # one model, one device
@@ -146,7 +155,9 @@ class Folder(Method):
         return image
 
 
-def choose(names: str, task: str, device: str, precision: str, teacher: Path | None = None) -> list[Method]:
+def choose(
+    names: str, task: str, device: str, precision: str, look: float | None = None, teacher: Path | None = None
+) -> list[Method]:
     """The methods that ``--methods`` names for a task.
 
     names: comma-separated; released models, checkpoint files (or NAME=FILE), classical rules, and the words all,
@@ -167,23 +178,23 @@ def choose(names: str, task: str, device: str, precision: str, teacher: Path | N
             if name in classical.METHODS:
                 chosen[name] = Classical(name)
             elif path is not None:
-                chosen[name] = Network(name, path, task, device, precision, registry.released()[path.stem])
+                chosen[name] = Network(name, path, task, device, precision, look, registry.released()[path.stem])
             elif Path(file).suffix in {".pt", ".safetensors"}:
                 chosen[label or Path(file).stem] = _checkpoint(
-                    label or Path(file).stem, Path(file), task, device, precision
+                    label or Path(file).stem, Path(file), task, device, precision, look
                 )
             else:
                 known = [*released, *classical.METHODS, *words]
                 raise UsageError(registry.unknown(f"method for {task}", name, known) + " (or a checkpoint file)")
     if teacher is not None:
-        chosen["teacher"] = _checkpoint("teacher", teacher, task, device, precision)
+        chosen["teacher"] = _checkpoint("teacher", teacher, task, device, precision, None)
     return list(chosen.values())
 
 
-def _checkpoint(name: str, path: Path, task: str, device: str, precision: str) -> Network:
+def _checkpoint(name: str, path: Path, task: str, device: str, precision: str, look: float | None) -> Network:
     if not path.is_file():
         raise UsageError(f"{path}: no such model file")
-    return Network(name, path, task, device, precision, None)
+    return Network(name, path, task, device, precision, look, None)
 
 
 def _model_sources() -> str:

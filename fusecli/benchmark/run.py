@@ -36,6 +36,15 @@ class Job:
     methods: list[Method]
     ranges: tuple[Range | None, Range | None]
     hashes: dict[str, str]
+    degraded: bool = False  # whether methods get damaged inputs; metrics always compare with the clean ones
+
+    def inputs(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the methods get of a pair: its sources, or their luma damaged in a way that its name decides."""
+        if not self.degraded:
+            return first, second
+        from fusecli.training.degrade import degrade_pair
+
+        return degrade_pair(first, second, self.pair_set.task.sides, pair.name)
 
     def read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """Both sources as `fusecli fuse` reads them: uint8, or float32 in [0, 1]. Raises UsageError if sizes differ."""
@@ -57,7 +66,7 @@ class Job:
         return list(zip((pair.first, pair.second), sides, strict=True))
 
 
-def prepare(pair_set: PairSet, methods: list[Method], workers: int) -> Job:
+def prepare(pair_set: PairSet, methods: list[Method], workers: int, degraded: bool = False) -> Job:
     """Check everything that can be checked before work starts. Raises UsageError with names."""
     if not pair_set.pairs:
         raise UsageError(f"{pair_set.name}: no pairs to measure on")
@@ -71,8 +80,11 @@ def prepare(pair_set: PairSet, methods: list[Method], workers: int) -> Job:
     )
     with ThreadPoolExecutor(workers) as pool:
         digests = pool.map(lambda pair: file_hash(pair.first) + file_hash(pair.second), pair_set.pairs)
-        hashes = {pair.name: Cache.key(digest, *ranges) for pair, digest in zip(pair_set.pairs, digests, strict=True)}
-    return Job(pair_set, methods, ranges, hashes)
+        made_of = (*ranges, "degraded 1") if degraded else ranges
+        hashes = {pair.name: Cache.key(digest, *made_of) for pair, digest in zip(pair_set.pairs, digests, strict=True)}
+    if degraded:
+        pair_set.notes.append("inputs damaged (luma alone, by fixed seeds); results compared with the clean sources")
+    return Job(pair_set, methods, ranges, hashes, degraded)
 
 
 def run(
@@ -140,14 +152,15 @@ def _measure_pair(
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """(method, pair) -> metric -> value, or the reason why there is none."""
     rows = {}
-    sources = None
+    sources = inputs = None
     for method in job.methods:
         key = Cache.key("values", metrics.VERSION, protocol, method.identity(pair), job.hashes[pair.name])
         row = cache.read_json(key)
         missing = [name for name in names if name not in row]
         if missing:
             sources = sources or job.read(pair)
-            fused = method.fuse(pair, *sources)
+            inputs = inputs or job.inputs(pair, *sources)
+            fused = method.fuse(pair, *inputs)
             labels = (str(pair.first), str(pair.second), f"{method.name}'s result of {pair.name}")
             trio = metrics.prepare(protocol, *sources, fused, labels)
             for name in missing:

@@ -59,6 +59,10 @@ def benchmark(
         ),
     ] = "all",
     teacher: Annotated[Path | None, typer.Option(help="Checkpoint of a teacher to compare with.")] = None,
+    look: options.Look = None,
+    degraded: Annotated[
+        bool, typer.Option("--degraded", help="Damage the inputs (noise, blur, haze, …); compare with the clean ones.")
+    ] = False,
     fused: Annotated[
         list[str], typer.Option("--fused", metavar="NAME=DIR", help="Results of any other method; repeat for several.")
     ] = [],  # noqa: B006
@@ -108,8 +112,8 @@ def benchmark(
     count = workers or cores()
     jobs = []
     for found in sets:
-        chosen = _methods(methods, found, device, precision, teacher, results, include_seen)
-        jobs.append(run.prepare(found, chosen, count))
+        chosen = _methods(methods, found, device, precision, options.look_of(look), teacher, results, include_seen)
+        jobs.append(run.prepare(found, chosen, count, degraded))
     cache = Cache(None if no_cache else cache_dir())
 
     from tqdm import tqdm
@@ -201,6 +205,7 @@ def _methods(
     found: PairSet,
     device: str,
     precision: str,
+    look: float | None,
     teacher: Path | None,
     results: dict[str, Path],
     include_seen: bool,
@@ -209,7 +214,7 @@ def _methods(
     from fusecli.benchmark import datasets
     from fusecli.benchmark import methods as kinds
 
-    chosen = kinds.choose(names, found.task.name, device, precision, teacher)
+    chosen = kinds.choose(names, found.task.name, device, precision, look, teacher)
     taken = {method.name for method in chosen}
     for name in results:
         if name in taken:

@@ -23,6 +23,7 @@ from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, UsageError
 if TYPE_CHECKING:
     from fusecli.stream.plan import Plan
     from fusecli.stream.report import Report
+    from fusecli.text import guide
 
 log = logging.getLogger("fusecli")
 
@@ -63,6 +64,7 @@ def fuse(
     model: Annotated[
         str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")
     ] = registry.DEFAULT_MODEL,
+    look: options.Look = None,
     device: options.Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     batch_size: Annotated[
@@ -170,11 +172,10 @@ def fuse(
     planned, run = volumes.plan(request, of_volumes) or _frames(request, range_)
 
     from fusecli.images.atomic import sweep
-    from fusecli.models import checkpoint
     from fusecli.stream.engine import Engine
     from fusecli.stream.report import Report
 
-    engine = Engine(checkpoint.load(model, task.name), device, precision, tile, tile_overlap)
+    engine = Engine(guide.load(model, task.name, options.look_of(look)), device, precision, tile, tile_overlap)
     sweep(job.output for job in planned.jobs)
     account = Report(settings_given, {"name": model}, engine)
     account.skipped(planned.skipped)

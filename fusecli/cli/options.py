@@ -24,6 +24,10 @@ Settings = Annotated[
         "--set", metavar="KEY=VALUE", help="Replace a value of the recipe: --set steps=200 --set model.width=16."
     ),
 ]
+Look = Annotated[
+    str | None,
+    typer.Option(help="Infrared-visible: thermal (0), natural (1) or a number between. Default: the model's."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
@@ -35,6 +39,19 @@ def task_of(**given: str | None) -> tuple[registry.Task, dict[str, str]]:
         valid = ", ".join(f"--{task.first} with --{task.second}" for task in registry.TASKS.values())
         raise UsageError(f"give exactly one pair of modalities: {valid}")
     return task, sides
+
+
+def look_of(text: str | None) -> float | None:
+    """The number that ``--look`` names. Raises UsageError for one outside of [0, 1] and for other words."""
+    if text is None or text in registry.LOOKS:
+        return registry.LOOKS.get(text or "")
+    try:
+        look = float(text)
+    except ValueError:
+        look = -1.0
+    if not 0 <= look <= 1:
+        raise UsageError(f"--look {text}: write {', '.join(registry.LOOKS)} or a number from 0 to 1")
+    return look
 
 
 class _JsonLines(logging.Formatter):

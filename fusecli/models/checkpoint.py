@@ -67,10 +67,11 @@ def training_state(path: Path) -> dict[str, Any]:
     return {} if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
 
 
-def load(model: str, task: str) -> FusionNetwork:
+def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
     """The model that ``--model`` names for a task: a released name or a file. In eval mode, on the CPU, float32.
 
-    Raises UsageError if there is none, or if it was trained for other tasks.
+    look: in place of the one that the weights give by themselves.
+    Raises UsageError if there is no such model, or if it was trained for other tasks or without looks.
     """
     path = registry.released_path(model, task)
     if path is None:
@@ -83,4 +84,8 @@ def load(model: str, task: str) -> FusionNetwork:
         raise UsageError(f"{path}: trained for {', '.join(tasks)}, not for {task}")
     network = build(architecture, config)
     network.load_state_dict(tensors)
+    if look is not None:
+        if network.look is None:
+            raise UsageError(f"--look: {path.name} was trained for one look only")
+        network.look = look
     return network.eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -131,6 +131,7 @@ class Teacher(FusionNetwork):
             return Encoder(*(nn.Sequential(entries[level], *stack(level, blocks[level])) for level in range(LEVELS)))
 
         self.widths, self.text_dim = widths, text_dim
+        self.describe: Callable[[Tensor, Tensor], Tensor] | None = None  # the text of pairs for which none is given
         self.encoders = nn.ModuleList([encoder(), encoder()])
         self.cross = CrossFusion(*attention[-1]) if cross_fusion else None
         self.merge = nn.ModuleList(Merge(*attention[level]) for level in range(LEVELS))
@@ -147,14 +148,19 @@ class Teacher(FusionNetwork):
     def feature_channels(self) -> dict[int, int]:
         return {2**level: channels for level, channels in enumerate(self.widths)}
 
+    def context(self, first: Tensor, second: Tensor, look: Tensor | None = None) -> Tensor | None:
+        """The pair's description vectors (see fusecli.text.guide); None where nothing describes it."""
+        return self.describe(first, second) if self.describe and self.guide is not None else None
+
     def forward(self, first: Tensor, second: Tensor, text: Tensor | None = None) -> Tensor:
         """N×1×H×W. Without text the affine maps are left out. In training the result is not clamped to [0, 1]."""
         return self.with_features(first, second, text)[0]
 
     def with_features(
-        self, first: Tensor, second: Tensor, text: Tensor | None = None
+        self, first: Tensor, second: Tensor, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """(fused, output of the decoder's four levels by scale, N×C×⌈H/scale⌉×⌈W/scale⌉)."""
+        """(fused, output of the decoder's four levels by scale, N×C×⌈H/scale⌉×⌈W/scale⌉). ``guide``: the text."""
+        text = self.context(first, second) if guide is None else guide
         height, width = first.shape[-2:]
         cell = 2 ** (LEVELS - 1)
         pair = F.pad(torch.cat([first, second], 1), (0, -width % cell, 0, -height % cell), mode="replicate")

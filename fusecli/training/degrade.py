@@ -7,13 +7,16 @@ a sample as it is, 1 is as bad as the sensors and scanners of the field get. Ran
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from fusecli.images.colour import luma
 from fusecli.text.events import KINDS, Event, event
 
 KERNEL = 21  # px, holds the longest motion and the widest Gaussian
@@ -260,6 +263,25 @@ def degrade(
             severities.setdefault(kind, torch.zeros(n))[index] = value
         events.append([event(kind, side, float(value)) for kind, value in chosen])
     return apply(batch, side, severities, generator), events
+
+
+def degrade_pair(
+    first: np.ndarray, second: np.ndarray, sides: tuple[str, str], name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both sources as uint8 H×W luma, one or both damaged; what is done depends on ``name`` alone.
+
+    first, second: H×W or H×W×3, uint8 or float in [0, 1]. Of three pairs one has the first damaged, one the second, one
+    both. Training draws from other seeds.
+    """
+    seed = int.from_bytes(hashlib.sha256(f"held out {name}".encode()).digest()[:7], "big")
+    generator = torch.Generator().manual_seed(seed)
+    which = int(torch.randint(3, (), generator=generator))
+    damaged = []
+    for index, (side, pixels) in enumerate(zip(sides, (first, second), strict=True)):
+        tensor = torch.from_numpy(np.ascontiguousarray(luma(pixels)))[None, None]
+        result, _ = degrade(tensor, side, generator, clean_share=1.0 if which == 1 - index else 0.0)
+        damaged.append(np.rint(result[0, 0].numpy() * 255).astype(np.uint8))
+    return damaged[0], damaged[1]
 
 
 def _uniform(like: Tensor, generator: Generator) -> Tensor:

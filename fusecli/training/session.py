@@ -18,7 +18,9 @@ from fusecli import registry
 from fusecli.errors import FusecliError, UsageError
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
+from fusecli.models.teacher import Teacher
 from fusecli.text.encode import open_encoder
+from fusecli.text.guide import describer
 from fusecli.training.data import PairSet
 from fusecli.training.distill import DistillObjective, DistillWeights
 from fusecli.training.loop import Batches, Run
@@ -91,6 +93,8 @@ def train(
         run.set_objective(DistillObjective(teacher.to(target), run.network, weights))
     resumed = run.resume()
     with tqdm(total=recipe.steps, initial=run.step, disable=True if quiet or rank else None, unit="step") as bar:
+        if texts and isinstance(run.average, Teacher):  # validated as it will be used
+            run.average.describe = describer(texts.encoder, registry.TASKS[recipe.tasks[0]].sides)
         if resumed:
             bar.write(f"going on from step {run.step} of {out / 'last.pt'}")
 
