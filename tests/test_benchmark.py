@@ -343,7 +343,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fusecli.models import checkpoint as files
 
     torch.manual_seed(0)
-    config = {"width": 4, "deep": 4, "blocks": 1}
+    config = {"fine": 4, "middle": 4, "coarse": 4}
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     files.save(path, files.build("nano", config), "nano", config, ["ir-vis"])
     return path

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusecli.models.nano import Nano
+from fusecli.models.statistics import SIZE, pair_statistics
 
 
 @pytest.fixture(scope="module")
@@ -11,7 +12,8 @@ def nano() -> Nano:
     """Random weights, the head's too: properties of the structure must not depend on training."""
     torch.manual_seed(0)
     network = Nano()
-    torch.nn.init.normal_(network.head.weight, std=0.3)
+    for parameter in (network.head.weight, *network.steer[-1].parameters()):
+        torch.nn.init.normal_(parameter, std=0.1)
     return network.eval()
 
 
@@ -26,7 +28,7 @@ def test_constant_pair_gives_constant_result_of_the_same_size(nano, size):
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 70), st.integers(1, 70))
 def test_any_size_goes_in_and_comes_out(height, width):
-    network = Nano(width=4, deep=4, blocks=1).eval()
+    network = Nano(fine=4, middle=4, coarse=4).eval()
     pair = torch.rand(2, 2, 1, height, width)
     with torch.inference_mode():
         fused = network(*pair)
@@ -39,15 +41,16 @@ def test_nothing_beyond_the_halo_is_seen(nano):
     start = 96 - nano.halo
     assert start % nano.align == 0
     with torch.inference_mode():
+        context = nano.context(first, second)
         whole = nano(first, second)
-        part = nano(first[..., start:, start:], second[..., start:, start:])
+        part = nano(first[..., start:, start:], second[..., start:, start:], context)
     torch.testing.assert_close(part[..., nano.halo :, nano.halo :], whole[..., 96:, 96:], atol=1e-5, rtol=0)
 
 
 def test_noise_is_left_out_when_the_gains_are_zero(nano):
     """The finest detail is the sources' own times a gain: without gain no pixel pattern can appear."""
     quiet = Nano()
-    quiet.head.bias.data[2:] = -0.5
+    quiet.head.bias.data[2:4] = -0.5
     noise = torch.rand(2, 1, 1, 32, 32)
     with torch.inference_mode():
         fused = quiet(*noise)
@@ -60,3 +63,35 @@ def test_features_match_their_description(nano):
     torch.testing.assert_close(fused, nano(*pair))
     for scale, channels in nano.feature_channels.items():
         assert features[scale].shape == (1, channels, 32 // scale, 48 // scale)
+
+
+def test_look_and_exposure_of_the_whole_image_matter():
+    torch.manual_seed(0)
+    network = Nano(look=0.5)
+    torch.nn.init.normal_(network.steer[-1].weight, std=0.1)
+    pair = torch.rand(2, 1, 1, 48, 48)
+    fused = network(*pair)
+    torch.testing.assert_close(fused, network(*pair, network.context(*pair, torch.tensor([0.5]))))
+    network.look = 1.0
+    assert (network(*pair) - fused).abs().max() > 1e-3
+    of_a_darker_image = network.context(pair[0] * 0.3, pair[1], torch.tensor([0.5]))
+    assert (network(*pair, of_a_darker_image) - fused).abs().max() > 1e-3
+
+
+def test_statistics_tell_noise_blur_and_stripes_apart():
+    def of(image):
+        return pair_statistics(image[None, None], image[None, None])[0]
+
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.linspace(0.2, 0.8, 8).repeat_interleave(16).expand(128, 128)
+    noisy = of(steps + 0.05 * torch.randn(128, 128, generator=generator))
+    striped = of(steps + 0.05 * torch.randn(1, 128, generator=generator))
+    dark = of(0.3 * steps)
+    clean = of(steps)
+    assert len(clean) == SIZE
+    median, along, across, columns = 3, 19, 25, 36  # places in the vector, of the first side
+    assert dark[median] < clean[median]
+    for place in (along, across):
+        assert noisy[place] > clean[place] + 0.3
+    assert striped[across] < noisy[across] - 0.3
+    assert striped[columns] > noisy[columns] + 0.1

@@ -20,7 +20,7 @@ from fusecli.training.loop import Batches, Run
 from fusecli.training.recipe import Recipe
 
 CPU = torch.device("cpu")
-TINY = {"width": 4, "deep": 4, "blocks": 1}
+TINY = {"fine": 4, "middle": 4, "coarse": 4, "steer": 8}
 RECIPE = Recipe(train={"ir-vis": ["set"]}, model=TINY, steps=6, batch=2, patch=48, val_every=3, degrade=0.5, lr=1e-2)
 
 
@@ -122,7 +122,7 @@ def test_batches_are_clean_where_nothing_was_done(root):
 
 def test_distillation_trains_the_adapters_and_leaves_the_teacher_alone(root, tmp_path):
     torch.manual_seed(1)
-    teacher = NanoTeacher(width=6, deep=8, blocks=1)
+    teacher = NanoTeacher(fine=6, middle=8, coarse=8)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     run = Run(RECIPE, tmp_path, device=CPU)
     run.set_objective(DistillObjective(teacher, run.network))
@@ -179,7 +179,7 @@ def test_two_processes_train_one_network(root, tmp_path):
     )
     (tmp_path / "recipe.toml").write_text(
         'steps = 3\nbatch = 2\npatch = 32\nval_every = 3\n[train]\n"ir-vis" = ["set"]\n'
-        "[model]\nwidth = 4\ndeep = 4\nblocks = 1\n"
+        "[model]\nfine = 4\nmiddle = 4\ncoarse = 4\n"
     )
     arguments = [str(script), str(tmp_path / "recipe.toml"), str(root)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -241,7 +241,7 @@ def test_distill_needs_no_more_than_the_teacher(root, tmp_path, fusecli, monkeyp
         "--set",
         "patch=32",
         "--set",
-        "model={width=4,deep=4,blocks=1}",
+        "model={fine=4,middle=4,coarse=4}",
         "-q",
     ]
     checkpoint_path = tmp_path / "teacher" / "last.pt"

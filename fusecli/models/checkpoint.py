@@ -18,13 +18,19 @@ from fusecli.models.network import FusionNetwork
 
 
 def build(architecture: str, config: dict[str, Any]) -> FusionNetwork:
-    """A fresh model of a registered architecture, constructed with ``config`` as keyword arguments."""
+    """A fresh model of a registered architecture, constructed with ``config`` as keyword arguments.
+
+    Raises UsageError for an unknown architecture, or one that has no such arguments.
+    """
     try:
         module, _, name = registry.ARCHITECTURES[architecture].partition(":")
     except KeyError:
         known = ", ".join(sorted(registry.ARCHITECTURES))
         raise UsageError(f"unknown architecture {architecture!r}; known: {known}") from None
-    return getattr(importlib.import_module(module), name)(**config)
+    try:
+        return getattr(importlib.import_module(module), name)(**config)
+    except TypeError as error:
+        raise UsageError(f"architecture {architecture}: {error}") from error
 
 
 def save(path: Path, model: nn.Module, architecture: str, config: dict[str, Any], tasks: list[str]) -> None:
@@ -82,8 +88,12 @@ def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
     architecture, config, tasks, tensors = read(path)
     if task not in tasks:
         raise UsageError(f"{path}: trained for {', '.join(tasks)}, not for {task}")
-    network = build(architecture, config)
-    network.load_state_dict(tensors)
+    try:
+        network = build(architecture, config)
+        network.load_state_dict(tensors)
+    except (UsageError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{path}: made by another version of fusecli, whose {architecture} differs ({reason})") from error
     if look is not None:
         if network.look is None:
             raise UsageError(f"--look: {path.name} was trained for one look only")
