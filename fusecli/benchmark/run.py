@@ -44,7 +44,7 @@ class Job:
             return first, second
         from fusecli.training.degrade import degrade_pair
 
-        return degrade_pair(first, second, self.pair_set.task.sides, pair.name)
+        return degrade_pair(first, second, self.pair_set.task.sides, pair.name)[:2]
 
     def read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """Both sources as `fusecli fuse` reads them: uint8, or float32 in [0, 1]. Raises UsageError if sizes differ."""

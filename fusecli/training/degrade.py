@@ -267,8 +267,8 @@ def degrade(
 
 def degrade_pair(
     first: np.ndarray, second: np.ndarray, sides: tuple[str, str], name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both sources as uint8 H×W luma, one or both damaged; what is done depends on ``name`` alone.
+) -> tuple[np.ndarray, np.ndarray, list[Event]]:
+    """Both sources as uint8 H×W luma, one or both damaged, and what was done; that depends on ``name`` alone.
 
     first, second: H×W or H×W×3, uint8 or float in [0, 1]. Of three pairs one has the first damaged, one the second, one
     both. Training draws from other seeds.
@@ -276,12 +276,13 @@ def degrade_pair(
     seed = int.from_bytes(hashlib.sha256(f"held out {name}".encode()).digest()[:7], "big")
     generator = torch.Generator().manual_seed(seed)
     which = int(torch.randint(3, (), generator=generator))
-    damaged = []
+    damaged, events = [], []
     for index, (side, pixels) in enumerate(zip(sides, (first, second), strict=True)):
         tensor = torch.from_numpy(np.ascontiguousarray(luma(pixels)))[None, None]
-        result, _ = degrade(tensor, side, generator, clean_share=1.0 if which == 1 - index else 0.0)
+        result, found = degrade(tensor, side, generator, clean_share=1.0 if which == 1 - index else 0.0)
         damaged.append(np.rint(result[0, 0].numpy() * 255).astype(np.uint8))
-    return damaged[0], damaged[1]
+        events += found[0]
+    return damaged[0], damaged[1], events
 
 
 def _uniform(like: Tensor, generator: Generator) -> Tensor:

@@ -144,14 +144,16 @@ def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -
 def target_loss(fused: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """Distance from an explicit target per sample, in intensity, gradient and structure; shapes as `fusion_loss`.
 
-    Of the weights, ``max`` counts for intensity (where the paper has the per-pixel maximum), ``grad`` and ``ssim``.
+    Of the weights, ``max`` counts for intensity (where the paper has the per-pixel maximum), ``grad``, ``ssim``, ``vif``.
     """
+    intensity = (fused - target).abs().mean((1, 2, 3))
     terms = [
         2 - ssim_pair(fused, target, target),
-        (fused - target).abs().mean((1, 2, 3)),
+        intensity,
         (sobel(fused, signed=True) - sobel(target, signed=True)).abs().mean((1, 2, 3)),
+        2 - vif_pair(fused, target, target) if weights[:, 4].any() else torch.zeros_like(intensity),
     ]
-    return (torch.stack(terms, 1) * weights[:, [0, 1, 3]]).sum(1)
+    return (torch.stack(terms, 1) * weights[:, [0, 1, 3, 4]]).sum(1)
 
 
 def output_loss(student: Tensor, teacher: Tensor) -> Tensor:
