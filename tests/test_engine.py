@@ -5,16 +5,17 @@ from torch import nn
 
 from fusecli.errors import UsageError
 from fusecli.models import checkpoint
+from fusecli.models.network import FusionNetwork
 from fusecli.stream import engine as engines
 from fusecli.stream.engine import Engine
 
 
-class Mean(nn.Module):
+class Mean(FusionNetwork):
     """Average of the sources."""
 
     halo, align = 0, 1
 
-    def forward(self, first, second):
+    def forward(self, first, second, context=None):
         return (first + second) / 2
 
 
@@ -93,7 +94,7 @@ def test_bf16_is_within_a_level_on_average(nano):
 
 def test_out_of_memory_makes_smaller_tiles():
     class Greedy(Mean):
-        def forward(self, first, second):
+        def forward(self, first, second, context=None):
             if first.shape[-1] > 200:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
             return super().forward(first, second)
@@ -108,7 +109,7 @@ def test_large_frames_are_cut_on_their_own(monkeypatch):
     class Watched(Mean):
         widest = 0
 
-        def forward(self, first, second):
+        def forward(self, first, second, context=None):
             Watched.widest = max(Watched.widest, *first.shape[-2:])
             return super().forward(first, second)
 
@@ -120,7 +121,7 @@ def test_large_frames_are_cut_on_their_own(monkeypatch):
 
 def test_other_runtime_errors_are_not_taken_for_out_of_memory():
     class Broken(Mean):
-        def forward(self, first, second):
+        def forward(self, first, second, context=None):
             raise RuntimeError("shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="multiplied"):

@@ -11,17 +11,17 @@ import tifffile
 import torch
 import torch.nn.functional as F
 from conftest import scene
-from torch import nn
 
 from fusecli.errors import UsageError
 from fusecli.images.pairing import Pair
+from fusecli.models.network import FusionNetwork
 from fusecli.stream import run as stream
 from fusecli.stream.engine import Engine
 from fusecli.stream.plan import plan
 from fusecli.stream.run import Job, Settings
 
 
-class Local(nn.Module):
+class Local(FusionNetwork):
     """Mean of 5×5 of the brighter source. Notes the shapes it was called with."""
 
     halo, align = 2, 1
@@ -30,7 +30,7 @@ class Local(nn.Module):
         super().__init__()
         self.shapes: list[tuple[int, ...]] = []
 
-    def forward(self, first, second):
+    def forward(self, first, second, context=None):
         self.shapes.append(tuple(first.shape))
         return F.avg_pool2d(F.pad(torch.maximum(first, second), (2,) * 4, mode="replicate"), 5, stride=1)
 
@@ -95,7 +95,7 @@ def test_pages_of_several_files_share_batches(tmp_path):
 
 def test_a_batch_that_the_device_refuses_costs_its_own_pairs(jobs):
     class Moody(Local):
-        def forward(self, first, second):
+        def forward(self, first, second, context=None):
             if first.shape[-1] == 17:
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
             return super().forward(first, second)

@@ -21,9 +21,8 @@ from fusecli.cli import options, volumes
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, UsageError
 
 if TYPE_CHECKING:
-    from fusecli.stream.plan import Plan
+    from fusecli.stream.plan import Part, Plan
     from fusecli.stream.report import Report
-    from fusecli.text import guide
 
 log = logging.getLogger("fusecli")
 
@@ -110,6 +109,11 @@ def fuse(
     name: Annotated[str, typer.Option(help="File names: {stem}, {index}, {task}, {model}.")] = "{stem}",
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
     skip_existing: Annotated[bool, typer.Option(help="Leave results that exist; go on with the others.")] = False,
+    num_parts: Annotated[
+        int | None,
+        typer.Option(min=1, help="Batch systems: of how many shares this run is one (by hash of the names)."),
+    ] = None,
+    part_id: Annotated[int | None, typer.Option(min=0, help="… which one, from 0.")] = None,
     fail_fast: Annotated[bool, typer.Option(help="Stop at the first pair that fails.")] = False,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Refuse larger images before they are decoded. Default: 2^29.")
@@ -137,6 +141,8 @@ def fuse(
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other")
 
+    part = _part(num_parts, part_id)
+
     # Threads that wait for one another sleep instead of spinning: on a shared machine spinning takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
     sheet = None if not preview else _sheet(output)
@@ -157,6 +163,7 @@ def fuse(
             "fields": {"task": task.name, "model": Path(model).stem},
             "overwrite": overwrite,
             "skip_existing": skip_existing,
+            "part": part,
             "beside": {option: path for option, path in (("--report", report), ("--preview", sheet)) if path},
         },
         resize=resize,
@@ -174,6 +181,7 @@ def fuse(
     from fusecli.images.atomic import sweep
     from fusecli.stream.engine import Engine
     from fusecli.stream.report import Report
+    from fusecli.text import guide
 
     engine = Engine(guide.load(model, task.name, options.look_of(look)), device, precision, tile, tile_overlap)
     sweep(job.output for job in planned.jobs)
@@ -220,6 +228,18 @@ def _as_given(values: dict[str, Any]) -> dict[str, Any]:
         else value
         for key, value in values.items()
     }
+
+
+def _part(count: int | None, index: int | None) -> Part | None:
+    if (count is None) != (index is None):
+        raise UsageError("--num-parts and --part-id go together: --num-parts 8 --part-id 0")
+    if count is None or index is None:
+        return None
+    if index >= count:
+        raise UsageError(f"--part-id {index}: the parts are 0 to {count - 1}")
+    from fusecli.stream.plan import Part
+
+    return Part(index, count)
 
 
 def _frames(request: volumes.Request, range_option: str) -> tuple[Plan, volumes.Run]:

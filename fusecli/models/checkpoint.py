@@ -93,7 +93,9 @@ def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
         network.load_state_dict(tensors)
     except (UsageError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"{path}: made by another version of fusecli, whose {architecture} differs ({reason})") from error
+        raise UsageError(
+            f"{path}: made by another version of fusecli, whose {architecture} differs ({reason})"
+        ) from error
     if look is not None:
         if network.look is None:
             raise UsageError(f"--look: {path.name} was trained for one look only")

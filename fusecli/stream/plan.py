@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import string
@@ -28,6 +29,18 @@ class Plan:
     skipped: list[Job]
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of ``count`` shares of a run, ``index`` from 0, for batch systems that start a process for each."""
+
+    index: int
+    count: int
+
+    def has(self, name: str) -> bool:
+        """Whether the pair of this name belongs to the share; the same on every machine, whatever else is there."""
+        return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") % self.count == self.index
+
+
 def plan(
     pairs: list[Pair],
     output: Path,
@@ -39,13 +52,15 @@ def plan(
     fields: dict[str, str] | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
+    part: Part | None = None,
     beside: Mapping[str, Path] | None = None,
 ) -> Plan:
     """Name every pair's result and check that writing it harms nothing.
 
     output: a folder, or a file for a single pair (see `is_file`). inputs: both sides as typed; a folder among them is
     no place for results. file_format: auto (the reference's own), png, tiff or jpg. pattern: the file's name; {stem},
-    {index} and ``fields`` stand for values. beside: other files that the run writes, by option.
+    {index} and ``fields`` stand for values. part: the share of a batch system's task. beside: other files that the run
+    writes, by option.
     Raises UsageError where outputs exist, coincide, lie in an input folder, or cannot be written.
     """
     if file_format != "auto" and file_format not in FORMATS:
@@ -77,6 +92,7 @@ def plan(
         guarded=guarded,
         overwrite=overwrite,
         skip_existing=skip_existing,
+        part=part,
         beside=beside,
     )
 
@@ -89,15 +105,19 @@ def settle(
     guarded: Iterable[Path],
     overwrite: bool,
     skip_existing: bool,
+    part: Part | None = None,
     beside: Mapping[str, Path] | None = None,
 ) -> Plan:
     """Check that writing the results of ``jobs`` harms nothing.
 
-    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. beside: other
-    files that the run writes, by option. Raises UsageError.
+    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. part: only its
+    share of the jobs is planned, all are checked for clashes. beside: other files that the run writes, by option.
+    Raises UsageError.
     """
     beside = beside or {}
     _check_distinct(jobs, beside)
+    if part is not None:
+        jobs = [job for job in jobs if part.has(job.name)]
     existing = [job for job in jobs if job.output.exists()]
     _check_inputs_stay(jobs, existing, beside)
     target = output.resolve()

@@ -14,7 +14,7 @@ from fusecli.images import dicom, frames, nifti, pairing
 from fusecli.images.decode import max_pixels_default
 from fusecli.images.volume import Volume
 from fusecli.registry import Task
-from fusecli.stream.plan import FORMATS, Plan, result_name, settle
+from fusecli.stream.plan import FORMATS, Part, Plan, result_name, settle
 from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
@@ -215,6 +215,7 @@ def plan(
     fields: dict[str, str] | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
+    part: Part | None = None,
     beside: Mapping[str, Path] | None = None,
 ) -> Plan:
     """Name every pair's result and check that writing it harms nothing.
@@ -253,6 +254,7 @@ def plan(
         guarded=folders,
         overwrite=overwrite,
         skip_existing=skip_existing,
+        part=part,
         beside=beside,
     )
 

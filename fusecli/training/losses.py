@@ -144,7 +144,8 @@ def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -
 def target_loss(fused: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """Distance from an explicit target per sample, in intensity, gradient and structure; shapes as `fusion_loss`.
 
-    Of the weights, ``max`` counts for intensity (where the paper has the per-pixel maximum), ``grad``, ``ssim``, ``vif``.
+    Of the weights, ``max`` counts for intensity (where the paper has the per-pixel maximum); ``grad``, ``ssim`` and
+    ``vif`` for what they are called.
     """
     intensity = (fused - target).abs().mean((1, 2, 3))
     terms = [
