@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -21,8 +21,10 @@ from fusecli.cli import options, volumes
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, UsageError
 
 if TYPE_CHECKING:
+    from fusecli.stream.engine import Engine
     from fusecli.stream.plan import Part, Plan
     from fusecli.stream.report import Report
+    from fusecli.stream.run import Job, Outcome
 
 log = logging.getLogger("fusecli")
 
@@ -84,6 +86,9 @@ def fuse(
         str,
         typer.Option("--range", help="Infrared intensity: auto (percentiles of the sequence), frame, full or LO,HI."),
     ] = "auto",
+    steady: Annotated[
+        bool, typer.Option("--steady", help="One exposure for the whole sequence, as video wants it.")
+    ] = False,
     resize: Annotated[
         str | None, typer.Option(help="Side to bring to the other's size, such as ir. Default: other sizes are errors.")
     ] = None,
@@ -176,7 +181,7 @@ def fuse(
         digest=report is not None,
     )
     of_volumes = volumes.VolumeOptions(series, volume, window, reference, colormap)
-    planned, run = volumes.plan(request, of_volumes) or _frames(request, range_)
+    planned, run = volumes.plan(request, of_volumes) or _frames(request, range_, steady)
 
     from fusecli.images.atomic import sweep
     from fusecli.stream.engine import Engine
@@ -242,7 +247,7 @@ def _part(count: int | None, index: int | None) -> Part | None:
     return Part(index, count)
 
 
-def _frames(request: volumes.Request, range_option: str) -> tuple[Plan, volumes.Run]:
+def _frames(request: volumes.Request, range_option: str, steady: bool) -> tuple[Plan, volumes.Run]:
     """The plan for pictures, and how to run it."""
     from fusecli.images import frames, intensity, pairing
     from fusecli.stream import run as stream
@@ -269,7 +274,13 @@ def _frames(request: volumes.Request, range_option: str) -> tuple[Plan, volumes.
         compress=request.compress,
         digest=request.digest,
     )
-    return planned, lambda engine, preview, stop: stream.run(planned.jobs, engine, settings, preview=preview, stop=stop)
+
+    def run(engine: Engine, preview: Callable[[Job], bool], stop: Event) -> Generator[Outcome, None, None]:
+        if steady:
+            stream.keep_steady(pairs, engine, settings)
+        return stream.run(planned.jobs, engine, settings, preview=preview, stop=stop)
+
+    return planned, run
 
 
 def _sheet(output: Path) -> Path:

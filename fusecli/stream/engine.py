@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -49,6 +49,7 @@ class Engine:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self.tile = _pixels("--tile", tile, AUTO_TILE[self.device.type])
         self.overlap = _pixels("--tile-overlap", overlap, model.halo)
+        self._steady: Tensor | None = None  # 1×D, the context of every pair
         self._streams = [torch.cuda.Stream(self.device) for _ in range(2)] if self.device.type == "cuda" else []
         self._turn = 0
 
@@ -65,6 +66,19 @@ class Engine:
         replaced, Cb and Cr kept: R + (fused − Y), and so for G and B.
         """
         return self.start(first, second, levels)()
+
+    @torch.inference_mode()
+    def keep_steady(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+        """From here on see every pair as the mean of these looks as a whole, so that a sequence keeps one exposure.
+
+        pairs: H×W or H×W×3 each, as for `fuse`. Does nothing for models that see nothing beyond a pixel's surroundings.
+        """
+        contexts = []
+        for pair in pairs:
+            lumas = [_luma_by_strips(torch.from_numpy(side[None]).to(self.device)) for side in pair]
+            contexts.append(self.model.context(*lumas))
+        known = [context for context in contexts if context is not None]
+        self._steady = torch.cat(known).mean(0, keepdim=True) if known else None
 
     def start(self, first: np.ndarray, second: np.ndarray, levels: int | None = 255) -> Callable[[], np.ndarray]:
         """Begin what `fuse` does and return the function that waits for the result.
@@ -97,8 +111,8 @@ class Engine:
     def _fuse(self, first: Tensor, second: Tensor, levels: int | None) -> Tensor:
         while True:
             try:
-                context = None
-                if tiled(first.shape[1:3], self.tile):
+                context = None if self._steady is None else self._steady.expand(len(first), -1)
+                if context is None and tiled(first.shape[1:3], self.tile):
                     context = self.model.context(*(_luma_by_strips(side) for side in (first, second)))
 
                 def piece(first: Tensor, second: Tensor, context: Tensor | None = context) -> Tensor:

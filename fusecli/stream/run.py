@@ -25,12 +25,14 @@ from fusecli.images import frames
 from fusecli.images.frame import Frame
 from fusecli.images.intensity import Range
 from fusecli.images.opencv import cv2
+from fusecli.images.pairing import Pair
 from fusecli.images.preview import row
 from fusecli.stream.engine import Engine
 
 T = TypeVar("T")
 
 AHEAD_BYTES = 2**30  # of decoded pairs that wait for an accelerator
+SAMPLED = 16  # pairs that settle the exposure of a sequence
 BATCH_PIXELS, BATCH_PAIRS = 2**23, 16  # limits of a batch where --batch-size does not say
 
 
@@ -276,6 +278,16 @@ def load(job: Job, settings: Settings) -> Loaded:
     if settings.color is False:
         first = [_gray(page) for page in first]
     return Loaded(job, first, second, _levels(sides[0][0], job.output, settings), began)
+
+
+def keep_steady(pairs: Sequence[Pair], engine: Engine, settings: Settings) -> None:
+    """Give every frame of a sequence the exposure that suits up to SAMPLED of its pairs, evenly spread.
+
+    Raises InputError for one of these that cannot be read.
+    """
+    step = max(1, -(-len(pairs) // SAMPLED))
+    loaded = (load(Job(pair.name, pair.first, pair.second, pair.first), settings) for pair in pairs[::step])
+    engine.keep_steady((each.first[0], each.second[0]) for each in loaded)
 
 
 def save(loaded: Loaded, settings: Settings, preview: bool) -> Outcome:
