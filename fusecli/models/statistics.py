@@ -57,8 +57,8 @@ def _cells(rows: Tensor) -> Tensor:
 
 def _quantiles(values: Tensor, levels: tuple[float, ...]) -> Tensor:
     """N×2×levels of N×2×count; the nearest value, without interpolation."""
-    ranked = values.sort(-1).values
-    return ranked[..., [round(level * (values.shape[-1] - 1)) for level in levels]]
+    places = (values.new_tensor(levels) * (values.shape[-1] - 1)).round().long()
+    return values.sort(-1).values.index_select(-1, places)
 
 
 def _logarithm(differences: Tensor) -> Tensor:

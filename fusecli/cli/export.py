@@ -1,0 +1,40 @@
+"""`fusecli export`: a model as ONNX, for programs that have no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusecli import registry
+from fusecli.cli import options
+from fusecli.errors import UsageError
+
+
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, such as nano.onnx.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")
+    ] = registry.DEFAULT_MODEL,
+    task: Annotated[str, typer.Option(help=f"{', '.join(registry.TASKS)}.")] = "ir-vis",
+    look: options.Look = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write a model as ONNX and check that it computes what torch does.
+
+    Inputs first and second (visible and infrared, or CT, PET, SPECT and MRI) and output fused: float32 luma in [0, 1],
+    N×1×H×W, any N, H and W.
+    """
+    options.set_up_logging("text", quiet=False, verbose=False)
+    if task not in registry.TASKS:
+        raise UsageError(registry.unknown("task", task, registry.TASKS))
+    if output.suffix.lower() != ".onnx":
+        raise UsageError(f"-o {output}: name a file that ends in .onnx")
+    if output.exists() and not overwrite:
+        raise UsageError(f"-o {output}: exists already; --overwrite replaces it")
+    from fusecli.models import checkpoint, onnx
+
+    network = checkpoint.load(model, task, options.look_of(look))
+    difference = onnx.write(network, output, {"model": Path(model).stem, "task": task})
+    typer.echo(f"{output}: opset {onnx.OPSET}, differs from torch by at most {difference:.1e}", err=True)

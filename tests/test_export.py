@@ -1,0 +1,20 @@
+import numpy as np
+import pytest
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+def test_the_released_student_as_onnx_takes_any_size(tmp_path, fusecli):
+    path = tmp_path / "nano.onnx"
+    code, _, err = fusecli("export", "-o", path, "--look", "natural")
+    assert code == 0, err
+    assert "differs from torch by at most" in err
+    session = onnxruntime.InferenceSession(path)
+    assert session.get_modelmeta().custom_metadata_map["task"] == "ir-vis"
+    pair = np.random.default_rng(0).random((2, 3, 1, 41, 37), np.float32)
+    (fused,) = session.run(None, {"first": pair[0], "second": pair[1]})
+    assert fused.shape == (3, 1, 41, 37)
+    assert fusecli("export", "-o", path)[0] == 2  # exists
+    assert fusecli("export", "-o", tmp_path / "nano.bin")[0] == 2
+    assert fusecli("export", "-o", tmp_path / "medical.onnx", "--task", "ct-mri", "--look", "natural")[0] == 2
