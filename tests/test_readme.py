@@ -32,6 +32,11 @@ def folder(tmp_path) -> Path:
         tifffile.imwrite(tmp_path / "radiometric" / f"{name}.tif", 27000 + 15 * ir.astype(np.uint16))
         cv2.imwrite(str(tmp_path / "mixed" / f"{name}_IR.png"), ir)
         cv2.imwrite(str(tmp_path / "mixed" / f"{name}_RGB.png"), vis)
+    rig = README.parent / "sample_data"
+    for side in ("ir", "vis"):
+        (tmp_path / "rig" / side).mkdir(parents=True)
+        for name in ("back_yard", "day_street", "fog_road"):
+            shutil.copy(rig / side / f"{name}.png", tmp_path / "rig" / side)
     (tmp_path / "days" / "tuesday" / "vis" / "b.png").write_bytes(b"\x89PNG broken")
     return tmp_path
 

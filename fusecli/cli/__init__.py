@@ -8,7 +8,7 @@ import sys
 import typer
 
 from fusecli import __version__
-from fusecli.cli import annotate, benchmark, distill, export, fuse, models, train_teacher
+from fusecli.cli import align, annotate, benchmark, distill, export, fuse, models, train_teacher
 from fusecli.errors import FusecliError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("train-teacher")(train_teacher.train_teacher)
 app.command("distill")(distill.distill)
 app.command("models")(models.models)
 app.command("annotate")(annotate.annotate)
+app.command("align")(align.align)
 app.command("export")(export.export)
 app.add_typer(benchmark.app, name="benchmark")
 

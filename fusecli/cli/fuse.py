@@ -92,6 +92,10 @@ def fuse(
     resize: Annotated[
         str | None, typer.Option(help="Side to bring to the other's size, such as ir. Default: other sizes are errors.")
     ] = None,
+    align: Annotated[
+        Path | None,
+        typer.Option(help="Calibration that `fusecli align` wrote: the infrared is moved onto the visible."),
+    ] = None,
     color: Annotated[Color, typer.Option(help="auto, gray or ycbcr (luma fused, Cb and Cr kept).")] = Color.auto,
     bit_depth: Annotated[BitDepth, typer.Option(help="keep (as the reference), 8 or 16.")] = BitDepth.keep,
     file_format: Annotated[
@@ -143,6 +147,8 @@ def fuse(
         raise UsageError("name the output: -o FOLDER")
     if resize is not None and resize not in task.sides:
         raise UsageError(f"--resize {resize}: choose {' or '.join(task.sides)}")
+    if align is not None and (task.second != "ir" or resize is not None):
+        raise UsageError("--align is for infrared with visible frames, and in place of --resize")
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other")
 
@@ -181,7 +187,7 @@ def fuse(
         digest=report is not None,
     )
     of_volumes = volumes.VolumeOptions(series, volume, window, reference, colormap)
-    planned, run = volumes.plan(request, of_volumes) or _frames(request, range_, steady)
+    planned, run = volumes.plan(request, of_volumes) or _frames(request, range_, steady, align)
 
     from fusecli.images.atomic import sweep
     from fusecli.stream.engine import Engine
@@ -247,9 +253,10 @@ def _part(count: int | None, index: int | None) -> Part | None:
     return Part(index, count)
 
 
-def _frames(request: volumes.Request, range_option: str, steady: bool) -> tuple[Plan, volumes.Run]:
+def _frames(request: volumes.Request, range_option: str, steady: bool, align: Path | None) -> tuple[Plan, volumes.Run]:
     """The plan for pictures, and how to run it."""
     from fusecli.images import frames, intensity, pairing
+    from fusecli.images.registration import Calibration
     from fusecli.stream import run as stream
     from fusecli.stream.plan import plan
 
@@ -266,6 +273,7 @@ def _frames(request: volumes.Request, range_option: str, steady: bool) -> tuple[
     settings = stream.Settings(
         ranges=(intensity.visible_range(firsts), second),
         resize=None if request.resize is None else task.sides.index(request.resize),
+        align=None if align is None else Calibration.read(align),
         color=False if request.gray else None,
         bit_depth=request.bit_depth,
         batch=request.batch_size,

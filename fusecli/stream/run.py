@@ -27,6 +27,7 @@ from fusecli.images.intensity import Range
 from fusecli.images.opencv import cv2
 from fusecli.images.pairing import Pair
 from fusecli.images.preview import row
+from fusecli.images.registration import Calibration, warp
 from fusecli.stream.engine import Engine
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Settings:
 
     ranges: tuple[Range | str | None, Range | str | None] = (None, None)  # of first and second
     resize: int | None = None  # which side (0, 1) is brought to the other's size; None: different sizes are an error
+    align: Calibration | None = None  # brings the second, infrared, to the first's grid
     color: bool | None = None  # False: gray results
     bit_depth: int | None = None  # 8 or 16; None: the first input's, as far as the output's format holds it
     batch: int | None = None  # pages at once on an accelerator; None: by their size
@@ -265,11 +267,14 @@ def load(job: Job, settings: Settings) -> Loaded:
         raise InputError(f"{job.first} has {len(sides[0])} pages, {job.second} has {len(sides[1])}")
     first, second = ([frame.pixels for frame in side] for side in sides)
     for index, (a, b) in enumerate(zip(first, second, strict=True)):
-        if a.shape[:2] != b.shape[:2]:
+        if settings.align is not None:
+            second[index] = warp(b, a, settings.align)
+        elif a.shape[:2] != b.shape[:2]:
             if settings.resize is None:
                 sizes = f"{a.shape[1]}×{a.shape[0]} and {b.shape[1]}×{b.shape[0]}"
                 raise InputError(
-                    f"{job.first} and {job.second}: sizes differ ({sizes}); --resize brings one to the other"
+                    f"{job.first} and {job.second}: sizes differ ({sizes}); --resize brings one to the other, --align "
+                    "also moves it"
                 )
             if settings.resize == 0:
                 first[index] = _resize(a, b.shape[:2])

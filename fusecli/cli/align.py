@@ -1,0 +1,61 @@
+"""`fusecli align`: how the infrared camera lies to the visible one, from a few pairs of frames."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusecli.cli import options
+from fusecli.errors import EXIT_NOTHING_DONE, UsageError
+
+
+def align(
+    ir: Annotated[str, typer.Option(help="Folder, file or glob of infrared frames.")],
+    vis: Annotated[str, typer.Option(help="Folder, file or glob of visible frames.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Calibration to write (JSON).")],
+    model: Annotated[str, typer.Option(help="shift, similarity, affine or homography.")] = "affine",
+    pairs: Annotated[int, typer.Option(min=1, help="How many pairs to look at, evenly spread.")] = 9,
+    pair_by: Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")] = "stem",
+    overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
+) -> None:
+    """Estimate the one transform of a rigid rig, for `fusecli fuse --align`.
+
+    Beside the calibration a picture is written: visible red and infrared cyan, before and after. Exit code 1 where the
+    estimate is not to be trusted.
+    """
+    options.set_up_logging("text", quiet=False, verbose=False)
+    from fusecli.images import frames, pairing, registration
+    from fusecli.images.atomic import replacing
+    from fusecli.images.colour import luma
+    from fusecli.images.intensity import sequence_range, visible_range
+
+    if model not in registration.MODELS:
+        raise UsageError(f"--model {model}: choose {', '.join(registration.MODELS)}")
+    if output.suffix.lower() != ".json":
+        raise UsageError(f"-o {output}: name a file that ends in .json")
+    if output.exists() and not overwrite:
+        raise UsageError(f"-o {output}: exists already; --overwrite replaces it")
+    found = pairing.find_pairs(
+        vis, ir, endings=frames.ENDINGS, sides=("vis", "ir"), pair_by=pair_by, ignore_unmatched=True
+    )
+    chosen = found[:: max(1, -(-len(found) // pairs))]
+    ranges = (visible_range([pair.first for pair in chosen]), sequence_range("auto", [pair.second for pair in chosen]))
+    images = []
+    for pair in chosen:
+        sides = zip((pair.first, pair.second), ranges, strict=True)
+        visible, infrared = (luma(frames.read(path, intensity=range_)[0].pixels) for path, range_ in sides)
+        images.append((visible, infrared))
+    estimate = registration.estimate([pair.name for pair in chosen], images, model)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(output) as partial:
+        partial.write_text(json.dumps(estimate.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    picture = output.with_suffix(".png")
+    frames.write(picture, [registration.overlay(*images[len(images) // 2], estimate.calibration)])
+    before, after = estimate.similarity
+    agreement = f"edges agree {before:.2f} before, {after:.2f} after"
+    typer.echo(f"{output}: {estimate.trust}: {estimate.reason}; {agreement}; look at {picture}", err=True)
+    if estimate.trust == "poor":
+        raise typer.Exit(EXIT_NOTHING_DONE)

@@ -1,0 +1,295 @@
+"""Frames that do not line up: one transform for a rigid pair of cameras, estimated once and applied to every pair.
+
+A transform maps pixel centres of the infrared frame, (x, y) from (0, 0), to those of the visible one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusecli.errors import InputError, UsageError
+from fusecli.images.colour import luma
+from fusecli.images.opencv import cv2
+
+MODELS = ("shift", "similarity", "affine", "homography")
+WIDTHS = (160, 320, 640)  # of the visible frame, coarse to fine
+SCALES = np.geomspace(0.6, 1.6, 17)  # field of view of the infrared against the visible, tried at the coarsest width
+FEATHER = 9  # px over which the visible takes over where the infrared ends
+GOOD_SIMILARITY, POOR_SIMILARITY = 0.22, 0.17
+GOOD_RESIDUAL = 0.005  # of the visible frame's diagonal
+
+Size = tuple[int, int]  # width, height
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """matrix: 3×3. ir_size, vis_size: (width, height) it was made for; None where not known."""
+
+    matrix: np.ndarray
+    ir_size: Size | None = None
+    vis_size: Size | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Calibration:
+        """From JSON: "matrix" (3 rows of 3), or "scale" and "shift" ([x, y] in visible pixels). Raises UsageError."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if "matrix" in values:
+                matrix = np.array(values["matrix"], np.float64)
+            else:
+                scale, (x, y) = float(values["scale"]), values["shift"]
+                matrix = np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]], np.float64)
+            sizes = [values.get(key) and (int(values[key][0]), int(values[key][1])) for key in ("ir_size", "vis_size")]
+        except OSError as error:
+            raise UsageError(f"--align {path}: {error.strerror or error}") from error
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise UsageError(
+                f'--align {path}: not a calibration ({type(error).__name__}: {error}); it needs "matrix", '
+                'or "scale" and "shift"'
+            ) from error
+        if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
+            raise UsageError(f"--align {path}: the matrix must have 3 rows of 3 numbers and an inverse")
+        return cls(matrix, *sizes)
+
+    def between(self, ir_size: Size, vis_size: Size) -> np.ndarray:
+        """The matrix for frames of these sizes: scaled where they are the calibrated ones enlarged or reduced.
+
+        Raises InputError for frames of another shape.
+        """
+        matrix = self.matrix
+        for side, known, size in (("infrared", self.ir_size, ir_size), ("visible", self.vis_size, vis_size)):
+            if known is None or known == size:
+                continue
+            across, down = size[0] / known[0], size[1] / known[1]
+            if abs(across - down) > 0.01 * across:
+                raise InputError(
+                    f"{side} frame of {size[0]}×{size[1]} pixels: the calibration was made for {known[0]}×{known[1]}"
+                )
+            scaling = resizing(known, size)
+            matrix = matrix @ np.linalg.inv(scaling) if side == "infrared" else scaling @ matrix
+        return matrix
+
+
+def resizing(before: Size, after: Size) -> np.ndarray:
+    """3×3 of an image resize: edges onto edges, so pixel centres move by half a pixel's growth."""
+    x, y = after[0] / before[0], after[1] / before[1]
+    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+
+
+def warp(infrared: np.ndarray, visible: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """The infrared frame on the visible one's grid, H×W. Where there is none, the visible's luma stands in for it.
+
+    infrared, visible: H×W or H×W×3, uint8 or float32 in [0, 1]; the result is of the infrared's type.
+    """
+    height, width = visible.shape[:2]
+    matrix = calibration.between(infrared.shape[1::-1], (width, height))
+    gray = luma(infrared)
+    here = cv2.warpPerspective(gray, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    known = cv2.warpPerspective(np.ones_like(gray), matrix, (width, height), flags=cv2.INTER_LINEAR)
+    if known.min() < 1:  # the frame's own border is no edge of the infrared
+        square = np.ones((FEATHER, FEATHER), np.uint8)
+        inner = cv2.erode((known >= 1).astype(np.float32), square, borderType=cv2.BORDER_REPLICATE)
+        share = cv2.blur(inner, (FEATHER, FEATHER), borderType=cv2.BORDER_REPLICATE)
+        here = share * here + (1 - share) * luma(visible)
+    return np.rint(here * 255).astype(np.uint8) if infrared.dtype == np.uint8 else here
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What `estimate` found. residual: px of the visible frame; similarity: of edges, in [-1, 1], before and after."""
+
+    calibration: Calibration
+    model: str
+    pairs: list[str]
+    residual: float
+    similarity: tuple[float, float]
+    trust: str
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "maps": "infrared pixel centres (x, y) to visible ones",
+            "matrix": [[float(f"{value:.9g}") for value in row] for row in self.calibration.matrix],
+            "ir_size": self.calibration.ir_size,
+            "vis_size": self.calibration.vis_size,
+            "model": self.model,
+            "pairs": self.pairs,
+            "residual_px": round(self.residual, 2),
+            "similarity": {"before": round(self.similarity[0], 3), "after": round(self.similarity[1], 3)},
+            "trust": self.trust,
+            "reason": self.reason,
+        }
+
+
+def estimate(names: Sequence[str], pairs: Sequence[tuple[np.ndarray, np.ndarray]], model: str = "affine") -> Estimate:
+    """One transform for all pairs (visible, infrared), each H×W luma in [0, 1], all of a side of one size.
+
+    Edges are what both bands share. Scale and shift are searched at low resolution over all pairs together, then the
+    model's parameters are refined by a pattern search from coarse to fine, on the mean correlation of edges. residual:
+    mean distance of the corners between what every other pair says and what the rest says (0 for one pair).
+    Raises UsageError for sides of several sizes.
+    """
+    sizes = [{pair[side].shape[1::-1] for pair in pairs} for side in (0, 1)]
+    if any(len(found) > 1 for found in sizes):
+        raise UsageError("align: the frames of a side must all have one size; choose those of one rig")
+    vis_size, ir_size = (found.pop() for found in sizes)
+    matrix = _search(pairs, vis_size, ir_size)
+    for width in WIDTHS:
+        matrix = _refine([_Edges.of(pair, width) for pair in pairs], matrix, model, step=4.0)
+    residual = 0.0
+    if len(pairs) > 1:
+        corners = np.array([[0, 0], [ir_size[0] - 1, 0], [ir_size[0] - 1, ir_size[1] - 1], [0, ir_size[1] - 1]], float)
+        halves = [[_Edges.of(pair, WIDTHS[1]) for pair in half] for half in (pairs[::2], pairs[1::2])]
+        places = [_apply(_refine(half, matrix, model, step=2.0), corners) for half in halves]
+        residual = float(np.linalg.norm(places[0] - places[1], axis=1).mean())
+    views = [_Edges.of(pair, WIDTHS[1]) for pair in pairs]
+    before, after = (_agreement(views, each) for each in (resizing(ir_size, vis_size), matrix))
+    trust, reason = _trust(residual, after, len(pairs), vis_size)
+    calibration = Calibration(matrix, ir_size, vis_size)
+    return Estimate(calibration, model, list(names), residual, (before, after), trust, reason)
+
+
+def overlay(visible: np.ndarray, infrared: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """uint8 H×2W×3 RGB: visible red and infrared cyan, resized alone and aligned; where both agree edges are gray."""
+    height, width = visible.shape
+    plain = Calibration(resizing(infrared.shape[1::-1], (width, height)))
+    shown = [np.dstack([visible, *[warp(infrared, visible, each)] * 2]) for each in (plain, calibration)]
+    return np.rint(np.hstack(shown) * 255).astype(np.uint8)
+
+
+def _edges(image: np.ndarray, sigma: float = 1.5) -> np.ndarray:
+    """Gradient magnitude of float32 luma, even over bright and dark parts."""
+    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigma)
+    magnitude = cv2.magnitude(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+    around = cv2.GaussianBlur(magnitude, (0, 0), 12 * sigma)
+    return magnitude / (around + 0.02)
+
+
+def _search(pairs: Sequence[tuple[np.ndarray, np.ndarray]], vis_size: Size, ir_size: Size) -> np.ndarray:
+    """Scale and shift at which the edges of all pairs together agree best, as a 3×3 of full-size frames."""
+    width = WIDTHS[0]
+    small = (width, max(8, round(width * vis_size[1] / vis_size[0])))
+    best, found = -np.inf, np.eye(3)
+    margin = width // 4
+    edges = [np.pad(_resized_edges(visible, small), margin) for visible, _ in pairs]
+    for scale in SCALES:
+        shape = (round(small[0] * scale), max(8, round(small[0] * scale * ir_size[1] / ir_size[0])))
+        inner = [round(0.15 * length) for length in shape]  # the middle of the infrared is looked for in the visible
+        patches = [
+            _resized_edges(ir, shape)[inner[1] : shape[1] - inner[1], inner[0] : shape[0] - inner[0]] for _, ir in pairs
+        ]
+        if any(p.shape[0] > e.shape[0] or p.shape[1] > e.shape[1] for p, e in zip(patches, edges, strict=True)):
+            continue
+        both = zip(edges, patches, strict=True)
+        scores = np.sum([cv2.matchTemplate(e, p, cv2.TM_CCOEFF_NORMED) for e, p in both], axis=0)
+        score = float(np.max(scores)) * scale  # a smaller patch finds its like more easily
+        if score > best:
+            y, x = np.unravel_index(int(np.argmax(scores)), scores.shape)
+            moved = np.array([[1, 0, x - inner[0] - margin], [0, 1, y - inner[1] - margin], [0, 0, 1]], float)
+            best, found = score, resizing(small, vis_size) @ moved @ resizing(ir_size, shape)
+    return found
+
+
+def _resized_edges(image: np.ndarray, size: Size) -> np.ndarray:
+    return _edges(cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_AREA), 1.0)
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """Edges of a pair, the visible's at a working width and the infrared's at about the same detail."""
+
+    fixed: np.ndarray
+    moving: np.ndarray
+    down: np.ndarray  # 3×3, visible frame to ``fixed``
+    up: np.ndarray  # 3×3, ``moving`` to infrared frame
+
+    @classmethod
+    def of(cls, pair: tuple[np.ndarray, np.ndarray], width: int) -> _Edges:
+        shapes = []
+        for image in pair:
+            across = min(width, image.shape[1])
+            shapes.append((across, max(2, round(across * image.shape[0] / image.shape[1]))))
+        edges = [_resized_edges(image, shape) for image, shape in zip(pair, shapes, strict=True)]
+        sizes = [image.shape[1::-1] for image in pair]
+        return cls(edges[0], edges[1], resizing(sizes[0], shapes[0]), resizing(shapes[1], sizes[1]))
+
+    def agreement(self, matrix: np.ndarray) -> float:
+        """Correlation where both are; 0 where that is less than a fifth of the visible frame."""
+        whole = self.down @ matrix @ self.up
+        size = self.fixed.shape[1::-1]
+        near = cv2.warpPerspective(self.moving, whole, size, flags=cv2.INTER_LINEAR, borderValue=-1)
+        known = near >= 0
+        if known.mean() < 0.2:
+            return 0.0
+        a, b = self.fixed[known], near[known]
+        a, b = a - a.mean(), b - b.mean()
+        return float((a * b).sum() / (np.sqrt((a * a).sum() * (b * b).sum()) + 1e-9))
+
+
+def _agreement(views: Sequence[_Edges], matrix: np.ndarray) -> float:
+    return float(np.mean([view.agreement(matrix) for view in views]))
+
+
+def _refine(views: Sequence[_Edges], start: np.ndarray, model: str, step: float) -> np.ndarray:
+    """Pattern search around ``start``: every parameter up and down by steps that halve, 0.1 px of the views at last."""
+    height, width = views[0].fixed.shape
+    half = np.array([[width / 2, 0, (width - 1) / 2], [0, width / 2, (height - 1) / 2], [0, 0, 1]])
+    to_unit = np.linalg.inv(half) @ views[0].down  # visible frame to [-1, 1] across
+    moves = _moves(model)
+    best, score = np.eye(3), _agreement(views, start)
+    size = 2 * step / width
+    while size * width / 2 > 0.1:
+        better = False
+        for move in moves:
+            for sign in (1, -1):
+                trial = (np.eye(3) + sign * size * move) @ best
+                found = _agreement(views, np.linalg.inv(to_unit) @ trial @ to_unit @ start)
+                if found > score + 1e-6:
+                    best, score, better = trial, found, True
+                    break
+        if not better:
+            size /= 2
+    return np.linalg.inv(to_unit) @ best @ to_unit @ start
+
+
+def _moves(model: str) -> list[np.ndarray]:
+    """Generators of a model's transforms in units where the frame reaches from -1 to 1."""
+    places = {
+        "shift": [[(0, 2, 1)], [(1, 2, 1)]],
+        "similarity": [[(0, 0, 1), (1, 1, 1)], [(0, 1, -1), (1, 0, 1)]],
+        "affine": [[(0, 0, 1), (1, 1, -1)], [(0, 1, 1), (1, 0, 1)]],
+        "homography": [[(2, 0, 1)], [(2, 1, 1)]],
+    }
+    moves = []
+    for name in MODELS[: MODELS.index(model) + 1]:
+        for entries in places[name]:
+            move = np.zeros((3, 3))
+            for row, column, value in entries:
+                move[row, column] = value
+            moves.append(move)
+    return moves
+
+
+def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return cv2.perspectiveTransform(points[None].astype(np.float64), matrix)[0]
+
+
+def _trust(residual: float, similarity: float, count: int, vis_size: Size) -> tuple[str, str]:
+    limit = GOOD_RESIDUAL * float(np.hypot(*vis_size))
+    if similarity < POOR_SIMILARITY:
+        return "poor", f"the edges of both sides hardly agree ({similarity:.2f})"
+    if residual > 4 * limit:
+        return "poor", f"the pairs contradict one another by {residual:.1f} px"
+    if residual > limit:
+        return "doubtful", f"halves of the pairs differ by {residual:.1f} px"
+    if similarity < GOOD_SIMILARITY:
+        return "doubtful", f"the edges of both sides agree weakly ({similarity:.2f})"
+    if count < 3:
+        return "doubtful", f"from {count} pair{'s' * (count > 1)} alone; three or more can check one another"
+    return "good", f"{count} pairs agree within {residual:.1f} px"

@@ -1,0 +1,131 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fusecli.errors import InputError, UsageError
+from fusecli.images import registration
+from fusecli.images.registration import Calibration
+
+SAMPLES = Path(__file__).parents[1] / "sample_data"
+RIG = ("back_yard", "day_street", "fog_road")
+CAMERA = (288, 216)  # width and height of the infrared of the rig below
+
+
+def picture(side, name):
+    return cv2.imread(str(SAMPLES / side / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+
+
+def moved(scale=0.92, turn=1.5, shift=(14.0, -9.0), size=(480, 360)):
+    """3×3 from the small infrared camera's frame to the visible one's."""
+    angle, centre = np.deg2rad(turn), (np.array(size) - 1) / 2
+    turned = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = np.eye(3)
+    matrix[:2, :2], matrix[:2, 2] = turned, centre - turned @ centre + shift
+    return matrix @ registration.resizing(CAMERA, size)
+
+
+def seen(image, matrix):
+    """What the infrared camera sees of an aligned frame."""
+    return cv2.warpPerspective(
+        image, np.linalg.inv(matrix), CAMERA, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def corner_error(found, true):
+    corners = np.array([[[0, 0], [CAMERA[0] - 1, 0], [CAMERA[0] - 1, CAMERA[1] - 1], [0, CAMERA[1] - 1]]], float)
+    places = [cv2.perspectiveTransform(corners, matrix)[0] for matrix in (found, true)]
+    return np.linalg.norm(places[0] - places[1], axis=1).max()
+
+
+@pytest.fixture(scope="module")
+def rig():
+    pairs = []
+    for name in RIG:
+        visible = cv2.cvtColor(picture("vis", name), cv2.COLOR_BGR2GRAY)
+        pairs.append((visible.astype(np.float32) / 255, seen(picture("ir", name).astype(np.float32) / 255, moved())))
+    return pairs
+
+
+@pytest.mark.parametrize("model", ["similarity", "affine"])
+def test_a_known_transform_is_found_across_modalities(rig, model):
+    estimate = registration.estimate(RIG, rig, model)
+    assert corner_error(estimate.calibration.matrix, moved()) < 1.5
+    assert estimate.trust in ("good", "doubtful")
+    assert estimate.similarity[1] > estimate.similarity[0] + 0.1
+
+
+def test_pairs_that_have_nothing_in_common_are_not_trusted():
+    rng = np.random.default_rng(0)
+    pairs = [tuple(cv2.GaussianBlur(rng.random((120, 160), np.float32), (0, 0), 3) for _ in range(2)) for _ in range(3)]
+    estimate = registration.estimate("abc", pairs)
+    assert estimate.trust == "poor"
+
+
+def test_frames_of_several_sizes_are_no_rig():
+    pairs = [(np.zeros((20, 30)), np.zeros((20, 30))), (np.zeros((20, 31)), np.zeros((20, 30)))]
+    with pytest.raises(UsageError, match="one size"):
+        registration.estimate("ab", pairs)
+
+
+def test_resizing_maps_edges_onto_edges():
+    matrix = registration.resizing((10, 8), (25, 16))
+    edges = cv2.perspectiveTransform(np.array([[[-0.5, -0.5], [9.5, 7.5]]]), matrix)[0]
+    np.testing.assert_allclose(edges, [[-0.5, -0.5], [24.5, 15.5]])
+
+
+def test_a_calibration_follows_frames_that_are_resized_and_refuses_others():
+    calibration = Calibration(np.diag([2.0, 2.0, 1.0]), (100, 80), (200, 160))
+    half = calibration.between((50, 40), (200, 160))
+    corner = np.array([[[49.5, 39.5]]])  # outermost edge of the smaller frame
+    np.testing.assert_allclose(
+        cv2.perspectiveTransform(corner, half)[0],
+        cv2.perspectiveTransform(np.array([[[99.5, 79.5]]]), calibration.matrix)[0],
+    )
+    with pytest.raises(InputError, match="100×80"):
+        calibration.between((100, 100), (200, 160))
+
+
+def test_where_no_infrared_is_the_visible_stands_in():
+    visible = np.full((60, 80, 3), 0.3, np.float32)
+    infrared = np.full((60, 80), 0.8, np.float32)
+    here = registration.warp(infrared, visible, Calibration(np.array([[1, 0, 40], [0, 1, 0], [0, 0, 1.0]])))
+    assert np.allclose(here[:, :36], 0.3)
+    assert np.allclose(here[:, 52:], 0.8)
+    assert np.all(np.diff(here, axis=1) >= -1e-6)  # no step back in between
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"scale": "x", "shift": [0, 0]}', '{"matrix": [[1, 0], [0, 1]]}', '{"matrix": 3}']
+)
+def test_a_broken_calibration_is_named(tmp_path, text):
+    path = tmp_path / "h.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"h\.json"):
+        Calibration.read(path)
+
+
+def test_align_then_fuse(tmp_path, fusecli):
+    for name in RIG:
+        for side in ("vis", "ir"):
+            (tmp_path / side).mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "vis" / f"{name}.png"), picture("vis", name))
+        cv2.imwrite(str(tmp_path / "ir" / f"{name}.png"), seen(picture("ir", name), moved()))
+    sides = ("--ir", tmp_path / "ir", "--vis", tmp_path / "vis")
+    path = tmp_path / "rig.json"
+    code, _, err = fusecli("align", *sides, "-o", path)
+    assert code == 0, err
+    found = json.loads(path.read_text())
+    assert found["ir_size"] == list(CAMERA)
+    assert cv2.imread(str(path.with_suffix(".png"))).shape == (360, 960, 3)
+    code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "out", "--align", path)
+    assert code == 0, err
+    aligned = ("--ir", SAMPLES / "ir", "--vis", SAMPLES / "vis", "--ignore-unmatched")
+    assert fusecli("fuse", *aligned, "-o", tmp_path / "true")[0] == 0
+    for name in RIG:
+        fused, true = (cv2.imread(str(tmp_path / folder / f"{name}.png"))[40:-40, 60:-60] for folder in ("out", "true"))
+        assert np.corrcoef(fused.ravel(), true.ravel())[0, 1] > 0.95
+    assert fusecli("fuse", *sides, "-o", tmp_path / "no", "--align", path, "--resize", "ir")[0] == 2
+    assert fusecli("align", *sides, "-o", path)[0] == 2  # exists
