@@ -13,6 +13,7 @@ from pathlib import Path
 from fusecli.errors import UsageError
 from fusecli.images import frames
 from fusecli.images.pairing import Pair
+from fusecli.stream.parts import Part
 from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
@@ -40,12 +41,13 @@ def plan(
     overwrite: bool = False,
     skip_existing: bool = False,
     beside: Mapping[str, Path] | None = None,
+    part: Part | None = None,
 ) -> Plan:
     """Name every pair's result and check that writing it harms nothing.
 
     output: a folder, or a file for a single pair (see `is_file`). inputs: both sides as typed; a folder among them is
     no place for results. file_format: auto (the reference's own), png, tiff or jpg. pattern: the file's name; {stem},
-    {index} and ``fields`` stand for values. beside: other files that the run writes, by option.
+    {index} and ``fields`` stand for values. beside: other files that the run writes, by option. part: see `settle`.
     Raises UsageError where outputs exist, coincide, lie in an input folder, or cannot be written.
     """
     if file_format != "auto" and file_format not in FORMATS:
@@ -78,6 +80,7 @@ def plan(
         overwrite=overwrite,
         skip_existing=skip_existing,
         beside=beside,
+        part=part,
     )
 
 
@@ -90,14 +93,18 @@ def settle(
     overwrite: bool,
     skip_existing: bool,
     beside: Mapping[str, Path] | None = None,
+    part: Part | None = None,
 ) -> Plan:
     """Check that writing the results of ``jobs`` harms nothing.
 
     single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. beside: other
-    files that the run writes, by option. Raises UsageError.
+    files that the run writes, by option. part: whose jobs are planned; names are checked in all of them, files that
+    exist in its own only, since other parts may be at work. Raises UsageError.
     """
     beside = beside or {}
     _check_distinct(jobs, beside)
+    if part is not None:
+        jobs = [job for job in jobs if part.takes(job.name)]
     existing = [job for job in jobs if job.output.exists()]
     _check_inputs_stay(jobs, existing, beside)
     target = output.resolve()

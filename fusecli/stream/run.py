@@ -6,7 +6,6 @@ Memory is bounded by what is under way, never by the number of files. A pair tha
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -146,7 +145,7 @@ class _Work:
 def _one_by_one(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
     """On a CPU each worker takes a pair from file to file: the cores stay busy without waiting for one another."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // work.settings.workers))
+    torch.set_num_threads(max(1, threads // work.settings.workers))
     try:
         yield from windowed(jobs, lambda job: work.pool.submit(work.whole, job), 2 * work.settings.workers)
     finally:

@@ -14,6 +14,7 @@ from fusecli.images import dicom, frames, nifti, pairing
 from fusecli.images.decode import max_pixels_default
 from fusecli.images.volume import Volume
 from fusecli.registry import Task
+from fusecli.stream.parts import Part
 from fusecli.stream.plan import FORMATS, Plan, result_name, settle
 from fusecli.stream.run import Job
 
@@ -216,12 +217,13 @@ def plan(
     overwrite: bool = False,
     skip_existing: bool = False,
     beside: Mapping[str, Path] | None = None,
+    part: Part | None = None,
 ) -> Plan:
     """Name every pair's result and check that writing it harms nothing.
 
     output: a folder, or a file for a single pair. file_format: auto (the kind of the reference), nifti, or png, tiff
     and jpg for slices, in a folder. folders: input folders, in which nothing may be written. beside: other files that
-    the run writes, by option. Raises UsageError.
+    the run writes, by option. part: whose jobs are planned, of all that are checked. Raises UsageError.
     """
     single = _is_file(output)
     if single and len(pairs) > 1:
@@ -254,6 +256,7 @@ def plan(
         overwrite=overwrite,
         skip_existing=skip_existing,
         beside=beside,
+        part=part,
     )
 
 
