@@ -147,7 +147,7 @@ def connect(
         spec = replace(spec, device="cuda" if on_gpu or spec.device == "cuda" else "cpu")
         token = secrets.token_hex(16)
         probe.write_text(token, encoding="ascii")
-        inputs = (jobs[0].first, jobs[0].second) if jobs else ()
+        inputs = tuple(path for job in jobs[:1] for path in (job.first, job.second) if path.exists())
         session = Session(spec, work.with_workers(per_task), os.getcwd(), probe, token, inputs)
         node = _check(ray, session, needs, address)
         log.info("cluster: %d tasks at once on %s, %s", slots, node.device, node.precision)
@@ -250,10 +250,10 @@ def _engine(session: Session) -> Engine:
         seen = session.probe.read_text(encoding="ascii") == session.token
     except OSError:
         seen = False
-    if not seen or not all(path.exists() for path in session.inputs):
-        missing = session.probe.parent if not seen else next(path for path in session.inputs if not path.exists())
+    missing = ([] if seen else [session.probe.parent]) + [path for path in session.inputs if not path.exists()]
+    if missing:
         raise UsageError(
-            f"does not see {missing} as the machine that started the run does; "
+            f"does not see {missing[0]} as the machine that started the run does; "
             "inputs and output must lie on storage that all machines share, under the same path"
         )
     return session.spec.build()
