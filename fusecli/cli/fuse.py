@@ -7,9 +7,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,10 +22,10 @@ from fusecli.cli import options, volumes
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, UsageError
 
 if TYPE_CHECKING:
-    from fusecli.stream.engine import Engine
-    from fusecli.stream.plan import Part, Plan
-    from fusecli.stream.report import Report
+    from fusecli.stream.plan import Plan
+    from fusecli.stream.report import Computes, Report
     from fusecli.stream.run import Job, Outcome
+    from fusecli.stream.work import EngineSpec, Work
 
 log = logging.getLogger("fusecli")
 
@@ -118,14 +119,18 @@ def fuse(
     name: Annotated[str, typer.Option(help="File names: {stem}, {index}, {task}, {model}.")] = "{stem}",
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
     skip_existing: Annotated[bool, typer.Option(help="Leave results that exist; go on with the others.")] = False,
-    num_parts: Annotated[
-        int | None,
-        typer.Option(min=1, help="Batch systems: of how many shares this run is one (by hash of the names)."),
-    ] = None,
-    part_id: Annotated[int | None, typer.Option(min=0, help="… which one, from 0.")] = None,
     fail_fast: Annotated[bool, typer.Option(help="Stop at the first pair that fails.")] = False,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Refuse larger images before they are decoded. Default: 2^29.")
+    ] = None,
+    num_parts: Annotated[
+        int | None, typer.Option(min=1, help="Fuse one part of N only, as one task of a Slurm array or an indexed job.")
+    ] = None,
+    part_id: Annotated[
+        int | None, typer.Option(min=0, help="Which part, from 0; pairs belong to parts by a hash of their names.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Fuse on a Ray cluster with shared storage: HOST:PORT of its head, or auto.")
     ] = None,
     preview: Annotated[bool, typer.Option(help="Write preview.png: sources beside results.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write a JSON report to this file.")] = None,
@@ -152,10 +157,13 @@ def fuse(
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other")
 
-    part = _part(num_parts, part_id)
-
     # Threads that wait for one another sleep instead of spinning: on a shared machine spinning takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
+    from fusecli.stream.parts import part
+
+    mine = part(num_parts, part_id)
+    if mine and preview:
+        raise UsageError("--preview shows a whole run; leave it out with --num-parts")
     sheet = None if not preview else _sheet(output)
     request = volumes.Request(
         task=task,
@@ -174,7 +182,7 @@ def fuse(
             "fields": {"task": task.name, "model": Path(model).stem},
             "overwrite": overwrite,
             "skip_existing": skip_existing,
-            "part": part,
+            "part": mine,
             "beside": {option: path for option, path in (("--report", report), ("--preview", sheet)) if path},
         },
         resize=resize,
@@ -187,21 +195,24 @@ def fuse(
         digest=report is not None,
     )
     of_volumes = volumes.VolumeOptions(series, volume, window, reference, colormap)
-    planned, run = volumes.plan(request, of_volumes) or _frames(request, range_, steady, align)
+    planned, work = volumes.plan(request, of_volumes) or _frames(request, range_, steady, align)
 
     from fusecli.images.atomic import sweep
-    from fusecli.stream.engine import Engine
     from fusecli.stream.report import Report
-    from fusecli.text import guide
+    from fusecli.stream.work import EngineSpec
 
-    engine = Engine(guide.load(model, task.name, options.look_of(look)), device, precision, tile, tile_overlap)
+    spec = EngineSpec(model, task.name, options.look_of(look), device, precision, tile, tile_overlap)
     sweep(job.output for job in planned.jobs)
-    account = Report(settings_given, {"name": model}, engine)
-    account.skipped(planned.skipped)
     shown = {job.output for job in planned.jobs[:: max(1, -(-len(planned.jobs) // PREVIEWED))]} if preview else set()
     rows = []
-    with _stopping() as stop, _progress(len(planned.jobs), quiet) as bar:
-        for outcome in run(engine, lambda job: job.output in shown, stop):
+    with (
+        _machines(cluster, spec, work, planned.jobs, output, workers) as (engine, outcomes),
+        _stopping() as stop,
+        _progress(len(planned.jobs), quiet) as bar,
+    ):
+        account = Report(settings_given, {"name": model}, engine)
+        account.skipped(planned.skipped)
+        for outcome in outcomes(preview=lambda job: job.output in shown, stop=stop):
             account.add(outcome)
             bar.update()
             if outcome.preview:
@@ -241,24 +252,29 @@ def _as_given(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _part(count: int | None, index: int | None) -> Part | None:
-    if (count is None) != (index is None):
-        raise UsageError("--num-parts and --part-id go together: --num-parts 8 --part-id 0")
-    if count is None or index is None:
-        return None
-    if index >= count:
-        raise UsageError(f"--part-id {index}: the parts are 0 to {count - 1}")
-    from fusecli.stream.plan import Part
+@contextmanager
+def _machines(
+    cluster: str | None, spec: EngineSpec, work: Work, jobs: Sequence[Job], output: Path, workers: int | None
+) -> Iterator[tuple[Computes, Callable[..., Generator[Outcome, None, None]]]]:
+    """What computes, this machine or a cluster, and the function that begins."""
+    if cluster is None:
+        engine = spec.build()
+        yield engine, partial(work, jobs, engine)
+        return
+    from fusecli.stream.cluster import connect
 
-    return Part(index, count)
+    folder = output if output.is_dir() else output.parent
+    with connect(cluster, spec, work, jobs, folder, workers=workers) as joined:
+        yield joined.node, partial(joined.run, jobs)
 
 
-def _frames(request: volumes.Request, range_option: str, steady: bool, align: Path | None) -> tuple[Plan, volumes.Run]:
+def _frames(request: volumes.Request, range_option: str, steady: bool, align: Path | None) -> tuple[Plan, Work]:
     """The plan for pictures, and how to run it."""
     from fusecli.images import frames, intensity, pairing
     from fusecli.images.registration import Calibration
     from fusecli.stream import run as stream
     from fusecli.stream.plan import plan
+    from fusecli.stream.work import Work
 
     task = request.task
     typed = (request.sides[task.first], request.sides[task.second])
@@ -281,14 +297,9 @@ def _frames(request: volumes.Request, range_option: str, steady: bool, align: Pa
         max_pixels=request.max_pixels,
         compress=request.compress,
         digest=request.digest,
+        steady=tuple(stream.sample(pairs)) if steady else (),
     )
-
-    def run(engine: Engine, preview: Callable[[Job], bool], stop: Event) -> Generator[Outcome, None, None]:
-        if steady:
-            stream.keep_steady(pairs, engine, settings)
-        return stream.run(planned.jobs, engine, settings, preview=preview, stop=stop)
-
-    return planned, run
+    return planned, Work(stream.run, settings)
 
 
 def _sheet(output: Path) -> Path:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from fusecli import registry
 from fusecli.errors import UsageError
 
 if TYPE_CHECKING:
-    from fusecli.stream.engine import Engine
     from fusecli.stream.plan import Plan
-    from fusecli.stream.run import Job, Outcome
-
-    Run = Callable[[Engine, Callable[[Job], bool], Event], Generator[Outcome, None, None]]
+    from fusecli.stream.work import Work
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,7 @@ class Request:
     digest: bool
 
 
-def plan(request: Request, options: VolumeOptions) -> tuple[Plan, Run] | None:
+def plan(request: Request, options: VolumeOptions) -> tuple[Plan, Work] | None:
     """The plan and how to run it; None where both sides are pictures. Raises UsageError for what makes no sense."""
     task, sides = request.task, request.sides
     if task.second != "mri":
@@ -66,6 +61,7 @@ def plan(request: Request, options: VolumeOptions) -> tuple[Plan, Run] | None:
     from fusecli.images import colormap
     from fusecli.images.volume import parse_window
     from fusecli.stream import volume_jobs, volumes
+    from fusecli.stream.work import Work
 
     typed = (sides[task.first], sides[task.second])
     pairs = volume_jobs.find(
@@ -113,6 +109,4 @@ def plan(request: Request, options: VolumeOptions) -> tuple[Plan, Run] | None:
         compress=request.compress,
         digest=request.digest,
     )
-    return planned, lambda engine, preview, stop: volumes.run(
-        planned.jobs, engine, settings, preview=preview, stop=stop
-    )
+    return planned, Work(volumes.run, settings)

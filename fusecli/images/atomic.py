@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import itertools
 import os
+import secrets
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,6 @@ from pathlib import Path
 from fusecli.errors import OutputError
 
 PARTIAL = ".partial"
-_serial = itertools.count()
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -23,15 +22,18 @@ _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """A temporary path beside ``path`` (an empty folder there if ``folder``), which takes its place on success.
 
-    It is hidden, so that no run takes it as input, and keeps the ending, by which some libraries choose the format.
+    It is hidden, so that no run takes it as input, and keeps the ending, by which some libraries choose the format. Its
+    name cannot be foreseen and it is made anew, so that in a folder such as /tmp no one can put a link in its place.
     Raises OutputError with file and reason where the disk is full or writing is not permitted.
     """
     ending = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix[:12]
-    partial = path.with_name(f"{_prefix(path)}{os.getpid()}-{next(_serial)}{PARTIAL}{ending}")
+    partial = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}{PARTIAL}{ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if folder:
             partial.mkdir()
+        else:
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask
         try:
             yield partial
             if folder and path.is_dir() and not path.is_symlink():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import string
@@ -14,6 +13,7 @@ from pathlib import Path
 from fusecli.errors import UsageError
 from fusecli.images import frames
 from fusecli.images.pairing import Pair
+from fusecli.stream.parts import Part
 from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
@@ -29,18 +29,6 @@ class Plan:
     skipped: list[Job]
 
 
-@dataclass(frozen=True)
-class Part:
-    """One of ``count`` shares of a run, ``index`` from 0, for batch systems that start a process for each."""
-
-    index: int
-    count: int
-
-    def has(self, name: str) -> bool:
-        """Whether the pair of this name belongs to the share; the same on every machine, whatever else is there."""
-        return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") % self.count == self.index
-
-
 def plan(
     pairs: list[Pair],
     output: Path,
@@ -52,15 +40,14 @@ def plan(
     fields: dict[str, str] | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
-    part: Part | None = None,
     beside: Mapping[str, Path] | None = None,
+    part: Part | None = None,
 ) -> Plan:
     """Name every pair's result and check that writing it harms nothing.
 
     output: a folder, or a file for a single pair (see `is_file`). inputs: both sides as typed; a folder among them is
     no place for results. file_format: auto (the reference's own), png, tiff or jpg. pattern: the file's name; {stem},
-    {index} and ``fields`` stand for values. part: the share of a batch system's task. beside: other files that the run
-    writes, by option.
+    {index} and ``fields`` stand for values. beside: other files that the run writes, by option. part: see `settle`.
     Raises UsageError where outputs exist, coincide, lie in an input folder, or cannot be written.
     """
     if file_format != "auto" and file_format not in FORMATS:
@@ -92,8 +79,8 @@ def plan(
         guarded=guarded,
         overwrite=overwrite,
         skip_existing=skip_existing,
-        part=part,
         beside=beside,
+        part=part,
     )
 
 
@@ -105,19 +92,19 @@ def settle(
     guarded: Iterable[Path],
     overwrite: bool,
     skip_existing: bool,
-    part: Part | None = None,
     beside: Mapping[str, Path] | None = None,
+    part: Part | None = None,
 ) -> Plan:
     """Check that writing the results of ``jobs`` harms nothing.
 
-    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. part: only its
-    share of the jobs is planned, all are checked for clashes. beside: other files that the run writes, by option.
-    Raises UsageError.
+    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. beside: other
+    files that the run writes, by option. part: whose jobs are planned; names are checked in all of them, files that
+    exist in its own only, since other parts may be at work. Raises UsageError.
     """
     beside = beside or {}
     _check_distinct(jobs, beside)
     if part is not None:
-        jobs = [job for job in jobs if part.has(job.name)]
+        jobs = [job for job in jobs if part.takes(job.name)]
     existing = [job for job in jobs if job.output.exists()]
     _check_inputs_stay(jobs, existing, beside)
     target = output.resolve()

@@ -8,20 +8,32 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from fusecli import __version__
 from fusecli.images.atomic import replacing
-from fusecli.stream.engine import Engine
 from fusecli.stream.run import Job, Outcome
+
+
+class Computes(Protocol):
+    """What a report tells of an `Engine`, or of the machines of a cluster."""
+
+    @property
+    def device(self) -> object: ...
+    @property
+    def precision(self) -> object: ...
+    @property
+    def tile(self) -> int: ...
+    @property
+    def overlap(self) -> int: ...
 
 
 class Report:
     """Collects outcomes; one JSON object at the end, also of an interrupted run."""
 
-    def __init__(self, options: dict[str, Any], model: dict[str, Any], engine: Engine) -> None:
+    def __init__(self, options: dict[str, Any], model: dict[str, Any], engine: Computes) -> None:
         self.began = time.time()
         self.device, self.precision = str(engine.device), str(engine.precision).removeprefix("torch.")
         self.head = {

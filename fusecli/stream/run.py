@@ -6,7 +6,6 @@ Memory is bounded by what is under way, never by the number of files. A pair tha
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -61,6 +60,7 @@ class Settings:
     max_pixels: int | None = None
     compress: bool = False
     digest: bool = False  # SHA-256 of every result, for the report
+    steady: tuple[Pair, ...] = ()  # pairs whose mean exposure every frame gets; none: each frame by itself
 
 
 @dataclass
@@ -104,6 +104,9 @@ def run(
     more is begun.
     """
     stop = stop or Event()
+    if settings.steady:
+        loaded = (load(Job(pair.name, pair.first, pair.second, pair.first), settings) for pair in settings.steady)
+        engine.keep_steady((each.first[0], each.second[0]) for each in loaded)
     stages = _in_batches if engine.batches else _one_by_one
     with ThreadPoolExecutor(settings.workers) as pool:
         work = _Work(engine, settings, preview, stop, pool)
@@ -150,7 +153,7 @@ class _Work:
 def _one_by_one(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
     """On a CPU each worker takes a pair from file to file: the cores stay busy without waiting for one another."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // work.settings.workers))
+    torch.set_num_threads(max(1, threads // work.settings.workers))
     try:
         yield from windowed(jobs, lambda job: work.pool.submit(work.whole, job), 2 * work.settings.workers)
     finally:
@@ -285,14 +288,9 @@ def load(job: Job, settings: Settings) -> Loaded:
     return Loaded(job, first, second, _levels(sides[0][0], job.output, settings), began)
 
 
-def keep_steady(pairs: Sequence[Pair], engine: Engine, settings: Settings) -> None:
-    """Give every frame of a sequence the exposure that suits up to SAMPLED of its pairs, evenly spread.
-
-    Raises InputError for one of these that cannot be read.
-    """
-    step = max(1, -(-len(pairs) // SAMPLED))
-    loaded = (load(Job(pair.name, pair.first, pair.second, pair.first), settings) for pair in pairs[::step])
-    engine.keep_steady((each.first[0], each.second[0]) for each in loaded)
+def sample(pairs: Sequence[Pair]) -> Sequence[Pair]:
+    """Up to SAMPLED pairs, evenly spread, that settle the exposure of a sequence."""
+    return pairs[:: max(1, -(-len(pairs) // SAMPLED))]
 
 
 def save(loaded: Loaded, settings: Settings, preview: bool) -> Outcome:

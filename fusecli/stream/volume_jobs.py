@@ -14,7 +14,8 @@ from fusecli.images import dicom, frames, nifti, pairing
 from fusecli.images.decode import max_pixels_default
 from fusecli.images.volume import Volume
 from fusecli.registry import Task
-from fusecli.stream.plan import FORMATS, Part, Plan, result_name, settle
+from fusecli.stream.parts import Part
+from fusecli.stream.plan import FORMATS, Plan, result_name, settle
 from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
@@ -215,14 +216,14 @@ def plan(
     fields: dict[str, str] | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
-    part: Part | None = None,
     beside: Mapping[str, Path] | None = None,
+    part: Part | None = None,
 ) -> Plan:
     """Name every pair's result and check that writing it harms nothing.
 
     output: a folder, or a file for a single pair. file_format: auto (the kind of the reference), nifti, or png, tiff
     and jpg for slices, in a folder. folders: input folders, in which nothing may be written. beside: other files that
-    the run writes, by option. Raises UsageError.
+    the run writes, by option. part: whose jobs are planned, of all that are checked. Raises UsageError.
     """
     single = _is_file(output)
     if single and len(pairs) > 1:
@@ -254,8 +255,8 @@ def plan(
         guarded=folders,
         overwrite=overwrite,
         skip_existing=skip_existing,
-        part=part,
         beside=beside,
+        part=part,
     )
 
 

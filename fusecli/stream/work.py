@@ -1,0 +1,47 @@
+"""What a run does, as values that another process can be handed: how jobs are done, and by which engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, replace
+from threading import Event
+
+from fusecli.stream.engine import Engine
+from fusecli.stream.run import Job, Outcome, Settings
+from fusecli.stream.volumes import VolumeSettings
+from fusecli.text import guide
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """Options from which an engine is built; see `Engine` and `guide.load`."""
+
+    model: str
+    task: str
+    look: float | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    tile: str = "auto"
+    overlap: str = "auto"
+
+    def build(self) -> Engine:
+        """The engine, on this machine. Raises UsageError."""
+        network = guide.load(self.model, self.task, self.look)
+        return Engine(network, self.device, self.precision, self.tile, self.overlap)
+
+
+@dataclass(frozen=True)
+class Work:
+    """How jobs of one kind are done: ``run`` of stream.run or of stream.volumes, and its settings."""
+
+    run: Callable[..., Generator[Outcome, None, None]]
+    settings: Settings | VolumeSettings
+
+    def __call__(
+        self, jobs: Iterable[Job], engine: Engine, *, preview: Callable[[Job], bool], stop: Event
+    ) -> Generator[Outcome, None, None]:
+        return self.run(jobs, engine, self.settings, preview=preview, stop=stop)
+
+    def with_workers(self, workers: int) -> Work:
+        """The same, by as many threads."""
+        return replace(self, settings=replace(self.settings, workers=workers))
