@@ -148,7 +148,7 @@ def nifti() -> Seeds:
         "rgb": nib.Nifti1Image(rgb, head.affine),
     }
     seeds = [(f"{name}.nii", image.to_bytes()) for name, image in kinds.items()]
-    return seeds + [("packed.nii.gz", gzip.compress(seeds[0][1]))]
+    return [*seeds, ("packed.nii.gz", gzip.compress(seeds[0][1]))]
 
 
 def weights() -> Seeds:
