@@ -316,7 +316,7 @@ def _tell(account: Report) -> None:
     totals = account.summary
     counts = ", ".join(f"{totals[key]} {key}" for key in ("done", "failed", "skipped", "left") if totals[key])
     log.info("%s in %.1f s (%.1f pairs/s)", counts or "nothing to do", totals["seconds"], totals["pairs_per_second"])
-    failures = [pair["name"] for pair in account.pairs if pair["status"] == "failed"]
+    failures = [pair.job.name for pair in account.pairs if pair.status == "failed"]
     if len(failures) > 1:
         log.error("failed: %s", ", ".join(failures[:20]) + (" …" if len(failures) > 20 else ""))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,13 +72,13 @@ def peek(path: Path) -> Peek | None:
     """What the header says; None where the file is no whole image."""
     try:
         with path.open("rb") as file:
-            if headers.kind_of(file.read(132)) == "TIFF":
+            head = file.read(132)
+            if headers.kind_of(head) == "TIFF":
                 from fusecli.images import tiff
 
                 return Peek(*tiff.peek(path))
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                header = headers.parse(data)
-                return Peek(1, *header.size, np.dtype(np.uint16 if header.bits == 16 else np.uint8))
+            header = headers.parse(head + file.read())  # not mapped: files that shrink meanwhile would end the process
+            return Peek(1, *header.size, np.dtype(np.uint16 if header.bits == 16 else np.uint8))
     except (Unreadable, OSError, ValueError):
         return None
 

@@ -7,12 +7,9 @@ BMP, and the PNM family of Netpbm. TIFF is only recognised; fusecli.images.tiff 
 
 from __future__ import annotations
 
-import mmap
 import re
 import struct
 from dataclasses import dataclass
-
-Bytes = bytes | mmap.mmap  # a whole file, in memory or mapped
 
 
 class Unreadable(ValueError):
@@ -56,7 +53,7 @@ _FOREIGN = (
 )
 
 
-def kind_of(data: Bytes) -> str:
+def kind_of(data: bytes) -> str:
     """Name of the format by content, whatever the file is called. Raises Unreadable where it is none that is read."""
     head = data[:132]
     if not head:
@@ -80,7 +77,7 @@ def kind_of(data: Bytes) -> str:
     raise Unreadable("not an image: the content is of no known format")
 
 
-def parse(data: Bytes) -> Header:
+def parse(data: bytes) -> Header:
     """The header of a whole PNG, JPEG, WebP, BMP or PNM file; raises Unreadable with the reason."""
     kind = kind_of(data)
     try:
@@ -107,7 +104,7 @@ def exif_orientation(block: bytes) -> int:
     return 1
 
 
-def _png(data: Bytes) -> Header:
+def _png(data: bytes) -> Header:
     width = height = bits = color = 0
     orientation, gray, position = 1, False, 8
     while True:
@@ -129,7 +126,7 @@ def _png(data: Bytes) -> Header:
             return Header("PNG", height, width, orientation, 16 if bits == 16 else 8, gray)
 
 
-def _jpeg(data: Bytes) -> Header:
+def _jpeg(data: bytes) -> Header:
     height = width = 0
     orientation, position = 1, 2
     while True:
@@ -156,7 +153,7 @@ def _jpeg(data: Bytes) -> Header:
         position += 2 + length
 
 
-def _webp(data: Bytes) -> Header:
+def _webp(data: bytes) -> Header:
     if len(data) < 8 + struct.unpack_from("<I", data, 4)[0]:
         raise Unreadable(TRUNCATED)
     size: tuple[int, int] | None = None
@@ -182,7 +179,7 @@ def _webp(data: Bytes) -> Header:
     return Header("WebP", *size, orientation)
 
 
-def _bmp(data: Bytes) -> Header:
+def _bmp(data: bytes) -> Header:
     start, header = struct.unpack_from("<II", data, 10)
     if header == 12:
         width, height, _, depth = struct.unpack_from("<HHHH", data, 18)
@@ -198,7 +195,7 @@ def _bmp(data: Bytes) -> Header:
 _PNM_TOKEN = re.compile(rb"(?:\s|#[^\n]*\n)*(\d+)")
 
 
-def _pnm(data: Bytes) -> Header:
+def _pnm(data: bytes) -> Header:
     digit, position, numbers = data[1] - ord("0"), 2, []
     for _ in range(2 if digit in (1, 4) else 3):
         token = _PNM_TOKEN.match(data, position)

@@ -134,7 +134,7 @@ def _as_type(fused: np.ndarray, dtype: np.dtype, shown: Range) -> np.ndarray:
 
 def _open(path: Path) -> Any:
     try:
-        image: Any = nib.load(path)
+        image: Any = nib.load(path, mmap=False)  # a mapped file that shrinks meanwhile would end the process
         if image.get_data_dtype().kind == "c":
             raise InputError(f"{path}: holds complex numbers; take their magnitude first")
     except FileNotFoundError as error:

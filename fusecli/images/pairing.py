@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 import logging
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePath
+from typing import Any
 
 from fusecli.errors import UsageError
 
@@ -82,7 +85,10 @@ def find_pairs(
 
 def _distinct(pairs: list[Pair], sides: tuple[str, str]) -> list[Pair]:
     """The pairs, unless both sides turn out to be the same files."""
-    if os.path.samefile(pairs[0].first, pairs[0].second):
+    same = False
+    with suppress(OSError):  # gone since it was listed: then its pair will fail by name
+        same = os.path.samefile(pairs[0].first, pairs[0].second)
+    if same:
         raise UsageError(
             f"--{sides[0]} and --{sides[1]} name the same file ({pairs[0].first}); where both sides share a folder, "
             f"tell them apart by --pair-by, as --pair-by '{sides[0]}=*_{sides[0]},{sides[1]}=*_{sides[1]}'"
@@ -287,14 +293,22 @@ def _from_csv(path: Path, typed: tuple[str, str], sides: tuple[str, str], ending
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--pairs {path}: cannot be read as a UTF-8 text file ({error})") from error
-    lines = text.splitlines() or [""]
-    delimiter = max(",;\t", key=lines[0].count)
-    rows = csv.reader(lines, delimiter=delimiter)
+    head = text.partition("\n")[0].strip()
+    rows = csv.reader(io.StringIO(text, newline=None), delimiter=max(",;\t", key=head.count))
+    try:
+        return _from_rows(rows, head, path, typed, sides, endings)
+    except csv.Error as error:
+        raise UsageError(f"--pairs {path}, line {rows.line_num}: {error}") from error
+
+
+def _from_rows(
+    rows: Any, head: str, path: Path, typed: tuple[str, str], sides: tuple[str, str], endings: tuple[str, ...]
+) -> list[Pair]:
     header = [cell.strip().lower() for cell in next(rows, [])]
     if not set(sides) <= set(header):
         raise UsageError(
             f"--pairs {path}: the first line must name the columns, as {','.join(sides)} or {','.join(sides)},name; "
-            f"it is {lines[0][:60]!r}"
+            f"it is {head[:60]!r}"
         )
     pairs: dict[str, Pair] = {}
     missing: list[str] = []
@@ -306,7 +320,7 @@ def _from_csv(path: Path, typed: tuple[str, str], sides: tuple[str, str], ending
         if not all(cells.get(side) for side in sides):
             raise UsageError(f"{where}: a cell is empty; both {' and '.join(sides)} are needed")
         files = [_locate(cells[side], folder, path) for side, folder in zip(sides, typed, strict=True)]
-        missing += [f"\n  line {rows.line_num}: {file}" for file in files if not file.is_file()]
+        missing += [f"\n  line {rows.line_num}: {file}" for file in files if not _is_file(file)]
         for file in files:
             if _stem(file.name, endings) is None:
                 raise UsageError(f"{where}: {file} is not a supported kind of file")
@@ -331,7 +345,14 @@ def _from_csv(path: Path, typed: tuple[str, str], sides: tuple[str, str], ending
 def _locate(cell: str, folder: str, table: Path) -> Path:
     beside = table.parent / cell
     inside = Path(folder) / cell if folder else beside
-    return inside if inside.is_file() else beside
+    return inside if _is_file(inside) else beside
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _leaves(name: str) -> bool:

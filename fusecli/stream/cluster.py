@@ -112,6 +112,9 @@ class Cluster:
             return [failed(chunk[0], FusecliError(f"its worker died {RETRIES + 1} times ({_first_line(error)})"))]
         for level, message in messages:
             log.log(level, "%s", message)
+        own = {job.name: job for job in chunk}
+        for outcome in outcomes:
+            outcome.job = own[outcome.job.name]  # not the copy that travelled, which a report would keep
         return outcomes
 
 

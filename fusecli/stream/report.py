@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -30,6 +30,27 @@ class Computes(Protocol):
     def overlap(self) -> int: ...
 
 
+class Entry(NamedTuple):
+    """What became of a pair, in few bytes: a run of a million pairs holds a million of these."""
+
+    job: Job
+    status: str
+    seconds: float | None = None
+    sha256: bytes | None = None
+    more: dict[str, Any] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The pair as the report lists it."""
+        job = self.job
+        entry: dict[str, Any] = {"name": job.name, "first": str(job.first), "second": str(job.second)}
+        entry |= {"output": str(job.output), "status": self.status}
+        if self.seconds is not None:
+            entry["seconds"] = round(self.seconds, 4)
+        if self.status == "done":
+            entry["sha256"] = self.sha256.hex() if self.sha256 else None
+        return entry | (self.more or {})
+
+
 class Report:
     """Collects outcomes; one JSON object at the end, also of an interrupted run."""
 
@@ -47,29 +68,24 @@ class Report:
             "tile": engine.tile,
             "tile_overlap": engine.overlap,
         }
-        self.pairs: list[dict[str, Any]] = []
+        self.pairs: list[Entry] = []
         self.counts = Counter[str]()
         self.summary: dict[str, Any] = {}
 
     def skipped(self, jobs: Sequence[Job]) -> None:
         """Pairs whose output was there already."""
         for job in jobs:
-            self._append({**_files(job), "status": "skipped"})
+            self._append(Entry(job, "skipped"))
 
     def add(self, outcome: Outcome) -> None:
         """A pair that was done or failed."""
-        status = "failed" if outcome.error else "done"
-        entry: dict[str, Any] = {**_files(outcome.job), "status": status}
-        entry["seconds"] = round(outcome.seconds, 4)
-        if outcome.error:
-            entry["error"] = outcome.error
-        else:
-            entry["sha256"] = outcome.sha256
-        self._append(entry)
+        digest = bytes.fromhex(outcome.sha256) if outcome.sha256 else None
+        more = {"error": outcome.error} if outcome.error else None
+        self._append(Entry(outcome.job, "failed" if outcome.error else "done", outcome.seconds, digest, more))
 
-    def _append(self, entry: dict[str, Any]) -> None:
+    def _append(self, entry: Entry) -> None:
         self.pairs.append(entry)
-        self.counts[entry["status"]] += 1
+        self.counts[entry.status] += 1
 
     def count(self, status: str) -> int:
         """How many pairs are ``done``, ``failed`` or ``skipped``."""
@@ -91,10 +107,17 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Write the whole report, pairs by name, or leave an old one as it is. Raises OutputError."""
-        account = {**self.head, "totals": self.summary, "pairs": sorted(self.pairs, key=lambda pair: pair["name"])}
-        with replacing(path) as partial:
-            partial.write_text(json.dumps(account, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        head = _json({**self.head, "totals": self.summary, "pairs": []})
+        before, after = head[: -len("]\n}")], "\n ]\n}\n" if self.pairs else "]\n}\n"
+        with (
+            replacing(path) as partial,
+            partial.open("w", encoding="utf-8", errors="backslashreplace") as file,  # file names may be no Unicode
+        ):
+            file.write(before)
+            for index, entry in enumerate(sorted(self.pairs, key=lambda entry: entry.job.name)):  # one at a time
+                file.write((",\n  " if index else "\n  ") + _json(entry.as_json()).replace("\n", "\n  "))
+            file.write(after)
 
 
-def _files(job: Job) -> dict[str, str]:
-    return {"name": job.name, "first": str(job.first), "second": str(job.second), "output": str(job.output)}
+def _json(value: object) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)

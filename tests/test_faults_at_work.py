@@ -1,0 +1,259 @@
+"""Faults while a run is at work, names at the limit, bombs, and who may read what is written."""
+
+import io
+import os
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from conftest import scene
+
+from fusecli.images import decode, tiff
+from fusecli.images.atomic import PARTIAL, replacing
+
+
+def command(root, *more):
+    return ["fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", *more]
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def meddle(path, how):
+    data = path.read_bytes()
+    if how == "vanishes":
+        path.unlink()
+    elif how == "shrinks":
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "empties":
+        path.write_bytes(b"")
+    else:
+        path.write_bytes(data + bytes(5000))
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("how", ["vanishes", "shrinks", "empties", "grows"])
+def test_a_file_that_changes_while_it_is_read(pairs, fusecli, monkeypatch, how, ending):
+    """Between its first bytes and the rest: it costs its pair, or nothing where the picture is still whole."""
+    root = pairs(5, size=(24, 32), ending=ending)
+    victim = root / "vis" / f"002{ending}"
+    fused = fusecli(*command(root))
+    assert fused[0] == 0
+    before = contents(root / "out")
+    head, changed = victim.read_bytes()[:132], []
+    kind_of = decode.headers.kind_of
+
+    def meddling(data):
+        if not changed and data == head:
+            changed.append(True)
+            meddle(victim, how)
+        return kind_of(data)
+
+    monkeypatch.setattr(decode.headers, "kind_of", meddling)
+    monkeypatch.setattr(decode, "peek", lambda path: None)  # what settles the intensity range, before the run
+    code, _, err = fusecli(*command(root, "--overwrite", "--range", "full"))
+    assert changed
+    if how == "grows" or (how == "vanishes" and ending == ".png"):  # an open file outlives its name
+        assert code == 0, err
+        assert contents(root / "out") == before
+    else:
+        assert code == 8, err
+        assert f"002{ending}" in err
+        assert "Traceback" not in err
+        assert {name: data for name, data in contents(root / "out").items() if "002" not in name} == {
+            name: data for name, data in before.items() if "002" not in name
+        }
+
+
+@pytest.mark.parametrize("kind", ["png", "nii"])
+def test_a_file_that_shrinks_does_not_end_the_process(pairs, tmp_path, kind):
+    """A mapped file would: touching what is gone raises SIGBUS."""
+    code = {
+        "png": """
+            from fusecli.images import decode, headers
+            parse = headers.parse
+            headers.parse = lambda data: (os.truncate(path, 0), parse(data))[1]
+            assert decode.peek(path) is not None
+        """,
+        "nii": """
+            import nibabel as nib, numpy as np
+            from fusecli.images import nifti
+            nib.save(nib.Nifti1Image(np.ones((200, 200, 20), np.int16), np.eye(4)), path)
+            volume = nifti.read(path)
+            os.truncate(path, 0)
+            assert volume.voxels.sum() == 800000
+        """,
+    }[kind]
+    path = tmp_path / f"a.{kind}"
+    if kind == "png":
+        cv2.imwrite(str(path), scene(0, (200, 200))[0])
+    script = f"import os\nfrom pathlib import Path\npath = Path({str(path)!r})\n{textwrap.dedent(code)}"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_names_at_the_limit(pairs, fusecli):
+    root = pairs(1, size=(24, 32))
+    names = [
+        "x" * 251 + ".png",
+        "夜" * 83 + ".png",
+        "a\nb\tc.png",
+        " lead and trail .png",
+        "%s{stem}$HOME`id`;.png",
+        "-o.png",
+    ]
+    names.append(os.fsdecode(b"latin-\xe9.png"))
+    for name in names:
+        for side in ("vis", "ir"):
+            (root / side / name).write_bytes((root / side / "000.png").read_bytes())
+    report = root / "report.json"
+    code, _, err = fusecli(*command(root, "--report", report))
+    assert code == 0, err
+    assert sorted(contents(root / "out")) == sorted([*names, "000.png"])
+    assert report.read_bytes().count(b'"done"') >= 8
+    code, _, err = fusecli(*command(root, "--name", "{index}_{stem}", "--overwrite"))  # 258 bytes are no name
+    assert code == 2
+    assert "too long" in err
+    assert "Traceback" not in err
+
+
+def test_links_that_lead_back_end_the_walk(pairs, fusecli):
+    root = pairs(2, size=(24, 32))
+    for side in ("vis", "ir"):
+        (root / side / "again").symlink_to(root / side)
+        (root / side / "deep").mkdir()
+        (root / side / "deep" / "up").symlink_to("..")
+        (root / side / "self").symlink_to("self")
+        (root / side / "000.png").rename(root / side / "deep" / "000.png")
+    code, _, err = fusecli(*command(root, "--recursive"))
+    assert code == 0, err
+    assert "001.png" in contents(root / "out")
+    assert "deep/000.png" in contents(root / "out")
+    assert len(contents(root / "out")) <= 4
+
+
+def bomb(ending):
+    """60,000×60,000 pixels in less than 4 MB, all of them there."""
+    if ending == ".tif":
+        buffer = io.BytesIO()
+        strip = zlib.compress(bytes(60000 * 100), 9)
+        tifffile.imwrite(
+            buffer, iter([strip] * 600), shape=(60000, 60000), dtype=np.uint8, compression="zlib", rowsperstrip=100
+        )
+        return buffer.getvalue()
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(60001 * 60)) for _ in range(10)) + packer.flush()
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("limit", [[], ["--max-pixels", "1000000"]])
+def test_bombs_are_refused_before_memory_is_taken(pairs, fusecli, monkeypatch, ending, limit):
+    root = pairs(2, size=(24, 32), ending=ending)
+    (root / "ir" / f"001{ending}").write_bytes(bomb(ending))
+    largest = 0
+
+    def watching(act):
+        def acting(*arguments, **options):
+            nonlocal largest
+            result = act(*arguments, **options)
+            largest = max(largest, getattr(result, "size", 0))
+            return result
+
+        return acting
+
+    monkeypatch.setattr(decode.cv2, "imdecode", watching(decode.cv2.imdecode))
+    monkeypatch.setattr(tiff, "_with_tifffile", watching(tiff._with_tifffile))
+    code, _, err = fusecli(*command(root, *limit))
+    assert code == 8
+    assert "3,600,000,000 pixels are more than the limit" in err
+    assert list(contents(root / "out")) == [f"000{ending}"]
+    assert 0 < largest < 10_000
+
+
+def test_the_limit_holds_for_what_settles_the_range_too(pairs, fusecli, monkeypatch):
+    """16-bit frames are sampled before any pair is fused."""
+    root = pairs(2, size=(24, 32), color=False)
+    decoded = []
+    read = decode.cv2.imdecode
+    monkeypatch.setattr(decode.cv2, "imdecode", lambda *arguments: decoded.append(read(*arguments)) or decoded[-1])
+    cv2.imwrite(str(root / "ir" / "001.png"), np.zeros((500, 500), np.uint16))
+    code, _, err = fusecli(*command(root, "--max-pixels", "10000"))
+    assert code == 8
+    assert "250,000 pixels" in err
+    assert max(image.size for image in decoded) < 10_000
+
+
+def test_a_read_only_output(pairs, fusecli, tmp_path):
+    root = pairs(1)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", disk], capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a disk here")
+    try:
+        for where in (disk, disk / "out"):
+            code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", where)
+            assert code == 2
+            assert "Read-only file system" in err
+            assert "Traceback" not in err
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_results_and_temporary_files_have_the_mode_of_the_umask(pairs, tmp_path):
+    root = pairs(1)
+    arguments = [str(one) for one in command(root, "--report", root / "report.json")]
+    subprocess.run([sys.executable, "-m", "fusecli", *arguments], check=True, umask=0o077)
+    for path in (root / "out" / "000.png", root / "report.json"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    mask = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "a.txt") as partial:
+            assert stat.S_IMODE(partial.stat().st_mode) == 0o640  # from its first byte on
+    finally:
+        os.umask(mask)
+
+
+def test_temporary_names_cannot_be_foreseen_and_follow_no_link(tmp_path, monkeypatch):
+    names = set()
+    for _ in range(5):
+        with replacing(tmp_path / "a.png") as partial:
+            names.add(partial.name)
+            partial.write_bytes(b"x")
+    assert len(names) == 5
+    monkeypatch.setattr("secrets.token_hex", lambda count: "known")
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / partial.name.replace(partial.name.split("-")[1].split(".")[0], "known")).symlink_to(victim)
+    assert PARTIAL in partial.name
+    with pytest.raises(Exception, match="File exists"), replacing(tmp_path / "a.png") as partial:
+        partial.write_bytes(b"overwritten")
+    assert victim.read_bytes() == b"precious"
+
+
+def test_sigterm_while_it_starts(pairs):
+    root = pairs(30, size=(24, 32))
+    for seconds in (0.3, 2.0):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fusecli", *map(str, command(root, "--skip-existing"))], stderr=subprocess.PIPE
+        )
+        time.sleep(seconds)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (0, 143, -signal.SIGTERM)
+        assert b"Traceback" not in err
+    assert all(not name.startswith(".") for name in contents(root / "out")) if (root / "out").exists() else True
