@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fusecli import registry
-from fusecli.cli import options, volumes
+from fusecli.cli import options, videos, volumes
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, UsageError
+from fusecli.stream.stop import Stop
 
 if TYPE_CHECKING:
     from fusecli.stream.plan import Plan
@@ -51,14 +51,14 @@ class Format(str, Enum):
 
 
 def fuse(
-    ir: Annotated[str | None, typer.Option(help=INPUT.format("infrared frames"))] = None,
-    vis: Annotated[str | None, typer.Option(help=INPUT.format("visible frames"))] = None,
+    ir: Annotated[str | None, typer.Option(help=INPUT.format("infrared frames, or video"))] = None,
+    vis: Annotated[str | None, typer.Option(help=INPUT.format("visible frames, or video"))] = None,
     ct: Annotated[str | None, typer.Option(help=INPUT.format("CT: slices, DICOM, NIfTI"))] = None,
     pet: Annotated[str | None, typer.Option(help=INPUT.format("PET: slices, DICOM, NIfTI"))] = None,
     spect: Annotated[str | None, typer.Option(help=INPUT.format("SPECT: slices, DICOM, NIfTI"))] = None,
     mri: Annotated[str | None, typer.Option(help=INPUT.format("MRI: slices, DICOM, NIfTI"))] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the results, or a file for a single pair.")
+        Path | None, typer.Option("--output", "-o", help="Folder of the results, or a file for a single pair; - for raw video.")
     ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")
@@ -104,6 +104,9 @@ def fuse(
     colormap: Annotated[
         str | None, typer.Option(help="Colours of gray PET and SPECT volumes: hot (default), pet, jet, viridis …")
     ] = None,
+    raw: Annotated[
+        str | None, typer.Option(help="Frames on stdin (the side given as -): WIDTHxHEIGHT[,PIX_FMT][,FPS].")
+    ] = None,
     compress: Annotated[bool, typer.Option(help="Smaller PNG and TIFF files, written several times slower.")] = False,
     name: Annotated[str, typer.Option(help="File names: {stem}, {index}, {task}, {model}.")] = "{stem}",
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
@@ -132,6 +135,8 @@ def fuse(
         raise UsageError("name the output: -o FOLDER")
     if resize is not None and resize not in task.sides:
         raise UsageError(f"--resize {resize}: choose {' or '.join(task.sides)}")
+    if as_json and str(output) == "-":
+        raise UsageError("-o - and --json would both write to stdout")
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other")
 
@@ -167,7 +172,9 @@ def fuse(
         digest=report is not None,
     )
     of_volumes = volumes.VolumeOptions(series, volume, window, reference, colormap)
-    planned, run = volumes.plan(request, of_volumes) or _frames(request, range_)
+    planned, run = (
+        volumes.plan(request, of_volumes) or videos.plan(request, range_, raw, quiet) or _frames(request, range_)
+    )
 
     from fusecli.images.atomic import sweep
     from fusecli.models import checkpoint
@@ -197,8 +204,9 @@ def fuse(
     if as_json:
         typer.echo(json.dumps(account.summary))
     _tell(account)
-    if stop.signal is not None:
-        log.error("stopped by %s: %d pairs left; go on with --skip-existing", stop.signal.name, left)
+    if stop.signal is not None and left:
+        hint = "" if str(output) == "-" else "; go on with --skip-existing"
+        log.error("stopped by %s: %d pairs left%s", stop.signal.name, left, hint)
         raise typer.Exit(128 + stop.signal)
     if sheet is not None and rows:
         from fusecli.images.preview import contact_sheet
@@ -253,9 +261,9 @@ def _frames(request: volumes.Request, range_option: str) -> tuple[Plan, volumes.
 
 def _sheet(output: Path) -> Path:
     """Where the contact sheet goes: into the folder of results, or beside the one result."""
-    from fusecli.images import frames, nifti
+    from fusecli.images import frames, nifti, video
 
-    ending = next((one for one in (*nifti.ENDINGS, *frames.ENDINGS, ".dcm") if output.name.lower().endswith(one)), None)
+    ending = next((one for one in (*nifti.ENDINGS, *frames.ENDINGS, *video.WRITES, ".dcm") if output.name.lower().endswith(one)), None)
     if ending is None or output.is_dir():
         return output / "preview.png"
     return output.with_name(f"{output.name[: -len(ending)]}-preview.png")
@@ -284,16 +292,10 @@ def _progress(total: int, quiet: bool) -> Iterator[Any]:
                 yield bar
 
 
-class _Stop(Event):
-    """Set to end a run. signal: the one that did it."""
-
-    signal: signal.Signals | None = None
-
-
 @contextmanager
-def _stopping() -> Iterator[_Stop]:
+def _stopping() -> Iterator[Stop]:
     """Ctrl-C and SIGTERM end the run once what is under way is finished; a second one ends it at once."""
-    stop = _Stop()
+    stop = Stop()
     signals = (signal.SIGINT, signal.SIGTERM)
 
     def on_signal(number: int, frame: object) -> None:

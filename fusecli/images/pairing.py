@@ -80,6 +80,12 @@ def find_pairs(
     return _distinct([Pair(name, a.files[name], b.files[name]) for name in common], sides)
 
 
+def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]:
+    """(name with the mirrored sub-folder, path) of all files of a folder that are not hidden. Raises OSError."""
+    for relative, name, location in _walk(folder, recursive):
+        yield relative + name, Path(location)
+
+
 def _distinct(pairs: list[Pair], sides: tuple[str, str]) -> list[Pair]:
     """The pairs, unless both sides turn out to be the same files."""
     if os.path.samefile(pairs[0].first, pairs[0].second):

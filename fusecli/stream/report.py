@@ -53,6 +53,7 @@ class Report:
             entry["error"] = outcome.error
         else:
             entry["sha256"] = outcome.sha256
+        entry.update(outcome.details)
         self._append(entry)
 
     def _append(self, entry: dict[str, Any]) -> None:
