@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fusecli import registry
-from fusecli.cli import options, videos, volumes
+from fusecli.cli import options, videos, volumes, watch
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, UsageError
 from fusecli.stream.stop import Stop
 
@@ -58,7 +58,8 @@ def fuse(
     spect: Annotated[str | None, typer.Option(help=INPUT.format("SPECT: slices, DICOM, NIfTI"))] = None,
     mri: Annotated[str | None, typer.Option(help=INPUT.format("MRI: slices, DICOM, NIfTI"))] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the results, or a file for a single pair; - for raw video.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the results; a file for a single pair; - for raw video."),
     ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")
@@ -111,6 +112,9 @@ def fuse(
     name: Annotated[str, typer.Option(help="File names: {stem}, {index}, {task}, {model}.")] = "{stem}",
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
     skip_existing: Annotated[bool, typer.Option(help="Leave results that exist; go on with the others.")] = False,
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Fuse what cameras write into the folders, until SIGTERM or Ctrl-C.")
+    ] = False,
     fail_fast: Annotated[bool, typer.Option(help="Stop at the first pair that fails.")] = False,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Refuse larger images before they are decoded. Default: 2^29.")
@@ -172,7 +176,7 @@ def fuse(
         digest=report is not None,
     )
     of_volumes = volumes.VolumeOptions(series, volume, window, reference, colormap)
-    planned, run = (
+    planned, run = (watching and watch.plan(request, range_)) or (
         volumes.plan(request, of_volumes) or videos.plan(request, range_, raw, quiet) or _frames(request, range_)
     )
 
@@ -183,11 +187,11 @@ def fuse(
 
     engine = Engine(checkpoint.load(model, task.name), device, precision, tile, tile_overlap)
     sweep(job.output for job in planned.jobs)
-    account = Report(settings_given, {"name": model}, engine)
+    account = Report(settings_given, {"name": model}, engine, keep=watch.KEPT if watching else None)
     account.skipped(planned.skipped)
     shown = {job.output for job in planned.jobs[:: max(1, -(-len(planned.jobs) // PREVIEWED))]} if preview else set()
     rows = []
-    with _stopping() as stop, _progress(len(planned.jobs), quiet) as bar:
+    with _stopping() as stop, _progress(len(planned.jobs) or None, quiet) as bar:
         for outcome in run(engine, lambda job: job.output in shown, stop):
             account.add(outcome)
             bar.update()
@@ -197,7 +201,7 @@ def fuse(
                 log.error("%s: %s", outcome.job.name, outcome.error)
                 if fail_fast:
                     stop.set()
-    left = len(planned.jobs) - account.count("done") - account.count("failed")
+    left = max(0, len(planned.jobs) - account.count("done") - account.count("failed"))  # --watch plans none
     account.close(left, interrupted=stop.signal is not None)
     if report is not None:
         account.write(report)
@@ -218,7 +222,7 @@ def fuse(
 
 def _as_given(values: dict[str, Any]) -> dict[str, Any]:
     """Options as the user spells them, with values that JSON holds."""
-    spelled = {"range_": "range", "file_format": "format", "as_json": "json"}
+    spelled = {"range_": "range", "file_format": "format", "as_json": "json", "watching": "watch"}
     return {
         spelled.get(key, key): value.value
         if isinstance(value, Enum)
@@ -263,7 +267,8 @@ def _sheet(output: Path) -> Path:
     """Where the contact sheet goes: into the folder of results, or beside the one result."""
     from fusecli.images import frames, nifti, video
 
-    ending = next((one for one in (*nifti.ENDINGS, *frames.ENDINGS, *video.WRITES, ".dcm") if output.name.lower().endswith(one)), None)
+    endings = (*nifti.ENDINGS, *frames.ENDINGS, *video.WRITES, ".dcm")
+    ending = next((one for one in endings if output.name.lower().endswith(one)), None)
     if ending is None or output.is_dir():
         return output / "preview.png"
     return output.with_name(f"{output.name[: -len(ending)]}-preview.png")
@@ -279,7 +284,7 @@ def _tell(account: Report) -> None:
 
 
 @contextmanager
-def _progress(total: int, quiet: bool) -> Iterator[Any]:
+def _progress(total: int | None, quiet: bool) -> Iterator[Any]:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 

@@ -71,11 +71,9 @@ class VideoFile:
         with self._open() as container:
             stream = self._stream(container)
             limit = max_pixels_default() if max_pixels is None else max_pixels
-            if stream.codec_context.width * stream.codec_context.height > limit:
-                raise InputError(
-                    f"{path}: frames of {stream.codec_context.width}×{stream.codec_context.height} pixels are more than "
-                    f"--max-pixels {limit}"
-                )
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if width * height > limit:
+                raise InputError(f"{path}: frames of {width}×{height} pixels are more than --max-pixels {limit}")
             self.audio = bool(container.streams.audio)
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             self.frames = stream.frames or round(float(self._declared(container, stream) * rate))

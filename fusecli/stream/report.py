@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ from fusecli.stream.run import Job, Outcome
 
 
 class Report:
-    """Collects outcomes; one JSON object at the end, also of an interrupted run."""
+    """Collects outcomes; one JSON object at the end, also of an interrupted run.
 
-    def __init__(self, options: dict[str, Any], model: dict[str, Any], engine: Engine) -> None:
+    keep: how many pairs are listed, the last ones; the totals are of all. None: every one.
+    """
+
+    def __init__(self, options: dict[str, Any], model: dict[str, Any], engine: Engine, keep: int | None = None) -> None:
         self.began = time.time()
         self.device, self.precision = str(engine.device), str(engine.precision).removeprefix("torch.")
         self.head = {
@@ -35,7 +38,7 @@ class Report:
             "tile": engine.tile,
             "tile_overlap": engine.overlap,
         }
-        self.pairs: list[dict[str, Any]] = []
+        self.pairs: deque[dict[str, Any]] = deque(maxlen=keep)
         self.counts = Counter[str]()
         self.summary: dict[str, Any] = {}
 
@@ -68,7 +71,7 @@ class Report:
         """The run is over. left: pairs that were not begun, since it was stopped or met what would stop them too."""
         seconds = time.time() - self.began
         self.summary = {
-            "pairs": len(self.pairs) + left,
+            "pairs": self.counts.total() + left,
             "done": self.counts["done"],
             "failed": self.counts["failed"],
             "skipped": self.counts["skipped"],

@@ -270,9 +270,7 @@ def load(job: Job, settings: Settings) -> Loaded:
     return Loaded(job, first, second, _levels(sides[0][0], job.output, settings), began)
 
 
-def of_one_size(
-    first: np.ndarray, second: np.ndarray, job: Job, resize: int | None
-) -> tuple[np.ndarray, np.ndarray]:
+def of_one_size(first: np.ndarray, second: np.ndarray, job: Job, resize: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Both pages, the one that ``resize`` names (0, 1) brought to the other's size. Raises InputError if None is."""
     if first.shape[:2] == second.shape[:2]:
         return first, second

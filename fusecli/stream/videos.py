@@ -321,7 +321,9 @@ class InStep:
         ended, longer = self.sources[self.ended], self.sources[1 - self.ended]
         total = longer.count()
         rest = f"; {longer} has {total}" if total else ""
-        log.warning("%s is shorter than %s: the result ends with it, after %d frames%s", ended, longer, self.count, rest)
+        log.warning(
+            "%s is shorter than %s: the result ends with it, after %d frames%s", ended, longer, self.count, rest
+        )
 
 
 def ahead(items: Iterable[T], depth: int, over: Event, end: Event | None = None) -> Iterator[T]:
