@@ -20,7 +20,7 @@ def plan(request: Request, range_option: str, raw: str | None, quiet: bool) -> t
     """The plan and how to run it; None where both sides are pictures. Raises UsageError for what makes no sense."""
     from fusecli.images import intensity
     from fusecli.images.rawvideo import PIPE, RawFormat
-    from fusecli.images.video import ENDINGS, WRITES
+    from fusecli.images.video import ENDINGS, WRITES, pyav
 
     task, output = request.task, request.output
     typed = (request.sides[task.first], request.sides[task.second])
@@ -54,6 +54,8 @@ def plan(request: Request, range_option: str, raw: str | None, quiet: bool) -> t
     ]
     if given:
         raise UsageError(f"{', '.join(given)}: not for videos, whose format the ending of -o names")
+
+    pyav()
 
     from fusecli.stream import videos
 

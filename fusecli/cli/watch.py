@@ -24,6 +24,7 @@ KEPT = 1000  # pairs that the report of a run of days lists: the last ones
 def plan(request: Request, range_option: str) -> tuple[Plan, Run]:
     """What is done already, and how to fuse what comes. Raises UsageError for what makes no sense."""
     from fusecli.images import frames, intensity, pairing
+    from fusecli.images.atomic import sweep
     from fusecli.stream import watch
     from fusecli.stream.plan import FORMATS, Plan, check_writable, result_name, settle
 
@@ -53,6 +54,8 @@ def plan(request: Request, range_option: str) -> tuple[Plan, Run]:
         return output / folder / (name + (FORMATS.get(naming["file_format"]) or pair.first.suffix.lower()))
 
     patterns = pairing.patterns(request.pairing["pair_by"], task.sides)
+    if patterns[0] == patterns[1] and os.path.samefile(*typed):
+        raise UsageError(f"both sides are {typed[0]}; tell them apart by --pair-by")
     watcher = watch.Watcher(
         folders=(Path(typed[0]), Path(typed[1])),
         keys=(
@@ -64,6 +67,7 @@ def plan(request: Request, range_option: str) -> tuple[Plan, Run]:
         overwrite=naming["overwrite"],
     )
     try:
+        sweep(job.output for job in watcher.pairs())
         skipped = watcher.existing()
     except OSError as error:
         raise UsageError(f"{error.filename}: cannot be listed: {error.strerror}") from error

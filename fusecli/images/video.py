@@ -74,6 +74,10 @@ class VideoFile:
             width, height = stream.codec_context.width, stream.codec_context.height
             if width * height > limit:
                 raise InputError(f"{path}: frames of {width}×{height} pixels are more than --max-pixels {limit}")
+            # An MP4's index says where every frame lies.
+            ends = [entry.pos + entry.size for entry in list(getattr(stream, "index_entries", ()))[-100:]]
+            if "mp4" in container.format.name and max(ends, default=0) > path.stat().st_size:
+                raise InputError(f"{path}: is truncated: its index names frames that are not there; copy it once more")
             self.audio = bool(container.streams.audio)
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             self.frames = stream.frames or round(float(self._declared(container, stream) * rate))
@@ -112,8 +116,9 @@ class VideoFile:
                 damaged += frame.is_corrupt
                 yield Timed(time, self._upright(frame))
             end, declared = time + 1 / self.look.rate, self._declared(container, stream)
-            is_avi = "avi" in container.format.name  # its index may be lost with the tail; its head says how many
-            if end < declared - _SHORT or (is_avi and count < stream.frames - self.look.rate * _SHORT):
+            is_avi = "avi" in container.format.name  # its index is lost with the tail; its head says how many
+            is_short = "matroska" in container.format.name and end < declared - _SHORT
+            if is_short or (is_avi and count < stream.frames - self.look.rate * _SHORT):
                 expected = f"{stream.frames} frames" if is_avi else f"{float(declared):.1f} s"
                 raise InputError(
                     f"{self.path}: ends after {count} frames ({float(end):.1f} s) of {expected}: it is truncated or "
@@ -129,7 +134,7 @@ class VideoFile:
             length = float(self._declared(container, stream))
             before: int | None = None
             for step in range(count):
-                with suppress(_av().FFmpegError):  # not seekable there
+                with suppress(pyav().FFmpegError):  # not seekable there
                     container.seek(round(1e6 * length * step / max(1, count - 1)) + (container.start_time or 0))
                 frame = next(self._decoded(container, stream), None)
                 if frame is not None and frame.pts != before:
@@ -142,12 +147,12 @@ class VideoFile:
             stream = self._stream(container)
             if stream.frames:
                 return stream.frames
-            with suppress(_av().FFmpegError):
+            with suppress(pyav().FFmpegError):
                 return sum(1 for packet in container.demux(stream) if packet.size)
         return 0
 
     def _open(self) -> Any:
-        av = _av()
+        av = pyav()
         try:
             # No playlist leads to other places.
             return av.open(f"file:{self.path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
@@ -162,7 +167,7 @@ class VideoFile:
         return stream
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
-        av, count = _av(), 0
+        av, count = pyav(), 0
         packets = container.demux(stream)
         while True:
             try:
@@ -218,7 +223,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, look: Look, size: tuple[int, int]) -> None:
-        av = _av()
+        av = pyav()
         self.path, self.look = path, look
         self._counts = path.suffix.lower() == ".avi"
         self._base = 1 / look.rate if self._counts else look.time_base
@@ -248,7 +253,7 @@ class VideoWriter:
 
     def write(self, time: Fraction, pixels: np.ndarray) -> None:
         """Append a frame. time: in seconds, later than that of the one before."""
-        av = _av()
+        av = pyav()
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24" if pixels.ndim == 3 else "gray")
         frame = frame.reformat(
             format=self._stream.codec_context.pix_fmt,
@@ -265,7 +270,7 @@ class VideoWriter:
 
     def close(self) -> None:
         """Finish the file."""
-        av = _av()
+        av = pyav()
         try:
             self._container.mux(self._stream.encode())
             self._container.close()
@@ -279,7 +284,7 @@ class VideoWriter:
         if kind is None:
             self.close()
         else:
-            with suppress(_av().FFmpegError):
+            with suppress(pyav().FFmpegError):
                 self._container.close()
 
 
@@ -317,7 +322,8 @@ def _as_os_error(error: Any) -> OSError:
     return OSError(number, os.strerror(number) if 0 < number < 200 else error.strerror or str(error))
 
 
-def _av() -> Any:
+def pyav() -> Any:
+    """The library. Raises UsageError where it is missing."""
     try:
         import av
     except ImportError:

@@ -142,8 +142,10 @@ class _Fusion:
         steps.tell()
         seconds = time.perf_counter() - began
         rate = steps.look.rate
-        log.info("%s: %d frames, %s fps, in %.1f s (%.1f frames/s)", _shown(self.job.output), count, _decimal(rate),
-                 seconds, count / seconds)  # fmt: skip
+        log.info(
+            "%s: %d frames, %s fps, in %.1f s (%.1f frames/s)",
+            *(_shown(self.job.output), count, _decimal(rate), seconds, count / seconds),
+        )
         digest = _digest(self.job.output) if self.settings.digest and self.job.output != Path(PIPE) else None
         details = {"frames": count, "fps": round(float(rate), 3)}
         return Outcome(self.job, None, seconds, digest, size, pictures, details=details)
@@ -189,10 +191,7 @@ class _Fusion:
             for item in prepared:
                 yield pool.submit(self._fuse, [item], 1).result
             return
-        while True:
-            item = next(prepared, None)
-            if item is None:
-                return
+        for item in prepared:
             pixels = item[1][0].shape[0] * item[1][0].shape[1]
             full = self.settings.batch or max(1, min(BATCH_PAIRS, BATCH_PIXELS // pixels))
             batch = [item, *itertools.islice(prepared, full - 1)]
@@ -226,8 +225,9 @@ class _Fusion:
                 found = intensity.range_of(pixels for _, _, pixels in head)
                 if found is not None:
                     log.warning(
-                        "stdin: --range auto took %g,%g from the first %d frames; --range LO,HI settles it from the "
-                        "start", *(found.lo, found.hi, len(head)))  # fmt: skip
+                        "stdin: --range auto took %g,%g from the first %d frames and keeps it; --range LO,HI does so",
+                        *(found.lo, found.hi, len(head)),
+                    )
             range_ = found or "full"
         shape = None
         for at, a, b in pairs:

@@ -1,4 +1,7 @@
-"""Folders that cameras write into: pairs are taken as they become complete. Memory: as many names as the folders hold."""
+"""Folders that cameras write into: pairs are taken as they become complete.
+
+Memory holds as many names as the folders do, however long the run.
+"""
 
 from __future__ import annotations
 
@@ -62,14 +65,12 @@ class Watcher:
 
     def existing(self) -> list[Job]:
         """Pairs whose result is there before the start; they are settled. Raises OSError."""
-        first, second = self._listed()
-        jobs = [self._job(Pair(name, first[name], second[name])) for name in sorted(first.keys() & second.keys())]
-        found = [] if self.overwrite else [job for job in jobs if job.output.exists()]
+        found = [] if self.overwrite else [job for job in self.pairs() if job.output.exists()]
         self.settled.update(job.name for job in found)
         return found
 
     def pairs(self) -> list[Job]:
-        """Pairs that are there now, complete or not."""
+        """Pairs that are there now, complete or not. Raises OSError."""
         first, second = self._listed()
         return [self._job(Pair(name, first[name], second[name])) for name in sorted(first.keys() & second.keys())]
 
