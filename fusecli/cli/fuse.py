@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fusecli import registry
-from fusecli.cli import options, volumes
+from fusecli.cli import options, videos, volumes, watch
+from fusecli.cli.request import FrameOptions, Request
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, UsageError
+from fusecli.stream.stop import Stop
 
 if TYPE_CHECKING:
     from fusecli.stream.plan import Plan
@@ -54,14 +55,15 @@ class Format(str, Enum):
 
 
 def fuse(
-    ir: Annotated[str | None, typer.Option(help=INPUT.format("infrared frames"))] = None,
-    vis: Annotated[str | None, typer.Option(help=INPUT.format("visible frames"))] = None,
+    ir: Annotated[str | None, typer.Option(help=INPUT.format("infrared frames, or video"))] = None,
+    vis: Annotated[str | None, typer.Option(help=INPUT.format("visible frames, or video"))] = None,
     ct: Annotated[str | None, typer.Option(help=INPUT.format("CT: slices, DICOM, NIfTI"))] = None,
     pet: Annotated[str | None, typer.Option(help=INPUT.format("PET: slices, DICOM, NIfTI"))] = None,
     spect: Annotated[str | None, typer.Option(help=INPUT.format("SPECT: slices, DICOM, NIfTI"))] = None,
     mri: Annotated[str | None, typer.Option(help=INPUT.format("MRI: slices, DICOM, NIfTI"))] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the results, or a file for a single pair.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the results; a file for a single pair; - for raw video."),
     ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")
@@ -115,10 +117,16 @@ def fuse(
     colormap: Annotated[
         str | None, typer.Option(help="Colours of gray PET and SPECT volumes: hot (default), pet, jet, viridis …")
     ] = None,
+    raw: Annotated[
+        str | None, typer.Option(help="Frames on stdin (the side given as -): WIDTHxHEIGHT[,PIX_FMT][,FPS].")
+    ] = None,
     compress: Annotated[bool, typer.Option(help="Smaller PNG and TIFF files, written several times slower.")] = False,
     name: Annotated[str, typer.Option(help="File names: {stem}, {index}, {task}, {model}.")] = "{stem}",
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
     skip_existing: Annotated[bool, typer.Option(help="Leave results that exist; go on with the others.")] = False,
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Fuse what cameras write into the folders, until SIGTERM or Ctrl-C.")
+    ] = False,
     fail_fast: Annotated[bool, typer.Option(help="Stop at the first pair that fails.")] = False,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Refuse larger images before they are decoded. Default: 2^29.")
@@ -154,6 +162,8 @@ def fuse(
         raise UsageError(f"--resize {resize}: choose {' or '.join(task.sides)}")
     if align is not None and (task.second != "ir" or resize is not None):
         raise UsageError("--align is for infrared with visible frames, and in place of --resize")
+    if as_json and str(output) == "-":
+        raise UsageError("-o - and --json would both write to stdout")
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other")
 
@@ -165,7 +175,7 @@ def fuse(
     if mine and preview:
         raise UsageError("--preview shows a whole run; leave it out with --num-parts")
     sheet = None if not preview else _sheet(output)
-    request = volumes.Request(
+    request = Request(
         task=task,
         sides=sides,
         output=output,
@@ -195,7 +205,12 @@ def fuse(
         digest=report is not None,
     )
     of_volumes = volumes.VolumeOptions(series, volume, window, reference, colormap)
-    planned, work = volumes.plan(request, of_volumes) or _frames(request, range_, steady, align)
+    of_frames = FrameOptions(range_, steady, align)
+    planned, work = (watching and watch.plan(request, of_frames)) or (
+        volumes.plan(request, of_volumes) or videos.plan(request, of_frames, raw, quiet) or _frames(request, of_frames)
+    )
+    if cluster is not None and not work.divisible:
+        raise UsageError("--cluster divides pictures and volumes among machines; videos and --watch are for one")
 
     from fusecli.images.atomic import sweep
     from fusecli.stream.report import Report
@@ -208,9 +223,9 @@ def fuse(
     with (
         _machines(cluster, spec, work, planned.jobs, output, workers) as (engine, outcomes),
         _stopping() as stop,
-        _progress(len(planned.jobs), quiet) as bar,
+        _progress(len(planned.jobs) or None, quiet) as bar,
     ):
-        account = Report(settings_given, {"name": model}, engine)
+        account = Report(settings_given, {"name": model}, engine, keep=watch.KEPT if watching else None)
         account.skipped(planned.skipped)
         for outcome in outcomes(preview=lambda job: job.output in shown, stop=stop):
             account.add(outcome)
@@ -221,15 +236,16 @@ def fuse(
                 log.error("%s: %s", outcome.job.name, outcome.error)
                 if fail_fast:
                     stop.set()
-    left = len(planned.jobs) - account.count("done") - account.count("failed")
+    left = max(0, len(planned.jobs) - account.count("done") - account.count("failed"))  # --watch plans none
     account.close(left, interrupted=stop.signal is not None)
     if report is not None:
         account.write(report)
     if as_json:
         typer.echo(json.dumps(account.summary))
     _tell(account)
-    if stop.signal is not None:
-        log.error("stopped by %s: %d pairs left; go on with --skip-existing", stop.signal.name, left)
+    if stop.signal is not None and left:
+        hint = "" if str(output) == "-" else "; go on with --skip-existing"
+        log.error("stopped by %s: %d pairs left%s", stop.signal.name, left, hint)
         raise typer.Exit(128 + stop.signal)
     if sheet is not None and rows:
         from fusecli.images.preview import contact_sheet
@@ -241,7 +257,7 @@ def fuse(
 
 def _as_given(values: dict[str, Any]) -> dict[str, Any]:
     """Options as the user spells them, with values that JSON holds."""
-    spelled = {"range_": "range", "file_format": "format", "as_json": "json"}
+    spelled = {"range_": "range", "file_format": "format", "as_json": "json", "watching": "watch"}
     return {
         spelled.get(key, key): value.value
         if isinstance(value, Enum)
@@ -268,10 +284,9 @@ def _machines(
         yield joined.node, partial(joined.run, jobs)
 
 
-def _frames(request: volumes.Request, range_option: str, steady: bool, align: Path | None) -> tuple[Plan, Work]:
+def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     """The plan for pictures, and how to run it."""
     from fusecli.images import frames, intensity, pairing
-    from fusecli.images.registration import Calibration
     from fusecli.stream import run as stream
     from fusecli.stream.plan import plan
     from fusecli.stream.work import Work
@@ -281,15 +296,12 @@ def _frames(request: volumes.Request, range_option: str, steady: bool, align: Pa
     pairs = pairing.find_pairs(*typed, endings=frames.ENDINGS, sides=task.sides, **request.pairing)
     planned = plan(pairs, request.output, inputs=typed, **request.naming)
     firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
-    second: intensity.Range | str | None
-    if task.second != "ir":
-        second = intensity.visible_range(seconds)
-    else:  # the same for every frame of the sequence, of whatever is left to do
-        second = range_option if range_option in ("frame", "full") else intensity.sequence_range(range_option, seconds)
+    # of whatever is left to do, every frame of the sequence gets the same
+    second = options.infrared(seconds) if task.second == "ir" else intensity.visible_range(seconds)
     settings = stream.Settings(
         ranges=(intensity.visible_range(firsts), second),
         resize=None if request.resize is None else task.sides.index(request.resize),
-        align=None if align is None else Calibration.read(align),
+        align=options.calibration(),
         color=False if request.gray else None,
         bit_depth=request.bit_depth,
         batch=request.batch_size,
@@ -297,16 +309,17 @@ def _frames(request: volumes.Request, range_option: str, steady: bool, align: Pa
         max_pixels=request.max_pixels,
         compress=request.compress,
         digest=request.digest,
-        steady=tuple(stream.sample(pairs)) if steady else (),
+        steady=tuple(stream.sample(pairs)) if options.steady else (),
     )
     return planned, Work(stream.run, settings)
 
 
 def _sheet(output: Path) -> Path:
     """Where the contact sheet goes: into the folder of results, or beside the one result."""
-    from fusecli.images import frames, nifti
+    from fusecli.images import frames, nifti, video
 
-    ending = next((one for one in (*nifti.ENDINGS, *frames.ENDINGS, ".dcm") if output.name.lower().endswith(one)), None)
+    endings = (*nifti.ENDINGS, *frames.ENDINGS, *video.WRITES, ".dcm")
+    ending = next((one for one in endings if output.name.lower().endswith(one)), None)
     if ending is None or output.is_dir():
         return output / "preview.png"
     return output.with_name(f"{output.name[: -len(ending)]}-preview.png")
@@ -322,7 +335,7 @@ def _tell(account: Report) -> None:
 
 
 @contextmanager
-def _progress(total: int, quiet: bool) -> Iterator[Any]:
+def _progress(total: int | None, quiet: bool) -> Iterator[Any]:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -335,16 +348,10 @@ def _progress(total: int, quiet: bool) -> Iterator[Any]:
                 yield bar
 
 
-class _Stop(Event):
-    """Set to end a run. signal: the one that did it."""
-
-    signal: signal.Signals | None = None
-
-
 @contextmanager
-def _stopping() -> Iterator[_Stop]:
+def _stopping() -> Iterator[Stop]:
     """Ctrl-C and SIGTERM end the run once what is under way is finished; a second one ends it at once."""
-    stop = _Stop()
+    stop = Stop()
     signals = (signal.SIGINT, signal.SIGTERM)
 
     def on_signal(number: int, frame: object) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fusecli import registry
+from fusecli.cli.request import Request
 from fusecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,26 +30,6 @@ class VolumeOptions:
         given = [f"--{name}" for name, value in asdict(self).items() if value is not None]
         if given:
             raise UsageError(f"{', '.join(given)}: {why}")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `fusecli fuse` was asked for, where that does not differ between pictures and volumes."""
-
-    task: registry.Task
-    sides: dict[str, str]
-    output: Path
-    model: str
-    pairing: dict[str, Any]
-    naming: dict[str, Any]
-    resize: str | None
-    gray: bool
-    bit_depth: int | None
-    batch_size: int | None
-    workers: int | None
-    max_pixels: int | None
-    compress: bool
-    digest: bool
 
 
 def plan(request: Request, options: VolumeOptions) -> tuple[Plan, Work] | None:

@@ -19,7 +19,7 @@ try:
 except ImportError:
     fpng = None
 
-__all__ = ["ENDINGS", "MAX_PIXELS", "WRITES", "peek_size", "read", "write"]
+__all__ = ["ENDINGS", "MAX_PIXELS", "WRITES", "peek_size", "read", "shown", "write"]
 
 # What each ending can hold. A file's content decides how it is read, its ending how it is written.
 WRITES: dict[str, tuple[str, ...]] = {
@@ -96,7 +96,8 @@ def write(path: Path, frames: Sequence[np.ndarray], *, compress: bool = False) -
         partial.write_bytes(data)
 
 
-def _frame(array: np.ndarray, source: Source, intensity: Range | str | None, extra: dict[str, object]) -> Frame:
+def shown(array: np.ndarray, intensity: Range | str | None) -> tuple[np.ndarray, Range]:
+    """Stored values as the network takes them (uint8, or float32 in [0, 1]), and the range that was used."""
     if intensity == "frame":
         values = frame_range(array)
     elif isinstance(intensity, Range) and (intensity.eight_bit or array.dtype != np.uint8):
@@ -106,11 +107,12 @@ def _frame(array: np.ndarray, source: Source, intensity: Range | str | None, ext
     else:
         raise ValueError(f"intensity {intensity!r}: expected a Range, 'frame', 'full' or None")
     if array.dtype != np.uint8:
-        pixels = values.apply(array)
-    elif (values.lo, values.hi) == (0.0, 255.0):
-        pixels = array
-    else:
-        pixels = values.apply_uint8(array)
+        return values.apply(array), values
+    return (array if (values.lo, values.hi) == (0.0, 255.0) else values.apply_uint8(array)), values
+
+
+def _frame(array: np.ndarray, source: Source, intensity: Range | str | None, extra: dict[str, object]) -> Frame:
+    pixels, values = shown(array, intensity)
     return Frame(pixels, source, Origin(array.dtype, values.lo, values.hi, dict(extra)))
 
 

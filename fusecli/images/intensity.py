@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +75,13 @@ def sequence_range(option: str, paths: Sequence[Path]) -> Range | None:
         return _parse(option)
     sample = _sample(paths)
     return None if sample is None else _percentile_range(sample, eight_bit=False)
+
+
+def range_of(pages: Iterable[np.ndarray]) -> Range | None:
+    """The range that auto gives for these stored frames; None where they have 8 bits or no finite value."""
+    parts = [_finite_sample(page) for page in pages if page.dtype != np.uint8]
+    sample = np.concatenate(parts) if parts else np.empty(0)
+    return _percentile_range(sample, eight_bit=False) if sample.size else None
 
 
 def visible_range(paths: Sequence[Path]) -> Range | None:

@@ -60,10 +60,10 @@ def find_pairs(
     options = tuple(f"--{side}" for side in sides)
     if pairs_csv is not None:
         return _from_csv(pairs_csv, (first, second), sides, tuple(endings))
-    patterns = _patterns(pair_by, sides)
+    by_side = patterns(pair_by, sides)
     a, b = (
         _Side.collect(option, typed, pattern, tuple(endings), recursive)
-        for option, typed, pattern in zip(options, (first, second), patterns, strict=True)
+        for option, typed, pattern in zip(options, (first, second), by_side, strict=True)
     )
     if a.single and b.single:
         (one,), (other,) = a.paths, b.paths
@@ -81,6 +81,19 @@ def find_pairs(
             )
         log.warning("%s", message)
     return _distinct([Pair(name, a.files[name], b.files[name]) for name in common], sides)
+
+
+def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]:
+    """(name with the mirrored sub-folder, path) of all files of a folder that are not hidden. Raises OSError."""
+    for relative, name, location in _walk(folder, recursive):
+        yield relative + name, Path(location)
+
+
+def key_of(name: str, *, pattern: tuple[str, str], endings: Collection[str]) -> str | None:
+    """The pair's name of a file, given with its sub-folder; None where ending or pattern (`patterns`) does not fit."""
+    folder, slash, own = name.rpartition("/")
+    middle = _middle(_stem(own, endings) or "", pattern)
+    return folder + slash + middle if middle else None
 
 
 def _distinct(pairs: list[Pair], sides: tuple[str, str]) -> list[Pair]:
@@ -157,7 +170,7 @@ class _Side:
         ]
 
 
-def _patterns(pair_by: str, sides: tuple[str, str]) -> list[tuple[str, str]]:
+def patterns(pair_by: str, sides: tuple[str, str]) -> list[tuple[str, str]]:
     """What stands before and after the star, for each side."""
     if pair_by == "stem":
         return [("", "")] * 2

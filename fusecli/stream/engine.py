@@ -73,28 +73,35 @@ class Engine:
 
         pairs: H×W or H×W×3 each, as for `fuse`. Does nothing for models that see nothing beyond a pixel's surroundings.
         """
-        contexts = []
-        for pair in pairs:
-            lumas = [_luma_by_strips(torch.from_numpy(side[None]).to(self.device)) for side in pair]
-            contexts.append(self.model.context(*lumas))
-        known = [context for context in contexts if context is not None]
+        known = [context for context in (self.context(*pair) for pair in pairs) if context is not None]
         self._steady = torch.cat(known).mean(0, keepdim=True) if known else None
 
-    def start(self, first: np.ndarray, second: np.ndarray, levels: int | None = 255) -> Callable[[], np.ndarray]:
+    @torch.inference_mode()
+    def context(self, first: np.ndarray, second: np.ndarray) -> Tensor | None:
+        """1×D: what the model needs to know of a pair (H×W or H×W×3 each) as a whole, if it does."""
+        lumas = [_luma_by_strips(torch.from_numpy(side[None]).to(self.device)) for side in (first, second)]
+        return self.model.context(*lumas)
+
+    def start(
+        self, first: np.ndarray, second: np.ndarray, levels: int | None = 255, context: Tensor | None = None
+    ) -> Callable[[], np.ndarray]:
         """Begin what `fuse` does and return the function that waits for the result.
+
+        context: N×D, where these pairs shall be seen otherwise than each by itself (see `context`).
 
         On CUDA two streams take turns, so that one batch is copied while the other is computed.
         """
         if not self._streams:
             on_device = [torch.from_numpy(side).to(self.device) for side in (first, second)]
-            result = self._fuse(on_device[0], on_device[1], levels)
+            result = self._fuse(on_device[0], on_device[1], levels, context)
             return lambda: result.cpu().numpy()
         stream = self._streams[self._turn]
         self._turn = 1 - self._turn
+        stream.wait_stream(torch.cuda.current_stream())  # where the context was computed
         with torch.cuda.stream(stream):
             sources = [torch.from_numpy(side).pin_memory() for side in (first, second)]
             on_device = [side.to(self.device, non_blocking=True) for side in sources]
-            result = self._fuse(on_device[0], on_device[1], levels)
+            result = self._fuse(on_device[0], on_device[1], levels, context)
             host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
             host.copy_(result, non_blocking=True)
             done = torch.cuda.Event()
@@ -108,10 +115,11 @@ class Engine:
         return finish
 
     @torch.inference_mode()
-    def _fuse(self, first: Tensor, second: Tensor, levels: int | None) -> Tensor:
+    def _fuse(self, first: Tensor, second: Tensor, levels: int | None, context: Tensor | None) -> Tensor:
+        if context is None and self._steady is not None:
+            context = self._steady.expand(len(first), -1)
         while True:
             try:
-                context = None if self._steady is None else self._steady.expand(len(first), -1)
                 if context is None and tiled(first.shape[1:3], self.tile):
                     context = self.model.context(*(_luma_by_strips(side) for side in (first, second)))
 

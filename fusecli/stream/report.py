@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -52,9 +52,15 @@ class Entry(NamedTuple):
 
 
 class Report:
-    """Collects outcomes; one JSON object at the end, also of an interrupted run."""
+    """Collects outcomes; one JSON object at the end, also of an interrupted run.
 
-    def __init__(self, options: dict[str, Any], model: dict[str, Any], engine: Computes) -> None:
+
+    keep: how many pairs are listed, the last ones; the totals are of all. None: every one.
+    """
+
+    def __init__(
+        self, options: dict[str, Any], model: dict[str, Any], engine: Computes, keep: int | None = None
+    ) -> None:
         self.began = time.time()
         self.device, self.precision = str(engine.device), str(engine.precision).removeprefix("torch.")
         self.head = {
@@ -68,7 +74,7 @@ class Report:
             "tile": engine.tile,
             "tile_overlap": engine.overlap,
         }
-        self.pairs: list[Entry] = []
+        self.pairs: deque[Entry] = deque(maxlen=keep)
         self.counts = Counter[str]()
         self.summary: dict[str, Any] = {}
 
@@ -80,8 +86,9 @@ class Report:
     def add(self, outcome: Outcome) -> None:
         """A pair that was done or failed."""
         digest = bytes.fromhex(outcome.sha256) if outcome.sha256 else None
-        more = {"error": outcome.error} if outcome.error else None
-        self._append(Entry(outcome.job, "failed" if outcome.error else "done", outcome.seconds, digest, more))
+        more = ({"error": outcome.error} if outcome.error else {}) | (outcome.details or {})
+        status = "failed" if outcome.error else "done"
+        self._append(Entry(outcome.job, status, outcome.seconds, digest, more or None))
 
     def _append(self, entry: Entry) -> None:
         self.pairs.append(entry)
@@ -95,7 +102,7 @@ class Report:
         """The run is over. left: pairs that were not begun, since it was stopped or met what would stop them too."""
         seconds = time.time() - self.began
         self.summary = {
-            "pairs": len(self.pairs) + left,
+            "pairs": self.counts.total() + left,
             "done": self.counts["done"],
             "failed": self.counts["failed"],
             "skipped": self.counts["skipped"],

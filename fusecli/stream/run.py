@@ -74,6 +74,7 @@ class Outcome:
     size: tuple[int, int] | None = None
     preview: Sequence[np.ndarray] | None = field(default=None, repr=False)
     fatal: bool = False
+    details: dict[str, Any] = field(default_factory=dict)  # what else the report shall say
 
 
 @dataclass
@@ -270,27 +271,37 @@ def load(job: Job, settings: Settings) -> Loaded:
         raise InputError(f"{job.first} has {len(sides[0])} pages, {job.second} has {len(sides[1])}")
     first, second = ([frame.pixels for frame in side] for side in sides)
     for index, (a, b) in enumerate(zip(first, second, strict=True)):
-        if settings.align is not None:
-            second[index] = warp(b, a, settings.align)
-        elif a.shape[:2] != b.shape[:2]:
-            if settings.resize is None:
-                sizes = f"{a.shape[1]}×{a.shape[0]} and {b.shape[1]}×{b.shape[0]}"
-                raise InputError(
-                    f"{job.first} and {job.second}: sizes differ ({sizes}); --resize brings one to the other, --align "
-                    "also moves it"
-                )
-            if settings.resize == 0:
-                first[index] = _resize(a, b.shape[:2])
-            else:
-                second[index] = _resize(b, a.shape[:2])
+        first[index], second[index] = of_one_size(a, b, job, settings.resize, settings.align)
     if settings.color is False:
-        first = [_gray(page) for page in first]
+        first = [gray(page) for page in first]
     return Loaded(job, first, second, _levels(sides[0][0], job.output, settings), began)
 
 
 def sample(pairs: Sequence[Pair]) -> Sequence[Pair]:
     """Up to SAMPLED pairs, evenly spread, that settle the exposure of a sequence."""
     return pairs[:: max(1, -(-len(pairs) // SAMPLED))]
+
+
+def of_one_size(
+    first: np.ndarray, second: np.ndarray, job: Job, resize: int | None, align: Calibration | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both pages on one grid: the second moved as ``align`` says, or the one that ``resize`` names (0, 1) resized.
+
+    Raises InputError where sizes differ and neither is given.
+    """
+    if align is not None:
+        return first, warp(second, first, align)
+    if first.shape[:2] == second.shape[:2]:
+        return first, second
+    if resize is None:
+        sizes = f"{first.shape[1]}×{first.shape[0]} and {second.shape[1]}×{second.shape[0]}"
+        raise InputError(
+            f"{job.first} and {job.second}: sizes differ ({sizes}); --resize brings one to the other, --align also "
+            "moves it"
+        )
+    if resize == 0:
+        return _resize(first, second.shape[:2]), second
+    return first, _resize(second, first.shape[:2])
 
 
 def save(loaded: Loaded, settings: Settings, preview: bool) -> Outcome:
@@ -329,7 +340,8 @@ def _resize(page: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(page, size[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 
 
-def _gray(page: np.ndarray) -> np.ndarray:
+def gray(page: np.ndarray) -> np.ndarray:
+    """Luma of a colour page; gray as it is."""
     return cv2.cvtColor(page, cv2.COLOR_RGB2GRAY) if page.ndim == 3 else page
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from threading import Event
+from typing import Any
 
 from fusecli.stream.engine import Engine
-from fusecli.stream.run import Job, Outcome, Settings
-from fusecli.stream.volumes import VolumeSettings
+from fusecli.stream.run import Job, Outcome
 from fusecli.text import guide
 
 
@@ -32,10 +32,14 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class Work:
-    """How jobs of one kind are done: ``run`` of stream.run or of stream.volumes, and its settings."""
+    """How jobs of one kind are done: ``run`` of stream.run, volumes, videos or watch, and its settings.
+
+    divisible: whether each job stands for itself, so that other machines may do it.
+    """
 
     run: Callable[..., Generator[Outcome, None, None]]
-    settings: Settings | VolumeSettings
+    settings: Any
+    divisible: bool = True
 
     def __call__(
         self, jobs: Iterable[Job], engine: Engine, *, preview: Callable[[Job], bool], stop: Event

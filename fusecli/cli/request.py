@@ -1,0 +1,54 @@
+"""What `fusecli fuse` was asked for, as the plans for pictures, volumes, videos and watched folders take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusecli import registry
+
+if TYPE_CHECKING:
+    from fusecli.images.intensity import Range
+    from fusecli.images.registration import Calibration
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `fusecli fuse` was asked for, where that is the same for every kind of input."""
+
+    task: registry.Task
+    sides: dict[str, str]
+    output: Path
+    model: str
+    pairing: dict[str, Any]
+    naming: dict[str, Any]
+    resize: str | None
+    gray: bool
+    bit_depth: int | None
+    batch_size: int | None
+    workers: int | None
+    max_pixels: int | None
+    compress: bool
+    digest: bool
+
+
+@dataclass(frozen=True)
+class FrameOptions:
+    """Options that only frames of cameras have, as typed: ``--range``, ``--steady`` and ``--align``."""
+
+    range: str
+    steady: bool
+    align: Path | None
+
+    def infrared(self, files: list[Path]) -> Range | str | None:
+        """The intensity range of a sequence, the same for all its frames. Raises UsageError."""
+        from fusecli.images import intensity
+
+        return self.range if self.range in ("frame", "full") else intensity.sequence_range(self.range, files)
+
+    def calibration(self) -> Calibration | None:
+        """How the infrared is moved onto the visible. Raises UsageError."""
+        from fusecli.images.registration import Calibration
+
+        return None if self.align is None else Calibration.read(self.align)

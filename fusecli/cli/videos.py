@@ -1,0 +1,147 @@
+"""The part of `fusecli fuse` that is for videos and for raw frames through pipes: the plan of a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusecli.cli.request import FrameOptions, Request
+from fusecli.errors import UsageError
+
+if TYPE_CHECKING:
+    from fusecli.stream.plan import Plan
+    from fusecli.stream.work import Work
+
+
+def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) -> tuple[Plan, Work] | None:
+    """The plan and how to run it; None where both sides are pictures. Raises UsageError for what makes no sense."""
+    from fusecli.images.rawvideo import PIPE, RawFormat
+    from fusecli.images.video import ENDINGS, WRITES, pyav
+
+    task, output = request.task, request.output
+    typed = (request.sides[task.first], request.sides[task.second])
+    moving = [text == PIPE or _is_video(text, ENDINGS, request.pairing["recursive"]) for text in typed]
+    to_video = output == Path(PIPE) or (output.suffix.lower() in ENDINGS and not output.is_dir())
+    if raw is not None and PIPE not in typed:
+        raise UsageError("--raw tells what the frames on stdin are like; name the side that they are by -")
+    if not any(moving):
+        if to_video:
+            raise UsageError(f"-o {output}: is for videos, and the inputs are pictures; name a folder")
+        return None
+    if not all(moving):
+        still = task.sides[moving.index(False)]
+        raise UsageError(f"--{still} {request.sides[still]}: the other side is a video; both must be")
+    if task.second != "ir":
+        raise UsageError("videos are for --ir with --vis")
+    if typed == (PIPE, PIPE):
+        raise UsageError("only one side can be - (stdin)")
+    if PIPE in typed and raw is None:
+        raise UsageError("- is raw frames on stdin, which do not say their size: --raw WIDTHxHEIGHT[,PIX_FMT][,FPS]")
+    naming = request.naming
+    given = [
+        option
+        for option, is_given in (
+            ("--format", naming["file_format"] != "auto"),
+            ("--bit-depth 16", request.bit_depth == 16),
+            ("--compress", request.compress),
+            ("--preview", output == Path(PIPE) and "--preview" in naming["beside"]),
+            ("--steady", options.steady),
+        )
+        if is_given
+    ]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)}: not for videos: the ending of -o names the format, exposure is steady by itself"
+        )
+
+    pyav()
+
+    from fusecli.stream import videos
+    from fusecli.stream.work import Work
+
+    planned = _named(request, typed, PIPE, ENDINGS, WRITES, to_video)
+    settings = videos.VideoSettings(
+        infrared=options.infrared([]) or "auto",
+        raw=None if raw is None else RawFormat.parse(raw),
+        resize=None if request.resize is None else task.sides.index(request.resize),
+        align=options.calibration(),
+        color=False if request.gray else None,
+        batch=request.batch_size,
+        workers=request.workers or os.cpu_count() or 1,
+        max_pixels=request.max_pixels,
+        digest=request.digest,
+    )
+
+    def run(jobs, engine, settings, *, preview, stop):  # type: ignore[no-untyped-def]
+        from tqdm import tqdm
+
+        with tqdm(unit="frame", leave=False, disable=quiet or not sys.stderr.isatty(), file=sys.stderr) as bar:
+
+            def tick(done: int, total: int) -> None:
+                bar.total = total or None
+                bar.update(done - bar.n)
+
+            yield from videos.run(jobs, engine, settings, preview=preview, stop=stop, tick=tick)
+
+    return planned, Work(run, settings, divisible=False)
+
+
+def _named(
+    request: Request, typed: tuple[str, str], pipe: str, endings: frozenset[str], writes: tuple[str, ...], single: bool
+) -> Plan:
+    """Every pair with the name of its result."""
+    from fusecli.images.pairing import Pair, find_pairs
+    from fusecli.stream.plan import Plan, result_name, settle
+    from fusecli.stream.run import Job
+
+    output, naming = request.output, request.naming
+    if pipe in typed:
+        file = Path(typed[typed[0] == pipe])
+        if not file.is_file():
+            raise UsageError(f"{file}: no such file; beside frames on stdin the other side is one video")
+        pairs = [Pair(file.stem, Path(typed[0]), Path(typed[1]))]
+    else:
+        pairs = find_pairs(*typed, endings=endings, sides=request.task.sides, **request.pairing)
+    if single and len(pairs) > 1:
+        raise UsageError(f"-o {output}: one result for {len(pairs)} pairs; name a folder")
+    if single and output == Path(pipe):
+        return Plan([Job(pair.name, pair.first, pair.second, output) for pair in pairs], [])
+    if single and output.suffix.lower() not in writes:
+        raise UsageError(f"-o {output}: fusecli writes {', '.join(writes)}")
+    jobs = []
+    for index, pair in enumerate(pairs):
+        target = output
+        if not single:
+            folder, _, stem = pair.name.rpartition("/")
+            name = result_name(naming["pattern"], {**naming["fields"], "stem": stem, "index": f"{index:06d}"})
+            ending = pair.first.suffix.lower()
+            target = output / folder / (name + (ending if ending in writes else writes[0]))
+        jobs.append(Job(pair.name, pair.first, pair.second, target))
+    return settle(
+        jobs,
+        output,
+        single=single,
+        guarded=[Path(text) for text in typed if Path(text).is_dir()],
+        overwrite=naming["overwrite"],
+        skip_existing=naming["skip_existing"],
+        beside=naming["beside"],
+        part=naming["part"],
+    )
+
+
+def _is_video(typed: str, endings: frozenset[str], recursive: bool) -> bool:
+    """Whether a side is videos: by ending, or as a folder that holds videos and no pictures."""
+    from fusecli.images import frames, pairing
+
+    if not Path(typed).is_dir():
+        return Path(typed).suffix.lower() in endings
+    found = False
+    with suppress(OSError):  # pairing names what cannot be listed
+        for _, path in pairing.files_in(typed, recursive):
+            if path.suffix.lower() in frames.ENDINGS:
+                return False
+            found = found or path.suffix.lower() in endings
+    return found

@@ -1,0 +1,105 @@
+"""`fusecli fuse --watch`: folders that cameras write into."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusecli.cli.request import FrameOptions, Request
+from fusecli.errors import UsageError
+
+if TYPE_CHECKING:
+    from fusecli.images.pairing import Pair
+    from fusecli.stream.plan import Plan
+    from fusecli.stream.run import Job, Settings
+    from fusecli.stream.work import Work
+
+log = logging.getLogger("fusecli")
+KEPT = 1000  # pairs that the report of a run of days lists: the last ones
+
+
+def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
+    """What is done already, and how to fuse what comes. Raises UsageError for what makes no sense."""
+    from fusecli.images import frames, intensity, pairing
+    from fusecli.images.atomic import sweep
+    from fusecli.stream import watch
+    from fusecli.stream.plan import FORMATS, Plan, check_writable, result_name, settle
+    from fusecli.stream.work import Work
+
+    task, naming, output = request.task, request.naming, request.output
+    typed = (request.sides[task.first], request.sides[task.second])
+    if task.second != "ir":
+        raise UsageError("--watch is for --ir with --vis")
+    for side, folder in zip(task.sides, typed, strict=True):
+        if not Path(folder).is_dir():
+            raise UsageError(f"--{side} {folder}: --watch needs a folder")
+    for option, given in (
+        ("--pairs", request.pairing["pairs_csv"] is not None),
+        ("--preview", "--preview" in naming["beside"]),
+        ("--steady", options.steady),
+        ("--num-parts", naming["part"] is not None),
+        ("--name with {index}", "{index" in naming["pattern"]),
+    ):
+        if given:
+            raise UsageError(f"{option}: needs to know all pairs beforehand, and --watch does not")
+    if output.is_file() or output.suffix.lower() in frames.ENDINGS:
+        raise UsageError(f"-o {output}: --watch needs a folder")
+    settle([], output, single=False, guarded=map(Path, typed), overwrite=False, skip_existing=False)
+    for option, path in naming["beside"].items():
+        check_writable(option, path.parent)
+
+    def target(pair: Pair) -> Path:
+        folder, _, stem = pair.name.rpartition("/")
+        name = result_name(naming["pattern"], {**naming["fields"], "stem": stem})
+        return output / folder / (name + (FORMATS.get(naming["file_format"]) or pair.first.suffix.lower()))
+
+    patterns = pairing.patterns(request.pairing["pair_by"], task.sides)
+    if patterns[0] == patterns[1] and os.path.samefile(*typed):
+        raise UsageError(f"both sides are {typed[0]}; tell them apart by --pair-by")
+    watcher = watch.Watcher(
+        folders=(Path(typed[0]), Path(typed[1])),
+        keys=(
+            partial(pairing.key_of, pattern=patterns[0], endings=frames.ENDINGS),
+            partial(pairing.key_of, pattern=patterns[1], endings=frames.ENDINGS),
+        ),
+        target=target,
+        recursive=request.pairing["recursive"],
+        overwrite=naming["overwrite"],
+    )
+    try:
+        sweep(job.output for job in watcher.pairs())
+        skipped = watcher.existing()
+    except OSError as error:
+        raise UsageError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
+    calibration = options.calibration()
+
+    def settings(jobs: list[Job]) -> Settings:
+        """What `_frames` of cli/fuse.py settles for a sequence, from the pairs that are there when the first is."""
+        from fusecli.stream import run as stream
+
+        firsts, seconds = ([getattr(job, side) for job in jobs] for side in ("first", "second"))
+        second = options.infrared(seconds)
+        if options.range == "auto" and isinstance(second, intensity.Range):
+            log.warning(
+                "--range auto took %g,%g from the first %d infrared frames and keeps it; --range LO,HI settles it",
+                *(second.lo, second.hi, len(jobs)),
+            )
+        return stream.Settings(
+            ranges=(intensity.visible_range(firsts), second),
+            resize=None if request.resize is None else task.sides.index(request.resize),
+            align=calibration,
+            color=False if request.gray else None,
+            bit_depth=request.bit_depth,
+            batch=request.batch_size,
+            workers=request.workers or os.cpu_count() or 1,
+            max_pixels=request.max_pixels,
+            compress=request.compress,
+            digest=request.digest,
+        )
+
+    log.info("watching %s and %s; Ctrl-C or SIGTERM ends", *typed)
+    return Plan([], skipped), Work(partial(watch.run, watcher), settings, divisible=False)

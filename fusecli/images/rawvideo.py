@@ -1,0 +1,101 @@
+"""Raw frames through pipes: no header, one frame after the other, as ffmpeg's rawvideo."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from fusecli.errors import InputError, UsageError
+from fusecli.images.video import Look, Timed
+
+PIPE = "-"
+_FORMATS = {"gray": ("u1", ()), "gray16le": ("<u2", ()), "rgb24": ("u1", (3,)), "bgr24": ("u1", (3,))}
+
+
+@dataclass(frozen=True)
+class RawFormat:
+    """What `--raw` says of the frames on stdin. rate None: as many as the other side has, frame by frame."""
+
+    width: int
+    height: int
+    pix_fmt: str = "gray"
+    rate: Fraction | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> RawFormat:
+        """WIDTHxHEIGHT[,PIX_FMT][,FPS]. Raises UsageError."""
+        size, *rest = text.lower().split(",")
+        try:
+            width, height = (int(side) for side in size.split("x"))
+            pix_fmt = rest.pop(0) if rest and rest[0] in _FORMATS else "gray"
+            rate = Fraction(rest.pop(0)) if rest else None
+            if rest or min(width, height) < 1 or (rate is not None and rate <= 0):
+                raise ValueError
+        except (ValueError, ZeroDivisionError):
+            raise UsageError(
+                f"--raw {text}: expected WIDTHxHEIGHT[,PIX_FMT][,FPS] such as 640x512,gray16le,25; "
+                f"PIX_FMT is one of {', '.join(_FORMATS)}"
+            ) from None
+        return cls(width, height, pix_fmt, rate)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(_FORMATS[self.pix_fmt][0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.height, self.width, *_FORMATS[self.pix_fmt][1])
+
+
+class RawPipe:
+    """Frames from a pipe, with the interface of `images.video.VideoFile`. Raises InputError at a short last frame."""
+
+    live, audio, frames = True, False, 0
+
+    def __init__(self, fileno: int, layout: RawFormat, rate: Fraction) -> None:
+        self.layout = layout
+        self.look = Look(layout.rate or rate, 1 / (layout.rate or rate))
+        self.size = (layout.height, layout.width)
+        self.deep = layout.dtype != np.uint8
+        self._pipe = io.FileIO(fileno, closefd=False)  # no buffer, whose lock a waiting thread would hold at the end
+
+    def __str__(self) -> str:
+        return "stdin"
+
+    def __iter__(self) -> Iterator[Timed]:
+        count = 0
+        while True:
+            frame = np.empty(self.layout.shape, self.layout.dtype)
+            view, filled = memoryview(frame).cast("B"), 0
+            while filled < len(view) and (got := self._pipe.readinto(view[filled:])):
+                filled += got
+            if filled < len(view):
+                break
+            yield Timed(count / self.look.rate, frame[..., ::-1] if self.layout.pix_fmt == "bgr24" else frame)
+            count += 1
+        if filled:
+            raise InputError(
+                f"stdin: ends within frame {count + 1}, after {filled} of {len(view)} bytes; the pipe broke, or its "
+                f"frames are not {self.layout.width}×{self.layout.height} {self.layout.pix_fmt}, as --raw says"
+            )
+
+    def count(self) -> int:
+        """0: no one knows."""
+        return 0
+
+
+class RawWriter:
+    """Write frames (uint8, H×W or H×W×3 RGB) to a pipe, at once. Raises BrokenPipeError where no one reads any more."""
+
+    def __init__(self, fileno: int) -> None:
+        self._pipe = io.FileIO(fileno, "w", closefd=False)
+
+    def write(self, time: Fraction, pixels: np.ndarray) -> None:
+        """Append a frame; ``time`` has no place in the format."""
+        view, written = memoryview(np.ascontiguousarray(pixels)).cast("B"), 0
+        while written < len(view):
+            written += self._pipe.write(view[written:]) or 0

@@ -1,0 +1,331 @@
+"""Video files to frames with their times, and back. Needs PyAV (extra ``video``)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusecli.errors import InputError, UsageError
+from fusecli.images.decode import max_pixels_default
+
+log = logging.getLogger("fusecli")
+
+WRITES = (".mp4", ".mkv", ".mov", ".avi")
+ENDINGS = frozenset({*WRITES, ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"})
+
+# Visually lossless, and quick beside the network. x264 gives the same bytes for the same number of threads only.
+X264 = {"crf": "18", "preset": "veryfast"}
+X264_THREADS = 4
+# AVCOL_SPC_* of YUV matrices that swscale knows -> its own number.
+_MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+_BT709, _BT601, _UNSPECIFIED = 1, 6, 2
+_HD_LINES = 720  # from here on, video that does not name its matrix is BT.709, below BT.601
+_LIMITED = 1  # AVCOL_RANGE_MPEG
+_SHORT = Fraction(1, 2)  # seconds that may be missing at the end before a file counts as truncated
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A frame: H×W or H×W×3 RGB, uint8 (gray also uint16), upright; seconds since the first one."""
+
+    time: Fraction
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a result takes over besides pixels. rate: mean frames per second. time_base: step of the times, seconds.
+
+    aspect: of a pixel. matrix, primaries, transfer: as ITU-T H.273 numbers them.
+    """
+
+    rate: Fraction
+    time_base: Fraction
+    aspect: Fraction | None = None
+    matrix: int = _UNSPECIFIED
+    primaries: int = _UNSPECIFIED
+    transfer: int = _UNSPECIFIED
+
+
+class VideoFile:
+    """The frames of a video file, in order of time; may be iterated more than once.
+
+    Rotation metadata is applied. color False: luma alone. Gray of 9 to 16 bits stays as stored (``deep``); all else is
+    8-bit. look, size (height, width), frames (0 where the header does not say), audio: from the header and first frame.
+    Raises InputError with file and reason: not a video, no frame, too large, damaged; at the end: truncated.
+    """
+
+    live = False
+
+    def __init__(self, path: Path, *, color: bool = True, max_pixels: int | None = None) -> None:
+        self.path = path
+        self._color = color
+        with self._open() as container:
+            stream = self._stream(container)
+            limit = max_pixels_default() if max_pixels is None else max_pixels
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if width * height > limit:
+                raise InputError(f"{path}: frames of {width}×{height} pixels are more than --max-pixels {limit}")
+            # An MP4's index says where every frame lies.
+            ends = [entry.pos + entry.size for entry in list(getattr(stream, "index_entries", ()))[-100:]]
+            if "mp4" in container.format.name and max(ends, default=0) > path.stat().st_size:
+                raise InputError(f"{path}: is truncated: its index names frames that are not there; copy it once more")
+            self.audio = bool(container.streams.audio)
+            rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            self.frames = stream.frames or round(float(self._declared(container, stream) * rate))
+            first = next(self._decoded(container, stream), None)
+            if first is None:
+                raise InputError(f"{path}: holds no frame that can be decoded; it is truncated or damaged")
+            context = stream.codec_context
+            aspect = stream.sample_aspect_ratio or None
+            if aspect and first.rotation % 180:
+                aspect = 1 / aspect
+            self.look = Look(
+                rate,
+                stream.time_base,
+                aspect,
+                _matrix(first),
+                int(context.color_primaries),
+                int(context.color_trc),
+            )
+            pixels = self._upright(first)
+        self.size: tuple[int, int] = pixels.shape[:2]
+        self.deep = pixels.dtype != np.uint8
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __iter__(self) -> Iterator[Timed]:
+        with self._open() as container:
+            stream = self._stream(container)
+            start: Fraction | None = None
+            time, count, damaged = Fraction(0), 0, 0
+            for frame in self._decoded(container, stream):
+                stamp = count / self.look.rate if frame.pts is None else frame.pts * frame.time_base
+                start = stamp if start is None else start
+                time = stamp - start
+                count += 1
+                damaged += frame.is_corrupt
+                yield Timed(time, self._upright(frame))
+            end, declared = time + 1 / self.look.rate, self._declared(container, stream)
+            is_avi = "avi" in container.format.name  # its index is lost with the tail; its head says how many
+            is_short = "matroska" in container.format.name and end < declared - _SHORT
+            if is_short or (is_avi and count < stream.frames - self.look.rate * _SHORT):
+                expected = f"{stream.frames} frames" if is_avi else f"{float(declared):.1f} s"
+                raise InputError(
+                    f"{self.path}: ends after {count} frames ({float(end):.1f} s) of {expected}: it is truncated or "
+                    "damaged; cut it to what is whole, for example with ffmpeg -c copy"
+                )
+        if damaged:
+            log.warning("%s: %d of %d frames are damaged", self.path, damaged, count)
+
+    def sample(self, count: int) -> Iterator[np.ndarray]:
+        """Pixels of about ``count`` frames over the whole length: the key frames before evenly spaced times."""
+        with self._open() as container:
+            stream = self._stream(container)
+            length = float(self._declared(container, stream))
+            before: int | None = None
+            for step in range(count):
+                with suppress(pyav().FFmpegError):  # not seekable there
+                    container.seek(round(1e6 * length * step / max(1, count - 1)) + (container.start_time or 0))
+                frame = next(self._decoded(container, stream), None)
+                if frame is not None and frame.pts != before:
+                    before = frame.pts
+                    yield self._upright(frame)
+
+    def count(self) -> int:
+        """How many frames there are; may read through the file without decoding it."""
+        with self._open() as container:
+            stream = self._stream(container)
+            if stream.frames:
+                return stream.frames
+            with suppress(pyav().FFmpegError):
+                return sum(1 for packet in container.demux(stream) if packet.size)
+        return 0
+
+    def _open(self) -> Any:
+        av = pyav()
+        try:
+            # No playlist leads to other places.
+            return av.open(f"file:{self.path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        except av.FFmpegError as error:
+            raise InputError(f"{self.path}: cannot be read as a video: {error.strerror or error}") from error
+
+    def _stream(self, container: Any) -> Any:
+        stream = container.streams.best("video")
+        if stream is None or stream.codec_context is None:
+            raise InputError(f"{self.path}: holds no video that can be decoded")
+        stream.thread_type = "AUTO"
+        return stream
+
+    def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
+        av, count = pyav(), 0
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+                for frame in packet.decode():
+                    count += 1
+                    yield frame
+            except av.FFmpegError as error:
+                if isinstance(error, EOFError):
+                    return
+                if count:  # before the first whole frame there may be parts of those that were cut off
+                    raise InputError(
+                        f"{self.path}: cannot be decoded after frame {count}: {error.strerror or error}; "
+                        "it is truncated or damaged"
+                    ) from error
+                if not isinstance(error, ValueError):
+                    raise InputError(f"{self.path}: cannot be decoded: {error.strerror or error}") from error
+
+    def _upright(self, frame: Any) -> np.ndarray:
+        name = frame.format.name
+        if name.startswith("gray") and frame.format.components[0].bits > 8:
+            pixels = frame.to_ndarray()
+            if pixels.dtype != np.uint16:
+                raise InputError(f"{self.path}: {name} frames are not supported; convert them to gray16le")
+        elif self._color and not name.startswith(("gray", "ya", "mono")):
+            pixels = frame.to_ndarray(format="rgb24", src_colorspace=_swscale(_matrix(frame)), interpolation=_exact())
+        elif name == "gray":
+            pixels = frame.to_ndarray()
+        else:
+            pixels = frame.to_ndarray(format="gray", interpolation=_exact(), dst_color_range=2)  # 0…255
+        turns = round(frame.rotation / 90)
+        return np.ascontiguousarray(np.rot90(pixels, turns)) if turns % 4 else pixels
+
+    def _declared(self, container: Any, stream: Any) -> Fraction:
+        """Seconds that the header promises; 0 where it does not say."""
+        if stream.duration:
+            return stream.duration * stream.time_base
+        if container.duration and len(container.streams) == 1:
+            return Fraction(container.duration, 10**6)
+        with suppress(KeyError, ValueError):  # Matroska: 00:01:02.345000000
+            hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+            return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
+        return Fraction(0)
+
+
+class VideoWriter:
+    """Write frames (uint8, H×W or H×W×3 RGB, all of one size) as H.264 to ``path``, in the container of its ending.
+
+    4:2:0, which every player takes; sizes with an odd side, which it does not know, become 4:4:4. Times are kept; AVI
+    knows a constant rate only. Raises OSError where the file cannot be written.
+    """
+
+    def __init__(self, path: Path, look: Look, size: tuple[int, int]) -> None:
+        av = pyav()
+        self.path, self.look = path, look
+        self._counts = path.suffix.lower() == ".avi"
+        self._base = 1 / look.rate if self._counts else look.time_base
+        self._pts = -1
+        height, width = size
+        self._matrix = _of_size(height) if look.matrix not in _MATRICES else look.matrix
+        options = {"fflags": "+bitexact"}  # no random identifiers: same frames, same bytes
+        if path.suffix.lower() in (".mp4", ".mov"):
+            options["movflags"] = "+faststart"
+        try:
+            self._container = av.open(f"file:{path}", "w", format=_FORMATS[path.suffix.lower()], options=options)
+            rate = look.rate.limit_denominator(100_000)
+            self._stream = self._container.add_stream("libx264", rate=rate, options=dict(X264))
+        except av.FFmpegError as error:
+            raise _as_os_error(error) from error
+        context = self._stream.codec_context
+        context.width, context.height = width, height
+        context.pix_fmt = "yuv444p" if odd(size) else "yuv420p"
+        context.time_base = self._base
+        context.thread_count = X264_THREADS
+        context.color_range, context.colorspace = _LIMITED, self._matrix
+        context.color_primaries, context.color_trc = look.primaries, look.transfer
+        if self._counts:
+            context.max_b_frames = 0  # AVI has no times to order them by
+        if look.aspect:
+            context.sample_aspect_ratio = look.aspect
+
+    def write(self, time: Fraction, pixels: np.ndarray) -> None:
+        """Append a frame. time: in seconds, later than that of the one before."""
+        av = pyav()
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24" if pixels.ndim == 3 else "gray")
+        frame = frame.reformat(
+            format=self._stream.codec_context.pix_fmt,
+            dst_colorspace=_swscale(self._matrix),
+            dst_color_range=_LIMITED,
+            interpolation=_exact(),
+        )
+        self._pts = max(self._pts + 1, 0 if self._counts else round(time / self._base))
+        frame.pts, frame.time_base = self._pts, self._base
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except av.FFmpegError as error:
+            raise _as_os_error(error) from error
+
+    def close(self) -> None:
+        """Finish the file."""
+        av = pyav()
+        try:
+            self._container.mux(self._stream.encode())
+            self._container.close()
+        except av.FFmpegError as error:
+            raise _as_os_error(error) from error
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type | None, *rest: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            with suppress(pyav().FFmpegError):
+                self._container.close()
+
+
+_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov", ".avi": "avi"}
+
+
+def odd(size: tuple[int, int]) -> bool:
+    """Whether 4:2:0 cannot hold frames of this size."""
+    return bool(size[0] % 2 or size[1] % 2)
+
+
+def _matrix(frame: Any) -> int:
+    number = int(frame.colorspace)
+    return number if number in _MATRICES else _of_size(min(frame.height, frame.width))
+
+
+def _of_size(lines: int) -> int:
+    return _BT709 if lines >= _HD_LINES else _BT601
+
+
+def _swscale(matrix: int) -> int:
+    return _MATRICES[matrix]
+
+
+def _exact() -> Any:
+    from av.video.reformatter import Interpolation
+
+    chroma = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+    return Interpolation.BILINEAR | Interpolation.ACCURATE_RND | chroma
+
+
+def _as_os_error(error: Any) -> OSError:
+    """What `images.atomic.replacing` understands, with the file system's own number."""
+    number = error.errno or 0
+    return OSError(number, os.strerror(number) if 0 < number < 200 else error.strerror or str(error))
+
+
+def pyav() -> Any:
+    """The library. Raises UsageError where it is missing."""
+    try:
+        import av
+    except ImportError:
+        raise UsageError("videos need PyAV: pip install 'fusecli[video]'") from None
+    return av

@@ -1,0 +1,433 @@
+"""Stream pairs of videos through an engine: decoders, network and encoder at once, memory bounded by queues."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import math
+import os
+import queue
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from fusecli.errors import InputError
+from fusecli.images import frames, intensity
+from fusecli.images.atomic import replacing
+from fusecli.images.intensity import Range
+from fusecli.images.preview import row
+from fusecli.images.rawvideo import PIPE, RawFormat, RawPipe, RawWriter
+from fusecli.images.registration import Calibration
+from fusecli.images.video import Look, Timed, VideoFile, VideoWriter, odd
+from fusecli.stream.engine import Engine
+from fusecli.stream.run import BATCH_PAIRS, BATCH_PIXELS, Job, Outcome, gray, guarded, of_one_size
+from fusecli.stream.stop import Stop
+
+log = logging.getLogger("fusecli")
+T = TypeVar("T")
+Source = VideoFile | RawPipe
+
+AHEAD_BYTES = 2**28  # of decoded frames that wait, on each side
+FIRST_FRAMES = 32  # of a pipe, which settle its intensity range
+ADAPTS = 1.0  # seconds in which exposure follows the scene, as a camera's does: so that nothing flickers
+_POLL = 0.2  # seconds after which a thread that waits looks whether it still has to
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How videos become results; see the options of `fusecli fuse` of the same names.
+
+    infrared: ``--range`` as typed, or the Range that it names. raw: layout of the side that is a pipe.
+    """
+
+    infrared: Range | str
+    raw: RawFormat | None = None
+    resize: int | None = None
+    align: Calibration | None = None
+    color: bool | None = None
+    batch: int | None = None
+    workers: int = 2
+    max_pixels: int | None = None
+    digest: bool = False
+
+
+def run(
+    jobs: Iterable[Job],
+    engine: Engine,
+    settings: VideoSettings,
+    *,
+    preview: Callable[[Job], bool] = lambda job: False,
+    stop: Stop | None = None,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> Generator[Outcome, None, None]:
+    """Fuse every job, one after the other, and yield its outcome until ``stop`` is set.
+
+    A stop drops the result under way, except that a pipe ends there: what came through it is finished. tick: called
+    with frames done and frames in all (0: unknown).
+    """
+    stop = stop or Stop()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads if engine.batches else max(1, (os.cpu_count() or 1) // settings.workers))
+    try:
+        for job in jobs:
+            if stop.is_set():
+                break
+            fusion = _Fusion(job, engine, settings, stop, tick)
+            outcome = guarded(job, lambda fusion=fusion, job=job: fusion.run(preview(job)))  # type: ignore[misc]
+            if outcome is None:
+                break
+            if outcome.fatal:
+                stop.set()
+            yield outcome
+    finally:
+        torch.set_num_threads(threads)
+
+
+@dataclass
+class _Prepared:
+    """Two frames as the network takes them; how it shall see them as a whole (1×D), if it does."""
+
+    time: Fraction
+    sides: tuple[np.ndarray, np.ndarray]
+    context: torch.Tensor | None
+
+
+class _Stopped(Exception):
+    """The run ends before the result is whole."""
+
+
+class _Fusion:
+    """One pair."""
+
+    def __init__(
+        self, job: Job, engine: Engine, settings: VideoSettings, stop: Stop, tick: Callable[[int, int], None]
+    ) -> None:
+        self.job, self.engine, self.settings, self.stop, self.tick = job, engine, settings, stop, tick
+        self.readahead = Readahead()
+
+    def run(self, preview: bool) -> Outcome | None:
+        """Fuse and write; None where the run was stopped before the end."""
+        began = time.perf_counter()
+        first, second = self._open()
+        of_one_size(np.empty(first.size), np.empty(second.size), self.job, self.settings.resize, self.settings.align)
+        steps = InStep(first, second, self._ahead(first), self._ahead(second))
+        pictures, count, size = None, 0, first.size
+        try:
+            with ExitStack() as stack:
+                pool = stack.enter_context(ThreadPoolExecutor(self.settings.workers))
+                stack.callback(self.readahead.end)  # before the pool waits for its threads
+                writer: VideoWriter | RawWriter | None = None
+                partial = stack.enter_context(self._place())
+                for results in self.readahead(self._fused(steps, pool), 2 * self.settings.workers):
+                    for at, sides, result in results():
+                        if self.stop.is_set() and not (first.live or second.live):
+                            raise _Stopped
+                        if writer is None:
+                            size = result.shape[:2]
+                            writer = self._writer(stack, partial, steps.look, result)
+                        writer.write(at, result)
+                        if preview and count & (count - 1) == 0:  # at powers of two: the last one is in the second half
+                            pictures = row(*sides, result)
+                        count += 1
+                        self.tick(count, first.frames)
+                if not count:
+                    raise _Stopped if self.stop.is_set() else InputError(f"{first} and {second}: no frame came")
+        except _Stopped:
+            return None
+        except BrokenPipeError:
+            self.stop.signal = getattr(signal, "SIGPIPE", signal.SIGTERM)
+            self.stop.set()
+            return None
+        finally:
+            self.readahead.join()
+        steps.tell()
+        seconds = time.perf_counter() - began
+        rate = steps.look.rate
+        log.info(
+            "%s: %d frames, %s fps, in %.1f s (%.1f frames/s)",
+            *(_shown(self.job.output), count, _decimal(rate), seconds, count / seconds),
+        )
+        digest = _digest(self.job.output) if self.settings.digest and self.job.output != Path(PIPE) else None
+        details = {"frames": count, "fps": round(float(rate), 3)}
+        return Outcome(self.job, None, seconds, digest, size, pictures, details=details)
+
+    def _open(self) -> tuple[Source, Source]:
+        """Both sides; says what is done with them."""
+        settings, piped = self.settings, Path(PIPE)
+        paths = (self.job.first, self.job.second)
+        color = (settings.color is not False, False)
+        files = [
+            None if path == piped else VideoFile(path, color=wanted, max_pixels=settings.max_pixels)
+            for path, wanted in zip(paths, color, strict=True)
+        ]
+        rate = next(file.look.rate for file in files if file)
+        sides: list[Source] = []
+        for file in files:
+            if file:
+                sides.append(file)
+                continue
+            assert settings.raw is not None
+            sides.append(RawPipe(sys.stdin.fileno(), settings.raw, rate))
+        first, second = sides
+        for side in sides:
+            if side.audio:
+                log.info("%s: its sound is left out", side)
+        if first.look.rate != second.look.rate:
+            log.info(
+                "%s has %s fps, %s has %s: each frame of the first gets the one of the second that is nearest in time",
+                *(first, _decimal(first.look.rate), second, _decimal(second.look.rate)),
+            )
+        return first, second
+
+    def _ahead(self, side: Source) -> Iterator[Timed]:
+        """Frames of a side, decoded by a thread of its own; a pipe ends when the run is stopped."""
+        height, width = side.size
+        depth = max(2, min(2 * BATCH_PAIRS, AHEAD_BYTES // (3 * height * width)))
+        return self.readahead(side, depth, self.stop if side.live else None)
+
+    def _fused(self, steps: InStep, pool: ThreadPoolExecutor) -> Iterator[Callable[[], list[_Result]]]:
+        """What gives the results, in order, once they are there."""
+        prepared = self._prepared(steps)
+        if not self.engine.batches:
+            for item in prepared:
+                yield pool.submit(self._fuse, [item], 1).result
+            return
+        for item in prepared:
+            pixels = item.sides[0].shape[0] * item.sides[0].shape[1]
+            full = self.settings.batch or max(1, min(BATCH_PAIRS, BATCH_PIXELS // pixels))
+            batch = [item, *itertools.islice(prepared, full - 1)]
+            yield self._start(batch, full)
+
+    def _fuse(self, batch: list[_Prepared], full: int) -> list[_Result]:
+        return self._start(batch, full)()
+
+    def _start(self, batch: list[_Prepared], full: int) -> Callable[[], list[_Result]]:
+        """Begin a batch, filled up to ``full``: kernels, and with them the last bit, are chosen by shape."""
+        stacked = batch + batch[-1:] * (full - len(batch))
+        first, second = (np.stack([item.sides[index] for item in stacked]) for index in (0, 1))
+        contexts = [item.context for item in stacked if item.context is not None]
+        finish = self.engine.start(first, second, 255, torch.cat(contexts) if contexts else None)
+
+        def results() -> list[_Result]:
+            return [(item.time, item.sides, result) for item, result in zip(batch, finish(), strict=False)]
+
+        return results
+
+    def _prepared(self, steps: InStep) -> Iterator[_Prepared]:
+        """Both frames of one size and as the network takes them.
+
+        One intensity range holds for the whole of each video; exposure follows within ADAPTS.
+        """
+        first, second = steps.sources
+        pairs = iter(steps)
+        range_ = self.settings.infrared
+        if range_ == "auto" and second.deep:
+            if isinstance(second, VideoFile):
+                found = intensity.range_of(second.sample(intensity.SAMPLE_FRAMES))
+            else:
+                head = list(itertools.islice(pairs, FIRST_FRAMES))
+                pairs = itertools.chain(head, pairs)
+                found = intensity.range_of(pixels for _, _, pixels in head)
+                if found is not None:
+                    log.warning(
+                        "stdin: --range auto took %g,%g from the first %d frames and keeps it; --range LO,HI does so",
+                        *(found.lo, found.hi, len(head)),
+                    )
+            range_ = found or "full"
+        shape, exposure = None, None
+        follows = 1 - math.exp(-1 / (ADAPTS * steps.look.rate))
+        for at, a, b in pairs:
+            shape = shape or (a.shape, b.shape)
+            if (a.shape, b.shape) != shape:
+                which = first if a.shape != shape[0] else second
+                raise InputError(f"{which}: its frames change their size at {float(at):.1f} s; cut it there")
+            a, b = of_one_size(a, b, self.job, self.settings.resize, self.settings.align)
+            a = frames.shown(a, None)[0]
+            b = frames.shown(b, None if range_ == "auto" else range_)[0]
+            context = self.engine.context(a, b)
+            if context is not None:
+                exposure = context if exposure is None else torch.lerp(exposure, context, follows)
+            yield _Prepared(at, (gray(a) if self.settings.color is False else a, b), exposure)
+
+    def _place(self) -> Any:
+        return nullcontext() if self.job.output == Path(PIPE) else replacing(self.job.output)
+
+    def _writer(
+        self, stack: ExitStack, partial: Path | None, look: Look, result: np.ndarray
+    ) -> VideoWriter | RawWriter:
+        height, width = result.shape[:2]
+        if partial is None:
+            kind = "rgb24" if result.ndim == 3 else "gray"
+            log.info("stdout: -f rawvideo -pix_fmt %s -s %dx%d -r %s", kind, width, height, look.rate)
+            return RawWriter(sys.stdout.fileno())
+        if odd((height, width)):
+            log.warning(
+                "%s: %d×%d needs 4:4:4 colour, which some players do not know; even sizes are 4:2:0",
+                *(self.job.output, width, height),
+            )
+        return stack.enter_context(VideoWriter(partial, look, (height, width)))
+
+
+_Result = tuple[Fraction, tuple[np.ndarray, np.ndarray], np.ndarray]
+
+
+class InStep:
+    """Pairs of frames that belong together: the times of the first, of the second the frame nearest in time.
+
+    A pipe without a rate goes frame by frame. Ends with the shorter side; `tell` says so.
+    """
+
+    def __init__(self, first: Source, second: Source, firsts: Iterable[Timed], seconds: Iterable[Timed]) -> None:
+        self.sources = first, second
+        self.firsts, self.seconds = iter(firsts), iter(seconds)
+        pipe = next((side for side in self.sources if isinstance(side, RawPipe)), None)
+        self.frame_by_frame = pipe is not None and pipe.layout.rate is None
+        self.look = first.look
+        if isinstance(first, RawPipe) and self.frame_by_frame:
+            self.look = replace(second.look, aspect=None)
+        self.count = 0
+        self.ended: int | None = None  # the side that was shorter
+
+    def __iter__(self) -> Iterator[tuple[Fraction, np.ndarray, np.ndarray]]:
+        return self._by_count() if self.frame_by_frame else self._by_time()
+
+    def _by_count(self) -> Iterator[tuple[Fraction, np.ndarray, np.ndarray]]:
+        own = 1 if isinstance(self.sources[0], RawPipe) else 0  # the side that has times
+        for first in self.firsts:
+            second = next(self.seconds, None)
+            if second is None:
+                self.ended = 1
+                return
+            self.count += 1
+            yield (first, second)[own].time, first.pixels, second.pixels
+        self.ended = None if next(self.seconds, None) is None else 0
+
+    def _by_time(self) -> Iterator[tuple[Fraction, np.ndarray, np.ndarray]]:
+        frame, other_frame = (1 / side.look.rate for side in self.sources)
+        now, after = next(self.seconds, None), next(self.seconds, None)
+        last = Fraction(0)
+        for first in self.firsts:
+            if now is None:
+                self.ended = 1
+                return
+            while after is not None and after.time - first.time < first.time - now.time:
+                now, after = after, next(self.seconds, None)
+            # the last one is shown for as long as a frame lasts
+            if after is None and first.time >= now.time + other_frame - frame / 2:
+                self.ended = 1
+                return
+            self.count += 1
+            last = first.time
+            yield first.time, first.pixels, now.pixels
+        latest = next(self.seconds, after)
+        if latest is not None and latest.time >= last + frame + other_frame / 2:
+            self.ended = 0
+
+    def tell(self) -> None:
+        """Warn where one side went on."""
+        if self.ended is None:
+            return
+        ended, longer = self.sources[self.ended], self.sources[1 - self.ended]
+        total = longer.count()
+        rest = f"; {longer} has {total}" if total else ""
+        log.warning(
+            "%s is shorter than %s: the result ends with it, after %d frames%s", ended, longer, self.count, rest
+        )
+
+
+class Readahead:
+    """Threads that make items ahead of their use; they end together."""
+
+    def __init__(self) -> None:
+        self.over = Event()
+        self._threads: list[Thread] = []
+
+    def __call__(self, items: Iterable[T], depth: int, stop: Event | None = None) -> Iterator[T]:
+        """The same items, made by a thread of their own, at most ``depth`` of them waiting.
+
+        Errors come up where they would have without the thread. stop: for items that may never come; there are no more
+        once it is set.
+        """
+        waiting: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
+
+        def put(item: tuple[bool, Any]) -> bool:
+            while not self.over.is_set():
+                try:
+                    waiting.put(item, timeout=_POLL)
+                    return True
+                except queue.Full:
+                    continue
+            return False
+
+        def work() -> None:
+            source = iter(items)
+            try:
+                for item in source:
+                    if not put((True, item)):
+                        break
+                else:
+                    put((False, None))
+            except BaseException as error:
+                put((False, error))
+            finally:
+                if isinstance(source, Generator):
+                    source.close()
+
+        thread = Thread(target=work, daemon=True)
+        if stop is None:
+            self._threads.append(thread)
+        thread.start()
+        while not self.over.is_set():
+            try:
+                more, item = waiting.get(timeout=_POLL)
+            except queue.Empty:
+                if stop is not None and stop.is_set():
+                    return
+                continue
+            if more:
+                yield item
+            elif item is None:
+                return
+            else:
+                raise item
+
+    def end(self) -> None:
+        """No more items; the threads end."""
+        self.over.set()
+
+    def join(self) -> None:
+        """End, and wait for the threads, but for those that may wait for ever: their system call ends with the run.
+
+        One that the end of the process met in the midst of PyAV or torch would abort it.
+        """
+        self.end()
+        for thread in self._threads:
+            thread.join()
+
+
+def _shown(output: Path) -> str:
+    return "stdout" if output == Path(PIPE) else str(output)
+
+
+def _decimal(rate: Fraction) -> str:
+    return f"{float(rate):.6g}"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

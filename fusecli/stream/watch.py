@@ -1,0 +1,203 @@
+"""Folders that cameras write into: pairs are taken as they become complete.
+
+Memory holds as many names as the folders do, however long the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+
+from fusecli.images.pairing import Pair, files_in
+from fusecli.stream.engine import Engine
+from fusecli.stream.run import Job, Outcome, Settings
+from fusecli.stream.run import run as run_jobs
+from fusecli.stream.stop import Round
+
+log = logging.getLogger("fusecli")
+
+POLL = 0.5  # seconds between looks; longer where a look takes more than a tenth of that
+SETTLE = 1.0  # seconds without a change after which a file counts as written
+PATIENCE = 10.0  # seconds without a change after which what cannot be read has failed
+RECHECK = 60.0  # seconds during which a file that changes after all is fused again
+PARTNER = 60.0  # seconds after which a missing partner is reported
+LATE = 5.0  # seconds that a pair may wait before the run says that it does not keep up
+TELL = 10.0  # seconds between two messages of one kind
+ROUND = 64  # pairs between two looks
+
+State = tuple[tuple[int, int], tuple[int, int]]  # size and time of change of both files
+
+
+@dataclass
+class _Waiting:
+    """A name that is not settled. Times are those of `time.monotonic`."""
+
+    since: float  # when it was first seen, or last seen changing
+    state: State | None = None
+    tried: State | None = None  # what was handed out last
+    ready: float | None = None  # since when it is complete
+    done: bool = False
+    told: bool = False
+
+
+@dataclass
+class Watcher:
+    """What of two folders is ready to be fused.
+
+    key: a file's name with its sub-folder -> the name of its pair, None for files that are none. target: the result.
+    A file is complete if it has not changed for SETTLE seconds, or at once where it was moved here. One that then
+    cannot be read is tried again when it changes, and has failed when it has not changed for PATIENCE seconds.
+    """
+
+    folders: tuple[Path, Path]
+    keys: tuple[Callable[[str], str | None], Callable[[str], str | None]]
+    target: Callable[[Pair], Path]
+    recursive: bool = False
+    overwrite: bool = False
+    waiting: dict[str, _Waiting] = field(default_factory=dict)
+    settled: set[str] = field(default_factory=set)
+    _told: dict[str, float] = field(default_factory=dict)
+
+    def existing(self) -> list[Job]:
+        """Pairs whose result is there before the start; they are settled. Raises OSError."""
+        found = [] if self.overwrite else [job for job in self.pairs() if job.output.exists()]
+        self.settled.update(job.name for job in found)
+        return found
+
+    def pairs(self) -> list[Job]:
+        """Pairs that are there now, complete or not. Raises OSError."""
+        first, second = self._listed()
+        return [self._job(Pair(name, first[name], second[name])) for name in sorted(first.keys() & second.keys())]
+
+    def poll(self) -> list[Job]:
+        """Pairs that are ready, those that wait longest first, at most ROUND of them."""
+        try:
+            first, second = self._listed()
+        except OSError as error:
+            self._tell("folder", "%s: cannot be listed (%s); looking again", error.filename, error.strerror)
+            return []
+        now = time.monotonic()
+        names = first.keys() | second.keys()
+        self.settled &= names
+        for gone in self.waiting.keys() - names:
+            del self.waiting[gone]
+        ready: list[tuple[float, str]] = []
+        lonely = []
+        for name in names - self.settled:
+            entry = self.waiting.setdefault(name, _Waiting(now))
+            if name not in first or name not in second:
+                if now - entry.since > PARTNER and not entry.told:
+                    lonely.append(first.get(name) or second[name])
+                    entry.told = True
+            elif self._is_ready(entry, first[name], second[name], now):
+                ready.append((entry.ready or now, name))
+            elif entry.done and now - entry.since > RECHECK:
+                self.settled.add(name)
+                del self.waiting[name]
+        if lonely:
+            log.warning(
+                "%d files have waited %.0f s for their partner, for example %s", *(len(lonely), PARTNER, min(lonely))
+            )
+        ready.sort()
+        if len(ready) > 1 and now - ready[0][0] > LATE:
+            self._tell("late", "not keeping up: %d pairs wait, the first for %.0f s", len(ready), now - ready[0][0])
+        jobs = []
+        for _, name in ready[:ROUND]:
+            entry, job = self.waiting[name], self._job(Pair(name, first[name], second[name]))
+            if not (self.overwrite or entry.done) and job.output.exists():
+                self._tell("exists", "%s exists and is left alone; --overwrite replaces such results", job.output)
+                entry.done, entry.tried, entry.ready = True, entry.state, None
+                continue
+            entry.tried, entry.ready = entry.state, None
+            jobs.append(job)
+        return jobs
+
+    def is_final(self, outcome: Outcome) -> bool:
+        """Whether a pair is through; a failure is not while its files may still be on their way."""
+        entry = self.waiting.get(outcome.job.name)
+        if entry is None:
+            return True
+        if outcome.error and not outcome.fatal and time.monotonic() - entry.since < PATIENCE:
+            log.debug("%s: not yet: %s", outcome.job.name, outcome.error)
+            return False
+        entry.done = True
+        return True
+
+    def _is_ready(self, entry: _Waiting, first: Path, second: Path, now: float) -> bool:
+        try:
+            statuses = [os.stat(first), os.stat(second)]
+        except OSError:  # gone since it was listed
+            return False
+        one, other = ((status.st_size, status.st_mtime_ns) for status in statuses)
+        if (one, other) != entry.state:
+            is_new = entry.state is None
+            entry.state, entry.since, entry.ready = (one, other), now, None
+            if not (is_new and all(_was_moved_here(status) for status in statuses)):
+                return False
+        elif entry.state == entry.tried:
+            if entry.done or now - entry.since < PATIENCE:
+                return False
+        elif now - entry.since < SETTLE and entry.ready is None:
+            return False
+        entry.ready = entry.ready or now
+        return True
+
+    def _listed(self) -> list[dict[str, Path]]:
+        sides: list[dict[str, Path]] = []
+        for folder, key in zip(self.folders, self.keys, strict=True):
+            side: dict[str, Path] = {}
+            for name, path in files_in(str(folder), self.recursive):
+                found = key(name)
+                if found is not None and side.setdefault(found, path) is not path:
+                    self._tell("twice", "%s: left alone, since %s has the same name", path, side[found])
+            sides.append(side)
+        return sides
+
+    def _job(self, pair: Pair) -> Job:
+        return Job(pair.name, pair.first, pair.second, self.target(pair))
+
+    def _tell(self, kind: str, message: str, *values: object) -> None:
+        """A warning, of each kind at most one every TELL seconds."""
+        now = time.monotonic()
+        if now - self._told.get(kind, -TELL) >= TELL:
+            self._told[kind] = now
+            log.warning(message, *values)
+
+
+def run(
+    watcher: Watcher,
+    jobs: Iterable[Job],
+    engine: Engine,
+    settings: Callable[[list[Job]], Settings],
+    *,
+    preview: Callable[[Job], bool] = lambda job: False,
+    stop: Event,
+) -> Generator[Outcome, None, None]:
+    """Fuse what becomes ready and yield the outcomes, until ``stop`` is set.
+
+    jobs: those known beforehand, none. settings: given the first pairs that come.
+    """
+    settled: Settings | None = None
+    while not stop.is_set():
+        began = time.monotonic()
+        found = watcher.poll()
+        if not found:
+            stop.wait(max(POLL, 10 * (time.monotonic() - began)))
+            continue
+        settled = settled or settings(found)
+        for outcome in run_jobs(found, engine, settled, preview=preview, stop=Round(stop)):
+            if outcome.fatal:
+                stop.set()
+            if watcher.is_final(outcome):
+                yield outcome
+
+
+def _was_moved_here(status: os.stat_result) -> bool:
+    """Whether a file seen for the first time was written before: renaming changes the inode's time alone."""
+    written = status.st_mtime_ns
+    return time.time_ns() - written > SETTLE * 1e9 or (os.name == "posix" and status.st_ctime_ns > written)

@@ -1,0 +1,353 @@
+"""Videos and raw frames: every frame, its time, its colour, and no half result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+from conftest import scene
+
+av = pytest.importorskip("av")
+
+from fusecli.errors import InputError, UsageError  # noqa: E402
+from fusecli.images.rawvideo import RawFormat  # noqa: E402
+from fusecli.images.video import Look, VideoFile, VideoWriter  # noqa: E402
+
+
+def write(path, images, rate=25, times=None, codec="libx264", pix_fmt="yuv420p", rotation=0, sound=False):
+    """A video of RGB or gray images. times: in milliseconds. Lossless with codec ffv1."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options={"crf": "4"} if codec == "libx264" else {})
+        stream.height, stream.width = images[0].shape[:2]
+        stream.pix_fmt = pix_fmt
+        stream.codec_context.time_base = Fraction(1, 1000) if times else 1 / Fraction(rate)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        audio = container.add_stream("aac", rate=48000) if sound else None
+        for index, image in enumerate(images):
+            plain = {"uint16": "gray16le", "uint8": "gray"}[image.dtype.name]
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24" if image.ndim == 3 else plain)
+            frame.pts = times[index] if times else index
+            frame.time_base = stream.codec_context.time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        if audio:
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            silence.sample_rate = 48000
+            container.mux(audio.encode(silence))
+            container.mux(audio.encode())
+    return path
+
+
+def moving(count, size=(48, 64), seed=0):
+    """Visible (RGB) and infrared frames of a scene that moves."""
+    vis, ir = scene(seed, size)
+    return [np.roll(vis[..., ::-1], 2 * i, 1).copy() for i in range(count)], [np.roll(ir, i, 1) for i in range(count)]
+
+
+def decoded(path):
+    """Times in seconds and RGB frames, by PyAV alone."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+        return [frame.pts * frame.time_base for frame in frames], [frame.to_ndarray(format="rgb24") for frame in frames]
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """Two clips of 12 frames, and their folder."""
+    vis, ir = moving(12)
+    write(tmp_path / "vis.mp4", vis)
+    write(tmp_path / "ir.mp4", ir)
+    return tmp_path
+
+
+@pytest.fixture
+def fuse(fusecli, average, tmp_path):
+    def call(*more, ir="ir.mp4", vis="vis.mp4", output="out.mp4"):
+        sides = ("--ir", tmp_path / ir, "--vis", tmp_path / vis)
+        return fusecli("fuse", "-m", average, *sides, "-o", tmp_path / output, *more)
+
+    return call
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".mov", ".avi"])
+def test_frames_times_and_pixels(clips, fuse, ending):
+    code, _, err = fuse("--report", clips / "report.json", output=f"out{ending}")
+    assert code == 0, err
+    times, frames = decoded(clips / f"out{ending}")
+    start = times[0] if ending == ".avi" else 0  # it counts frames, and its first has no fixed number
+    assert times == [start + Fraction(index, 25) for index in range(12)]
+    vis, ir = moving(12)
+    lumas = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(float) for image in (vis[7], frames[7])]
+    mean = (lumas[0] + ir[7]) / 2  # what the model gives; colours are looked at below
+    assert np.abs(lumas[1] - mean).mean() < 4
+    assert np.abs(lumas[1] - np.roll(mean, 2, 1)).mean() > 8  # which a frame more would give
+    (entry,) = json.loads((clips / "report.json").read_text())["pairs"]
+    assert (entry["status"], entry["frames"], entry["fps"]) == ("done", 12, 25.0)
+    assert len(entry["sha256"]) == 64
+
+
+def test_the_same_bytes_twice(clips, fuse):
+    for name in ("one.mkv", "two.mkv", "one.mp4", "two.mp4"):
+        assert fuse("-j", 1 if "one" in name else 2, output=name)[0] == 0
+    for ending in (".mkv", ".mp4"):
+        assert (clips / f"one{ending}").read_bytes() == (clips / f"two{ending}").read_bytes()
+
+
+@pytest.mark.parametrize("size", [(48, 64), (47, 63), (2, 2), (1, 1)])
+def test_constant_stays_constant_at_every_size(tmp_path, fuse, size):
+    color = np.full((*size, 3), (60, 120, 180), np.uint8)
+    write(tmp_path / "vis.mkv", [color] * 6, codec="ffv1", pix_fmt="bgr0")
+    write(tmp_path / "ir.mkv", [np.full(size, 150, np.uint8)] * 6, codec="ffv1", pix_fmt="gray")
+    code, _, err = fuse("-m", "nano", ir="ir.mkv", vis="vis.mkv")
+    assert code == 0, err
+    assert ("4:4:4" in err) == bool(size[0] % 2)
+    _, frames = decoded(tmp_path / "out.mp4")
+    assert len(frames) == 6
+    assert {frame.shape for frame in frames} == {(*size, 3)}
+    assert np.ptp(np.stack(frames).reshape(-1, 3), axis=0).max() <= 1
+    chroma = frames[0][0, 0].astype(int)
+    assert np.abs(np.diff(chroma) - 60).max() <= 3
+
+
+def test_irregular_times_are_kept_and_the_nearest_frame_is_taken(tmp_path, fuse):
+    times = [0, 40, 95, 120, 200, 230, 320]
+    vis = [np.full((32, 32), 100, np.uint8)] * len(times)
+    ir = [np.full((32, 32), 20 * index, np.uint8) for index in range(5)]  # one every 100 ms
+    write(tmp_path / "vis.mkv", vis, times=times, codec="ffv1", pix_fmt="gray")
+    write(tmp_path / "ir.mkv", ir, rate=10, codec="ffv1", pix_fmt="gray")
+    code, _, err = fuse(ir="ir.mkv", vis="vis.mkv")
+    assert code == 0, err
+    assert "nearest in time" in err
+    found, frames = decoded(tmp_path / "out.mp4")
+    assert found == [Fraction(time, 1000) for time in times]
+    nearest = [0, 0, 1, 1, 2, 2, 3]
+    assert [round(float(frame.mean())) for frame in frames] == pytest.approx([50 + 10 * i for i in nearest], abs=1)
+
+
+def test_a_shorter_side_ends_the_result(tmp_path, fuse):
+    vis, ir = moving(12)
+    write(tmp_path / "vis.mp4", vis)
+    write(tmp_path / "ir.mp4", ir[:9])
+    code, _, err = fuse()
+    assert code == 0
+    assert "ir.mp4 is shorter" in err
+    assert "after 9 frames" in err
+    assert "has 12" in err
+    assert len(decoded(tmp_path / "out.mp4")[0]) == 9
+    write(tmp_path / "vis.mp4", vis[:5])
+    code, _, err = fuse("--overwrite")
+    assert "vis.mp4 is shorter" in err
+    assert len(decoded(tmp_path / "out.mp4")[0]) == 5
+
+
+@pytest.mark.parametrize("angle", [90, 180, -90])
+def test_rotation_is_applied(tmp_path, fuse, angle):
+    image = np.full((48, 64, 3), 30, np.uint8)
+    image[:16, :16] = 250
+    write(tmp_path / "vis.mp4", [image] * 3, rotation=angle)  # what a player turns it by, counterclockwise
+    upright = np.ascontiguousarray(np.rot90(image, angle // 90))
+    write(tmp_path / "ir.mp4", [upright[..., 0]] * 3)
+    code, _, err = fuse()
+    assert code == 0, err
+    _, frames = decoded(tmp_path / "out.mp4")
+    assert frames[0].shape == upright.shape
+    assert np.abs(frames[0].astype(int) - upright).mean() < 4
+    seen = cv2.VideoCapture(str(tmp_path / "vis.mp4")).read()[1]  # OpenCV turns it upright too
+    assert np.abs(frames[0].astype(int) - seen).mean() < 4
+
+
+def test_sound_is_left_out_and_said(tmp_path, fuse):
+    vis, ir = moving(5)
+    write(tmp_path / "vis.mp4", vis, sound=True)
+    write(tmp_path / "ir.mp4", ir)
+    code, _, err = fuse()
+    assert code == 0, err
+    assert "sound is left out" in err
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+
+
+def test_sizes_must_agree_or_be_brought_together(tmp_path, fuse):
+    write(tmp_path / "vis.mp4", moving(3)[0])
+    write(tmp_path / "ir.mp4", moving(3, (24, 32))[1])
+    code, _, err = fuse()
+    assert code == 1
+    assert "64×48 and 32×24" in err
+    assert not (tmp_path / "out.mp4").exists()
+    assert fuse("--resize", "ir")[0] == 0
+    assert decoded(tmp_path / "out.mp4")[1][0].shape == (48, 64, 3)
+
+
+def test_deep_infrared_has_one_range(tmp_path, fuse):
+    ramp = np.tile(np.arange(64, dtype=np.uint16) * 30 + 27000, (48, 1))
+    write(tmp_path / "vis.mkv", [np.full((48, 64), 128, np.uint8)] * 8, codec="ffv1", pix_fmt="gray")
+    frames = [ramp + np.uint16(100 * index) for index in range(8)]
+    write(tmp_path / "ir.mkv", frames, codec="ffv1", pix_fmt="gray16le")
+    assert VideoFile(tmp_path / "ir.mkv").deep
+    assert fuse(ir="ir.mkv", vis="vis.mkv")[0] == 0
+    column = [float(frame[:, 32].mean()) for frame in decoded(tmp_path / "out.mp4")[1]]
+    steps = np.diff(column)
+    assert steps.min() > 0  # one range for all: what warms up gets brighter, evenly
+    assert np.ptp(steps) < 3
+    code, _, err = fuse("--range", "27000,30000", "--overwrite", ir="ir.mkv", vis="vis.mkv")
+    assert code == 0, err
+    middle = decoded(tmp_path / "out.mp4")[1][0][24, 32, 0]
+    assert abs(int(middle) - (128 + 255 * 960 / 3000) / 2) <= 2
+
+
+@pytest.mark.parametrize("size", [(48, 64), (720, 1280)])
+def test_colours_come_back(tmp_path, size):
+    colors = [(200, 40, 40), (30, 200, 60), (20, 30, 220), (255, 255, 255), (0, 0, 0)]
+    images = [np.full((*size, 3), color, np.uint8) for color in colors]
+    with VideoWriter(tmp_path / "a.mp4", Look(Fraction(25), Fraction(1, 25)), size) as writer:
+        for index, image in enumerate(images):
+            writer.write(Fraction(index, 25), image)
+    file = VideoFile(tmp_path / "a.mp4")
+    assert file.look.matrix == (1 if size[0] >= 720 else 6)
+    for frame, image in zip(file, images, strict=True):
+        assert np.abs(frame.pixels[5:-5, 5:-5].astype(int) - image[0, 0]).max() <= 2
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".avi"])
+@pytest.mark.parametrize("side", ["ir", "vis"])
+def test_a_truncated_file_is_named_and_leaves_nothing(tmp_path, fuse, ending, side):
+    for name, images in zip(("vis", "ir"), moving(40, (48, 64)), strict=True):
+        write(tmp_path / f"{name}{ending}", images)
+    broken = tmp_path / f"{side}{ending}"
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    code, _, err = fuse(ir=f"ir{ending}", vis=f"vis{ending}")
+    assert code == 1
+    assert str(broken) in err
+    assert "Traceback" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"ir{ending}", f"vis{ending}"]
+
+
+def test_no_video_and_usage(clips, fuse, fusecli, pairs):
+    (clips / "text.mp4").write_text("I am no video")
+    code, _, err = fuse(ir="text.mp4")
+    assert code == 1
+    assert "text.mp4: cannot be read as a video" in err
+    assert fuse("--format", "png")[0] == 2
+    assert fuse(output="out.webm")[0] == 2
+    pictures = pairs(1)
+    assert fuse(ir="ir", output="out")[0] == 2  # a folder of pictures and a video
+    code, _, err = fusecli("fuse", "--ir", pictures / "ir", "--vis", pictures / "vis", "-o", clips / "out.mp4")
+    assert code == 2
+    assert not (clips / "out.mp4").exists()
+    assert fuse(ir="-", output="out.mp4")[0] == 2
+    assert fusecli("fuse", "--ir", "-", "--vis", clips / "vis.mp4", "-o", clips / "out.mp4")[0] == 2  # no --raw
+    assert fuse("--max-pixels", 100)[0] == 1
+
+
+def test_folders_of_clips(tmp_path, fuse):
+    for name in ("a", "b"):
+        vis, ir = moving(3, seed=ord(name))
+        (tmp_path / "vis").mkdir(exist_ok=True)
+        (tmp_path / "ir").mkdir(exist_ok=True)
+        write(tmp_path / "vis" / f"{name}.mov", vis)
+        write(tmp_path / "ir" / f"{name}.mkv", ir)
+    assert fuse(ir="ir", vis="vis", output="out")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mov", "b.mov"]
+    code, _, err = fuse("--skip-existing", ir="ir", vis="vis", output="out")
+    assert (code, "2 skipped" in err) == (0, True)
+
+
+def test_a_stopped_run_leaves_no_file(tmp_path, fuse):
+    for name, images in zip(("vis", "ir"), moving(400, (48, 64)), strict=True):
+        write(tmp_path / f"{name}.mp4", images)
+    threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    code, _, err = fuse("--report", tmp_path / "report.json", "-m", "nano")
+    assert code == 143, err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ir.mp4", "report.json", "vis.mp4"]
+    assert json.loads((tmp_path / "report.json").read_text())["totals"]["left"] == 1
+
+
+def test_raw_frames_through_pipes_equal_pictures(tmp_path, fuse, fusecli, average):
+    vis, ir = moving(6)
+    for side, images in (("vis", vis), ("ir", ir)):
+        (tmp_path / side).mkdir()
+        for index, image in enumerate(images):
+            cv2.imwrite(str(tmp_path / side / f"{index}.png"), image[..., ::-1] if side == "vis" else image)
+    assert fuse(ir="ir", vis="vis", output="fused")[0] == 0
+    expected = [cv2.imread(str(tmp_path / "fused" / f"{index}.png"))[..., ::-1] for index in range(6)]
+    write(tmp_path / "ir.mkv", ir, codec="ffv1", pix_fmt="gray")
+    sides = ["--ir", str(tmp_path / "ir.mkv"), "--vis", "-", "--raw", "64x48,rgb24"]
+    command = [sys.executable, "-m", "fusecli", "fuse", "-m", str(average), *sides, "-o", "-"]
+    sent = b"".join(image.tobytes() for image in vis)
+    done = subprocess.run(command, input=sent, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"-pix_fmt rgb24 -s 64x48 -r 25" in done.stderr
+    assert np.array_equal(np.frombuffer(done.stdout, np.uint8).reshape(6, 48, 64, 3), expected)
+
+    broken = subprocess.run(command, input=sent[:-1000], capture_output=True, check=False)
+    assert broken.returncode == 1
+    assert b"ends within frame 6, after 8216 of 9216 bytes" in broken.stderr
+
+
+def piped(tmp_path, average, *more):
+    sides = ["--ir", "-", "--raw", "64x48,gray,25", "--vis", str(tmp_path / "vis.mp4")]
+    command = [sys.executable, "-m", "fusecli", "fuse", "-m", str(average), *sides, *map(str, more)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_a_pipe_that_is_stopped_ends_there(tmp_path, average):
+    vis, ir = moving(12)
+    write(tmp_path / "vis.mp4", vis)
+    process = piped(tmp_path, average, "-o", tmp_path / "out.mp4", "-v")
+    process.stdin.write(b"".join(image.tobytes() for image in ir[:7]) + bytes(99))
+    process.stdin.flush()
+    while not list(tmp_path.glob(".*.partial.mp4")):
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGTERM)  # while it waits for the rest of a frame
+    assert process.wait(20) == 0, process.stderr.read()
+    assert len(decoded(tmp_path / "out.mp4")[0]) == 7
+
+
+def test_a_reader_that_leaves_ends_the_run(tmp_path, average):
+    vis, ir = moving(12)
+    write(tmp_path / "vis.mp4", vis)
+    process = piped(tmp_path, average, "-o", "-")
+    process.stdout.close()
+    process.stdin.write(b"".join(image.tobytes() for image in ir))
+    process.stdin.close()
+    assert process.wait(20) == 128 + signal.SIGPIPE
+    assert b"Traceback" not in process.stderr.read()
+
+
+def test_raw_format():
+    assert RawFormat.parse("640x512") == RawFormat(640, 512, "gray", None)
+    assert RawFormat.parse("640x512,gray16le,30000/1001") == RawFormat(640, 512, "gray16le", Fraction(30000, 1001))
+    assert RawFormat.parse("64x48,9").rate == 9
+    for bad in ("640", "0x5", "64x48,yuv420p", "64x48,gray,0", "64x48,gray,9,9", "axb"):
+        with pytest.raises(UsageError, match="expected WIDTHxHEIGHT"):
+            RawFormat.parse(bad)
+
+
+def test_reading_names_the_file(tmp_path):
+    with pytest.raises(InputError, match=r"missing\.mp4: cannot be read"):
+        VideoFile(tmp_path / "missing.mp4")
+
+
+def test_exposure_follows_slowly(tmp_path, fuse, monkeypatch):
+    """One frame whose infrared gets brighter changes how all is seen by a camera's pace, not at once."""
+    from fusecli.stream.engine import Engine
+
+    seen = []
+    start = Engine.start
+    monkeypatch.setattr(Engine, "start", lambda self, *rest: seen.append(rest[-1]) or start(self, *rest))
+    dark, bright = np.full((48, 64), 20, np.uint8), np.full((48, 64), 220, np.uint8)
+    write(tmp_path / "vis.mp4", [dark] * 10)
+    write(tmp_path / "ir.mp4", [dark] * 5 + [bright] * 5)
+    assert fuse()[0] == 0
+    assert len(seen) == 10
+    changes = [float((after - before).abs().max()) for before, after in zip(seen, seen[1:], strict=False)]
+    assert max(changes[:4]) < 0.02
+    assert 0.005 < changes[4] < 0.1  # 4 % of the way at 25 frames per second
+    assert changes[8] > 0.005
