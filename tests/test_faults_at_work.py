@@ -17,7 +17,7 @@ import pytest
 import tifffile
 from conftest import scene
 
-from fusecli.images import decode, tiff
+from fusecli.images import decode, intensity, tiff
 from fusecli.images.atomic import PARTIAL, replacing
 
 
@@ -45,8 +45,10 @@ def meddle(path, how):
 @pytest.mark.parametrize("how", ["vanishes", "shrinks", "empties", "grows"])
 def test_a_file_that_changes_while_it_is_read(pairs, fusecli, monkeypatch, how, ending):
     """Between its first bytes and the rest: it costs its pair, or nothing where the picture is still whole."""
-    root = pairs(5, size=(24, 32), ending=ending)
+    root = pairs(5, size=(240, 320), ending=ending)
     victim = root / "vis" / f"002{ending}"
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    cv2.imwrite(str(victim), noise)  # its head is like no other, and it is more than is read at once
     fused = fusecli(*command(root))
     assert fused[0] == 0
     before = contents(root / "out")
@@ -60,7 +62,7 @@ def test_a_file_that_changes_while_it_is_read(pairs, fusecli, monkeypatch, how, 
         return kind_of(data)
 
     monkeypatch.setattr(decode.headers, "kind_of", meddling)
-    monkeypatch.setattr(decode, "peek", lambda path: None)  # what settles the intensity range, before the run
+    monkeypatch.setattr(intensity, "peek", lambda path: None)  # what settles the intensity range, before the run
     code, _, err = fusecli(*command(root, "--overwrite", "--range", "full"))
     assert changed
     if how == "grows" or (how == "vanishes" and ending == ".png"):  # an open file outlives its name

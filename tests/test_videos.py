@@ -1,5 +1,6 @@
 """Videos and raw frames: every frame, its time, its colour, and no half result."""
 
+import itertools
 import json
 import os
 import signal
@@ -347,7 +348,7 @@ def test_exposure_follows_slowly(tmp_path, fuse, monkeypatch):
     write(tmp_path / "ir.mp4", [dark] * 5 + [bright] * 5)
     assert fuse()[0] == 0
     assert len(seen) == 10
-    changes = [float((after - before).abs().max()) for before, after in zip(seen, seen[1:], strict=False)]
+    changes = [float((after - before).abs().max()) for before, after in itertools.pairwise(seen)]
     assert max(changes[:4]) < 0.02
     assert 0.005 < changes[4] < 0.1  # 4 % of the way at 25 frames per second
     assert changes[8] > 0.005

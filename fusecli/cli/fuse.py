@@ -296,10 +296,11 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     pairs = pairing.find_pairs(*typed, endings=frames.ENDINGS, sides=task.sides, **request.pairing)
     planned = plan(pairs, request.output, inputs=typed, **request.naming)
     firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
+    limit = request.max_pixels
     # of whatever is left to do, every frame of the sequence gets the same
-    second = options.infrared(seconds) if task.second == "ir" else intensity.visible_range(seconds)
+    second = options.infrared(seconds, limit) if task.second == "ir" else intensity.visible_range(seconds, limit)
     settings = stream.Settings(
-        ranges=(intensity.visible_range(firsts), second),
+        ranges=(intensity.visible_range(firsts, limit), second),
         resize=None if request.resize is None else task.sides.index(request.resize),
         align=options.calibration(),
         color=False if request.gray else None,

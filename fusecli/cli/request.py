@@ -41,11 +41,13 @@ class FrameOptions:
     steady: bool
     align: Path | None
 
-    def infrared(self, files: list[Path]) -> Range | str | None:
+    def infrared(self, files: list[Path], max_pixels: int | None = None) -> Range | str | None:
         """The intensity range of a sequence, the same for all its frames. Raises UsageError."""
         from fusecli.images import intensity
 
-        return self.range if self.range in ("frame", "full") else intensity.sequence_range(self.range, files)
+        if self.range in ("frame", "full"):
+            return self.range
+        return intensity.sequence_range(self.range, files, max_pixels)
 
     def calibration(self) -> Calibration | None:
         """How the infrared is moved onto the visible. Raises UsageError."""

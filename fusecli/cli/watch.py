@@ -82,14 +82,14 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         from fusecli.stream import run as stream
 
         firsts, seconds = ([getattr(job, side) for job in jobs] for side in ("first", "second"))
-        second = options.infrared(seconds)
+        second = options.infrared(seconds, request.max_pixels)
         if options.range == "auto" and isinstance(second, intensity.Range):
             log.warning(
                 "--range auto took %g,%g from the first %d infrared frames and keeps it; --range LO,HI settles it",
                 *(second.lo, second.hi, len(jobs)),
             )
         return stream.Settings(
-            ranges=(intensity.visible_range(firsts), second),
+            ranges=(intensity.visible_range(firsts, request.max_pixels), second),
             resize=None if request.resize is None else task.sides.index(request.resize),
             align=calibration,
             color=False if request.gray else None,

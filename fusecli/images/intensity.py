@@ -60,7 +60,7 @@ class Range:
         return array * np.float32(self.hi - self.lo) + np.float32(self.lo)
 
 
-def sequence_range(option: str, paths: Sequence[Path]) -> Range | None:
+def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = None) -> Range | None:
     """The range of ``--range`` for a whole sequence.
 
     auto: the 0.5th and 99.9th percentile of an evenly spaced sample; None (unchanged) where all frames have 8 bits.
@@ -73,7 +73,7 @@ def sequence_range(option: str, paths: Sequence[Path]) -> Range | None:
         return None
     if option != "auto":
         return _parse(option)
-    sample = _sample(paths)
+    sample = _sample(paths, max_pixels)
     return None if sample is None else _percentile_range(sample, eight_bit=False)
 
 
@@ -84,9 +84,9 @@ def range_of(pages: Iterable[np.ndarray]) -> Range | None:
     return _percentile_range(sample, eight_bit=False) if sample.size else None
 
 
-def visible_range(paths: Sequence[Path]) -> Range | None:
+def visible_range(paths: Sequence[Path], max_pixels: int | None = None) -> Range | None:
     """The range of a sequence stored as float whose values leave [0, 1]: its extremes over the sample. Else None."""
-    sample = _sample(paths, kinds="f")
+    sample = _sample(paths, max_pixels, kinds="f")
     if sample is None or (sample.min() >= 0 and sample.max() <= 1):
         return None
     return Range(float(sample.min()), float(sample.max()), eight_bit=False)
@@ -126,7 +126,7 @@ def _parse(option: str) -> Range:
     return Range(lo, hi)
 
 
-def _sample(paths: Sequence[Path], kinds: str = "iuf") -> np.ndarray | None:
+def _sample(paths: Sequence[Path], max_pixels: int | None, kinds: str = "iuf") -> np.ndarray | None:
     """Finite stored values of evenly spaced files and pages of more than 8 bits; None where there are none."""
     chosen = _evenly(len(paths), SAMPLE_FRAMES)
     per_file = max(1, SAMPLE_FRAMES // max(1, len(chosen)))
@@ -136,7 +136,7 @@ def _sample(paths: Sequence[Path], kinds: str = "iuf") -> np.ndarray | None:
         if header is None or header.dtype == np.uint8 or header.dtype.kind not in kinds:
             continue
         try:
-            stored = decode(paths[index], pages=_evenly(header.pages, per_file))
+            stored = decode(paths[index], pages=_evenly(header.pages, per_file), max_pixels=max_pixels)
         except InputError as error:
             log.debug("left out of the intensity range: %s", error)
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import glob
 import io
 import logging
@@ -209,9 +210,15 @@ def _walk(root: str, recursive: bool) -> Iterator[tuple[str, str, str]]:
         with os.scandir(folder) as entries:
             listing = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
         for entry in listing:
-            if entry.is_file():
+            try:
+                is_file, is_folder = entry.is_file(), entry.is_dir()
+            except OSError as error:
+                if error.errno == errno.ELOOP:  # a link to itself
+                    continue
+                raise
+            if is_file:
                 yield relative, entry.name, entry.path
-            elif recursive and entry.is_dir():
+            elif recursive and is_folder:
                 yield from visit(entry.path, f"{relative}{entry.name}/", above | {identity})
 
     return visit(root, "", frozenset())

@@ -105,7 +105,7 @@ def settle(
     _check_distinct(jobs, beside)
     if part is not None:
         jobs = [job for job in jobs if part.takes(job.name)]
-    existing = [job for job in jobs if job.output.exists()]
+    existing = [job for job in jobs if _exists(job.output)]
     _check_inputs_stay(jobs, existing, beside)
     target = output.resolve()
     for folder in () if single else guarded:
@@ -127,6 +127,13 @@ def settle(
 def is_file(output: Path) -> bool:
     """Whether ``-o`` names a file: it has an image's ending and is no folder."""
     return output.suffix.lower() in frames.ENDINGS and not output.is_dir()
+
+
+def _exists(output: Path) -> bool:
+    try:
+        return output.exists()
+    except OSError as error:  # a name that is too long, say
+        raise UsageError(f"{output.name}: cannot be a result's name: {error.strerror}") from error
 
 
 def check_writable(option: str, folder: Path) -> None:
