@@ -15,28 +15,17 @@ from fusecli.errors import UsageError
 from fusecli.images import frames, pairing
 from fusecli.images.colour import luma
 from fusecli.images.opencv import cv2
-from fusecli.training import looks
 
 LARGEST = 384  # px a side of a scene
 
 
 @dataclass(frozen=True)
 class LumaPair:
-    """One pair as uint8 H×W luma; ``key`` is ``folder/name`` and unique within a set.
-
-    looks: uint8 2×H×W, what a thermal and a natural result would be, for sets loaded with them.
-    """
+    """One pair as uint8 H×W luma; ``key`` is ``folder/name`` and unique within a set."""
 
     key: str
     first: Tensor
     second: Tensor
-    looks: Tensor | None = None
-
-    @property
-    def planes(self) -> Tensor:
-        """uint8 C×H×W: first, second and the looks, if any."""
-        sides = torch.stack([self.first, self.second])
-        return sides if self.looks is None else torch.cat([sides, self.looks])
 
 
 @dataclass
@@ -47,7 +36,7 @@ class PairSet:
     sha256: str
 
     @classmethod
-    def load(cls, task: registry.Task, root: Path, folders: list[str], *, with_looks: bool = False) -> PairSet:
+    def load(cls, task: registry.Task, root: Path, folders: list[str]) -> PairSet:
         """Read ``<root>/<folder>/<side>`` for both sides of the task and every folder.
 
         Raises UsageError for a missing folder, unmatched names, or sources of different size.
@@ -66,8 +55,7 @@ class PairSet:
                 key = f"{folder}/{pair.name}"
                 for part in (key.encode(), a.tobytes(), b.tobytes()):
                     digest.update(part)
-                made = _looks(a, b) if with_looks else None
-                pairs.append(LumaPair(key, torch.from_numpy(a), torch.from_numpy(b), made))
+                pairs.append(LumaPair(key, torch.from_numpy(a), torch.from_numpy(b)))
         return cls(pairs, digest.hexdigest())
 
     @property
@@ -76,7 +64,7 @@ class PairSet:
         return sum(pair.first.numel() for pair in self.pairs)
 
     def scene(self, size: int, generator: torch.Generator) -> tuple[Tensor, str]:
-        """One pair as a camera might show it: uint8 C×H×W (see ``planes``), H and W at least ``size``, and its key.
+        """One pair as a camera might show it: uint8 2×H×W, H and W at least ``size``, and its key.
 
         Every pixel of every pair is as likely to be in it as any other, so that large frames do not count less than
         small ones. The pair is flipped, rotated and, in six of ten cases, made smaller at random, down to a half: what
@@ -85,7 +73,7 @@ class PairSet:
         """
         areas = torch.tensor([pair.first.numel() for pair in self.pairs], dtype=torch.float64)
         pair = self.pairs[int(torch.multinomial(areas, 1, generator=generator))]
-        planes = pair.planes
+        planes = torch.stack([pair.first, pair.second])
         zoom, chance = torch.rand(2, generator=generator).tolist()
         least = max(0.5, size / min(planes.shape[1:]))
         if chance < 0.6 and least < 1:
@@ -104,12 +92,6 @@ def read_luma(path: Path) -> np.ndarray:
     if frame.pixels.dtype != np.uint8:
         frame = frames.read(path, pages=[0], intensity="frame")[0]
     return np.rint(luma(frame.as_float()) * 255).astype(np.uint8)
-
-
-def _looks(visible: np.ndarray, infrared: np.ndarray) -> Tensor:
-    sides = [side.astype(np.float32) / 255 for side in (visible, infrared)]
-    made = np.stack([looks.thermal(*sides), looks.natural(*sides)])
-    return torch.from_numpy(np.rint(made * 255).astype(np.uint8))
 
 
 def cut_patch(images: Tensor, size: int, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a result shall look like, as an image to aim at: made from whole clean infrared-visible pairs for training.
+"""What a result shall look like, as an image to aim at: made from clean infrared-visible scenes for training.
 
 The per-pixel maximum that the field trains towards washes out scenes whose infrared is bright nearly everywhere. Both
 targets here are explicit images, so that a network can be asked for anything between them. All images are H×W float32
@@ -6,6 +6,8 @@ luma in [0, 1].
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,15 +17,23 @@ BRIGHT = 0.45  # mean luma above which a result looks washed out
 FAINT = 0.004  # local detail, in luma, that is not worth taking over from the infrared
 
 
-def thermal(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
+def between(visible: np.ndarray, infrared: np.ndarray, look: float) -> np.ndarray:
+    """The target of a look in [0, 1]: from ``thermal`` (0) to ``natural`` (1)."""
+    bands = split(visible, infrared)
+    if look in (0, 1):
+        return (natural if look else thermal)(visible, infrared, bands)
+    return (1 - look) * thermal(visible, infrared, bands) + look * natural(visible, infrared, bands)
+
+
+def thermal(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = None) -> np.ndarray:
     """Bright is what is bright in either, detail is the stronger one's, contrast that of the more contrasted source.
 
     The spread of intensities is brought to the greater of the sources' (at most doubled), around a mean that is drawn
     half-way down to BRIGHT where it lies above: so nothing drowns in white.
     """
-    details, shares, means = _details(visible, infrared, 1e-4)
-    fused = np.maximum(*means)
-    for share, (a, b) in zip(shares, details, strict=True):
+    bands = bands or split(visible, infrared)
+    fused = np.maximum(*bands.means)
+    for share, (a, b) in zip(bands.shares(1e-4), bands.details, strict=True):
         fused = fused + share * a + (1 - share) * b
     gain = np.clip(max(visible.std(), infrared.std()) / max(fused.std(), 1e-3), 1, 2)
     mean = fused.mean()
@@ -31,7 +41,7 @@ def thermal(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     return np.clip(level + gain * (fused - mean), 0, 1)
 
 
-def natural(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
+def natural(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = None) -> np.ndarray:
     """The visible image, with what is hot in the infrared and with infrared detail where the visible has little.
 
     Hot is what is well above the infrared's mean (by 0.8 to 2 of its spreads) and warmer than what surrounds it.
@@ -39,9 +49,9 @@ def natural(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     high = np.clip(((infrared - infrared.mean()) / (infrared.std() + 1e-3) - 0.8) / 1.2, 0, 1)
     warmer = np.clip((infrared - blur(infrared, 25)) / 0.15, 0, 1)
     hot = blur(high * warmer, 1)
-    details, shares, _ = _details(visible, infrared, FAINT)
+    bands = bands or split(visible, infrared)
     fused = visible + hot * np.maximum(infrared - visible, 0)
-    for share, (a, b) in zip(shares, details, strict=True):
+    for share, (a, b) in zip(bands.shares(FAINT), bands.details, strict=True):
         fused = fused + 0.8 * (1 - hot) * (1 - share) * (b - a)
     return np.clip(fused, 0, 1)
 
@@ -51,18 +61,26 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(image, (0, 0), sigma)
 
 
-def _details(
-    first: np.ndarray, second: np.ndarray, faint: float
-) -> tuple[list[list[np.ndarray]], list[np.ndarray], list[np.ndarray]]:
-    """Details of both at three scales, what part the first gets of each (nearly all to the stronger), what remains.
+@dataclass
+class Bands:
+    """Details of both sources at three scales, how strong they are around each pixel, and what remains."""
 
-    ``faint`` is added to both strengths: details well below it are shared.
-    """
-    sides, details, shares = [first, second], [], []
+    details: list[tuple[np.ndarray, np.ndarray]]
+    strengths: list[tuple[np.ndarray, np.ndarray]]
+    means: tuple[np.ndarray, np.ndarray]
+
+    def shares(self, faint: float) -> list[np.ndarray]:
+        """What part the first gets of each scale: nearly all where it is the stronger; what is faint is shared."""
+        powers = [((a + faint) ** 4, (b + faint) ** 4) for a, b in self.strengths]
+        return [a / (a + b) for a, b in powers]
+
+
+def split(first: np.ndarray, second: np.ndarray) -> Bands:
+    """Both sources in bands, by Gaussian means."""
+    sides, details, strengths = (first, second), [], []
     for scale in (1, 2, 4):
-        means = [blur(side, scale) for side in sides]
-        details.append([side - mean for side, mean in zip(sides, means, strict=True)])
-        a, b = ((blur(np.abs(detail), scale) + faint) ** 4 for detail in details[-1])
-        shares.append(a / (a + b))
+        means = (blur(sides[0], scale), blur(sides[1], scale))
+        details.append((sides[0] - means[0], sides[1] - means[1]))
+        strengths.append((blur(np.abs(details[-1][0]), scale), blur(np.abs(details[-1][1]), scale)))
         sides = means
-    return details, shares, sides
+    return Bands(details, strengths, sides)

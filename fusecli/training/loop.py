@@ -23,6 +23,7 @@ from fusecli.models.network import FusionNetwork
 from fusecli.text.events import Event
 from fusecli.training.data import PairSet, cut_patch
 from fusecli.training.degrade import degrade
+from fusecli.training.looks import between
 from fusecli.training.losses import event_weights, fusion_loss, target_loss
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
@@ -30,6 +31,8 @@ from fusecli.training.validate import contact_sheet, score, validate
 
 log = logging.getLogger("fusecli.training")
 
+
+WORN = (0.0, 0.25)  # severities that are part of what a camera shows, and not to be mended
 
 Context = Callable[[Tensor, Tensor, "Tensor | None"], "Tensor | None"]
 
@@ -48,11 +51,12 @@ class Batch:
     text: Tensor | None = None  # N×D description vectors, for models that read text
     context: Tensor | None = None  # N×D, what a student knows of the whole pair
     target: Tensor | None = None  # N×1×H×W, the image to aim at, for recipes with looks
+    looks: Tensor | None = None  # N, which look that is, from thermal (0) to natural (1)
 
     def loss(self, fused: Tensor) -> Tensor:
         """Distance from the target where there is one, else the fusion loss, mean over the batch."""
-        if self.target is not None:
-            return target_loss(fused, self.target, self.weights).mean()
+        if self.target is not None and self.looks is not None:
+            return target_loss(fused, self.target, self.clean_first, self.clean_second, self.looks, self.weights).mean()
         return fusion_loss(fused, self.clean_first, self.clean_second, self.weights).mean()
 
 
@@ -99,14 +103,15 @@ class Batches:
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step * 257 + self.rank)
         task = list(self.data)[int(torch.multinomial(self.areas, 1, generator=generator))]
         patches: list[Tensor] = []
-        keys, events, contexts = [], [], []
+        keys, events, contexts, looks = [], [], [], []
         while len(patches) < recipe.batch:
-            images, found, key, context = self._scene(task, generator)
+            images, found, key, context, look = self._scene(task, generator)
             for _ in range(min(2, recipe.batch - len(patches))):
                 patches.append(cut_patch(images, recipe.patch, generator))
                 keys.append(key)
                 events.append(found)
                 contexts += [] if context is None else [context]
+                looks += [] if look is None else [look]
         first, second, clean_first, clean_second, *target = torch.stack(patches).to(device).unsqueeze(2).unbind(1)
         rows = [event_weights([e.type for e in row] if self.texts else [], recipe.loss).tensor() for row in events]
         text = self.texts.vectors(keys, events, generator).to(device) if self.texts else None
@@ -114,24 +119,33 @@ class Batches:
             *(first, second, clean_first, clean_second, torch.stack(rows).to(device), keys, events, text),
             context=torch.cat(contexts).to(device) if contexts else None,
             target=target[0] if target else None,
+            looks=torch.cat(looks).to(device) if looks else None,
         )
 
-    def _scene(self, task: str, generator: torch.Generator) -> tuple[Tensor, list[Event], str, Tensor | None]:
-        """C×H×W of both inputs, both clean sources and, with looks, the target; what was done; key and context."""
+    def _scene(
+        self, task: str, generator: torch.Generator
+    ) -> tuple[Tensor, list[Event], str, Tensor | None, Tensor | None]:
+        """C×H×W of both inputs, both clean sources and, with looks, the target; what was done; key, context, look."""
         recipe = self.recipe
         planes, key = self.data[task].scene(recipe.patch, generator)
-        first, second, *looks = (planes.float() / 255)[:, None, None]
+        sides = registry.TASKS[task].sides
+        first, second = (planes.float() / 255)[:, None, None]
+        if recipe.wear:
+            first, second = (
+                degrade(image, side, generator, clean_share=1 - recipe.wear, severity=WORN)[0]
+                for image, side in zip((first, second), sides, strict=True)
+            )
         inputs, events = [first, second], []
         if recipe.degrade:
-            both = zip(inputs, registry.TASKS[task].sides, strict=True)
+            both = zip(inputs, sides, strict=True)
             made = [degrade(image, side, generator, clean_share=1 - recipe.degrade) for image, side in both]
             inputs, events = [image for image, _ in made], [event for _, found in made for event in found[0]]
         images, look = [*inputs, first, second], None
         if recipe.looks:
             look = (1.3 * torch.rand(1, generator=generator) - 0.15).clamp(0, 1)  # both ends come often
-            images.append(torch.lerp(looks[0], looks[1], look))
+            images.append(torch.from_numpy(between(first[0, 0].numpy(), second[0, 0].numpy(), float(look)))[None, None])
         context = self.context(inputs[0], inputs[1], look) if self.context else None
-        return torch.cat(images)[:, 0], events, key, context
+        return torch.cat(images)[:, 0], events, key, context, look
 
 
 class Run:

@@ -114,12 +114,11 @@ def vif_pair(fused: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return kept[0] / (whole[0] + 1) + kept[1] / (whole[1] + 1)
 
 
-def sobel(images: Tensor, signed: bool = False) -> Tensor:
+def sobel(images: Tensor) -> Tensor:
     """|Sobel| of N×1×H×W in x and y as two channels; unnormalised (as the field has it), border replicated."""
     kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=images.device)
     weight = torch.stack([kernel, kernel.T]).unsqueeze(1).to(images)
-    gradients = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), weight)
-    return gradients if signed else gradients.abs()
+    return F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), weight).abs()
 
 
 def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
@@ -141,17 +140,19 @@ def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -
     return (torch.stack(terms, 1) * weights).sum(1)
 
 
-def target_loss(fused: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+def target_loss(fused: Tensor, target: Tensor, first: Tensor, second: Tensor, look: Tensor, weights: Tensor) -> Tensor:
     """Distance from an explicit target per sample, in intensity, gradient and structure; shapes as `fusion_loss`.
 
     Of the weights, ``max`` counts for intensity (where the paper has the per-pixel maximum); ``grad``, ``ssim`` and
-    ``vif`` for what they are called.
+    ``vif`` for what they are called. look: N in [0, 1]; at 0 the gradients aimed at are the stronger ones of the clean
+    sources, as in the paper, which keeps more of both than the gradients of a target with its contrast stretched.
     """
     intensity = (fused - target).abs().mean((1, 2, 3))
+    gradient = torch.lerp(torch.maximum(sobel(first), sobel(second)), sobel(target), look.view(-1, 1, 1, 1))
     terms = [
         2 - ssim_pair(fused, target, target),
         intensity,
-        (sobel(fused, signed=True) - sobel(target, signed=True)).abs().mean((1, 2, 3)),
+        (sobel(fused) - gradient).abs().mean((1, 2, 3)),
         2 - vif_pair(fused, target, target) if weights[:, 4].any() else torch.zeros_like(intensity),
     ]
     return (torch.stack(terms, 1) * weights[:, [0, 1, 3, 4]]).sum(1)

@@ -36,7 +36,8 @@ class Recipe:
     weight_decay: float = 1e-4
     clip: float = 10.0  # largest gradient norm
     ema: float = 0.999  # decay of the averaged weights, which are the ones kept
-    degrade: float = 0.0  # share of patches whose inputs are degraded; the loss still refers to the clean ones
+    wear: float = 0.0  # share of sources that get the small faults of an old camera, which are to be kept
+    degrade: float = 0.0  # share of sources that are degraded; the loss still refers to the clean ones
     looks: bool = False  # aim at explicit targets between a thermal and a natural look (ir-vis, networks with looks)
     text: str = ""  # encoder of the descriptions that guide a teacher: minilm or clip:DIR; none for students
     descriptions: str = ""  # JSONL of `fusecli annotate`, below the data root; none: measured from the pairs

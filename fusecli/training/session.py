@@ -75,10 +75,7 @@ def train(
     """
     rank, local = _join_processes()
     target = torch.device(device if device != "auto" else f"cuda:{local}" if torch.cuda.is_available() else "cpu")
-    data = {
-        task: PairSet.load(registry.TASKS[task], root, folders, with_looks=recipe.looks)
-        for task, folders in recipe.train.items()
-    }
+    data = {task: PairSet.load(registry.TASKS[task], root, folders) for task, folders in recipe.train.items()}
     val = {
         folder: PairSet.load(registry.TASKS[task], root, [folder])
         for task, folders in recipe.val.items()
