@@ -219,6 +219,8 @@ def test_csv_mistakes(tmp_path):
     assert "cannot be read" in refused("", "", pairs_csv=tmp_path / "gone.csv")
     table.write_bytes(b"\xff\xfe\x00")
     assert "UTF-8" in refused("", "", pairs_csv=table)
+    table.write_bytes(b"vis,ir,name\na.png,b.png,night\0\n")
+    assert "null bytes" in refused("", "", pairs_csv=table)
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "..", "night/.x"])

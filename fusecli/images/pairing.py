@@ -313,6 +313,8 @@ def _from_csv(path: Path, typed: tuple[str, str], sides: tuple[str, str], ending
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--pairs {path}: cannot be read as a UTF-8 text file ({error})") from error
+    if "\0" in text:
+        raise UsageError(f"--pairs {path}: not a text file: it holds null bytes")
     head = text.partition("\n")[0].strip()
     rows = csv.reader(io.StringIO(text, newline=None), delimiter=max(",;\t", key=head.count))
     try:
