@@ -122,6 +122,18 @@ def test_gray_stays_gray_and_equal_channels_stay_colour(tmp_path, ending):
         assert one(tmp_path / f"three{ending}").is_color
 
 
+def test_tiff_pages_that_go_round_in_a_circle_are_refused(tmp_path):
+    path = tmp_path / "stack.tif"
+    frames.write(path, [picture(9, 7), picture(4, 5)])
+    with tifffile.TiffFile(path) as file:
+        first, last = (page.offset for page in file.pages)
+        tags = len(file.pages[1].tags)
+    data = bytearray(path.read_bytes())
+    data[last + 2 + 12 * tags : last + 6 + 12 * tags] = first.to_bytes(4, "little")
+    path.write_bytes(data)
+    assert "in a circle" in refused(path)
+
+
 def test_several_pages_of_different_size(tmp_path):
     pages = [picture(9, 7, dtype="uint16"), picture(4, 5, 3, dtype="uint16"), picture(9, 7, dtype="uint16", seed=1)]
     path = tmp_path / "stack.tif"

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fusecli import registry
 from fusecli.errors import FusecliError, UsageError
@@ -110,6 +111,13 @@ def test_pickled_code_is_refused(tmp_path):
         checkpoint.load(str(path), "ir-vis")
 
 
+def test_a_broken_header_is_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({}, path, metadata={"architecture": "nano", "config": "{}"})
+    with pytest.raises(UsageError, match="header is broken"):
+        checkpoint.load(str(path), "ir-vis")
+
+
 def test_batches_are_clean_where_nothing_was_done(root):
     batch = Batches(dataclasses.replace(RECIPE, batch=16), load(root))(0, CPU)
     degraded = [bool(events) for events in batch.events]
@@ -151,6 +159,7 @@ def test_a_set_of_unequal_sizes_is_named(tmp_path):
     ("text", "message"),
     [
         ("steps = ", "not a readable recipe"),
+        ("steps = " + "[" * 5000, "not a readable recipe"),
         ("step = 3", "unknown recipe key step"),
         ('[train]\n"ir-vis" = ["set"]\n[loss]\nbeauty = 1', "beauty"),
         ('[train]\n"ir-mri" = ["set"]', "unknown task ir-mri"),

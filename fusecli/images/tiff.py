@@ -82,7 +82,7 @@ def _open(path: Path) -> Iterator[tuple[tifffile.TiffFile, list[tifffile.TiffPag
     """The file and those of its pages that are images."""
     try:
         with tifffile.TiffFile(path) as file:
-            pages = [page.aspage() for page in file.pages]
+            pages = list(_in_turn(file.pages))
             pages = [page for page in pages if not page.subfiletype & 0b101] or pages  # bit 0: thumbnail, bit 2: mask
             if not pages:
                 raise Unreadable(TRUNCATED)
@@ -91,6 +91,16 @@ def _open(path: Path) -> Iterator[tuple[tifffile.TiffFile, list[tifffile.TiffPag
         raise
     except Exception as error:  # damaged tags surface as whatever tifffile stumbled over
         raise Unreadable(f"the TIFF is damaged or cut off ({error})") from error
+
+
+def _in_turn(pages: tifffile.TiffPages) -> Iterator[tifffile.TiffPage]:
+    """Each page once. A damaged file may name an earlier page as the next one, and tifffile would go round for ever."""
+    seen = set()
+    for page in pages:
+        if page.offset in seen:
+            raise Unreadable("the TIFF is damaged: its pages go round in a circle")
+        seen.add(page.offset)
+        yield page.aspage()
 
 
 def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:

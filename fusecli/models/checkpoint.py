@@ -56,7 +56,10 @@ def read(path: Path) -> tuple[str, dict[str, Any], list[str], dict[str, torch.Te
             raise UsageError(f"{path}: not a readable safetensors file ({error})") from error
         if "architecture" not in header:
             raise UsageError(f"{path}: has no fusecli header; was it written by another program?")
-        return header["architecture"], json.loads(header["config"]), json.loads(header["tasks"]), tensors
+        try:
+            return header["architecture"], json.loads(header["config"]), json.loads(header["tasks"]), tensors
+        except (KeyError, ValueError) as error:
+            raise UsageError(f"{path}: its fusecli header is broken ({error})") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return state["architecture"], state["config"], state["tasks"], state["model"]

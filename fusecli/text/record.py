@@ -84,7 +84,7 @@ def load(path: Path) -> dict[str, Description]:
                 raise ValueError("'name' is missing")
             if name in lines:
                 raise ValueError(f"pair {name!r} was already described in line {lines[name]}")
-        except ValueError as error:  # json.JSONDecodeError is one
+        except (ValueError, RecursionError) as error:  # json.JSONDecodeError is a ValueError
             raise InputError(
                 f"{path}, line {number}: {error}. Mend or delete the line; 'fusecli annotate' makes it again."
             ) from error

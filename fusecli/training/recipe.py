@@ -67,7 +67,7 @@ class Recipe:
         """
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise UsageError(f"{path}: not a readable recipe ({error})") from error
         try:
             return cls.from_dict(values, settings)
