@@ -118,6 +118,14 @@ def test_a_broken_header_is_refused(tmp_path):
         checkpoint.load(str(path), "ir-vis")
 
 
+@pytest.mark.parametrize("change", [{"tasks": [list[int]]}, {"config": 3}, {"model": {"a": "b"}}])
+def test_a_checkpoint_that_makes_no_sense_is_refused(tmp_path, change):
+    path = tmp_path / "a.pt"
+    torch.save({"architecture": "nano", "config": {}, "tasks": ["ir-vis"], "model": {}, **change}, path)
+    with pytest.raises(UsageError, match=r"a\.pt: "):
+        checkpoint.load(str(path), "ir-vis")
+
+
 def test_batches_are_clean_where_nothing_was_done(root):
     batch = Batches(dataclasses.replace(RECIPE, batch=16), load(root))(0, CPU)
     degraded = [bool(events) for events in batch.events]

@@ -47,19 +47,36 @@ def read(path: Path) -> tuple[str, dict[str, Any], list[str], dict[str, torch.Te
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such model file")
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except SafetensorError as error:
-            raise UsageError(f"{path}: not a readable safetensors file ({error})") from error
-        if "architecture" not in header:
-            raise UsageError(f"{path}: has no fusecli header; was it written by another program?")
-        try:
-            return header["architecture"], json.loads(header["config"]), json.loads(header["tasks"]), tensors
-        except (KeyError, ValueError) as error:
-            raise UsageError(f"{path}: its fusecli header is broken ({error})") from error
+    try:
+        found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_training(path)
+    except SafetensorError as error:
+        raise UsageError(f"{path}: not a readable safetensors file ({error})") from error
+    architecture, config, tasks, tensors = found
+    if not (
+        isinstance(architecture, str)
+        and isinstance(config, dict)
+        and isinstance(tasks, list)
+        and isinstance(tensors, dict)
+        and all(isinstance(key, str) for key in (*config, *tasks, *tensors))
+        and all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
+    ):
+        raise UsageError(f"{path}: damaged: what it says of its model makes no sense")
+    return found
+
+
+def _read_safetensors(path: Path) -> tuple[Any, Any, Any, Any]:
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    if "architecture" not in header:
+        raise UsageError(f"{path}: has no fusecli header; was it written by another program?")
+    try:
+        return header["architecture"], json.loads(header["config"]), json.loads(header["tasks"]), tensors
+    except (KeyError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: its fusecli header is broken ({error})") from error
+
+
+def _read_training(path: Path) -> tuple[Any, Any, Any, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return state["architecture"], state["config"], state["tasks"], state["model"]
