@@ -42,7 +42,7 @@ test: $(VENV)/.test-installed  ## set up and run the tests
 	$(BIN)/python -m pytest -n 2 tests
 
 # The files whose tests `make test` skips for want of a package.
-HEAVY := tests/test_annotate.py tests/test_cluster.py tests/test_dicom.py tests/test_encode.py
+HEAVY := tests/test_annotate.py tests/test_cluster.py tests/test_dicom.py tests/test_encode.py tests/test_runtimes.py
 test-all: $(VENV)/.test-all-installed  ## set up the heavier extras too, and run the tests that need them
 	$(BIN)/python -m pytest -n 2 $(HEAVY)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +12,13 @@ from pathlib import Path
 from typing import Any
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
+
+
+def cache_dir() -> Path:
+    """Where to keep what can be computed again: $FUSECLI_CACHE, else fusecli in $XDG_CACHE_HOME or ~/.cache."""
+    if own := os.environ.get("FUSECLI_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusecli"
 
 
 @dataclass(frozen=True)

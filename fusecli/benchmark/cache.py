@@ -10,13 +10,6 @@ from pathlib import Path
 from typing import Any
 
 
-def cache_dir() -> Path:
-    """$FUSECLI_CACHE, else fusecli/ in $XDG_CACHE_HOME, else ~/.cache/fusecli."""
-    if own := os.environ.get("FUSECLI_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusecli"
-
-
 class Cache:
     """Small files by key under ``root``/benchmark; a key is made of everything that the value depends on.
 

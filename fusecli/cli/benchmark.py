@@ -100,7 +100,7 @@ def benchmark(
     results = _fused_folders(fused)
 
     from fusecli.benchmark import compare, datasets, run
-    from fusecli.benchmark.cache import Cache, cache_dir
+    from fusecli.benchmark.cache import Cache
     from fusecli.benchmark.cost import cores
 
     gates = compare.gates(fail_below, protocol, names)
@@ -114,7 +114,7 @@ def benchmark(
     for found in sets:
         chosen = _methods(methods, found, device, precision, options.look_of(look), teacher, results, include_seen)
         jobs.append(run.prepare(found, chosen, count, degraded))
-    cache = Cache(None if no_cache else cache_dir())
+    cache = Cache(None if no_cache else registry.cache_dir())
 
     from tqdm import tqdm
 

@@ -71,6 +71,9 @@ def fuse(
     look: options.Look = None,
     device: options.Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="What computes the network: auto (torch), torch, onnxruntime or openvino.")
+    ] = "auto",
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", "-b", min=1, help="Pairs at once on a GPU. Default: by their size.")
     ] = None,
@@ -216,16 +219,16 @@ def fuse(
     from fusecli.stream.report import Report
     from fusecli.stream.work import EngineSpec
 
-    spec = EngineSpec(model, task.name, options.look_of(look), device, precision, tile, tile_overlap)
+    spec = EngineSpec(model, task.name, options.look_of(look), device, precision, tile, tile_overlap, engine)
     sweep(job.output for job in planned.jobs)
     shown = {job.output for job in planned.jobs[:: max(1, -(-len(planned.jobs) // PREVIEWED))]} if preview else set()
     rows = []
     with (
-        _machines(cluster, spec, work, planned.jobs, output, workers) as (engine, outcomes),
+        _machines(cluster, spec, work, planned.jobs, output, workers) as (machine, outcomes),
         _stopping() as stop,
         _progress(len(planned.jobs) or None, quiet) as bar,
     ):
-        account = Report(settings_given, {"name": model}, engine, keep=watch.KEPT if watching else None)
+        account = Report(settings_given, {"name": model}, machine, keep=watch.KEPT if watching else None)
         account.skipped(planned.skipped)
         for outcome in outcomes(preview=lambda job: job.output in shown, stop=stop):
             account.add(outcome)

@@ -15,6 +15,8 @@ class FusionNetwork(nn.Module):
     halo: int
     align: int
     look: float | None = None
+    runtime = "torch"  # what computes the forward pass
+    graph_of_any_size = True  # whether the same operations serve every size, as other runtimes need it
 
     @property
     def feature_channels(self) -> dict[int, int]:

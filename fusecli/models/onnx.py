@@ -7,52 +7,50 @@ import io
 import logging
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusecli import __version__
 from fusecli.errors import FusecliError, UsageError
 from fusecli.images.atomic import replacing
 from fusecli.models.network import FusionNetwork
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 OPSET = 18
 SIZES = ((64, 96), (75, 53), (1, 1))  # H×W at which the written graph is compared with torch
 TOLERANCE = 1e-4  # of luma in [0, 1]; a level of 8 bits is 4e-3
+_ANY = torch.export.Dim.DYNAMIC
 
 
-class _Pair(nn.Module):
-    """A network that takes two images and nothing else, as a graph has it."""
-
-    def __init__(self, network: FusionNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        return self.network(first, second)
-
-
-def write(network: FusionNetwork, path: Path, about: dict[str, str]) -> float:
+def write(network: FusionNetwork, path: Path, about: dict[str, str], *, contextual: bool = False) -> float:
     """Write the network as an ONNX file and return the greatest difference from torch, over several sizes.
 
-    Inputs ``first`` and ``second``, output ``fused``: float32 N×1×H×W with any N, H, W. ``about``: metadata.
-    Raises UsageError where the packages for it are missing, FusecliError, with nothing written, where results differ.
+    Inputs ``first`` and ``second``, output ``fused``: float32 N×1×H×W with any N, H, W. ``contextual``: one input more,
+    the ``context`` (N×D) of networks that have one. ``about``: metadata.
+    Raises UsageError for networks that have no such graph and where the packages for it are missing, FusecliError, with
+    nothing written, where results differ.
     """
+    if not network.graph_of_any_size:
+        raise UsageError(f"a {type(network).__name__.lower()} has no graph for images of any size; only torch runs it")
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
-        raise UsageError(f"export needs {error.name}: pip install 'fusecli[onnx]'") from error
-    wrapped = _Pair(network).eval()
-    example = tuple(torch.rand(2, 2, 1, 64, 96, generator=torch.Generator().manual_seed(0)))  # what is 1 would stay 1
-    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+        raise UsageError(f"ONNX graphs need {error.name}: pip install 'fusecli[onnx]'") from error
+    network.eval()
+    example = _inputs(network, 64, 96, contextual)
+    free = {name: dict.fromkeys((0, 2, 3) if each.ndim == 4 else (0,), _ANY) for name, each in example.items()}
     with _quiet():
         program = torch.onnx.export(
-            wrapped,
-            example,
+            network,
+            tuple(example.values()),
             dynamo=True,
-            dynamic_shapes=(free, free),
-            input_names=["first", "second"],
+            dynamic_shapes=tuple(free.values()),
+            input_names=list(example),
             output_names=["fused"],
             opset_version=OPSET,
             verbose=False,
@@ -63,17 +61,25 @@ def write(network: FusionNetwork, path: Path, about: dict[str, str]) -> float:
     with replacing(path) as partial:
         program.save(partial)
         session = onnxruntime.InferenceSession(partial.read_bytes())
-        difference = max(_difference(session, wrapped, *size) for size in SIZES)
+        difference = max(_difference(session, network, _inputs(network, *size, contextual)) for size in SIZES)
         if not difference < TOLERANCE:
             raise FusecliError(f"{path}: the ONNX graph differs from torch by {difference:.2g}; nothing was written")
     return difference
 
 
 @torch.inference_mode()
-def _difference(session, network: nn.Module, height: int, width: int) -> float:  # type: ignore[no-untyped-def]
-    pair = torch.rand(2, 2, 1, height, width, generator=torch.Generator().manual_seed(height))
-    (fused,) = session.run(None, {"first": pair[0].numpy(), "second": pair[1].numpy()})
-    return (torch.from_numpy(fused) - network(*pair)).abs().max().item()
+def _inputs(network: FusionNetwork, height: int, width: int, contextual: bool) -> dict[str, Tensor]:
+    """Two random pairs, by the names of the graph's inputs."""
+    first, second = torch.rand(2, 2, 1, height, width, generator=torch.Generator().manual_seed(height))
+    given = {"first": first, "second": second}
+    context = network.context(first, second) if contextual else None
+    return given if context is None else {**given, "context": context}
+
+
+@torch.inference_mode()
+def _difference(session: InferenceSession, network: FusionNetwork, inputs: dict[str, Tensor]) -> float:
+    (fused,) = session.run(None, {name: each.numpy() for name, each in inputs.items()})
+    return (torch.from_numpy(fused) - network(*inputs.values())).abs().max().item()
 
 
 @contextlib.contextmanager

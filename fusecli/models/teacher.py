@@ -101,6 +101,7 @@ class Teacher(FusionNetwork):
 
     halo = 64
     align = 64
+    graph_of_any_size = False  # large images are worked on in strips, the more the larger
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class Node:
     host: str
     device: str
     precision: str
+    runtime: str
     tile: int
     overlap: int
 
@@ -229,7 +230,7 @@ def _look(session: Session, version: str) -> Node:
         raise UsageError(f"has fusecli {__version__}, this is {version}; install one version everywhere")
     engine = _engine(session)
     precision = str(engine.precision).removeprefix("torch.")
-    return Node(os.uname().nodename, engine.device.type, precision, engine.tile, engine.overlap)
+    return Node(os.uname().nodename, engine.device.type, precision, engine.runtime, engine.tile, engine.overlap)
 
 
 def _fuse(session: Session, jobs: Sequence[Job], shown: frozenset[Path]) -> tuple[list[Outcome], list[tuple[int, str]]]:

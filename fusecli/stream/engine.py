@@ -54,6 +54,11 @@ class Engine:
         self._turn = 0
 
     @property
+    def runtime(self) -> str:
+        """What computes the network: torch, onnxruntime or openvino."""
+        return self.model.runtime
+
+    @property
     def batches(self) -> bool:
         """Whether several pairs at once are faster. A CPU is as fast one by one, and then bytes never depend on it."""
         return self.device.type != "cpu"

@@ -25,6 +25,8 @@ class Computes(Protocol):
     @property
     def precision(self) -> object: ...
     @property
+    def runtime(self) -> str: ...
+    @property
     def tile(self) -> int: ...
     @property
     def overlap(self) -> int: ...
@@ -69,6 +71,7 @@ class Report:
             "python": platform.python_version(),
             "device": self.device,
             "precision": self.precision,
+            "engine": engine.runtime,
             "model": model,
             "options": options,
             "tile": engine.tile,

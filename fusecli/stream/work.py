@@ -9,12 +9,13 @@ from typing import Any
 
 from fusecli.stream.engine import Engine
 from fusecli.stream.run import Job, Outcome
+from fusecli.stream.runtimes import hand_over
 from fusecli.text import guide
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """Options from which an engine is built; see `Engine` and `guide.load`."""
+    """Options from which an engine is built; see `Engine`, `guide.load` and `hand_over`."""
 
     model: str
     task: str
@@ -23,11 +24,13 @@ class EngineSpec:
     precision: str = "auto"
     tile: str = "auto"
     overlap: str = "auto"
+    runtime: str = "auto"
 
     def build(self) -> Engine:
         """The engine, on this machine. Raises UsageError."""
         network = guide.load(self.model, self.task, self.look)
-        return Engine(network, self.device, self.precision, self.tile, self.overlap)
+        network, device, precision = hand_over(network, self.runtime, self.device, self.precision)
+        return Engine(network, device, precision, self.tile, self.overlap)
 
 
 @dataclass(frozen=True)

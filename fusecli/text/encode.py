@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fusecli import registry
 from fusecli.errors import FusecliError, UsageError
 from fusecli.text import wordpiece
 from fusecli.text.events import SEVERITY_DIM
@@ -186,14 +187,8 @@ def open_encoder(
         encoder = MiniLM()
     else:
         raise UsageError(f"text encoder {choice!r} is unknown; choose minilm or clip:DIR")
-    folder = cache if cache is not None else cache_folder()
+    folder = cache if cache is not None else registry.cache_dir()
     return Remembered(encoder, folder / f"text-{encoder.name}.safetensors", vectors)
-
-
-def cache_folder() -> Path:
-    """$FUSECLI_CACHE, else fusecli under $XDG_CACHE_HOME or ~/.cache."""
-    chosen = os.environ.get("FUSECLI_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusecli"
 
 
 def vector_dim(encoder: TextEncoder) -> int:
