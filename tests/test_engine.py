@@ -137,3 +137,19 @@ def test_unusable_choices_are_explained():
             engines.pick_device("cuda")
     with pytest.raises(UsageError, match="--precision fp8"):
         engines.pick_precision("fp8", torch.device("cpu"))
+
+
+def test_vivid_colours_keep_luma_and_hue():
+    """A colormap's red cannot be as bright as the MRI beside it: it becomes paler, not another brightness or hue."""
+    first = np.zeros((1, 2, 3, 3), np.uint8)
+    first[0, 0] = (255, 0, 0), (0, 0, 255), (255, 255, 0)
+    first[0, 1] = (0, 0, 0), (128, 128, 128), (255, 60, 0)
+    second = np.full((1, 2, 3), 230, np.uint8)
+    fused = Engine(Mean(), "cpu", "fp32", vivid=True).fuse(first, second)
+    np.testing.assert_allclose(luma(fused), (luma(first) + second) / 2, atol=0.6)
+    hues, before = (image - image.mean(-1, keepdims=True) for image in (fused.astype(float), first.astype(float)))
+    lengths = np.linalg.norm(hues, axis=-1) * np.linalg.norm(before, axis=-1)
+    coloured = lengths > 0
+    assert ((hues * before).sum(-1)[coloured] > 0.999 * lengths[coloured]).all()
+    clipped = Engine(Mean(), "cpu", "fp32").fuse(first, second)
+    assert np.abs(luma(clipped) - (luma(first) + second) / 2).max() > 5

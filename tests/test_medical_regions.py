@@ -13,8 +13,7 @@ from fusecli.images.colour import luma
 from fusecli.images.grid import resample
 from fusecli.images.opencv import cv2
 from fusecli.images.volume import shown_range
-from fusecli.models import checkpoint
-from fusecli.stream.engine import Engine
+from fusecli.stream.work import EngineSpec
 
 SAMPLE = Path(__file__).parents[1] / "sample_data"
 SHARED = Path(os.environ.get("FUSECLI_SHARED", Path(__file__).parents[1].parent / "shared"))
@@ -103,7 +102,7 @@ def test_neighbouring_slices_do_not_flicker(tmp_path, fusecli):
 @pytest.mark.skipif(not (SHARED / "data" / "val").is_dir(), reason="needs the validation slices")
 @pytest.mark.parametrize("task", ["ct-mri", "pet-mri", "spect-mri"])
 def test_regions_of_validation_slices(task):
-    engine = Engine(checkpoint.load("nano", task), "cpu")
+    engine = EngineSpec("nano", task, device="cpu").build()
     kind = task.partition("-")[0]
     folder = SHARED / "data" / "val" / task
     for path in sorted((folder / kind).iterdir()):

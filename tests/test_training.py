@@ -14,7 +14,7 @@ from fusecli import registry
 from fusecli.errors import FusecliError, UsageError
 from fusecli.models import checkpoint
 from fusecli.models.nano import Nano
-from fusecli.training import session
+from fusecli.training import loop, session
 from fusecli.training.data import PairSet
 from fusecli.training.distill import DistillObjective
 from fusecli.training.loop import Batches, Run
@@ -56,7 +56,10 @@ def test_training_lowers_the_loss(root, tmp_path):
     assert run.objective(run.average, probe).item() < 0.9 * before
 
 
-def test_killed_and_resumed_gives_the_same_weights(root, tmp_path):
+@pytest.mark.parametrize(("seconds", "kept"), [(loop.SAVE_SECONDS, 3), (-1, 4)])
+def test_killed_and_resumed_gives_the_same_weights(root, tmp_path, monkeypatch, seconds, kept):
+    """Saved with every validation (step 3) and, however far apart these are, every few minutes."""
+    monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
     whole = Run(RECIPE, tmp_path / "whole", device=CPU)
     whole.fit(Batches(RECIPE, load(root)), load(root))
 
@@ -72,7 +75,7 @@ def test_killed_and_resumed_gives_the_same_weights(root, tmp_path):
         broken.fit(Batches(RECIPE, load(root)), load(root), kill)
     resumed = Run(RECIPE, tmp_path / "broken", device=CPU)
     assert resumed.resume()
-    assert resumed.step == 3
+    assert resumed.step == kept
     resumed.fit(Batches(RECIPE, load(root)), load(root))
     for name, tensor in weights_of(whole).items():
         assert torch.equal(tensor, weights_of(resumed)[name]), name

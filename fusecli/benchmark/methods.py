@@ -87,11 +87,9 @@ class Network(Method):
 
     @cached_property
     def engine(self) -> Engine:
-        from fusecli.stream.engine import Engine
-        from fusecli.text import guide
+        from fusecli.stream.work import EngineSpec
 
-        network = guide.load(str(self.path), self.task, self.look)
-        return Engine(network, device=self.device, precision=self.precision)
+        return EngineSpec(str(self.path), self.task, self.look, self.device, self.precision).build()
 
     def fuse(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         with self._lock:  # one model, one device

@@ -29,7 +29,9 @@ class Engine:
     """Fuse stacks of equal-sized pairs: uint8 goes to the device, luma, network and colour run there, uint8 comes back.
 
     device: auto, cpu, cuda, cuda:N or mps. precision: auto, fp32, bf16 or fp16. tile, overlap: auto or pixels (tile 0:
-    never cut). When the device runs out of memory the tile is halved and the work goes on.
+    never cut). When the device runs out of memory the tile is halved and the work goes on. vivid: whether colours are
+    as saturated as a colormap's, so that many a luma is out of their reach; such colours then become paler with their
+    hue kept, where they else would be clipped (photographs hardly differ, and are spared the time).
     Raises UsageError for a device or precision that this machine does not have.
     """
 
@@ -40,7 +42,10 @@ class Engine:
         precision: str = "auto",
         tile: str | int = "auto",
         overlap: str | int = "auto",
+        *,
+        vivid: bool = False,
     ) -> None:
+        self.vivid = vivid
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         if self.device.type == "cpu":
@@ -148,7 +153,10 @@ class Engine:
         luma = to_luma(color)
         fused = self._network(luma, to_luma(to_unit(second)), context)
         shift = (fused - luma).movedim(1, -1)  # of Y alone: R, G and B move by as much
-        fused = (color + (shift if color.ndim == 4 else shift[..., 0])).clamp_(0, 1)
+        moved = color + (shift if color.ndim == 4 else shift[..., 0])
+        if self.vivid and color.ndim == 4:
+            moved = _within_reach(moved, fused.movedim(1, -1))
+        fused = moved.clamp_(0, 1)
         if levels is None:
             return fused
         return fused.mul_(levels).round_().to(torch.uint8 if levels == 255 else torch.uint16)
@@ -189,6 +197,14 @@ def to_luma(images: Tensor) -> Tensor:
         return images.unsqueeze(1)
     red, green, blue = images.unbind(-1)
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2]).unsqueeze(1)
+
+
+def _within_reach(colors: Tensor, luma: Tensor) -> Tensor:
+    """N×H×W×3 colours of the given luma (N×H×W×1), drawn toward gray of that luma as far as [0, 1] demands."""
+    chroma = colors - luma
+    highest, lowest = chroma.amax(-1, keepdim=True), chroma.amin(-1, keepdim=True)
+    share = torch.minimum((1 - luma) / highest.clamp_min(1e-6), luma / (-lowest).clamp_min(1e-6))
+    return chroma.mul_(share.clamp_(max=1)).add_(luma)
 
 
 def _luma_by_strips(images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
 
+from fusecli import registry
 from fusecli.stream.engine import Engine
 from fusecli.stream.run import Job, Outcome
 from fusecli.stream.runtimes import hand_over
@@ -30,7 +31,8 @@ class EngineSpec:
         """The engine, on this machine. Raises UsageError."""
         network = guide.load(self.model, self.task, self.look)
         network, device, precision = hand_over(network, self.runtime, self.device, self.precision)
-        return Engine(network, device, precision, self.tile, self.overlap)
+        vivid = registry.TASKS[self.task].second == "mri"  # PET and SPECT come in a colormap's colours
+        return Engine(network, device, precision, self.tile, self.overlap, vivid=vivid)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import csv
 import logging
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from fusecli.training.validate import contact_sheet, score, validate
 log = logging.getLogger("fusecli.training")
 
 
+SAVE_SECONDS = 300  # of work that a killed run loses at most
 WORN = (0.0, 0.25)  # severities that are part of what a camera shows, and not to be mended
 
 Context = Callable[[Tensor, Tensor, "Tensor | None"], "Tensor | None"]
@@ -263,14 +265,19 @@ class Run:
         recipe = self.recipe
         self.texts = batches.texts
         losses: list[float] = []
+        saved = time.monotonic()
         while self.step < recipe.steps:
             losses.append(self.train_step(batches(self.step, self.device)))
             if progress:
                 progress(self.step, losses[-1])
-            if batches.rank == 0 and (self.step % recipe.val_every == 0 or self.step == recipe.steps):
+            if batches.rank > 0:
+                continue
+            if validating := self.step % recipe.val_every == 0 or self.step == recipe.steps:
                 self._validate(val, sum(losses) / len(losses))
                 losses.clear()
+            if validating or time.monotonic() - saved > SAVE_SECONDS:
                 self.save("last.pt")
+                saved = time.monotonic()
         return self.out / ("best.pt" if val else "last.pt")
 
     def _validate(self, val: dict[str, PairSet], loss: float) -> None:
