@@ -623,3 +623,18 @@ def test_page_works_in_a_browser(data: Path, tmp_path: Path) -> None:
     report = json.loads(found[1])
     assert report.pop("figures") == 5
     assert all(report.values()), report
+
+
+def test_speed_comparison_accounts_for_every_engine(monkeypatch, capsys) -> None:
+    from fusecli.benchmark import speed
+
+    monkeypatch.setattr(
+        "sys.argv", ["speed", "--pairs", "2", "--repeat", "1", "--size", "64x48", "--engine", "torch", "--json"]
+    )
+    speed.main()
+    found = json.loads(capsys.readouterr().out)
+    (only,) = found["engines"]
+    assert only["engine"] == "torch"
+    assert only["cpu_ms_per_pair"].keys() == {"decode", "network", "encode"}
+    assert 0 <= only["idle_share"] < 1
+    assert only["times_the_codec_floor"] > 1

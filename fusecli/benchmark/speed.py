@@ -1,8 +1,8 @@
 """`make bench`: pairs per second from file to file, beside the floor that reading and writing the same files sets.
 
-    python -m fusecli.benchmark.speed [--pairs 300] [--repeat 3] [--size 640x480] [--device auto]
+    python -m fusecli.benchmark.speed [--pairs 300] [--repeat 3] [--size 640x480] [--device auto] [--engine auto …]
 
-Both are timed in turns in one run, since machines drift; the ratio is what to compare.
+All are timed in turns in one run, since machines drift; the ratio is what to compare.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from fusecli import registry
 from fusecli.images import frames
 from fusecli.images.opencv import cv2
-from fusecli.models import checkpoint
 from fusecli.stream.engine import Engine
+from fusecli.stream.work import EngineSpec
 
 SAMPLED = 40  # pairs for the shares of a single thread
 
@@ -48,14 +49,35 @@ def make_pairs(folder: Path, count: int, width: int, height: int) -> None:
         frames.write(folder / "ir" / f"{index:05d}.png", [image[..., 3]])
 
 
-def fuse_files(folder: Path, device: str) -> float:
-    """Seconds of a whole `fusecli fuse` process, start-up included."""
+class Spent(NamedTuple):
+    """Wall and CPU seconds of a process."""
+
+    wall: float
+    cpu: float
+
+
+def fuse_files(folder: Path, device: str, engine: str) -> Spent:
+    """What a whole `fusecli fuse` process takes, start-up included."""
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
-    command = ["fuse", "--ir", folder / "ir", "--vis", folder / "vis", "-o", out, "-d", device, "-q"]
-    began = time.perf_counter()
+    command = [
+        "fuse",
+        "--ir",
+        folder / "ir",
+        "--vis",
+        folder / "vis",
+        "-o",
+        out,
+        "-d",
+        device,
+        "--engine",
+        engine,
+        "-q",
+    ]
+    began, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "fusecli", *map(str, command)], check=True)
-    return time.perf_counter() - began
+    wall, now = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Spent(wall, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime)
 
 
 def codec_floor(folder: Path, threads: int) -> float:
@@ -92,7 +114,9 @@ def shares(folder: Path, engine: Engine) -> dict[str, float]:
         fused = timed("network", lambda a=first, b=second: engine.fuse(a[None], b[None])[0])
         timed("encode", lambda p=path, f=fused: frames.write(folder / "floor" / p.name, [f]))
     medians = {stage: statistics.median(values) for stage, values in spent.items()}
-    return {**medians, "decode": 2 * statistics.mean(spent["decode"])}
+    return {
+        stage: round(value, 1) for stage, value in {**medians, "decode": 2 * statistics.mean(spent["decode"])}.items()
+    }
 
 
 def main() -> None:
@@ -101,6 +125,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--engine", nargs="+", default=["auto"])
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     width, height = map(int, options.size.split("x"))
@@ -109,32 +134,51 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_pairs(folder, options.pairs, width, height)
-        turns = [(fuse_files(folder, options.device), codec_floor(folder, cores)) for _ in range(options.repeat)]
-        engine = Engine(checkpoint.load(registry.DEFAULT_MODEL, "ir-vis"), options.device)
-        share = shares(folder, engine)
-    ratio = statistics.median(fuse / floor for fuse, floor in turns)
+        floors, turns = [], []
+        for _ in range(options.repeat):
+            floors.append(codec_floor(folder, cores))
+            turns.append([fuse_files(folder, options.device, engine) for engine in options.engine])
+        engines = [EngineSpec("nano", "ir-vis", device=options.device, runtime=each).build() for each in options.engine]
+        found = [
+            _figures(options.pairs, cores, engine, spent, floors) | {"cpu_ms_per_pair": shares(folder, engine)}
+            for engine, spent in zip(engines, zip(*turns, strict=True), strict=True)
+        ]
     figures = {
         "pairs": options.pairs,
         "size": options.size,
         "cores": cores,
+        "floor_pairs_per_second": round(options.pairs / statistics.median(floors), 1),
+        "engines": found,
+    }
+    print(json.dumps(figures)) if options.json else _show(figures)
+
+
+def _figures(
+    pairs: int, cores: int, engine: Engine, spent: Sequence[Spent], floors: Sequence[float]
+) -> dict[str, object]:
+    return {
+        "engine": engine.runtime,
         "device": str(engine.device),
         "precision": str(engine.precision).removeprefix("torch."),
-        "pairs_per_second": round(options.pairs / statistics.median(fuse for fuse, _ in turns), 1),
-        "floor_pairs_per_second": round(options.pairs / statistics.median(floor for _, floor in turns), 1),
-        "times_the_codec_floor": round(ratio, 2),
-        "cpu_ms_per_pair": {stage: round(value, 1) for stage, value in share.items()},
+        "pairs_per_second": round(pairs / statistics.median(each.wall for each in spent), 1),
+        "times_the_codec_floor": round(
+            statistics.median(each.wall / floor for each, floor in zip(spent, floors, strict=True)), 2
+        ),
+        "idle_share": round(statistics.median(max(0.0, 1 - each.cpu / each.wall / cores) for each in spent), 3),
     }
-    if options.json:
-        print(json.dumps(figures))
-        return
-    total = sum(share.values())
-    where = f"{cores} cores, {figures['device']}, {figures['precision']}"
-    print(f"{options.pairs} colour PNG pairs of {options.size}, {where}")
-    print(f"  file to file, start-up included  {figures['pairs_per_second']:8.1f} pairs/s")
+
+
+def _show(figures: dict) -> None:
+    print(f"{figures['pairs']} colour PNG pairs of {figures['size']}, {figures['cores']} cores")
     print(f"  decode and encode only (OpenCV)  {figures['floor_pairs_per_second']:8.1f} pairs/s")
-    print(f"  time against that floor          {ratio:8.2f} ×")
-    for stage, value in share.items():
-        print(f"  {stage:<8} {value:6.1f} ms CPU per pair {100 * value / total:5.0f} %")
+    for one in figures["engines"]:
+        print(f"{one['engine']}, {one['device']}, {one['precision']}")
+        print(f"  file to file, start-up included  {one['pairs_per_second']:8.1f} pairs/s")
+        print(f"  time against the codecs alone    {one['times_the_codec_floor']:8.2f} ×")
+        print(f"  cores idle or used by others     {100 * one['idle_share']:8.0f} %")
+        total = sum(one["cpu_ms_per_pair"].values())
+        for stage, value in one["cpu_ms_per_pair"].items():
+            print(f"  {stage:<8} {value:6.1f} ms CPU per pair {100 * value / total:5.0f} %")
 
 
 if __name__ == "__main__":
