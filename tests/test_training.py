@@ -277,3 +277,14 @@ def test_distill_needs_no_more_than_the_teacher(root, tmp_path, fusecli, monkeyp
     code, _, err = fusecli("distill", "--teacher", tmp_path / "missing.pt")
     assert code == 2
     assert "missing.pt" in err
+
+
+def test_training_starts_from_other_weights(root, tmp_path):
+    first = Run(RECIPE, tmp_path / "first", device=CPU)
+    first.fit(Batches(RECIPE, load(root)), {})
+    recipe = dataclasses.replace(RECIPE, init=str(tmp_path / "first" / "last.pt"))
+    second = Run(recipe, tmp_path / "second", device=CPU)
+    for name, tensor in first.average.state_dict().items():
+        assert torch.equal(tensor, second.average.state_dict()[name]), name
+    with pytest.raises(UsageError, match="does not fit"):
+        Run(dataclasses.replace(recipe, model={}), tmp_path / "third", device=CPU)

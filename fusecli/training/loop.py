@@ -158,12 +158,23 @@ class Run:
         self.recipe, self.out, self.device = recipe, out, device
         self.network = checkpoint.build(recipe.architecture, recipe.model).to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+        if recipe.init:
+            self._start_from(recipe.init)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.step = 0
         self.best = -math.inf
         self.texts: Texts | None = None
         self.data_root = ""  # where the recipe's folders were, for a distillation that does not say
         self.set_objective(FusionObjective())
+
+    def _start_from(self, name: str) -> None:
+        """Take the weights of a released model or a file. Raises UsageError where they are of another shape."""
+        source = checkpoint.load(name, self.recipe.tasks[0])
+        try:
+            self.network.load_state_dict(source.state_dict())
+        except RuntimeError as error:
+            model = f"{self.recipe.architecture} {self.recipe.model or ''}".rstrip()
+            raise UsageError(f"init = {name}: does not fit into {model}; give the model its sizes") from error
 
     def set_objective(self, objective: Objective) -> None:
         """What the steps minimise (before the first one); the objective's own modules are trained too."""

@@ -27,6 +27,7 @@ class Recipe:
     val: dict[str, list[str]] = field(default_factory=dict)  # task -> folders to choose the best weights on
     architecture: str = "nano"
     model: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the architecture
+    init: str = ""  # released model or weight file to start from, such as nano; none: random weights
     loss: LossWeights = field(default_factory=LossWeights)
     steps: int = 10_000
     batch: int = 16
