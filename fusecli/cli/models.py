@@ -21,13 +21,19 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "tasks", "parameters", "trained on", "scores (protocol tang)")
+    console = Console()
     for card in cards.values():
-        scores = "\n".join(
-            f"{name}: " + " ".join(f"{metric} {value:.3f}" for metric, value in values.items())
-            for name, values in card["scores"].items()
-        )
-        table.add_row(
-            card["name"], ", ".join(card["tasks"]), f"{card['parameters']:,}", ", ".join(card["trained_on"]), scores
-        )
-    Console().print(table)
+        console.print(f"\n[bold]{card['name']}[/] for {', '.join(card['tasks'])}: {card['parameters']:,} parameters")
+        look = card["config"].get("look")
+        if look is not None:
+            console.print(f"  looks from 0 (thermal) to 1 (natural), {look} by default")
+        console.print(f"  trained on {', '.join(card['trained_on'])}; {card['licence']}")
+        metrics = list(next(iter(card["scores"].values())))
+        table = Table(caption="protocol tang; in brackets: from degraded sources, against clean ones")
+        table.add_column("set", no_wrap=True)
+        for metric in metrics:
+            table.add_column(metric, justify="right")
+        for name, values in card["scores"].items():
+            worse = card["scores_degraded"][name]
+            table.add_row(name, *(f"{values[metric]:.3f} ({worse[metric]:.3f})" for metric in metrics))
+        console.print(table)
