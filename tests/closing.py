@@ -37,6 +37,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def results(folder: Path) -> list[Path]:
+    """What is there under its last name; hidden files are half-written ones, which the next run sweeps away."""
+    return [path for path in folder.glob("*.png") if not path.name.startswith(".")]
+
+
 def kills(root: Path, times: int, seed: int) -> int:
     """Kill a run at random moments until it has been killed ``times`` times; each time the next one resumes it."""
     sides = make(root, 400, (96, 128))
@@ -50,8 +55,8 @@ def kills(root: Path, times: int, seed: int) -> int:
             if killed < times:
                 for _ in range(int(random_.random() < 0.8)):  # most die at work, some while they start
                     limit = time.monotonic() + 60
-                    before = len(list(root.glob("out/*.png")))
-                    while run.poll() is None and len(list(root.glob("out/*.png"))) == before:
+                    before = len(results(root / "out"))
+                    while run.poll() is None and len(results(root / "out")) == before:
                         if time.monotonic() > limit:
                             break
                         time.sleep(0.005)
@@ -63,7 +68,7 @@ def kills(root: Path, times: int, seed: int) -> int:
                 break
             os.kill(run.pid, signal.SIGKILL)
             killed += run.wait() == -signal.SIGKILL
-            for path in (root / "out").glob("*.png") if (root / "out").is_dir() else ():
+            for path in results(root / "out"):
                 broken += path.read_bytes() != whole[path.name]
         ended += 1
         resumed = contents(root / "out")
