@@ -103,9 +103,9 @@ def shares(folder: Path, engine: Engine) -> dict[str, float]:
     spent: dict[str, list[float]] = {"decode": [], "network": [], "encode": []}
 
     def timed(stage: str, act: Callable):
-        began = time.thread_time()
+        began = time.process_time()
         result = act()
-        spent[stage].append(1000 * (time.thread_time() - began))
+        spent[stage].append(1000 * (time.process_time() - began))
         return result
 
     for path in sorted((folder / "vis").iterdir())[:SAMPLED]:

@@ -264,7 +264,8 @@ def load(job: Job, settings: Settings) -> Loaded:
     """Read both frames of a job. Raises InputError for unreadable files and for pages that do not match."""
     began = time.perf_counter()
     sides = [
-        frames.read(path, intensity=intensity, max_pixels=settings.max_pixels)
+        # of copies: a path that was opened keeps its text, and the report keeps the job's paths
+        frames.read(Path(path), intensity=intensity, max_pixels=settings.max_pixels)
         for path, intensity in zip((job.first, job.second), settings.ranges, strict=True)
     ]
     if len(sides[0]) != len(sides[1]):
