@@ -19,6 +19,13 @@ class Mean(FusionNetwork):
         return (first + second) / 2
 
 
+class Second(Mean):
+    """The second source alone."""
+
+    def forward(self, first, second, context=None):
+        return second
+
+
 @pytest.fixture(scope="module")
 def nano() -> nn.Module:
     return checkpoint.load("nano", "ir-vis")
@@ -153,3 +160,5 @@ def test_vivid_colours_keep_luma_and_hue():
     assert ((hues * before).sum(-1)[coloured] > 0.999 * lengths[coloured]).all()
     clipped = Engine(Mean(), "cpu", "fp32").fuse(first, second)
     assert np.abs(luma(clipped) - (luma(first) + second) / 2).max() > 5
+    white = Engine(Second(), "cpu", "fp32", vivid=True).fuse(first[:, :1, :1], np.full((1, 1, 1), 255, np.uint8))
+    np.testing.assert_array_equal(white[0, 0, 0], [255, 217, 217])  # half of red's chroma, however bright the MRI

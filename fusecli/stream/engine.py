@@ -31,7 +31,7 @@ class Engine:
     device: auto, cpu, cuda, cuda:N or mps. precision: auto, fp32, bf16 or fp16. tile, overlap: auto or pixels (tile 0:
     never cut). When the device runs out of memory the tile is halved and the work goes on. vivid: whether colours are
     as saturated as a colormap's, so that many a luma is out of their reach; such colours then become paler with their
-    hue kept, where they else would be clipped (photographs hardly differ, and are spared the time).
+    hue kept, where they else would only be clipped (photographs hardly differ, and are spared the time).
     Raises UsageError for a device or precision that this machine does not have.
     """
 
@@ -200,11 +200,14 @@ def to_luma(images: Tensor) -> Tensor:
 
 
 def _within_reach(colors: Tensor, luma: Tensor) -> Tensor:
-    """N×H×W×3 colours of the given luma (N×H×W×1), drawn toward gray of that luma as far as [0, 1] demands."""
+    """N×H×W×3 colours of the given luma (N×H×W×1), drawn toward gray of that luma as far as [0, 1] demands.
+
+    Half of the way at most: over a white MRI else nothing would be left of what the colours say.
+    """
     chroma = colors - luma
     highest, lowest = chroma.amax(-1, keepdim=True), chroma.amin(-1, keepdim=True)
     share = torch.minimum((1 - luma) / highest.clamp_min(1e-6), luma / (-lowest).clamp_min(1e-6))
-    return chroma.mul_(share.clamp_(max=1)).add_(luma)
+    return chroma.mul_(share.clamp_(0.5, 1)).add_(luma)
 
 
 def _luma_by_strips(images: Tensor) -> Tensor:
