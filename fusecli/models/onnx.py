@@ -41,6 +41,7 @@ def write(network: FusionNetwork, path: Path, about: dict[str, str], *, contextu
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
         raise UsageError(f"ONNX graphs need {error.name}: pip install 'fusecli[onnx]'") from error
+    path.parent.mkdir(parents=True, exist_ok=True)  # before the long work, should it fail
     network.eval()
     example = _inputs(network, 64, 96, contextual)
     free = {name: dict.fromkeys((0, 2, 3) if each.ndim == 4 else (0,), _ANY) for name, each in example.items()}
@@ -57,7 +58,6 @@ def write(network: FusionNetwork, path: Path, about: dict[str, str], *, contextu
         )
     assert program is not None  # torch returns None for its older exporter alone
     program.model.metadata_props.update({"fusecli": __version__, **about})
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         program.save(partial)
         session = onnxruntime.InferenceSession(partial.read_bytes())
