@@ -171,6 +171,7 @@ def test_a_set_of_unequal_sizes_is_named(tmp_path):
     [
         ("steps = ", "not a readable recipe"),
         ("steps = " + "[" * 5000, "not a readable recipe"),
+        ("steps = " + "1" * 5000, "not a readable recipe"),
         ("step = 3", "unknown recipe key step"),
         ('[train]\n"ir-vis" = ["set"]\n[loss]\nbeauty = 1', "beauty"),
         ('[train]\n"ir-mri" = ["set"]', "unknown task ir-mri"),

@@ -156,7 +156,7 @@ def load(path: Path) -> Report:
     """A report from its JSON. Raises UsageError for a file that is none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as JSON ({error})") from error
     try:
         protocol = data["protocol"]

@@ -90,7 +90,7 @@ class Clip:
         try:
             config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
             self.dim = int(config.get("projection_dim") or config["text_config"]["projection_dim"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(
                 f"{directory} holds no CLIP text encoder (config.json with projection_dim). Save one there with "
                 "CLIPTextModelWithProjection.save_pretrained and CLIPTokenizer.save_pretrained."

@@ -153,7 +153,7 @@ def _cut_torn_line(path: Path) -> bool:
     whole, _, tail = data.rpartition(b"\n")
     try:
         json.loads(tail)
-    except ValueError:
+    except (ValueError, RecursionError):
         os.truncate(path, len(whole) + 1 if whole else 0)
         return True
     with path.open("ab") as file:  # complete but for its line break, as editors leave it

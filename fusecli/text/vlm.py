@@ -148,7 +148,7 @@ class Endpoint:
                 failure = self._judge(url, error.code, said)
                 hint = error.headers.get("Retry-After", "")
                 wait = max(wait, float(hint)) if hint.isdigit() else wait
-            except ValueError as error:  # no JSON
+            except (ValueError, RecursionError) as error:  # no JSON
                 failure = ReplyError(f"{url} did not answer in JSON ({error}); is it an OpenAI-compatible endpoint?")
             except TimeoutError:
                 failure = ReplyError(f"{url} did not answer within {self.timeout:g} s; raise --timeout")

@@ -68,7 +68,7 @@ class Recipe:
         """
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{path}: not a readable recipe ({error})") from error
         try:
             return cls.from_dict(values, settings)
@@ -101,7 +101,7 @@ def _with_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str,
             raise UsageError(f"--set {setting}: write KEY=VALUE, such as steps=200")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # not TOML
             value = text
         *parents, last = key.split(".")
         place = result
