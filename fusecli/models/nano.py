@@ -6,22 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fusecli.models import phases
+from fusecli.models.borders import extend, fill
 from fusecli.models.network import FusionNetwork
 from fusecli.models.statistics import SIZE, pair_statistics
 
 
 class Conv(nn.Sequential):
-    """3×3 convolution (or another odd kernel) with replicated border and ReLU.
-
-    A zero border would darken the frame of the picture and break "a constant pair gives a constant result".
-    """
+    """Convolution with replicated border, so that a constant pair gives a constant result, and ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
-        padding = (kernel - stride + 1) // 2
-        super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, padding, padding_mode="replicate"),
-            nn.ReLU(inplace=True),
-        )
+        super().__init__(nn.Conv2d(inputs, outputs, kernel, stride))
+        self.border = (kernel - stride + 1) // 2
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.relu_(super().forward(extend(features, self.border)))
 
 
 class Nano(FusionNetwork):
@@ -95,22 +94,38 @@ class Nano(FusionNetwork):
         gain = gain.clamp(max=3).exp()
 
         height, width = first.shape[-2:]
-        pair = F.pad(torch.cat([first, second], 1), (0, -width % 8, 0, -height % 8), mode="replicate")
-        low = F.avg_pool2d(pair, 2)
+        pair = fill(torch.cat([first, second], 1), self.align)
         fine = self.stem(pair)
         middle = self.down(fine)
         coarse = _affine(self.far(self.deeper(middle)), *affine[4:])
         middle = _affine(self.joint(middle + _double(self.rise(coarse))), *affine[2:4])
-        fine = _affine(self.mix(fine + _double(self.up(middle))), *affine[:2])
+        fine = self.mix(fine + _double(self.up(middle)))
 
-        maps = self.head(fine).contiguous()  # few channels: doubling them is faster on planes than channels_last
+        maps = self._maps(fine, *affine[:2])
         blend, shift, gains, shares = maps.split([1, 1, 2, 2], 1)
+        details = phases.split(pair)
+        low = details.mean(2)
         means = _double(F.avg_pool2d(low, 2))
         sources = (means + (1 + shares) * (low - means)) * gain + offset
-        base = sources[:, 1:] + blend.sigmoid() * (sources[:, :1] - sources[:, 1:]) + shift
-        base, means, gains = _double(torch.cat([base, low, (gains + 0.5) * gain], 1)).split([1, 2, 2], 1)
-        fused = base + (gains * (pair - means)).sum(1, keepdim=True)
-        return fused[..., :height, :width].clamp(0, 1), {2: fine, 4: middle, 8: coarse}
+        base = torch.lerp(sources[:, 1:], sources[:, :1], blend.sigmoid()) + shift
+        doubled = phases.double(torch.cat([base, low, (gains + 0.5) * gain], 1))
+        fused = []
+        for detail, at_full_size in zip(details.unbind(2), doubled, strict=True):
+            base, means, gains = at_full_size.split([1, 2, 2], 1)
+            fused.append(base + (gains * (detail - means)).sum(1, keepdim=True))
+        features = {2: fine, 4: middle, 8: coarse}
+        return phases.join(fused)[..., :height, :width].clamp(0, 1), features
+
+    def _maps(self, features: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+        """The head's maps, as planes (few channels: all that follows is faster on them than in channels_last).
+
+        The steering goes into the head's weights, which are fewer than the features.
+        """
+        weight = self.head.weight.flatten(1)
+        weights = weight * (1 + gain).flatten(2).mT  # N×6×features
+        biases = weight @ shift.flatten(2) + self.head.bias[:, None]
+        maps = torch.baddbmm(biases, weights, features.flatten(2))
+        return maps.unflatten(2, features.shape[2:]).float()
 
 
 def _affine(features: Tensor, gain: Tensor, shift: Tensor) -> Tensor:

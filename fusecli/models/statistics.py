@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fusecli.models.borders import fill
+
 CELL = 16  # px, side of the cells that are measured; of their rows the first four are read, which is enough and quick
 LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 DETAIL_LEVELS = (0.1, 0.5, 0.9)  # the tenth part with the least detail shows noise, the most shows sharpness
@@ -19,9 +21,7 @@ def pair_statistics(first: Tensor, second: Tensor) -> Tensor:
     lowest, blur lowers all); first differences at half and quarter resolution; second differences of column and row
     means (stripes); share of white pixels. Of both: mean and spread of the greater, correlation.
     """
-    pair = torch.cat([first, second], 1)
-    height, width = pair.shape[-2:]
-    pair = F.pad(pair, (0, -width % CELL, 0, -height % CELL), mode="replicate")
+    pair = fill(torch.cat([first, second], 1), CELL)
     rows = pair.unflatten(-2, (-1, CELL))[..., :4, :]  # N×2×h×4×W
     means = rows.mean(-2)
     cells = _cells(means).flatten(2)

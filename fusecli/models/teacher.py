@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusecli.models.attention import Block, Conv3x3
+from fusecli.models.borders import fill
 from fusecli.models.cross_fusion import CrossFusion, Merge
 from fusecli.models.network import FusionNetwork
 
@@ -164,7 +165,7 @@ class Teacher(FusionNetwork):
         text = self.context(first, second) if guide is None else guide
         height, width = first.shape[-2:]
         cell = 2 ** (LEVELS - 1)
-        pair = F.pad(torch.cat([first, second], 1), (0, -width % cell, 0, -height % cell), mode="replicate")
+        pair = fill(torch.cat([first, second], 1), cell)
         pair = pair.permute(0, 2, 3, 1)
         first, second = pair.split(1, -1)
 

@@ -152,9 +152,13 @@ class Engine:
         color = to_unit(first)
         luma = to_luma(color)
         fused = self._network(luma, to_luma(to_unit(second)), context)
-        shift = (fused - luma).movedim(1, -1)  # of Y alone: R, G and B move by as much
-        moved = color + (shift if color.ndim == 4 else shift[..., 0])
-        if self.vivid and color.ndim == 4:
+        shift = (fused - luma)[:, 0]  # of Y alone: R, G and B move by as much
+        vivid = self.vivid and color.ndim == 4
+        if first.dtype == torch.uint8 and levels == 255 and not vivid:  # in whole levels, which is a third of the work
+            steps = shift.mul_(255).round_().to(torch.int16)
+            return _like(first, steps).add_(first).clamp_(0, 255).to(torch.uint8)
+        moved = _like(first, shift).add_(color)
+        if vivid:
             moved = _within_reach(moved, fused.movedim(1, -1))
         fused = moved.clamp_(0, 1)
         if levels is None:
@@ -197,6 +201,11 @@ def to_luma(images: Tensor) -> Tensor:
         return images.unsqueeze(1)
     red, green, blue = images.unbind(-1)
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2]).unsqueeze(1)
+
+
+def _like(images: Tensor, shift: Tensor) -> Tensor:
+    """N×H×W shifts as often as ``images`` have channels."""
+    return torch.stack([shift] * 3, -1) if images.ndim == 4 else shift
 
 
 def _within_reach(colors: Tensor, luma: Tensor) -> Tensor:
