@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -62,6 +64,22 @@ def test_several_threads_get_each_its_own_result(runtime, cached):
         together = list(pool.map(lambda index: engine.fuse(*pair(index, *sizes[index])), range(len(sizes))))
     for one, other in zip(alone, together, strict=True):
         assert np.abs(one.astype(int) - other).max() <= 1  # compiled for one size or for any
+
+
+def test_several_threads_may_begin_at_once(cached):
+    """In OpenVINO's binding the very first inferences of a process once waited for each other for ever."""
+    pytest.importorskip("openvino")
+    begin = """
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from fusecli.stream.work import EngineSpec
+engine = EngineSpec("nano", "ir-vis", runtime="openvino").build()
+image = np.zeros((1, 32, 32), np.uint8)
+with ThreadPoolExecutor(8) as pool:
+    print(len(list(pool.map(lambda _: engine.fuse(image, image), range(16)))))
+"""
+    found = subprocess.run([sys.executable, "-c", begin], capture_output=True, text=True, timeout=120)
+    assert found.stdout == "16\n", found.stderr
 
 
 def test_a_graph_is_written_once_for_the_same_weights(cached, monkeypatch):

@@ -87,7 +87,10 @@ class Nano(FusionNetwork):
     def with_features(
         self, first: Tensor, second: Tensor, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """(fused, features by scale). ``guide``: the ``context``, where it is not that of these very images."""
+        """(fused, features by scale, the finest before they are steered).
+
+        ``guide``: the ``context``, where it is not that of these very images.
+        """
         with torch.autocast(first.device.type, enabled=False):  # few numbers, on which all depends
             steering = self.steer(self.context(first, second) if guide is None else guide)[..., None, None]
         gain, offset, *affine = steering.split([2, 2, *(width for width in self.widths for _ in range(2))], 1)
@@ -111,8 +114,8 @@ class Nano(FusionNetwork):
         doubled = phases.double(torch.cat([base, low, (gains + 0.5) * gain], 1))
         fused = []
         for detail, at_full_size in zip(details.unbind(2), doubled, strict=True):
-            base, means, gains = at_full_size.split([1, 2, 2], 1)
-            fused.append(base + (gains * (detail - means)).sum(1, keepdim=True))
+            ground, mean, gain = at_full_size.split([1, 2, 2], 1)
+            fused.append(ground + (gain * (detail - mean)).sum(1, keepdim=True))
         features = {2: fine, 4: middle, 8: coarse}
         return phases.join(fused)[..., :height, :width].clamp(0, 1), features
 
@@ -123,7 +126,7 @@ class Nano(FusionNetwork):
         """
         weight = self.head.weight.flatten(1)
         weights = weight * (1 + gain).flatten(2).mT  # N×6×features
-        biases = weight @ shift.flatten(2) + self.head.bias[:, None]
+        biases = weight @ shift.flatten(2) + self.head.bias.unsqueeze(1)  # type: ignore[union-attr]  # there is one
         maps = torch.baddbmm(biases, weights, features.flatten(2))
         return maps.unflatten(2, features.shape[2:]).float()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -51,12 +49,21 @@ class HandedOver(FusionNetwork):
 class OnnxRuntime:
     """ONNX Runtime, with as many threads as torch would take when the first pair comes. Safe for several threads."""
 
+    extra = "onnx"
+    precisions: tuple[str, ...] = ("fp32",)
+
     def __init__(self, graph: Path, precision: torch.dtype) -> None:
         self.graph, self.lock = graph, Lock()
+        self.session: Any = None
 
-    @cached_property
-    def session(self) -> Any:
-        """Made late: only then the run has settled how many threads each of its workers has."""
+    def __call__(self, inputs: Inputs) -> np.ndarray:
+        with self.lock:
+            if self.session is None:  # only now the run has settled how many threads each of its workers has
+                self.session = self._open()
+        (fused,) = self.session.run(None, inputs)
+        return fused
+
+    def _open(self) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -64,53 +71,46 @@ class OnnxRuntime:
         options.log_severity_level = 3  # errors
         return onnxruntime.InferenceSession(self.graph, options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, inputs: Inputs) -> np.ndarray:
-        with self.lock:
-            session = self.session
-        (fused,) = session.run(None, inputs)
-        return fused
-
 
 class OpenVino:
     """OpenVINO, each size of images compiled by itself, as far as there are few. Safe for several threads."""
 
+    extra = "openvino"
+    precisions: tuple[str, ...] = ("fp32", "bf16")
+
     def __init__(self, graph: Path, precision: torch.dtype) -> None:
-        self.graph, self.lock = graph, Lock()
+        import openvino
+
+        self.core, self.graph, self.lock = openvino.Core(), graph, Lock()
         self.hint = {torch.float32: "f32", torch.bfloat16: "bf16"}[precision]
         self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
-
-    def _for(self, inputs: Inputs) -> Any:
-        shapes = tuple(each.shape for each in inputs.values())
-        with self.lock:
-            if shapes not in self.compiled and len(self.compiled) > MOST_SIZES:
-                shapes = ()  # for any size
-            if shapes not in self.compiled:
-                import openvino
-
-                core = openvino.Core()
-                graph = core.read_model(self.graph)
-                if shapes:
-                    graph.reshape(dict(zip(inputs, shapes, strict=True)))
-                cores, threads = os.cpu_count() or 1, torch.get_num_threads()
-                self.compiled[shapes] = core.compile_model(
-                    graph,
-                    "CPU",
-                    {
-                        "INFERENCE_PRECISION_HINT": self.hint,
-                        "INFERENCE_NUM_THREADS": cores,
-                        "NUM_STREAMS": max(1, cores // threads),
-                    },
-                )
-            return self.compiled[shapes]
+        # What the first access to a tensor's data sets up deadlocks where two threads come to it at once.
+        openvino.Tensor(np.zeros(1, np.float32)).data  # noqa: B018
 
     def __call__(self, inputs: Inputs) -> np.ndarray:
-        return self._for(inputs).create_infer_request().infer(inputs)[0].copy()
+        shapes = tuple(each.shape for each in inputs.values())
+        with self.lock:
+            if shapes not in self.compiled and len(self.compiled) >= MOST_SIZES:
+                shapes = ()  # for any size
+            if shapes not in self.compiled:
+                self.compiled[shapes] = self._compile(dict(zip(inputs, shapes, strict=True)) if shapes else {})
+            compiled = self.compiled[shapes]
+        return compiled.create_infer_request().infer(inputs)[0].copy()
+
+    def _compile(self, shapes: dict[str, tuple[int, ...]]) -> Any:
+        graph = self.core.read_model(self.graph)
+        if shapes:
+            graph.reshape(shapes)
+        cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+        wanted = {
+            "INFERENCE_PRECISION_HINT": self.hint,
+            "INFERENCE_NUM_THREADS": cores,
+            "NUM_STREAMS": max(1, cores // threads),
+        }
+        return self.core.compile_model(graph, "CPU", wanted)
 
 
-RUNTIMES: dict[str, Callable[[Path, torch.dtype], Callable[[Inputs], np.ndarray]]] = {
-    "onnxruntime": OnnxRuntime,
-    "openvino": OpenVino,
-}
+RUNTIMES: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
 CHOICES = ("auto", "torch", *RUNTIMES)
 
 
@@ -126,14 +126,14 @@ def hand_over(network: FusionNetwork, runtime: str, device: str, precision: str)
         return network, device, precision
     if device not in ("auto", "cpu"):
         raise UsageError(f"--engine {runtime}: computes on the CPU; with --device {device} leave it out")
+    kind = RUNTIMES[runtime]
     if find_spec(runtime) is None:
-        extra = {"onnxruntime": "onnx"}.get(runtime, runtime)
-        raise UsageError(f"--engine {runtime}: not installed; pip install 'fusecli[{extra}]'")
-    if runtime == "onnxruntime":
-        if precision not in ("auto", "fp32"):
-            raise UsageError(f"--engine onnxruntime: computes in fp32, not in {precision}")
-        precision = "fp32"
+        raise UsageError(f"--engine {runtime}: not installed; pip install 'fusecli[{kind.extra}]'")
+    if precision == "auto" and len(kind.precisions) == 1:
+        precision = kind.precisions[0]
     dtype = pick_precision(precision, torch.device("cpu"))
+    if precision not in ("auto", *kind.precisions):
+        raise UsageError(f"--engine {runtime}: computes in {' or '.join(kind.precisions)}, not in {precision}")
     return HandedOver(network, runtime, dtype), "cpu", precision
 
 
