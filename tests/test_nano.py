@@ -1,10 +1,26 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusecli.models import phases
+from fusecli.models.borders import extend, fill
 from fusecli.models.nano import Nano
 from fusecli.models.statistics import SIZE, pair_statistics
+
+
+def test_phases_and_borders_are_what_torch_makes_of_them():
+    images = torch.rand(2, 3, 6, 10)
+    halves = phases.split(images).unbind(2)
+    torch.testing.assert_close(halves[2], images[..., 1::2, 0::2])
+    torch.testing.assert_close(phases.join(list(halves)), images)
+    torch.testing.assert_close(
+        phases.join(phases.double(images)), F.interpolate(images, scale_factor=2, mode="bilinear")
+    )
+    torch.testing.assert_close(extend(images, 2), F.pad(images, (2, 2, 2, 2), mode="replicate"))
+    torch.testing.assert_close(fill(images, 4), F.pad(images, (0, 2, 0, 2), mode="replicate"))
+    assert fill(images, 2) is images
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -289,3 +290,6 @@ def test_training_starts_from_other_weights(root, tmp_path):
         assert torch.equal(tensor, second.average.state_dict()[name]), name
     with pytest.raises(UsageError, match="does not fit"):
         Run(dataclasses.replace(recipe, model={}), tmp_path / "third", device=CPU)
+    second.save("last.pt")
+    shutil.rmtree(tmp_path / "first")  # needed to begin with, and no more
+    assert Run(recipe, tmp_path / "second", device=CPU).resume()

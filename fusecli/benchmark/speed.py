@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from fusecli import registry
 from fusecli.images import frames
 from fusecli.images.opencv import cv2
 from fusecli.stream.engine import Engine
@@ -60,20 +61,8 @@ def fuse_files(folder: Path, device: str, engine: str) -> Spent:
     """What a whole `fusecli fuse` process takes, start-up included."""
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
-    command = [
-        "fuse",
-        "--ir",
-        folder / "ir",
-        "--vis",
-        folder / "vis",
-        "-o",
-        out,
-        "-d",
-        device,
-        "--engine",
-        engine,
-        "-q",
-    ]
+    command = ["fuse", "--ir", folder / "ir", "--vis", folder / "vis", "-o", out]
+    command += ["-d", device, "--engine", engine, "-q"]
     began, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "fusecli", *map(str, command)], check=True)
     wall, now = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -100,22 +89,18 @@ def codec_floor(folder: Path, threads: int) -> float:
 def shares(folder: Path, engine: Engine) -> dict[str, float]:
     """CPU milliseconds per pair on one thread: decode, network (with its luma and colour), encode."""
     torch.set_num_threads(1)
-    spent: dict[str, list[float]] = {"decode": [], "network": [], "encode": []}
-
-    def timed(stage: str, act: Callable):
-        began = time.process_time()
-        result = act()
-        spent[stage].append(1000 * (time.process_time() - began))
-        return result
-
+    marks = []
     for path in sorted((folder / "vis").iterdir())[:SAMPLED]:
-        files = [folder / side / path.name for side in ("vis", "ir")]
-        first, second = (timed("decode", lambda file=file: frames.read(file)[0].pixels) for file in files)
-        fused = timed("network", lambda a=first, b=second: engine.fuse(a[None], b[None])[0])
-        timed("encode", lambda p=path, f=fused: frames.write(folder / "floor" / p.name, [f]))
-    medians = {stage: statistics.median(values) for stage, values in spent.items()}
+        began = time.process_time()
+        first, second = (frames.read(folder / side / path.name)[0].pixels for side in ("vis", "ir"))
+        decoded = time.process_time()
+        fused = engine.fuse(first[None], second[None])[0]
+        computed = time.process_time()
+        frames.write(folder / "floor" / path.name, [fused])
+        marks.append((began, decoded, computed, time.process_time()))
+    medians = np.median(np.diff(marks), 0) * 1000
     return {
-        stage: round(value, 1) for stage, value in {**medians, "decode": 2 * statistics.mean(spent["decode"])}.items()
+        stage: round(value, 1) for stage, value in zip(("decode", "network", "encode"), medians.tolist(), strict=True)
     }
 
 
@@ -138,7 +123,10 @@ def main() -> None:
         for _ in range(options.repeat):
             floors.append(codec_floor(folder, cores))
             turns.append([fuse_files(folder, options.device, engine) for engine in options.engine])
-        engines = [EngineSpec("nano", "ir-vis", device=options.device, runtime=each).build() for each in options.engine]
+        engines = [
+            EngineSpec(registry.DEFAULT_MODEL, "ir-vis", device=options.device, runtime=each).build()
+            for each in options.engine
+        ]
         found = [
             _figures(options.pairs, cores, engine, spent, floors) | {"cpu_ms_per_pair": shares(folder, engine)}
             for engine, spent in zip(engines, zip(*turns, strict=True), strict=True)

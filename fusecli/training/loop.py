@@ -33,6 +33,7 @@ from fusecli.training.validate import contact_sheet, score, validate
 log = logging.getLogger("fusecli.training")
 
 
+LAST = "last.pt"  # in a run's folder: what it is taken up from
 SAVE_SECONDS = 300  # of work that a killed run loses at most
 WORN = (0.0, 0.25)  # severities that are part of what a camera shows, and not to be mended
 
@@ -158,7 +159,7 @@ class Run:
         self.recipe, self.out, self.device = recipe, out, device
         self.network = checkpoint.build(recipe.architecture, recipe.model).to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
-        if recipe.init:
+        if recipe.init and not (out / LAST).exists():
             self._start_from(recipe.init)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.step = 0
@@ -220,7 +221,7 @@ class Run:
 
     def resume(self) -> bool:
         """Take up ``last.pt`` if there is one. Raises UsageError if it belongs to another recipe."""
-        path = self.out / "last.pt"
+        path = self.out / LAST
         if not path.exists():
             return False
         state = torch.load(path, map_location=self.device, weights_only=True)
@@ -258,7 +259,7 @@ class Run:
         if not math.isfinite(value):
             raise FusecliError(
                 f"step {self.step}: the loss is {value} (patches: {', '.join(sorted(set(batch.keys)))}); "
-                f"{self.out / 'last.pt'} holds the last good weights. Lower lr, or look at these files"
+                f"{self.out / LAST} holds the last good weights. Lower lr, or look at these files"
             )
         torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
         self.optimizer.step()
@@ -287,9 +288,9 @@ class Run:
                 self._validate(val, sum(losses) / len(losses))
                 losses.clear()
             if validating or time.monotonic() - saved > SAVE_SECONDS:
-                self.save("last.pt")
+                self.save(LAST)
                 saved = time.monotonic()
-        return self.out / ("best.pt" if val else "last.pt")
+        return self.out / ("best.pt" if val else LAST)
 
     def _validate(self, val: dict[str, PairSet], loss: float) -> None:
         row: dict[str, float] = {"step": self.step, "loss": round(loss, 5), "rate": self.rate(self.step)}
