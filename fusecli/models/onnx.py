@@ -67,7 +67,7 @@ def write(network: FusionNetwork, path: Path, about: dict[str, str], *, contextu
     return difference
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, whose tensors torch's quicker way of tracing refuses
 def _inputs(network: FusionNetwork, height: int, width: int, contextual: bool) -> dict[str, Tensor]:
     """Two random pairs, by the names of the graph's inputs."""
     first, second = torch.rand(2, 2, 1, height, width, generator=torch.Generator().manual_seed(height))
