@@ -14,7 +14,6 @@ import numpy as np
 from fusecli.images.opencv import cv2
 
 BRIGHT = 0.45  # mean luma above which a result looks washed out
-STRONG = 0.07  # contrast of edges, in luma, that belong to the coarse image and not to its detail
 FAINT = 0.004  # local detail, in luma, that is not worth taking over from the infrared
 
 
@@ -62,18 +61,6 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(image, (0, 0), sigma)
 
 
-def smooth(image: np.ndarray, radius: int) -> np.ndarray:
-    """Box means that keep contrast above STRONG: the self-guided filter (He, Sun and Tang, TPAMI 2013)."""
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return cv2.blur(values, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
-
-    around = mean(image)
-    variance = mean(image * image) - around * around
-    kept = variance / (variance + STRONG**2)
-    return mean(kept) * image + mean(around - kept * around)
-
-
 @dataclass
 class Bands:
     """Details of both sources at three scales, how strong they are around each pixel, and what remains."""
@@ -89,11 +76,11 @@ class Bands:
 
 
 def split(first: np.ndarray, second: np.ndarray) -> Bands:
-    """Both sources in bands. The coarser means leave strong edges where they are, else targets would have dark rims."""
+    """Both sources in bands, by Gaussian means."""
     sides, details, strengths = (first, second), [], []
     for scale in (1, 2, 4):
-        means = [blur(side, 1) if scale == 1 else smooth(side, 2 * scale) for side in sides]
+        means = (blur(sides[0], scale), blur(sides[1], scale))
         details.append((sides[0] - means[0], sides[1] - means[1]))
         strengths.append((blur(np.abs(details[-1][0]), scale), blur(np.abs(details[-1][1]), scale)))
-        sides = (means[0], means[1])
+        sides = means
     return Bands(details, strengths, sides)
