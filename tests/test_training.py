@@ -140,6 +140,13 @@ def test_batches_are_clean_where_nothing_was_done(root):
         assert torch.equal(batch.second[index], batch.clean_second[index]) == ("ir" not in sides)
 
 
+def test_a_task_may_weigh_its_loss_by_itself(root):
+    recipe = dataclasses.replace(RECIPE, losses={"ir-vis": {"max": 7}, "ct-mri": {"max": 8}})
+    batch = Batches(recipe, load(root))(0, CPU)
+    expected = dataclasses.replace(recipe.loss, max=7).tensor()
+    assert torch.equal(batch.weights, expected.expand(recipe.batch, -1))
+
+
 def test_distillation_trains_the_adapters_and_leaves_the_teacher_alone(root, tmp_path):
     torch.manual_seed(1)
     teacher = NanoTeacher(fine=6, middle=8, coarse=8)
@@ -175,6 +182,10 @@ def test_a_set_of_unequal_sizes_is_named(tmp_path):
         ("steps = " + "1" * 5000, "not a readable recipe"),
         ("step = 3", "unknown recipe key step"),
         ('[train]\n"ir-vis" = ["set"]\n[loss]\nbeauty = 1', "beauty"),
+        ('[train]\n"ir-vis" = ["set"]\n[losses.ir-vis]\nbeauty = 1', "beauty"),
+        ('[train]\n"ir-vis" = ["set"]\n[losses]\nir-mri = {}', "unknown task ir-mri"),
+        ('losses = ["ir-vis"]\n[train]\n"ir-vis" = ["set"]', "losses must be a table"),
+        ('train = ["ir-vis"]', "train must be a table"),
         ('[train]\n"ir-mri" = ["set"]', "unknown task ir-mri"),
         ('steps = 0\n[train]\n"ir-vis" = ["set"]', "steps must be at least 1"),
     ],

@@ -116,7 +116,8 @@ class Batches:
                 contexts += [] if context is None else [context]
                 looks += [] if look is None else [look]
         first, second, clean_first, clean_second, *target = torch.stack(patches).to(device).unsqueeze(2).unbind(1)
-        rows = [event_weights([e.type for e in row] if self.texts else [], recipe.loss).tensor() for row in events]
+        loss = recipe.loss_for(task)
+        rows = [event_weights([e.type for e in row] if self.texts else [], loss).tensor() for row in events]
         text = self.texts.vectors(keys, events, generator).to(device) if self.texts else None
         return Batch(
             *(first, second, clean_first, clean_second, torch.stack(rows).to(device), keys, events, text),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the architecture
     init: str = ""  # released model or weight file to start from, such as nano; none: random weights
     loss: LossWeights = field(default_factory=LossWeights)
+    losses: dict[str, dict[str, float]] = field(default_factory=dict)  # task -> weights of its loss that differ
     steps: int = 10_000
     batch: int = 16
     patch: int = 128
@@ -46,19 +47,27 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = sorted({*self.train, *self.val} - set(registry.TASKS))
+        for name in ("train", "val", "losses"):
+            if not isinstance(getattr(self, name), dict):
+                raise UsageError(f"recipe: {name} must be a table, by task")
+        unknown = sorted({*self.train, *self.val, *self.losses} - set(registry.TASKS))
         if unknown:
             raise UsageError(f"recipe: unknown task {', '.join(unknown)}; known: {', '.join(registry.TASKS)}")
         for name in ("steps", "batch", "patch", "val_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"recipe: {name} must be at least 1, not {getattr(self, name)}")
-
+        for task in self.losses:
+            self.loss_for(task)  # raises where it has keys that no loss has
         if self.looks and self.tasks != ["ir-vis"]:
             raise UsageError("recipe: looks are for ir-vis alone")
 
     @property
     def tasks(self) -> list[str]:
         return list(self.train)
+
+    def loss_for(self, task: str) -> LossWeights:
+        """The weights of a task's loss."""
+        return replace(self.loss, **self.losses.get(task, {}))
 
     @classmethod
     def read(cls, path: Path, settings: Sequence[str] = ()) -> Recipe:
