@@ -230,3 +230,13 @@ def test_too_many_pixels_are_refused_before_decoding(pairs, fusecli):
     code, _, err = fusecli(*command(root, "--max-pixels", "100"))
     assert code == 1
     assert "000.png" in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_standard_output_that_cannot_be_written_is_an_error():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fusecli", "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "fusecli: [Errno 28] No space left on device\n"

@@ -49,14 +49,23 @@ def root(
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code; errors meant for the user are one line on stderr."""
     try:
-        return app(argv, standalone_mode=True) or 0
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
+        code = _exit_code(argv)
+        sys.stdout.flush()  # which fails where the disk is full
+        return code
     except KeyboardInterrupt:
         print("fusecli: interrupted", file=sys.stderr)
         return 130
-    except FusecliError as error:
+    except BrokenPipeError:  # a reader that has seen enough, such as head
+        return 1
+    except (FusecliError, OSError) as error:
         if logging.getLogger("fusecli").isEnabledFor(logging.DEBUG):
             logging.getLogger("fusecli").exception("failed")
         print(f"fusecli: {error}", file=sys.stderr)
-        return error.exit_code
+        return error.exit_code if isinstance(error, FusecliError) else 1
+
+
+def _exit_code(argv: list[str] | None) -> int:
+    try:
+        return app(argv, standalone_mode=True) or 0
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
