@@ -19,9 +19,10 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps
 
 from fusecli.errors import FusecliError, InputError, OutputError
+from fusecli.images import decode as decoding
 from fusecli.images import frames, tiff
 from fusecli.images.decode import decode
-from fusecli.images.headers import exif_orientation
+from fusecli.images.headers import exif_orientation, parse
 from fusecli.images.opencv import cv2
 
 LOSSLESS = {".png", ".tif", ".bmp", ".webp", ".ppm", ".pgm"}
@@ -75,14 +76,15 @@ def images(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(images(), st.booleans())
-def test_lossless_formats_keep_every_value(scratch, case, with_fpng):
+def test_lossless_formats_keep_every_value(scratch, case, fast_codecs):
     ending, image, compress = case
     path = scratch / f"round{ending}"
     with pytest.MonkeyPatch.context() as patch:
-        if not with_fpng:
+        if not fast_codecs:
             patch.setattr(frames, "fpng", None)
+            patch.setattr(decoding, "kornia", None)
         frames.write(path, [image], compress=compress)
-    found = stored(path)
+        found = stored(path)
     assert found.dtype == image.dtype
     np.testing.assert_array_equal(found, image)
     frame = one(path)
@@ -281,6 +283,48 @@ def test_both_decoders_of_tiff_agree(tmp_path, monkeypatch, orientation, dtype, 
 @pytest.mark.parametrize("block", [b"", b"II*\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"XX", bytes(range(64))])
 def test_damaged_exif_counts_as_upright(block):
     assert exif_orientation(block) == 1
+
+
+def png(bits: int, colour: int, *, interlaced: bool) -> bytes:
+    """9×13 random samples with random filters, of any PNG variety."""
+    rng = np.random.default_rng(bits + colour)
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    rows = b""
+    for left, top, right, down in passes if interlaced else [(0, 0, 1, 1)]:
+        size = (len(range(left, 13, right)) * bits * samples + 7) // 8
+        for _ in range(top, 9, down):
+            rows += bytes([rng.integers(5)]) + rng.bytes(size)
+    head = struct.pack(">IIBBBBB", 13, 9, bits, colour, 0, 0, interlaced)
+    chunks = [(b"IHDR", head), (b"PLTE", rng.bytes(3 << bits)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+        if name != b"PLTE" or colour == 3
+    )
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(
+    ("colour", "depths"), [(0, (1, 2, 4, 8, 16)), (2, (8, 16)), (3, (1, 8)), (4, (8, 16)), (6, (8,))]
+)
+def test_both_decoders_of_png_agree(tmp_path, monkeypatch, colour, depths, interlaced):
+    kornia = pytest.importorskip("kornia_rs.io")
+    taken = []
+    for bits in depths:
+        path = tmp_path / f"{bits}.png"
+        path.write_bytes(png(bits, colour, interlaced=interlaced))
+        found = stored(path)
+        monkeypatch.setattr(decoding, "kornia", None)
+        expected = stored(path)
+        monkeypatch.setattr(decoding, "kornia", kornia)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+        assert found.flags.c_contiguous
+        assert found.flags.writeable
+        header = parse(path.read_bytes())
+        taken.append(decoding._decode_plain_png(path.read_bytes(), header) is not None)
+    assert taken == [colour in (0, 2) and bits >= 8 for bits in depths]
 
 
 def test_alpha_palette_bilevel_and_cmyk(tmp_path):

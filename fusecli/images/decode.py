@@ -14,6 +14,11 @@ from fusecli.images import headers
 from fusecli.images.headers import Unreadable
 from fusecli.images.opencv import cv2
 
+try:
+    import kornia_rs.io as kornia  # gray and RGB PNG about three times faster than OpenCV's, to the same values
+except ImportError:
+    kornia = None  # type: ignore[assignment]
+
 MAX_PIXELS = 2**29  # of all pages of a file together: 1.6 GB as 8-bit colour
 
 
@@ -102,6 +107,21 @@ def _decode_still(data: bytes, max_pixels: int) -> np.ndarray:
         from fusecli.images.tiff import too_large
 
         raise Unreadable(too_large(header.height * header.width, max_pixels))
+    array = _decode_plain_png(data, header) if header.kind == "PNG" and kornia is not None else None
+    return orient(_decode_any(data, header) if array is None else array, header.orientation)
+
+
+def _decode_plain_png(data: bytes, header: headers.Header) -> np.ndarray | None:
+    """H×W or H×W×3 RGB; None where the PNG is damaged, or has alpha, a palette or fewer than 8 bits."""
+    read = kornia.decode_image_png_u16 if header.bits == 16 else kornia.decode_image_png_u8
+    try:
+        array = read(data, (header.height, header.width), "mono" if header.gray else "rgb")
+    except Exception:  # the library has no type of its own; OpenCV settles what the matter is
+        return None
+    return array[..., 0] if header.gray else array
+
+
+def _decode_any(data: bytes, header: headers.Header) -> np.ndarray:
     # Gray stays gray, 16 bits stay 16, alpha is dropped, palettes are expanded.
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -112,4 +132,4 @@ def _decode_still(data: bytes, max_pixels: int) -> np.ndarray:
         raise Unreadable(f"the {header.kind} cannot be decoded: it is damaged, or of a variety that OpenCV lacks")
     if array.ndim == 3:
         array = np.ascontiguousarray(array[..., 0]) if header.gray else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
-    return orient(array, header.orientation)
+    return array
