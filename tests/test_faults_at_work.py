@@ -162,42 +162,45 @@ def bomb(ending):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+def decoded_sizes(monkeypatch) -> list[int]:
+    """The size of every image that is decoded from now on."""
+    sizes = []
+
+    def watching(act):
+        def acting(*arguments, **options):
+            result = act(*arguments, **options)
+            sizes.append(getattr(result, "size", 0))
+            return result
+
+        return acting
+
+    for module, act in ((decode, "_decode_plain_png"), (decode, "_decode_any"), (tiff, "_with_tifffile")):
+        monkeypatch.setattr(module, act, watching(getattr(module, act)))
+    return sizes
+
+
 @pytest.mark.parametrize("ending", [".png", ".tif"])
 @pytest.mark.parametrize("limit", [[], ["--max-pixels", "1000000"]])
 def test_bombs_are_refused_before_memory_is_taken(pairs, fusecli, monkeypatch, ending, limit):
     root = pairs(2, size=(24, 32), ending=ending)
     (root / "ir" / f"001{ending}").write_bytes(bomb(ending))
-    largest = 0
-
-    def watching(act):
-        def acting(*arguments, **options):
-            nonlocal largest
-            result = act(*arguments, **options)
-            largest = max(largest, getattr(result, "size", 0))
-            return result
-
-        return acting
-
-    monkeypatch.setattr(decode.cv2, "imdecode", watching(decode.cv2.imdecode))
-    monkeypatch.setattr(tiff, "_with_tifffile", watching(tiff._with_tifffile))
+    sizes = decoded_sizes(monkeypatch)
     code, _, err = fusecli(*command(root, *limit))
     assert code == 8
     assert "3,600,000,000 pixels are more than the limit" in err
     assert list(contents(root / "out")) == [f"000{ending}"]
-    assert 0 < largest < 10_000
+    assert 0 < max(sizes) < 10_000
 
 
 def test_the_limit_holds_for_what_settles_the_range_too(pairs, fusecli, monkeypatch):
     """16-bit frames are sampled before any pair is fused."""
     root = pairs(2, size=(24, 32), color=False)
-    decoded = []
-    read = decode.cv2.imdecode
-    monkeypatch.setattr(decode.cv2, "imdecode", lambda *arguments: decoded.append(read(*arguments)) or decoded[-1])
+    sizes = decoded_sizes(monkeypatch)
     cv2.imwrite(str(root / "ir" / "001.png"), np.zeros((500, 500), np.uint16))
     code, _, err = fusecli(*command(root, "--max-pixels", "10000"))
     assert code == 8
     assert "250,000 pixels" in err
-    assert max(image.size for image in decoded) < 10_000
+    assert 0 < max(sizes) < 10_000
 
 
 def test_a_read_only_output(pairs, fusecli, tmp_path):
