@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from fusecli.errors import UsageError
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.stream import engine as engines
+from fusecli.stream import recording
 from fusecli.stream.engine import Engine
 
 
@@ -162,3 +165,51 @@ def test_vivid_colours_keep_luma_and_hue():
     assert np.abs(luma(clipped) - (luma(first) + second) / 2).max() > 5
     white = Engine(Second(), "cpu", "fp32", vivid=True).fuse(first[:, :1, :1], np.full((1, 1, 1), 255, np.uint8))
     np.testing.assert_array_equal(white[0, 0, 0], [255, 217, 217])  # half of red's chroma, however bright the MRI
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("levels", [255, 65535, None])
+@pytest.mark.parametrize("steady", [False, True])
+def test_recorded_operations_give_the_same_bytes(nano, precision, levels, steady, monkeypatch):
+    monkeypatch.setattr(recording, "OFTEN", 2)
+    rng = np.random.default_rng(0)
+    recorded, plain = Engine(nano, "cpu", precision), Engine(nano, "cpu", precision)
+    monkeypatch.setattr(plain, "_recordings", {})
+    sizes = [(37, 50, 3), (37, 50), (40, 48, 3)]
+    for engine in (recorded, plain):
+        if steady:
+            engine.keep_steady([(np.full((40, 48), 30, np.uint8), np.full((40, 48), 200, np.uint8))])
+    for turn in range(12):  # each size alone, recorded, and as often again: the first runs of a graph tune it
+        brightness = 60 + 15 * turn
+        first = rng.integers(0, brightness, (1, *sizes[turn % 3]), dtype=np.uint8)
+        second = rng.integers(0, 256, first.shape[:3], dtype=np.uint8)
+        np.testing.assert_array_equal(recorded.fuse(first, second, levels), plain.fuse(first, second, levels))
+    assert len(recorded._recordings[levels].graphs) == 3
+
+
+def test_recording_is_safe_for_several_threads(nano, monkeypatch):
+    monkeypatch.setattr(recording, "OFTEN", 3)
+    engine = Engine(nano, "cpu", "fp32")
+    pairs = np.random.default_rng(0).integers(0, 256, (24, 2, 1, 33, 41), dtype=np.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda pair: engine.fuse(*pair), pairs))
+    assert len(engine._recordings[255].graphs) == 1
+    engine._recordings = {}
+    np.testing.assert_array_equal(found, [engine.fuse(*pair) for pair in pairs])
+
+
+def test_what_cannot_be_recorded_is_done_as_before(nano, monkeypatch):
+    def failing(*_, **__):
+        raise RuntimeError("no such thing in this version")
+
+    monkeypatch.setattr(torch.jit, "trace", failing)
+    monkeypatch.setattr(recording, "OFTEN", 1)
+    monkeypatch.setattr(recording, "MOST_SIZES", 2)
+    engine = Engine(nano, "cpu", "fp32")
+    for size in (24, 24, 32, 40, 48):  # the last ones are more than are recorded
+        assert engine.fuse(*np.zeros((2, 1, size, size), np.uint8)).shape == (1, size, size)
+    assert len(engine._recordings[255].graphs) == 2
+
+
+def test_networks_that_do_not_promise_it_are_not_recorded():
+    assert not Engine(Mean(), "cpu")._recordings

@@ -49,6 +49,7 @@ class Nano(FusionNetwork):
     """
 
     align = 8
+    recordable = True
     halo = 48  # reach: stem 3, down 6, deeper 12, two 3×3 at eighth resolution 16, bilinear steps and 3×3 above: 44
 
     def __init__(

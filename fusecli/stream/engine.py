@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import logging
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fusecli.errors import UsageError
 from fusecli.models.network import FusionNetwork
+from fusecli.stream.recording import Recording
 from fusecli.stream.tiles import fuse_tiled, tiled
 
 log = logging.getLogger("fusecli")
@@ -57,6 +58,11 @@ class Engine:
         self._steady: Tensor | None = None  # 1×D, the context of every pair
         self._streams = [torch.cuda.Stream(self.device) for _ in range(2)] if self.device.type == "cuda" else []
         self._turn = 0
+        self._recordings: dict[int | None, Recording] = {}  # by levels
+        if self.device.type == "cpu" and model.recordable:
+            self._recordings = {
+                levels: Recording(model, partial(self._operate, levels)) for levels in (255, 65535, None)
+            }
 
     @property
     def runtime(self) -> str:
@@ -134,7 +140,8 @@ class Engine:
                     context = self.model.context(*(_luma_by_strips(side) for side in (first, second)))
 
                 def piece(first: Tensor, second: Tensor, context: Tensor | None = context) -> Tensor:
-                    return self._fuse_piece(first, second, context, levels)
+                    act = self._recordings[levels].run if self._recordings else partial(self._operate, levels)
+                    return act(first, second, *(() if context is None else (context,)))
 
                 return fuse_tiled(
                     piece, first, second, tile=self.tile, overlap=self.overlap, align=self.model.align, axis=1
@@ -148,7 +155,7 @@ class Engine:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()  # outside of except, whose traceback holds the tensors
 
-    def _fuse_piece(self, first: Tensor, second: Tensor, context: Tensor | None, levels: int | None) -> Tensor:
+    def _operate(self, levels: int | None, first: Tensor, second: Tensor, context: Tensor | None = None) -> Tensor:
         color = to_unit(first)
         luma = to_luma(color)
         fused = self._network(luma, to_luma(to_unit(second)), context)
@@ -174,7 +181,8 @@ class Engine:
         return now // 2 if out_of_memory and now // 2 >= SMALLEST_TILE else None
 
     def _network(self, first: Tensor, second: Tensor, context: Tensor | None) -> Tensor:
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+        half = self.precision != torch.float32
+        with torch.autocast(self.device.type, self.precision, enabled=half, cache_enabled=False):  # each used once
             return self.model(first, second, context).float()
 
 
