@@ -159,14 +159,15 @@ class Engine:
         color = to_unit(first)
         luma = to_luma(color)
         fused = self._network(luma, to_luma(to_unit(second)), context)
-        shift = (fused - luma)[:, 0]  # of Y alone: R, G and B move by as much
+        luma, fused = luma[:, 0], fused[:, 0]
         vivid = self.vivid and color.ndim == 4
         if first.dtype == torch.uint8 and levels == 255 and not vivid:  # in whole levels, which is a third of the work
-            steps = shift.mul_(255).round_().to(torch.int16)
+            steps = (fused - luma).mul_(255).round_().to(torch.int16)
             return _like(first, steps).add_(first).clamp_(0, 255).to(torch.uint8)
-        moved = _like(first, shift).add_(color)
         if vivid:
-            moved = _within_reach(moved, fused.movedim(1, -1))
+            moved = _within_reach(color, luma, fused)
+        else:
+            moved = _like(first, fused - luma).add_(color)  # of Y alone: R, G and B move by as much
         fused = moved.clamp_(0, 1)
         if levels is None:
             return fused
@@ -216,15 +217,16 @@ def _like(images: Tensor, shift: Tensor) -> Tensor:
     return torch.stack([shift] * 3, -1) if images.ndim == 4 else shift
 
 
-def _within_reach(colors: Tensor, luma: Tensor) -> Tensor:
-    """N×H×W×3 colours of the given luma (N×H×W×1), drawn toward gray of that luma as far as [0, 1] demands.
+def _within_reach(colors: Tensor, luma: Tensor, fused: Tensor) -> Tensor:
+    """N×H×W×3 colours moved from their luma to ``fused`` (N×H×W), and toward gray as far as [0, 1] demands.
 
     Half of the way at most: over a white MRI else nothing would be left of what the colours say.
     """
-    chroma = colors - luma
-    highest, lowest = chroma.amax(-1, keepdim=True), chroma.amin(-1, keepdim=True)
-    share = torch.minimum((1 - luma) / highest.clamp_min(1e-6), luma / (-lowest).clamp_min(1e-6))
-    return chroma.mul_(share.clamp_(0.5, 1)).add_(luma)
+    red, green, blue = (channel - luma for channel in colors.unbind(-1))  # planes: three times as fast
+    highest, lowest = red.maximum(green).maximum(blue), red.minimum(green).minimum(blue)
+    share = torch.minimum((1 - fused).div_(highest.clamp_min_(1e-6)), fused / lowest.neg_().clamp_min_(1e-6))
+    share.clamp_(0.5, 1)
+    return torch.stack([torch.addcmul(fused, channel, share) for channel in (red, green, blue)], -1)
 
 
 def _luma_by_strips(images: Tensor) -> Tensor:
