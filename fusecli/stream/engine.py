@@ -164,10 +164,8 @@ class Engine:
         if first.dtype == torch.uint8 and levels == 255 and not vivid:  # in whole levels, which is a third of the work
             steps = (fused - luma).mul_(255).round_().to(torch.int16)
             return _like(first, steps).add_(first).clamp_(0, 255).to(torch.uint8)
-        if vivid:
-            moved = _within_reach(color, luma, fused)
-        else:
-            moved = _like(first, fused - luma).add_(color)  # of Y alone: R, G and B move by as much
+        # Y alone is fused: R, G and B move by as much.
+        moved = _within_reach(color, luma, fused) if vivid else _like(first, fused - luma).add_(color)
         fused = moved.clamp_(0, 1)
         if levels is None:
             return fused
