@@ -9,6 +9,8 @@ from torch import Tensor
 
 def extend(images: Tensor, width: int) -> Tensor:
     """N×C×H×W with ``width`` pixels more on each side."""
+    if not width:
+        return images
     if torch.compiler.is_compiling():
         return F.pad(images, (width,) * 4, mode="replicate")
     # Eager padding takes as long as a small convolution.
