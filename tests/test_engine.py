@@ -93,6 +93,22 @@ def test_bytes_do_not_depend_on_the_neighbours_in_a_stack(nano):
         assert np.array_equal(one, two)
 
 
+@pytest.mark.parametrize(
+    ("vendor", "flags", "quick"),
+    [
+        ("AuthenticAMD", "avx2", False),
+        ("AuthenticAMD", "avx2 avx512_bf16", True),
+        ("GenuineIntel", "avx512_bf16", False),
+        ("GenuineIntel", "avx512_bf16 amx_bf16 amx_tile", True),
+    ],
+)
+def test_bf16_is_taken_where_it_is_quicker(vendor, flags, quick, tmp_path):
+    said = tmp_path / "cpuinfo"
+    said.write_text(f"vendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n")
+    assert engines._cpu_is_quick_in_bf16(said) is quick
+    assert not engines._cpu_is_quick_in_bf16(tmp_path / "none")
+
+
 def test_bf16_is_within_a_level_on_average(nano):
     rng = np.random.default_rng(3)
     first = rng.integers(0, 256, (1, 64, 64), dtype=np.uint8)

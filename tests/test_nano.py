@@ -28,7 +28,7 @@ def nano() -> Nano:
     """Random weights, the head's too: properties of the structure must not depend on training."""
     torch.manual_seed(0)
     network = Nano()
-    for parameter in (network.head.weight, *network.steer[-1].parameters()):
+    for parameter in (network.head.weight, network.smooth.weight, *network.steer[-1].parameters()):
         torch.nn.init.normal_(parameter, std=0.1)
     return network.eval()
 

@@ -140,6 +140,26 @@ def test_batches_are_clean_where_nothing_was_done(root):
         assert torch.equal(batch.second[index], batch.clean_second[index]) == ("ir" not in sides)
 
 
+def test_dull_scenes_are_flat_on_both_sides(root):
+    recipe = dataclasses.replace(RECIPE, batch=16, wear=0.0, degrade=0.0)
+    plain, dull = (Batches(dataclasses.replace(recipe, dull=share), load(root))(3, CPU) for share in (0.0, 1.0))
+    for side in ("first", "second"):
+        before, after = getattr(plain, side), getattr(dull, side)
+        assert after.min() >= 0
+        assert after.max() <= 1
+        assert after.std((1, 2, 3)).mean() < 0.8 * before.std((1, 2, 3)).mean()
+        assert torch.equal(after, getattr(dull, f"clean_{side}"))
+
+
+def test_what_is_mended_is_not_aimed_at():
+    data = {"ir-vis": PairSet.load(registry.TASKS["ir-vis"], Path(__file__).parents[1], ["sample_data"])}
+    recipe = dataclasses.replace(RECIPE, batch=6, patch=128, wear=1.0, worn=1.0, degrade=0.0)
+    plain, mended = (Batches(recipe, data, network=Nano(mend=each))(0, CPU) for each in (False, True))
+    assert torch.equal(mended.first, mended.clean_first)
+    assert torch.equal(mended.second, mended.clean_second)
+    assert not torch.equal(plain.clean_first, mended.clean_first)
+
+
 def test_a_task_may_weigh_its_loss_by_itself(root):
     recipe = dataclasses.replace(RECIPE, losses={"ir-vis": {"max": 7}, "ct-mri": {"max": 8}})
     batch = Batches(recipe, load(root))(0, CPU)

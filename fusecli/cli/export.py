@@ -24,7 +24,7 @@ def export(
     """Write a model as ONNX and check that it computes what torch does.
 
     Inputs first and second (visible and infrared, or CT, PET, SPECT and MRI) and output fused: float32 luma in [0, 1],
-    N×1×H×W, any N, H and W.
+    N×1×H×W, any N, H and W. Stripes and noise that `fusecli fuse` takes out of frames beforehand are no part of it.
     """
     options.set_up_logging("text", quiet=False, verbose=False)
     if task not in registry.TASKS:

@@ -1,4 +1,4 @@
-"""Nano: the convolutional student that does the daily work. Three scales, no text, some ten thousand parameters."""
+"""Nano: the convolutional student that does the daily work. Three scales, no text, some eighty thousand parameters."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ class Conv(nn.Sequential):
 
 
 class Nano(FusionNetwork):
-    """Fuse N×1×H×W luma pairs in [0, 1] by six maps that the network predicts at half resolution.
+    """Fuse N×1×H×W luma pairs in [0, 1] by maps that the network predicts at half and quarter resolution.
 
-    With a and b the sources at their normal exposure (g·x + o), L their 2×2 means, M their 4×4 means brought to the
-    size of L, U the way from half to full size (bilinear) and w, r, p, q, s, t the maps::
+    With a and b the sources at their normal exposure (g·x + o), L their 2×2 means, M and E their 4×4 and 8×8 means, U
+    the way to twice the size (bilinear), w, r, p, q, s, t maps at half resolution and u, v at quarter resolution::
 
-        a' = M(a) + s·(L(a) − M(a))      b' likewise, with t
+        a'' = U(E(a)) + u·(M(a) − U(E(a)))     b'' likewise, with v
+        a' = U(a'') + s·(L(a) − U(a''))        b' likewise, with t
         fused = U(w·a' + (1 − w)·b' + r − p·L(a) − q·L(b)) + U(p)·a + U(q)·b
 
     so detail is always a source's own, weighted, and never drawn by the network: no pattern from the change of scale
@@ -44,6 +45,7 @@ class Nano(FusionNetwork):
 
     ``look``: for weights trained with looks, what the result shall look like where the caller does not say: from 0
     (thermal: bright is what is bright in either) to 1 (natural: the visible, and what is hot). None: one look only.
+    ``mend``: for weights trained on sources that `mending.mend` has seen; whoever calls the network mends them first.
 
     Any H, W ≥ 1. ``halo`` is how far a pixel of the result sees (but for the statistics, see ``context``); ``align`` is
     the size of one cell of the coarsest scale.
@@ -54,10 +56,16 @@ class Nano(FusionNetwork):
     halo = 40  # reach: stem 2, deeper 4, two 3×3 at eighth resolution 16, 3×3 at quarter 4, three bilinear steps 14
 
     def __init__(
-        self, fine: int = 16, middle: int = 32, coarse: int = 32, steer: int = 96, look: float | None = None
+        self,
+        fine: int = 16,
+        middle: int = 32,
+        coarse: int = 32,
+        steer: int = 96,
+        look: float | None = None,
+        mend: bool = False,
     ) -> None:
         super().__init__()
-        self.look = look
+        self.look, self.mends = look, mend
         self.widths = (fine, middle, coarse)
         self.stem = Conv(2, fine, kernel=6, stride=2)
         self.down = Conv(fine, middle, kernel=2, stride=2)
@@ -66,10 +74,11 @@ class Nano(FusionNetwork):
         self.rise = nn.Conv2d(coarse, middle, 1)
         self.joint = Conv(middle, middle)
         self.up = nn.Conv2d(middle, fine, 1)
+        self.smooth = nn.Conv2d(middle, 2, 1)
         self.head = nn.Conv2d(fine, 6, 1)
         last = nn.Linear(steer, 4 + 2 * sum(self.widths))
-        self.steer = nn.Sequential(nn.Linear(SIZE + 1, steer), nn.ReLU(), last)
-        for parameter in (*self.head.parameters(), *last.parameters()):
+        self.steer = nn.Sequential(nn.Linear(SIZE + 1, steer), nn.ReLU(), nn.Linear(steer, steer), nn.ReLU(), last)
+        for parameter in (*self.head.parameters(), *self.smooth.parameters(), *last.parameters()):
             nn.init.zeros_(parameter)  # starts as the average of both sources, unsteered
 
     def forward(self, first: Tensor, second: Tensor, context: Tensor | None = None) -> Tensor:
@@ -109,7 +118,9 @@ class Nano(FusionNetwork):
         blend, shift, gains, shares = maps.split([1, 1, 2, 2], 1)
         details = phases.split(pair)
         low = details.mean(2)
-        means = _double(_halve(low))
+        quarter = _halve(low)
+        eighth = _double(_halve(quarter))
+        means = _double(eighth + (1 + self.smooth(middle).float()) * (quarter - eighth))
         sources = (means + (1 + shares) * (low - means)) * gain + offset
         base = torch.lerp(sources[:, 1:], sources[:, :1], blend.sigmoid()) + shift
         weights = (gains + 0.5) * gain

@@ -16,6 +16,7 @@ class FusionNetwork(nn.Module):
     align: int
     look: float | None = None
     runtime = "torch"  # what computes the forward pass
+    mends = False  # whether its sources shall be mended first (see `mending.mend`)
     recordable = False  # whether all pairs of one size take the same operations, whatever they show
     graph_of_any_size = True  # whether the same operations serve every size, as other runtimes need it
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fusecli.errors import UsageError
+from fusecli.models import mending
 from fusecli.models.network import FusionNetwork
 from fusecli.stream.recording import Recording
 from fusecli.stream.tiles import fuse_tiled, tiled
@@ -89,21 +90,28 @@ class Engine:
 
         pairs: H×W or H×W×3 each, as for `fuse`. Does nothing for models that see nothing beyond a pixel's surroundings.
         """
-        known = [context for context in (self.context(*pair) for pair in pairs) if context is not None]
+        known = [context for context in (self.context(*self.mend(*pair)) for pair in pairs) if context is not None]
         self._steady = torch.cat(known).mean(0, keepdim=True) if known else None
 
     @torch.inference_mode()
+    def mend(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A pair (H×W or H×W×3 each) without stripes and strong noise, if the model wants it so; `fuse` does it too."""
+        sides = self._mended(*(torch.from_numpy(side[None]).to(self.device) for side in (first, second)))
+        return sides[0][0].cpu().numpy(), sides[1][0].cpu().numpy()
+
+    @torch.inference_mode()
     def context(self, first: np.ndarray, second: np.ndarray) -> Tensor | None:
-        """1×D: what the model needs to know of a pair (H×W or H×W×3 each) as a whole, if it does."""
-        lumas = [_luma_by_strips(torch.from_numpy(side[None]).to(self.device)) for side in (first, second)]
-        return self.model.context(*lumas)
+        """1×D: what the model needs to know of a pair (H×W or H×W×3 each, see `mend`) as a whole, if it does."""
+        return self.model.context(
+            *(_luma_by_strips(torch.from_numpy(side[None]).to(self.device)) for side in (first, second))
+        )
 
     def start(
         self, first: np.ndarray, second: np.ndarray, levels: int | None = 255, context: Tensor | None = None
     ) -> Callable[[], np.ndarray]:
         """Begin what `fuse` does and return the function that waits for the result.
 
-        context: N×D, where these pairs shall be seen otherwise than each by itself (see `context`).
+        context: N×D, where these pairs, which `mend` has seen, shall be seen otherwise than each by itself.
 
         On CUDA two streams take turns, so that one batch is copied while the other is computed.
         """
@@ -132,8 +140,9 @@ class Engine:
 
     @torch.inference_mode()
     def _fuse(self, first: Tensor, second: Tensor, levels: int | None, context: Tensor | None) -> Tensor:
-        if context is None and self._steady is not None:
-            context = self._steady.expand(len(first), -1)
+        if context is None:
+            first, second = self._mended(first, second)
+            context = None if self._steady is None else self._steady.expand(len(first), -1)
         while True:
             try:
                 if context is None and tiled(first.shape[1:3], self.tile):
@@ -154,6 +163,23 @@ class Engine:
                 self.tile = smaller
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()  # outside of except, whose traceback holds the tensors
+
+    def _mended(self, *sides: Tensor) -> list[Tensor]:
+        """What `mending.mend` does to the luma of both sides, all channels moved by as much.
+
+        Here and not in the network, since a tile shows less than the image does.
+        """
+        if not self.model.mends:
+            return list(sides)
+        parts = [
+            torch.cat([to_luma(to_unit(side[(slice(None), *part)]))[:, 0] for side in sides])
+            for part in mending.samples(*sides[0].shape[1:3])
+        ]
+        found = mending.examine(*parts)
+        if not found.any():
+            return list(sides)
+        each = [mending.Faults(*halves) for halves in zip(*(value.chunk(2) for value in found), strict=True)]
+        return [_without(faults, side) for faults, side in zip(each, sides, strict=True)]
 
     def _operate(self, levels: int | None, first: Tensor, second: Tensor, context: Tensor | None = None) -> Tensor:
         color = to_unit(first)
@@ -215,6 +241,17 @@ def _like(images: Tensor, shift: Tensor) -> Tensor:
     return torch.stack([shift] * 3, -1) if images.ndim == 4 else shift
 
 
+def _without(faults: mending.Faults, images: Tensor) -> Tensor:
+    """Images, uint8 or float32, with their luma mended and all channels moved by as much."""
+    if not faults.any():
+        return images
+    luma = _luma_by_strips(images)
+    shift = mending.mend(luma, faults).sub_(luma)[:, 0]
+    if images.dtype == torch.uint8:
+        return _like(images, shift.mul_(255).round_().to(torch.int16)).add_(images).clamp_(0, 255).to(torch.uint8)
+    return _like(images, shift).add_(images).clamp_(0, 1)
+
+
 def _within_reach(colors: Tensor, luma: Tensor, fused: Tensor) -> Tensor:
     """N×H×W×3 colours moved from their luma to ``fused`` (N×H×W), and toward gray as far as [0, 1] demands.
 
@@ -252,7 +289,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         if device.type == "cuda":
             return torch.float16
-        return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
+        return torch.bfloat16 if device.type == "cpu" and _cpu_is_quick_in_bf16() else torch.float32
     if name not in PRECISIONS:
         raise UsageError(f"--precision {name}: choose auto, {', '.join(PRECISIONS)}")
     if name == "fp16" and device.type == "cpu":
@@ -270,10 +307,14 @@ def _keep_freed_pages() -> None:
 
 
 @cache
-def _cpu_has_bf16() -> bool:
-    """bf16 convolutions in hardware: without them oneDNN emulates them, slower than float32."""
+def _cpu_is_quick_in_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether bf16 products take less time than float32's, which has 16 lanes twice a cycle where there is AVX-512.
+
+    AMX is quicker. avx512_bf16 has twice the lanes: quicker on AMD, but Intel's cores start one such product where they
+    start two in float32. Without either oneDNN emulates them.
+    """
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+        text = cpuinfo.read_text(encoding="ascii", errors="ignore")
     except OSError:
         return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return "amx_bf16" in text or ("avx512_bf16" in text and "GenuineIntel" not in text)

@@ -33,6 +33,7 @@ class HandedOver(FusionNetwork):
         super().__init__()
         self.network, self.runtime = network, runtime
         self.halo, self.align, self.look = network.halo, network.align, network.look
+        self.mends = network.mends
         self.compute = RUNTIMES[runtime](_graph(network), precision)
 
     def context(self, first: Tensor, second: Tensor, look: Tensor | None = None) -> Tensor | None:

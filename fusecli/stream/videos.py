@@ -256,6 +256,7 @@ class _Fusion:
             a, b = of_one_size(a, b, self.job, self.settings.resize, self.settings.align)
             a = frames.shown(a, None)[0]
             b = frames.shown(b, None if range_ == "auto" else range_)[0]
+            a, b = self.engine.mend(a, b)
             context = self.engine.context(a, b)
             if context is not None:
                 exposure = context if exposure is None else torch.lerp(exposure, context, follows)

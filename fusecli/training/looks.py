@@ -14,6 +14,8 @@ import numpy as np
 from fusecli.images.opencv import cv2
 
 BRIGHT = 0.45  # mean luma above which a result looks washed out
+FLAT = 0.17  # spread of luma below which a scene looks flat, unless it is dark
+DARK = (0.2, 0.3)  # mean luma: below the first a scene is dark, above the second it is not
 FAINT = 0.004  # local detail, in luma, that is not worth taking over from the infrared
 
 
@@ -28,15 +30,19 @@ def between(visible: np.ndarray, infrared: np.ndarray, look: float) -> np.ndarra
 def thermal(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = None) -> np.ndarray:
     """Bright is what is bright in either, detail is the stronger one's, contrast that of the more contrasted source.
 
-    The spread of intensities is brought to the greater of the sources' (at most doubled), around a mean that is drawn
-    half-way down to BRIGHT where it lies above: so nothing drowns in white.
+    The spread of intensities is brought to the greater of the sources' (where both are flat: to 1.5 times that, FLAT at
+    most), but at most doubled, around a mean that is drawn half-way down to BRIGHT where it lies above: so nothing
+    drowns in white.
     """
     bands = bands or split(visible, infrared)
     fused = np.maximum(*bands.means)
     for share, (a, b) in zip(bands.shares(1e-4), bands.details, strict=True):
         fused = fused + share * a + (1 - share) * b
-    gain = np.clip(max(visible.std(), infrared.std()) / max(fused.std(), 1e-3), 1, 2)
     mean = fused.mean()
+    greater = max(visible.std(), infrared.std())
+    lively = max(greater, min(FLAT, 1.5 * greater))
+    spread = float(np.interp(mean, DARK, (greater, lively)))
+    gain = min(max(spread / max(float(fused.std()), 1e-3), 1), 2)
     level = mean + 0.5 * (min(mean, BRIGHT) - mean)
     return np.clip(level + gain * (fused - mean), 0, 1)
 
@@ -47,7 +53,7 @@ def natural(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = Non
     Hot is what is well above the infrared's mean (by 0.8 to 2 of its spreads) and warmer than what surrounds it.
     """
     high = np.clip(((infrared - infrared.mean()) / (infrared.std() + 1e-3) - 0.8) / 1.2, 0, 1)
-    warmer = np.clip((infrared - blur(infrared, 25)) / 0.15, 0, 1)
+    warmer = np.clip((infrared - surroundings(infrared)) / 0.15, 0, 1)
     hot = blur(high * warmer, 1)
     bands = bands or split(visible, infrared)
     fused = visible + hot * np.maximum(infrared - visible, 0)
@@ -59,6 +65,13 @@ def natural(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = Non
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian mean."""
     return cv2.GaussianBlur(image, (0, 0), sigma)
+
+
+def surroundings(image: np.ndarray) -> np.ndarray:
+    """As ``blur`` by a sigma of 25, on a quarter of the rows and columns, which takes a fortieth of the time."""
+    height, width = image.shape
+    small = cv2.resize(image, (max(1, width // 4), max(1, height // 4)), interpolation=cv2.INTER_AREA)
+    return cv2.resize(blur(small, 25 / 4), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fusecli import __version__, registry
 from fusecli.errors import FusecliError, UsageError
 from fusecli.models import checkpoint
+from fusecli.models.mending import mend
 from fusecli.models.network import FusionNetwork
 from fusecli.text.events import Event
 from fusecli.training.data import PairSet, cut_patch
@@ -35,9 +36,6 @@ log = logging.getLogger("fusecli.training")
 
 LAST = "last.pt"  # in a run's folder: what it is taken up from
 SAVE_SECONDS = 300  # of work that a killed run loses at most
-WORN = (0.0, 0.25)  # severities that are part of what a camera shows, and not to be mended
-
-Context = Callable[[Tensor, Tensor, "Tensor | None"], "Tensor | None"]
 
 
 @dataclass
@@ -86,8 +84,8 @@ class Batches:
     """Batches of a recipe, a pure function of (seed, step, rank): a resumed run draws what an unbroken one would.
 
     A batch is of one task, drawn by the pixels that each has. Whole scenes are degraded (by ``recipe.degrade``) and
-    seen as a whole by ``context``; then patches are cut, two of each scene. The loss refers to the clean sources; where
-    text tells the network what is wrong, its weights go by the events (arXiv 2504.07029).
+    seen as a whole by ``network``; then patches are cut, three of each scene. The loss refers to the clean sources;
+    where text tells the network what is wrong, its weights go by the events (arXiv 2504.07029).
     """
 
     def __init__(
@@ -96,9 +94,9 @@ class Batches:
         data: dict[str, PairSet],
         rank: int = 0,
         texts: Texts | None = None,
-        context: Context | None = None,
+        network: FusionNetwork | None = None,
     ) -> None:
-        self.recipe, self.data, self.rank, self.texts, self.context = recipe, data, rank, texts, context
+        self.recipe, self.data, self.rank, self.texts, self.network = recipe, data, rank, texts, network
         self.areas = torch.tensor([float(pairs.area) for pairs in data.values()])
 
     def __call__(self, step: int, device: torch.device) -> Batch:
@@ -109,7 +107,7 @@ class Batches:
         keys, events, contexts, looks = [], [], [], []
         while len(patches) < recipe.batch:
             images, found, key, context, look = self._scene(task, generator)
-            for _ in range(min(2, recipe.batch - len(patches))):
+            for _ in range(min(3, recipe.batch - len(patches))):
                 patches.append(cut_patch(images, recipe.patch, generator))
                 keys.append(key)
                 events.append(found)
@@ -134,22 +132,36 @@ class Batches:
         planes, key = self.data[task].scene(recipe.patch, generator)
         sides = registry.TASKS[task].sides
         first, second = (planes.float() / 255)[:, None, None]
+        if recipe.dull and torch.rand((), generator=generator) < recipe.dull:
+            first, second = (_flat(image, recipe.flat, generator) for image in (first, second))
         if recipe.wear:
             first, second = (
-                degrade(image, side, generator, clean_share=1 - recipe.wear, severity=WORN)[0]
+                degrade(image, side, generator, clean_share=1 - recipe.wear, severity=(0, recipe.worn))[0]
                 for image, side in zip((first, second), sides, strict=True)
             )
+        mends = self.network is not None and self.network.mends
+        if mends:  # what the network will never see is nothing to aim at
+            first, second = mend(first), mend(second)
         inputs, events = [first, second], []
         if recipe.degrade:
             both = zip(inputs, sides, strict=True)
             made = [degrade(image, side, generator, clean_share=1 - recipe.degrade) for image, side in both]
             inputs, events = [image for image, _ in made], [event for _, found in made for event in found[0]]
+            inputs = [mend(image) for image in inputs] if mends else inputs
         images, look = [*inputs, first, second], None
         if recipe.looks:
             look = (1.3 * torch.rand(1, generator=generator) - 0.15).clamp(0, 1)  # both ends come often
             images.append(torch.from_numpy(between(first[0, 0].numpy(), second[0, 0].numpy(), float(look)))[None, None])
-        context = self.context(inputs[0], inputs[1], look) if self.context else None
+        context = self.network.context(inputs[0], inputs[1], look) if self.network else None
         return torch.cat(images)[:, 0], events, key, context, look
+
+
+def _flat(image: Tensor, between: list[float], generator: torch.Generator) -> Tensor:
+    """The image with less contrast, around another level. Where both sides are so, it is the scene and no fault."""
+    share, place = torch.rand(2, generator=generator).tolist()
+    contrast = between[0] + (between[1] - between[0]) * share
+    low, high = contrast * image.min(), contrast * image.max()
+    return contrast * image - low + place * (1 - high + low)
 
 
 class Run:

@@ -38,7 +38,10 @@ class Recipe:
     weight_decay: float = 1e-4
     clip: float = 10.0  # largest gradient norm
     ema: float = 0.999  # decay of the averaged weights, which are the ones kept
+    dull: float = 0.0  # share of scenes that are flat on both sides, which is to be kept
+    flat: list[float] = field(default_factory=lambda: [0.2, 0.5])  # least and most contrast that is left to them
     wear: float = 0.0  # share of sources that get the small faults of an old camera, which are to be kept
+    worn: float = 0.25  # severity of these faults at most
     degrade: float = 0.0  # share of sources that are degraded; the loss still refers to the clean ones
     looks: bool = False  # aim at explicit targets between a thermal and a natural look (ir-vis, networks with looks)
     text: str = ""  # encoder of the descriptions that guide a teacher: minilm or clip:DIR; none for students

@@ -100,7 +100,7 @@ def train(
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
 
         try:
-            best = run.fit(Batches(recipe, data, rank, texts, run.network.context), val, progress)
+            best = run.fit(Batches(recipe, data, rank, texts, run.network), val, progress)
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
             raise FusecliError(
                 f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from fusecli import metrics
 from fusecli.images import preview
+from fusecli.models.mending import mend
+from fusecli.models.network import FusionNetwork
 from fusecli.training.data import LumaPair, PairSet
 
 # What weights are chosen by: information, edges and structure kept (protocol tang). EN, SD, SF, AG reward noise.
@@ -18,13 +19,15 @@ WATCHED = ("EN", "SD", "SF", "AG", "MI", "SCD", *CHOSEN_BY, "Nabf")
 
 
 @torch.inference_mode()
-def fuse_luma(network: nn.Module, pair: LumaPair, device: torch.device) -> np.ndarray:
+def fuse_luma(network: FusionNetwork, pair: LumaPair, device: torch.device) -> np.ndarray:
     """uint8 H×W result of one pair at its own size."""
     first, second = (side.to(device).float().div(255)[None, None] for side in (pair.first, pair.second))
+    if network.mends:
+        first, second = mend(first), mend(second)
     return network(first, second)[0, 0].mul(255).round().to(torch.uint8).cpu().numpy()
 
 
-def validate(network: nn.Module, val: dict[str, PairSet], device: torch.device) -> dict[str, dict[str, float]]:
+def validate(network: FusionNetwork, val: dict[str, PairSet], device: torch.device) -> dict[str, dict[str, float]]:
     """Mean metrics (protocol tang, on luma) per validation set."""
     results = {}
     for name, data in val.items():
@@ -42,7 +45,7 @@ def score(results: dict[str, dict[str, float]]) -> float:
 
 
 def contact_sheet(
-    network: nn.Module, val: dict[str, PairSet], device: torch.device, path: Path, per_set: int = 3
+    network: FusionNetwork, val: dict[str, PairSet], device: torch.device, path: Path, per_set: int = 3
 ) -> None:
     """Rows of first, second, fused: ``per_set`` pairs of every set, spread over it."""
     rows = []

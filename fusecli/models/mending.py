@@ -1,0 +1,52 @@
+"""What is mended before a network sees an image: faults of the sensor that only the whole image shows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fusecli.models.noise import measure_noise, shrink
+from fusecli.models.stripes import find_stripes, may_have_stripes
+
+APART = 16  # px from one pair of the rows that are looked at to the next
+COLUMNS = 48  # about so many are looked at
+
+
+class Faults(NamedTuple):
+    """Of N images: whether there may be stripes (N), noise (N×2) and the share of it that shall go (N)."""
+
+    stripes: Tensor
+    noise: Tensor
+    share: Tensor
+
+    def any(self) -> bool:
+        """Whether something is to be mended."""
+        return bool((self.stripes | (self.share > 0)).any())
+
+
+def samples(height: int, width: int) -> tuple[tuple[slice, slice], ...]:
+    """Rows, the ones below them, and columns of an image that `examine` wants to see."""
+    every = slice(None)
+    upper, lower = slice(0, max(0, height - 1), APART), slice(1, height, APART)
+    return (upper, every), (lower, every), (every, slice(None, None, -(-width // COLUMNS)))
+
+
+def examine(upper: Tensor, lower: Tensor, columns: Tensor) -> Faults:
+    """What is wrong with N images, by the parts of their luma that `samples` names, each N×h×w in [0, 1]."""
+    return Faults(may_have_stripes(torch.cat([upper, lower], 1), columns), *measure_noise(upper, lower))
+
+
+def mend(images: Tensor, faults: Faults | None = None) -> Tensor:
+    """N×1×H×W luma in [0, 1] without stripes and strong noise; the very same tensor where nothing is wrong.
+
+    faults: where they are known already. What is mended once needs no more mending.
+    """
+    found = faults or examine(*(images[(slice(None), 0, *part)] for part in samples(*images.shape[2:])))
+    if found.stripes.any():
+        columns, rows = find_stripes(images)
+        images = (images - (columns + rows) * found.stripes.view(-1, 1, 1, 1)).clamp_(0, 1)
+    if (found.share > 0).any():
+        images = images.lerp(shrink(images, found.noise), found.share.view(-1, 1, 1, 1))
+    return images

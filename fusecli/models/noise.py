@@ -1,0 +1,110 @@
+"""Sensor noise measured, and taken out where it is strong, by shrinkage of overlapping blocks' cosine coefficients."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CELL, LEAST = 32, 16  # px, width of the cells in which noise is measured; cells at least
+BLOCK, STEP = 8, 4  # px: blocks, and from one to the next; the grid is laid four times, each half a step aside
+STRIP = 128  # rows worked on at once, which bounds the memory
+THRESHOLD = 2.7  # times the noise, for coefficients that are left out
+LEVEL = 1 / 255
+FAINT, PLAIN = 4 * LEVEL, 6 * LEVEL  # noise, at the image's mean: below, nothing is done; above, all that can be
+
+
+def measure_noise(upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
+    """(noise N×2: its variance in black and by how much that rises up to white; share N of it that shall go).
+
+    upper, lower: N×h×W luma in [0, 1], some rows and those below them. Mixed second differences of 2×2 pixels see
+    neither slopes nor stripes. Of the darker and of the brighter half of all cells, the quarter with the least of them
+    shows the noise; black and white cells say nothing. share: 0 below FAINT, 1 above PLAIN, so that a sequence does
+    not flicker.
+    """
+    width = upper.shape[-1] // CELL * CELL
+    if not upper.shape[1] * width:
+        return upper.new_zeros(len(upper), 2), upper.new_zeros(len(upper))
+    both = torch.stack([upper, lower], 1)[..., :width].unflatten(-1, (-1, CELL // 2, 2))  # N×2×h×cells×16×2
+    mixed = (both[:, 0] - both[:, 1]).diff(dim=-1).abs().mean((-2, -1)).flatten(1) * (math.sqrt(math.pi / 2) / 2)
+    mean = both.mean((1, -2, -1)).flatten(1)
+    noise = _line(mixed, mean)
+    sigma = (noise[:, 0] + noise[:, 1] * mean.mean(1)).sqrt()
+    return noise, ((sigma - FAINT) / (PLAIN - FAINT)).clamp(0, 1).nan_to_num(0)
+
+
+def _line(spread: Tensor, mean: Tensor) -> Tensor:
+    """N×2, variance in black and its rise up to white, of N×cells spreads and means."""
+    seen = (mean > 0.04) & (mean < 0.96)
+    mean, order = torch.where(seen, mean, torch.inf).sort(1)
+    spread = spread.gather(1, order)
+    count = seen.sum(1, keepdim=True)
+    place = torch.arange(mean.shape[1], device=mean.device)
+    points = []
+    for half in (place < count // 2, (place >= count // 2) & (place < count)):
+        number = half.sum(1, keepdim=True)
+        ranked = torch.where(half, spread, torch.inf).sort(1).values
+        quiet = ranked.gather(1, number // 4) * 1.12  # the quietest lie below the mean by chance
+        points.append((torch.where(half, mean, 0).sum(1, keepdim=True) / number.clamp(min=1), quiet.square()))
+    (dark, low), (bright, high) = points
+    slope = ((high - low) / (bright - dark).clamp(min=0.05)).clamp(min=0)
+    start = (low - slope * dark).clamp(min=0)
+    return torch.where(count >= LEAST, torch.cat([start, slope], 1), 0)
+
+
+def shrink(images: Tensor, noise: Tensor) -> Tensor:
+    """N×1×H×W luma without noise of known strength (N×2, see `measure_noise`).
+
+    In every block of 8×8 pixels, cosine coefficients that noise explains are left out; what blocks say of a pixel is
+    averaged, smooth ones counting more (Yaroslavsky et al., 1992; Foi et al., Pointwise shape-adaptive DCT, IEEE TIP
+    2007, for the weights). Better than non-local means on this project's validation sets, in a quarter of the time.
+    """
+    height, width = images.shape[-2:]
+    right, below = -width % STEP, -height % STEP
+    wider = F.pad(images, (BLOCK, BLOCK + right, BLOCK, BLOCK + below), mode="replicate")
+    transform = _cosines().to(images)
+    result = torch.empty_like(images)
+    for top in range(0, height, STRIP):
+        smooth = _shrink_strip(wider[:, :, top : top + STRIP + 2 * BLOCK], noise, transform)
+        rows = min(STRIP, height - top)
+        result[:, :, top : top + rows] = smooth[:, :, BLOCK : BLOCK + rows, BLOCK : BLOCK + width]
+    return result.clamp_(0, 1)
+
+
+def _shrink_strip(images: Tensor, noise: Tensor, transform: Tensor) -> Tensor:
+    start, slope = (part[:, None, None] * THRESHOLD**2 for part in noise.unbind(1))
+    total, weight = torch.zeros_like(images), torch.zeros_like(images)
+    corners = [(..., slice(y, y - 1 or None), slice(x, x - 1 or None)) for y in (0, 1) for x in (0, 1)]
+    for aside in ((0, 0), (0, STEP // 2), (STEP // 2, 0), (STEP // 2, STEP // 2)):
+        inside = (..., *(slice(by, by - STEP or None) if by else slice(None) for by in aside))
+        cells = F.pixel_unshuffle(images[inside], STEP)  # N×16×h×w
+        blocks = torch.cat([cells[corner] for corner in corners], 1)
+        found = transform @ blocks.flatten(2)  # N×64×blocks
+        least = start + slope * (found[:, :1] / BLOCK).clamp(0, 1)  # the first coefficient is 8 times the mean
+        kept = (found.square() > least).to(images)
+        kept[:, 0] = 1
+        certain = 1 / kept.sum(1, keepdim=True)
+        smooth = (transform.mT @ found.mul_(kept).mul_(certain)).view_as(blocks)
+        certain = certain.view_as(blocks[:, :1])
+        sums, shares = torch.zeros_like(cells), torch.zeros_like(cells[:, :1])
+        for corner, part in zip(corners, smooth.chunk(4, 1), strict=True):
+            sums[corner] += part
+            shares[corner] += certain
+        total[inside] += F.pixel_shuffle(sums, STEP)
+        weight[inside] += shares.repeat_interleave(STEP, 2).repeat_interleave(STEP, 3)
+    return total / weight
+
+
+@cache
+@torch.inference_mode(False)  # else nothing could be differentiated that they take part in later
+def _cosines() -> Tensor:
+    """64×64: the orthonormal cosine transform of 8×8 pixels, given as four cells of 4×4."""
+    k = torch.arange(BLOCK, dtype=torch.float64)
+    rows = torch.cos(math.pi * (k + 0.5) * k[:, None] / BLOCK) * math.sqrt(2 / BLOCK)
+    rows[0] /= math.sqrt(2)
+    both = torch.einsum("iy,jx->ijyx", rows, rows).flatten(0, 1)
+    cells = both.unflatten(2, (2, STEP)).unflatten(1, (2, STEP))  # 64×2×4×2×4
+    return cells.transpose(2, 3).flatten(1).float()
