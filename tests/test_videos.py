@@ -346,7 +346,7 @@ def test_exposure_follows_slowly(tmp_path, fuse, monkeypatch):
     dark, bright = np.full((48, 64), 20, np.uint8), np.full((48, 64), 220, np.uint8)
     write(tmp_path / "vis.mp4", [dark] * 10)
     write(tmp_path / "ir.mp4", [dark] * 5 + [bright] * 5)
-    assert fuse()[0] == 0
+    assert fuse("-j", "1")[0] == 0  # several threads may begin two frames the other way round
     assert len(seen) == 10
     changes = [float((after - before).abs().max()) for before, after in itertools.pairwise(seen)]
     assert max(changes[:4]) < 0.02
