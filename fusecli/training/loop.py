@@ -156,10 +156,10 @@ class Batches:
         return torch.cat(images)[:, 0], events, key, context, look
 
 
-def _flat(image: Tensor, between: list[float], generator: torch.Generator) -> Tensor:
+def _flat(image: Tensor, contrasts: list[float], generator: torch.Generator) -> Tensor:
     """The image with less contrast, around another level. Where both sides are so, it is the scene and no fault."""
     share, place = torch.rand(2, generator=generator).tolist()
-    contrast = between[0] + (between[1] - between[0]) * share
+    contrast = contrasts[0] + (contrasts[1] - contrasts[0]) * share
     low, high = contrast * image.min(), contrast * image.max()
     return contrast * image - low + place * (1 - high + low)
 
