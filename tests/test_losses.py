@@ -12,6 +12,7 @@ from fusecli.training.losses import (
     feature_loss,
     fusion_loss,
     ssim,
+    target_loss,
     vif,
 )
 
@@ -51,12 +52,23 @@ def test_loss_is_zero_only_where_nothing_is_lost():
 def test_each_weight_acts_on_its_own_term():
     fused, first, second = images(), images(), images()
     fused, first, second = (torch.rand(3, 1, 96, 96, generator=GENERATOR) for _ in range(3))
-    gain = torch.full((3, 1), 1.5)
-    full = fusion_loss(fused, first, second, torch.cat([torch.ones(3, 6), gain], 1))
-    each = [torch.cat([torch.eye(6)[index].expand(3, -1), gain], 1) for index in range(6)]
+    rest = torch.tensor([0, 1.5]).expand(3, -1)  # both, gain
+    full = fusion_loss(fused, first, second, torch.cat([torch.ones(3, 6), rest], 1))
+    each = [torch.cat([torch.eye(6)[index].expand(3, -1), rest], 1) for index in range(6)]
     parts = [fusion_loss(fused, first, second, weights) for weights in each]
     torch.testing.assert_close(full, sum(parts))
     assert (torch.stack(parts).mean(1) > 0.01).all()
+
+
+def test_a_target_is_reached_where_nothing_else_is_wanted():
+    target, first, second = (torch.rand(3, 1, 96, 96, generator=GENERATOR) for _ in range(3))
+    look = torch.tensor([0.0, 0.5, 1.0])
+    plain, torn = (LossWeights(vif=1, both=both).tensor().expand(3, -1) for both in (0.0, 3.0))
+    loss = target_loss(target, target, first, second, look, plain)
+    assert loss[2].abs() < 1e-2  # the gradients aimed at are the target's own
+    assert loss[0] > loss[1] > loss[2]  # … more and more the sources'
+    away = 2 - ssim(target, first, second)
+    torch.testing.assert_close(target_loss(target, target, first, second, look, torn), loss + 3 * away)
 
 
 def test_vif_agrees_with_the_benchmark():

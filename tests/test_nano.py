@@ -66,7 +66,7 @@ def test_nothing_beyond_the_halo_is_seen(nano):
 def test_noise_is_left_out_when_the_gains_are_zero(nano):
     """The finest detail is the sources' own times a gain: without gain no pixel pattern can appear."""
     quiet = Nano()
-    quiet.head.bias.data[2:4] = -0.5
+    quiet.head.bias.data[2:4] = 0
     noise = torch.rand(2, 1, 1, 32, 32)
     with torch.inference_mode():
         fused = quiet(*noise)
@@ -92,6 +92,26 @@ def test_look_and_exposure_of_the_whole_image_matter():
     assert (network(*pair) - fused).abs().max() > 1e-3
     of_a_darker_image = network.context(pair[0] * 0.3, pair[1], torch.tensor([0.5]))
     assert (network(*pair, of_a_darker_image) - fused).abs().max() > 1e-3
+
+
+def test_statistics_once_known_vary_alike_and_independently():
+    """Two causes and some noise in all the numbers, and one number that never changes."""
+    generator = torch.Generator().manual_seed(0)
+    causes, ways = (torch.randn(*size, generator=generator) for size in ((500, 2), (2, SIZE + 1)))
+    contexts = 0.3 + 0.1 * causes @ ways.sign() + 0.01 * torch.randn(500, SIZE + 1, generator=generator)
+    contexts[:, 7] = 0.5
+    network = Nano()
+    network.acquaint(contexts)
+    known = network.whiten(contexts[:, :SIZE])
+    covariance = torch.cov(known.mT)
+    assert torch.isfinite(known).all()
+    assert known.mean(0).abs().max() < 1e-3
+    assert (covariance - covariance.diagonal().diag()).abs().max() < 1e-3
+    strongest = covariance.diagonal().sort(descending=True).values[:3]
+    torch.testing.assert_close(strongest[:2], torch.ones(2), atol=0.05, rtol=0)
+    assert strongest[2] < 0.5  # noise is not made as strong as what matters
+    far, farther = (network.perceived(contexts + distance) for distance in (1e3, 1e4))
+    torch.testing.assert_close(far, farther)  # what no training showed counts no more than what hardly ever came
 
 
 def test_statistics_tell_noise_blur_and_stripes_apart():

@@ -18,7 +18,7 @@ from fusecli.models.nano import Nano
 from fusecli.training import loop, session
 from fusecli.training.data import PairSet
 from fusecli.training.distill import DistillObjective
-from fusecli.training.loop import Batches, Run
+from fusecli.training.loop import PERCEPTION, Batches, Run
 from fusecli.training.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -55,6 +55,29 @@ def test_training_lowers_the_loss(root, tmp_path):
     before = run.objective(run.average, probe).item()
     run.fit(batches, {})
     assert run.objective(run.average, probe).item() < 0.9 * before
+
+
+def test_a_student_learns_to_perceive_what_a_text_would_say(root, tmp_path):
+    recipe = dataclasses.replace(RECIPE, model={**TINY, "perceive": 32}, steps=100, batch=12, degrade=0.7)
+    run, batches = Run(recipe, tmp_path, device=CPU), Batches(recipe, load(root), network=Nano())
+    run.fit(batches, {})
+    probes = [batches(1000 + index, CPU) for index in range(10)]
+    assert probes[0].severities.amax() == max(event.severity for row in probes[0].events for event in row)
+    missed = torch.stack([probe.perception_loss(run.network) for probe in probes]).mean()
+    best_guess = torch.cat([probe.severities for probe in probes]).var(0, correction=0).mean()
+    assert missed < 0.8 * PERCEPTION * best_guess
+
+
+def test_varied_scenes_are_the_reference_too(root):
+    """Another camera's tone and sharpness are no fault."""
+    plain, varied = (
+        Batches(dataclasses.replace(RECIPE, degrade=0.0, varied=share), load(root)) for share in (0.0, 1.0)
+    )
+    for step in range(3):
+        batch, before = varied(step, CPU), plain(step, CPU)
+        assert torch.equal(batch.first, batch.clean_first)
+        assert batch.first.std() != before.first.std()
+        assert not any(batch.events)
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(loop.SAVE_SECONDS, 3), (-1, 4)])

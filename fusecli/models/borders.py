@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def written_in_place() -> bool:
+    """Whether results may be written to where they belong, which is quickest; gradients and graphs want new tensors."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling())
 
 
 def extend(images: Tensor, width: int) -> Tensor:
@@ -16,6 +23,27 @@ def extend(images: Tensor, width: int) -> Tensor:
     # Eager padding takes as long as a small convolution.
     rows = torch.cat([images[:, :, :1]] * width + [images] + [images[:, :, -1:]] * width, 2)
     return torch.cat([rows[..., :1]] * width + [rows] + [rows[..., -1:]] * width, 3)
+
+
+def extended(act: Callable[..., Tensor], width: int, like: Tensor, channels: int) -> Tensor:
+    """``extend(act(), width)`` for an act that takes ``out`` and gives ``channels`` of H×W, type and place of ``like``.
+
+    Written to where it belongs, if it may be: one pass over the result and not four.
+    """
+    if not width or not written_in_place():
+        return extend(act(), width)
+    count, _, height, length = like.shape
+    shape = (count, channels, height + 2 * width, length + 2 * width)
+    wider = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    act(out=inside(wider, width))
+    wider[:, :, :width], wider[:, :, -width:] = wider[:, :, width : width + 1], wider[:, :, -width - 1 : -width]
+    wider[..., :width], wider[..., -width:] = wider[..., width : width + 1], wider[..., -width - 1 : -width]
+    return wider
+
+
+def inside(wider: Tensor, width: int) -> Tensor:
+    """The images that were made larger by ``width``."""
+    return wider[..., width:-width, width:-width] if width else wider
 
 
 def fill(images: Tensor, cell: int) -> Tensor:

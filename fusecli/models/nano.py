@@ -1,26 +1,34 @@
-"""Nano: the convolutional student that does the daily work. Three scales, no text, some eighty thousand parameters."""
+"""Nano: the convolutional student that does the daily work. Three scales, no text, 169 thousand parameters."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusecli.models import phases
-from fusecli.models.borders import extend, fill
+from fusecli.models.borders import extended, fill, inside
 from fusecli.models.network import FusionNetwork
 from fusecli.models.statistics import SIZE, pair_statistics
+from fusecli.text.events import SEVERITY_DIM
+
+FARTHEST = 3.0  # standard deviations
 
 
 class Conv(nn.Sequential):
-    """Convolution with replicated border, so that a constant pair gives a constant result, and ReLU."""
+    """Convolution and ReLU. Takes features extended by what the kernel needs, so that a constant pair gives a constant
+    result; gives features extended by ``border``, which is what the next one needs.
+    """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, border: int = 0) -> None:
         super().__init__(nn.Conv2d(inputs, outputs, kernel, stride))
-        self.border = (kernel - stride + 1) // 2
+        self.border = border
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.relu_(super().forward(extend(features, self.border)))
+        found = super().forward(features)
+        return extended(partial(torch.clamp_min, found, 0), self.border, found, found.shape[1])
 
 
 class Nano(FusionNetwork):
@@ -40,8 +48,9 @@ class Nano(FusionNetwork):
     convolution of stride 2) and from convolutions at quarter and eighth resolution that see what surrounds a pixel;
     most of the work is done at quarter resolution, where a feature costs a quarter as much.
     What is wrong with a source as a whole (too dark, flat, noisy, blurred) cannot be seen around a pixel: it is read
-    from ``pair_statistics``, which steer the exposures g and o and the features of every scale (feature-wise affine).
-    They take the place of the teacher's text.
+    from ``pair_statistics``. ``perceive`` makes of them what a text would tell a teacher, the severity of each kind of
+    degradation on either side, and is trained to; both steer the exposures g and o and the features of every scale
+    (feature-wise affine).
 
     ``look``: for weights trained with looks, what the result shall look like where the caller does not say: from 0
     (thermal: bright is what is bright in either) to 1 (natural: the visible, and what is hot). None: one look only.
@@ -58,9 +67,10 @@ class Nano(FusionNetwork):
     def __init__(
         self,
         fine: int = 16,
-        middle: int = 32,
+        middle: int = 24,
         coarse: int = 32,
-        steer: int = 96,
+        perceive: int = 192,
+        steer: int = 192,
         look: float | None = None,
         mend: bool = False,
     ) -> None:
@@ -68,18 +78,23 @@ class Nano(FusionNetwork):
         self.look, self.mends = look, mend
         self.widths = (fine, middle, coarse)
         self.stem = Conv(2, fine, kernel=6, stride=2)
-        self.down = Conv(fine, middle, kernel=2, stride=2)
-        self.deeper = Conv(middle, coarse, kernel=4, stride=2)
-        self.far = nn.Sequential(Conv(coarse, coarse), Conv(coarse, coarse))
+        self.down = Conv(fine, middle, kernel=2, stride=2, border=1)
+        self.deeper = Conv(middle, coarse, kernel=4, stride=2, border=1)
+        self.far = nn.Sequential(Conv(coarse, coarse, border=1), Conv(coarse, coarse))
         self.rise = nn.Conv2d(coarse, middle, 1)
         self.joint = Conv(middle, middle)
         self.up = nn.Conv2d(middle, fine, 1)
         self.smooth = nn.Conv2d(middle, 2, 1)
         self.head = nn.Conv2d(fine, 6, 1)
-        last = nn.Linear(steer, 4 + 2 * sum(self.widths))
-        self.steer = nn.Sequential(nn.Linear(SIZE + 1, steer), nn.ReLU(), nn.Linear(steer, steer), nn.ReLU(), last)
-        for parameter in (*self.head.parameters(), *self.smooth.parameters(), *last.parameters()):
-            nn.init.zeros_(parameter)  # starts as the average of both sources, unsteered
+        self.whiten = nn.Linear(SIZE, SIZE).requires_grad_(False)  # see `acquaint`
+        self.perceive = _perceptron(SIZE, perceive, SEVERITY_DIM)
+        self.steer = _perceptron(SIZE + 1 + SEVERITY_DIM, steer, 4 + 2 * sum(self.widths))
+        # Training starts with the average of both sources, unsteered.
+        for parameter in (self.head.weight, self.smooth.weight, *self.steer[-1].parameters(), self.whiten.bias):
+            nn.init.zeros_(parameter)
+        self.head.bias = nn.Parameter(torch.tensor((0, 0, 0.5, 0.5, 1, 1)))  # of w, r, p, q, s, t
+        self.smooth.bias = nn.Parameter(torch.ones(2))
+        nn.init.eye_(self.whiten.weight)
 
     def forward(self, first: Tensor, second: Tensor, context: Tensor | None = None) -> Tensor:
         return self.with_features(first, second, context)[0]
@@ -94,6 +109,29 @@ class Nano(FusionNetwork):
         wanted = found.new_full((len(found),), self.look or 0.0) if look is None else look.to(found)
         return torch.cat([found, wanted[:, None]], 1)
 
+    def perceived(self, context: Tensor) -> Tensor:
+        """N×SEVERITY_DIM, what seems to be wrong with the pairs (see `text.events.severity_vector`)."""
+        return self.perceive(self._known(context))
+
+    def _known(self, context: Tensor) -> Tensor:
+        """N×SIZE, the statistics as `acquaint` has them, no further out than training showed: steering would guess."""
+        return self.whiten(context[:, :SIZE]).clamp(-FARTHEST, FARTHEST)
+
+    @torch.no_grad()
+    def acquaint(self, contexts: Tensor) -> None:
+        """Scale and turn the statistics so that they vary alike and independently, as far as they do vary (PCA).
+
+        Many of them say nearly the same of most scenes; what is wrong lies in the small differences, which are learnt
+        ten times as fast then.
+        """
+        statistics = contexts[:, :SIZE].double()
+        spread, mean = torch.std_mean(statistics, 0)
+        spread = spread.clamp(min=0.02)  # else a number that hardly varies in training becomes a loud one elsewhere
+        variances, axes = torch.linalg.eigh(torch.cov(((statistics - mean) / spread).mT))
+        matrix = (axes / (variances.clamp(min=0) + 0.1).sqrt()).mT / spread
+        self.whiten.weight.copy_(matrix)
+        self.whiten.bias.copy_(-matrix @ mean)
+
     def with_features(
         self, first: Tensor, second: Tensor, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:
@@ -102,32 +140,36 @@ class Nano(FusionNetwork):
         ``guide``: the ``context``, where it is not that of these very images.
         """
         with torch.autocast(first.device.type, enabled=False):  # few numbers, on which all depends
-            steering = self.steer(self.context(first, second) if guide is None else guide)[..., None, None]
+            context = self.context(first, second) if guide is None else guide
+            known = self._known(context)
+            steering = self.steer(torch.cat([known, self.perceive(known), context[:, SIZE:]], 1))[..., None, None]
         gain, offset, *affine = steering.split([2, 2, *(width for width in self.widths for _ in range(2))], 1)
         gain = gain.clamp(max=3).exp()
 
         height, width = first.shape[-2:]
-        pair = fill(torch.cat([first, second], 1), self.align)
-        fine = self.stem(pair)
+        first, second = (fill(side, self.align) for side in (first, second))
+        wider = extended(partial(torch.cat, [first, second], 1), 2, first, 2)
+        fine = self.stem(wider)
         middle = self.down(fine)
         coarse = _affine(self.far(self.deeper(middle)), *affine[4:])
-        middle = _affine(self.joint(middle + _double(self.rise(coarse))), *affine[2:4])
+        middle = inside(middle, 1)
+        both = partial(torch.add, middle, _double(self.rise(coarse)))
+        middle = _affine(self.joint(extended(both, 1, middle, middle.shape[1])), *affine[2:4])
         fine = F.relu_(_double(self.up(middle).float()).add_(fine))  # float32: what follows is as exact, and quicker
 
-        maps = self._maps(fine, *affine[:2])
-        blend, shift, gains, shares = maps.split([1, 1, 2, 2], 1)
-        details = phases.split(pair)
+        blend, shift, gains, shares = self._maps(fine, *affine[:2]).split([1, 1, 2, 2], 1)
+        details = phases.split(inside(wider, 2))
         low = details.mean(2)
         quarter = _halve(low)
         eighth = _double(_halve(quarter))
-        means = _double(eighth + (1 + self.smooth(middle).float()) * (quarter - eighth))
-        sources = (means + (1 + shares) * (low - means)) * gain + offset
-        base = torch.lerp(sources[:, 1:], sources[:, :1], blend.sigmoid()) + shift
-        weights = (gains + 0.5) * gain
-        ground = base - (weights * low).sum(1, keepdim=True)
+        means = _double(torch.lerp(eighth, quarter, self.smooth(middle).float()))
+        sources = torch.addcmul(offset, torch.lerp(means, low, shares), gain)
+        base = torch.lerp(sources[:, 1:], sources[:, :1], blend.sigmoid()).add_(shift)
+        weights = gains * gain
+        ground = _add_products(base, weights, low, -1)
         fused = []
         for pixels, doubled in zip(details.unbind(2), phases.double(torch.cat([ground, weights], 1)), strict=True):
-            fused.append(doubled[:, :1] + (doubled[:, 1:] * pixels).sum(1, keepdim=True))
+            fused.append(_add_products(doubled[:, :1], doubled[:, 1:], pixels, 1))
         features = {2: fine, 4: middle, 8: coarse}
         return phases.join(fused)[..., :height, :width].clamp(0, 1), features
 
@@ -144,8 +186,20 @@ class Nano(FusionNetwork):
             return maps.unflatten(2, features.shape[2:])
 
 
+def _perceptron(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    """With two hidden layers."""
+    first, second = nn.Linear(inputs, width), nn.Linear(width, width)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(width, outputs))
+
+
 def _affine(features: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift, features, 1 + gain)
+
+
+def _add_products(start: Tensor, weights: Tensor, values: Tensor, sign: int) -> Tensor:
+    """start ± Σ weights · values over the channels of both, which are two."""
+    once = torch.addcmul(start, weights[:, :1], values[:, :1], value=sign)
+    return torch.addcmul(once, weights[:, 1:], values[:, 1:], value=sign)
 
 
 def _halve(images: Tensor) -> Tensor:

@@ -29,6 +29,13 @@ class FusionNetwork(nn.Module):
         """N×D, what a tile has to know of the whole N×1×H×W pair; None for networks that see nothing but the tile."""
         return None
 
+    def perceived(self, context: Tensor) -> Tensor | None:
+        """N×SEVERITY_DIM, what a student makes out of a ``context`` to be wrong with the pairs; None if it does not."""
+        return None
+
+    def acquaint(self, contexts: Tensor) -> None:
+        """Show a student what the ``context`` (N×D) of many pairs is like, once, before it is trained."""
+
     def with_features(
         self, first: Tensor, second: Tensor, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fusecli.models.borders import extend
+from fusecli.models.borders import extend, written_in_place
 
 
 def split(images: Tensor) -> Tensor:
@@ -18,8 +18,14 @@ def split(images: Tensor) -> Tensor:
 
 def join(phases: list[Tensor]) -> Tensor:
     """The N×C×H×W image of its four phases (N×C×H/2×W/2)."""
-    grid = torch.stack(phases, 2).unflatten(2, (2, 2))
-    return grid.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+    if not written_in_place():
+        grid = torch.stack(phases, 2).unflatten(2, (2, 2))
+        return grid.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+    count, channels, height, width = phases[0].shape
+    cells = phases[0].new_empty(count, channels, height, 2, width, 2)
+    for index, phase in enumerate(phases):
+        cells[:, :, :, index // 2, :, index % 2] = phase
+    return cells.flatten(4, 5).flatten(2, 3)
 
 
 def double(images: Tensor) -> list[Tensor]:

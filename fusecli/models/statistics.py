@@ -21,8 +21,8 @@ def pair_statistics(first: Tensor, second: Tensor) -> Tensor:
     lowest, blur lowers all); first differences at half and quarter resolution; second differences of column and row
     means (stripes); share of white pixels. Of both: mean and spread of the greater, correlation.
     """
-    pair = fill(torch.cat([first, second], 1), CELL)
-    rows = pair.unflatten(-2, (-1, CELL))[..., :4, :]  # N×2×h×4×W
+    sides = [fill(side, CELL).unflatten(-2, (-1, CELL))[..., :4, :] for side in (first, second)]
+    rows = torch.cat(sides, 1)  # N×2×h×4×W
     means = rows.mean(-2)
     cells = _cells(means).flatten(2)
     along = (rows[..., 0, 2:] - 2 * rows[..., 0, 1:-1] + rows[..., 0, :-2]).abs()
@@ -42,7 +42,7 @@ def pair_statistics(first: Tensor, second: Tensor) -> Tensor:
         _logarithm(means.unflatten(-1, (-1, 4)).mean(-1).diff().abs().mean((-2, -1))),
         _logarithm(rows[..., 0, :].mean(-2).diff(n=2).abs().mean(-1)),
         _logarithm(rows.mean(-1).diff(n=2).abs().mean((-2, -1))),
-        (rows[..., 0, :] > 0.99).to(pair).mean((-2, -1)),
+        (rows[..., 0, :] > 0.99).to(rows).mean((-2, -1)),
         greater.mean(1, keepdim=True),
         greater.std(1, correction=0, keepdim=True),
         both / (spread.prod(1, keepdim=True) + 1e-3),

@@ -46,7 +46,7 @@ class DistillObjective:
             target, guides = self.teacher.with_features(batch.first, batch.second, batch.text)
             target = target.clamp(0, 1)
         fused, features = network.with_features(batch.first, batch.second, batch.context)
-        loss = self.weights.fusion * batch.loss(fused)
+        loss = self.weights.fusion * batch.loss(fused) + batch.perception_loss(network)
         loss = loss + self.weights.output * output_loss(fused, target)
         if self.weights.feature:
             adapted = [

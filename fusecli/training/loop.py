@@ -15,14 +15,16 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusecli import __version__, registry
 from fusecli.errors import FusecliError, UsageError
+from fusecli.images.opencv import cv2
 from fusecli.models import checkpoint
 from fusecli.models.mending import mend
 from fusecli.models.network import FusionNetwork
-from fusecli.text.events import Event
+from fusecli.text.events import Event, severity_vector
 from fusecli.training.data import PairSet, cut_patch
 from fusecli.training.degrade import degrade
 from fusecli.training.looks import between
@@ -36,6 +38,8 @@ log = logging.getLogger("fusecli.training")
 
 LAST = "last.pt"  # in a run's folder: what it is taken up from
 SAVE_SECONDS = 300  # of work that a killed run loses at most
+FIRST_LOOKS = 100  # batches
+PERCEPTION = 30.0  # weight of the perception loss
 
 
 @dataclass
@@ -46,13 +50,21 @@ class Batch:
     second: Tensor
     clean_first: Tensor
     clean_second: Tensor
-    weights: Tensor  # N×7, see LossWeights
+    weights: Tensor  # N×8, see LossWeights
     keys: list[str]  # which pairs the patches are from
     events: list[list[Event]]  # what was done to each pair
     text: Tensor | None = None  # N×D description vectors, for models that read text
     context: Tensor | None = None  # N×D, what a student knows of the whole pair
+    severities: Tensor | None = None  # N×SEVERITY_DIM, the events as numbers
     target: Tensor | None = None  # N×1×H×W, the image to aim at, for recipes with looks
     looks: Tensor | None = None  # N, which look that is, from thermal (0) to natural (1)
+
+    def perception_loss(self, network: FusionNetwork) -> Tensor:
+        """How far a student is from knowing, by its context alone, what a text would tell it; 0 if it does not try."""
+        seen = None if self.context is None else network.perceived(self.context)
+        if seen is None or self.severities is None:
+            return self.first.new_zeros(())
+        return PERCEPTION * F.mse_loss(seen, self.severities)
 
     def loss(self, fused: Tensor) -> Tensor:
         """Distance from the target where there is one, else the fusion loss, mean over the batch."""
@@ -77,7 +89,7 @@ class FusionObjective:
 
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
         guide = batch.context if batch.text is None else batch.text
-        return batch.loss(network.with_features(batch.first, batch.second, guide)[0])
+        return batch.loss(network.with_features(batch.first, batch.second, guide)[0]) + batch.perception_loss(network)
 
 
 class Batches:
@@ -115,11 +127,13 @@ class Batches:
                 looks += [] if look is None else [look]
         first, second, clean_first, clean_second, *target = torch.stack(patches).to(device).unsqueeze(2).unbind(1)
         loss = recipe.loss_for(task)
+        sides = registry.TASKS[task].sides
         rows = [event_weights([e.type for e in row] if self.texts else [], loss).tensor() for row in events]
         text = self.texts.vectors(keys, events, generator).to(device) if self.texts else None
         return Batch(
             *(first, second, clean_first, clean_second, torch.stack(rows).to(device), keys, events, text),
             context=torch.cat(contexts).to(device) if contexts else None,
+            severities=torch.tensor([severity_vector(row, sides) for row in events]).to(device),
             target=target[0] if target else None,
             looks=torch.cat(looks).to(device) if looks else None,
         )
@@ -132,6 +146,8 @@ class Batches:
         planes, key = self.data[task].scene(recipe.patch, generator)
         sides = registry.TASKS[task].sides
         first, second = (planes.float() / 255)[:, None, None]
+        if recipe.varied:
+            first, second = (_other_camera(image, recipe.varied, generator) for image in (first, second))
         if recipe.dull and torch.rand((), generator=generator) < recipe.dull:
             first, second = (_flat(image, recipe.flat, generator) for image in (first, second))
         if recipe.wear:
@@ -162,6 +178,16 @@ def _flat(image: Tensor, contrasts: list[float], generator: torch.Generator) -> 
     contrast = contrasts[0] + (contrasts[1] - contrasts[0]) * share
     low, high = contrast * image.min(), contrast * image.max()
     return contrast * image - low + place * (1 - high + low)
+
+
+def _other_camera(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """The image, at random as with another tone curve or sharpness. Cameras differ in these; that is no fault."""
+    chance, tone, sharpness = torch.rand(3, generator=generator).tolist()
+    if chance >= share:
+        return image
+    image = image ** math.exp(1.4 * tone - 0.7)
+    soft = torch.from_numpy(cv2.GaussianBlur(image[0, 0].numpy(), (0, 0), 1.0))[None, None]
+    return image.lerp(soft, 0.4 - 1.6 * sharpness).clamp(0, 1)
 
 
 class Run:
@@ -289,6 +315,8 @@ class Run:
         """Train to the recipe's last step; returns the path of the best weights (the last ones without ``val``)."""
         recipe = self.recipe
         self.texts = batches.texts
+        if self.step == 0 and not recipe.init:
+            self._acquaint(batches)
         losses: list[float] = []
         saved = time.monotonic()
         while self.step < recipe.steps:
@@ -304,6 +332,13 @@ class Run:
                 self.save(LAST)
                 saved = time.monotonic()
         return self.out / ("best.pt" if val else LAST)
+
+    def _acquaint(self, batches: Batches) -> None:
+        """Let the network know what its data are like as a whole, if it makes use of that."""
+        contexts = [batches(step, self.device).context for step in range(FIRST_LOOKS)]
+        known = [context for context in contexts if context is not None]
+        for network in (self.network, self.average) if known else ():
+            network.acquaint(torch.cat(known))
 
     def _validate(self, val: dict[str, PairSet], loss: float) -> None:
         row: dict[str, float] = {"step": self.step, "loss": round(loss, 5), "rate": self.rate(self.step)}

@@ -17,7 +17,8 @@ class LossWeights:
     """Weights of the fusion loss. The first four have the paper's default values; the others are this project's own.
 
     vif: information kept of both sources (the benchmark's VIF, made differentiable). contrast: the result's spread of
-    intensities shall reach ``gain`` times the greater of the sources'. gain also scales the gradients aimed at.
+    intensities shall reach ``gain`` times the greater of the sources'. both: SSIM with both sources where, beside them,
+    there is a target, with which it is ``ssim``'s. gain also scales the gradients aimed at.
     """
 
     ssim: float = 2.0
@@ -26,6 +27,7 @@ class LossWeights:
     grad: float = 48.0
     vif: float = 0.0
     contrast: float = 0.0
+    both: float = 0.0
     gain: float = 1.0
 
     def tensor(self) -> Tensor:
@@ -130,11 +132,11 @@ def sobel(images: Tensor) -> Tensor:
 
 
 def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """The fusion loss per sample: N×1×H×W luma and N×7 weights (``LossWeights.tensor``) in, N out.
+    """The fusion loss per sample: N×1×H×W luma and N×8 weights (``LossWeights.tensor``) in, N out.
 
     Colour has no term here: this project fuses luma and puts the first image's Cb and Cr back exactly.
     """
-    weights, gain = weights[:, :-1], weights[:, -1]
+    weights, gain = weights[:, :6], weights[:, 7]
     gradient = gain.view(-1, 1, 1, 1) * torch.maximum(sobel(first), sobel(second))
     spread = torch.maximum(first.std((1, 2, 3)), second.std((1, 2, 3)))
     terms = [
@@ -151,19 +153,21 @@ def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -
 def target_loss(fused: Tensor, target: Tensor, first: Tensor, second: Tensor, look: Tensor, weights: Tensor) -> Tensor:
     """Distance from an explicit target per sample, in intensity, gradient and structure; shapes as `fusion_loss`.
 
-    Of the weights, ``max`` counts for intensity (where the paper has the per-pixel maximum); ``grad``, ``ssim`` and
-    ``vif`` for what they are called. look: N in [0, 1]; at 0 the gradients aimed at are the stronger ones of the clean
-    sources, as in the paper, which keeps more of both than the gradients of a target with its contrast stretched.
+    Of the weights, ``max`` counts for intensity (where the paper has the per-pixel maximum); ``grad``, ``ssim``,
+    ``vif`` and ``both`` for what they are called. look: N in [0, 1]; at 0 the gradients aimed at are the stronger ones
+    of the clean sources, as in the paper, which keeps more of both than those of a target with its contrast stretched.
     """
     intensity = (fused - target).abs().mean((1, 2, 3))
-    gradient = torch.lerp(torch.maximum(sobel(first), sobel(second)), sobel(target), look.view(-1, 1, 1, 1))
+    gain = weights[:, 7].view(-1, 1, 1, 1)
+    gradient = gain * torch.lerp(torch.maximum(sobel(first), sobel(second)), sobel(target), look.view(-1, 1, 1, 1))
     terms = [
         2 - 2 * ssim(fused, target),
         intensity,
         (sobel(fused) - gradient).abs().mean((1, 2, 3)),
         2 - 2 * vif(fused, target) if weights[:, 4].any() else torch.zeros_like(intensity),
+        2 - ssim(fused, first, second) if weights[:, 6].any() else torch.zeros_like(intensity),
     ]
-    return (torch.stack(terms, 1) * weights[:, [0, 1, 3, 4]]).sum(1)
+    return (torch.stack(terms, 1) * weights[:, [0, 1, 3, 4, 6]]).sum(1)
 
 
 def output_loss(student: Tensor, teacher: Tensor) -> Tensor:

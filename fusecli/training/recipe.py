@@ -38,6 +38,7 @@ class Recipe:
     weight_decay: float = 1e-4
     clip: float = 10.0  # largest gradient norm
     ema: float = 0.999  # decay of the averaged weights, which are the ones kept
+    varied: float = 0.0  # share of sources that get another camera's tone curve and sharpness, which are to be kept
     dull: float = 0.0  # share of scenes that are flat on both sides, which is to be kept
     flat: list[float] = field(default_factory=lambda: [0.2, 0.5])  # least and most contrast that is left to them
     wear: float = 0.0  # share of sources that get the small faults of an old camera, which are to be kept
