@@ -68,6 +68,18 @@ def test_a_student_learns_to_perceive_what_a_text_would_say(root, tmp_path):
     assert missed < 0.8 * PERCEPTION * best_guess
 
 
+def test_all_processes_know_the_same_of_the_data(root, tmp_path):
+    """Gradients are averaged over them; what a network knows of its data before it is trained must be equal already."""
+    known = []
+    for rank in (0, 1):
+        run = Run(dataclasses.replace(RECIPE, steps=1), tmp_path / str(rank), device=CPU)
+        before = run.network.whiten.weight.clone()
+        run.fit(Batches(run.recipe, load(root), rank, network=run.network), {})
+        known.append(run.network.whiten.weight)
+        assert not torch.equal(known[-1], before)
+    assert torch.equal(*known)
+
+
 def test_varied_scenes_are_the_reference_too(root):
     """Another camera's tone and sharpness are no fault."""
     plain, varied = (

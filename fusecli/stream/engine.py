@@ -188,11 +188,9 @@ class Engine:
         luma, fused = luma[:, 0], fused[:, 0]
         vivid = self.vivid and color.ndim == 4
         if first.dtype == torch.uint8 and levels == 255 and not vivid:  # in whole levels, which is a third of the work
-            steps = (fused - luma).mul_(255).round_().to(torch.int16)
-            return _like(first, steps).add_(first).clamp_(0, 255).to(torch.uint8)
+            return _moved(first, fused - luma)
         # Y alone is fused: R, G and B move by as much.
-        moved = _within_reach(color, luma, fused) if vivid else _like(first, fused - luma).add_(color)
-        fused = moved.clamp_(0, 1)
+        fused = _within_reach(color, luma, fused).clamp_(0, 1) if vivid else _moved(color, fused - luma)
         if levels is None:
             return fused
         return fused.mul_(levels).round_().to(torch.uint8 if levels == 255 else torch.uint16)
@@ -241,15 +239,19 @@ def _like(images: Tensor, shift: Tensor) -> Tensor:
     return torch.stack([shift] * 3, -1) if images.ndim == 4 else shift
 
 
+def _moved(images: Tensor, shift: Tensor) -> Tensor:
+    """Images, uint8 or float32, with all channels moved by ``shift`` (N×H×W, in luma; used up), within their range."""
+    if images.dtype == torch.uint8:
+        return _like(images, shift.mul_(255).round_().to(torch.int16)).add_(images).clamp_(0, 255).to(torch.uint8)
+    return _like(images, shift).add_(images).clamp_(0, 1)
+
+
 def _without(faults: mending.Faults, images: Tensor) -> Tensor:
     """Images, uint8 or float32, with their luma mended and all channels moved by as much."""
     if not faults.any():
         return images
     luma = _luma_by_strips(images)
-    shift = mending.mend(luma, faults).sub_(luma)[:, 0]
-    if images.dtype == torch.uint8:
-        return _like(images, shift.mul_(255).round_().to(torch.int16)).add_(images).clamp_(0, 255).to(torch.uint8)
-    return _like(images, shift).add_(images).clamp_(0, 1)
+    return _moved(images, mending.mend(luma, faults).sub_(luma)[:, 0])
 
 
 def _within_reach(colors: Tensor, luma: Tensor, fused: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fusecli.errors import UsageError
 from fusecli.images import frames, pairing
 from fusecli.images.colour import luma
 from fusecli.images.opencv import cv2
+from fusecli.training.looks import blur
 
 LARGEST = 384  # px a side of a scene
 
@@ -97,6 +99,24 @@ def read_luma(path: Path) -> np.ndarray:
 def cut_patch(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """C×size×size at a random place of C×H×W; reflected beyond the border where H or W is smaller."""
     return _cut(images, [size, size], generator)
+
+
+def flattened(image: Tensor, contrasts: list[float], generator: torch.Generator) -> Tensor:
+    """1×1×H×W with less contrast, around another level. Where both sides are so, it is the scene and no fault."""
+    share, place = torch.rand(2, generator=generator).tolist()
+    contrast = contrasts[0] + (contrasts[1] - contrasts[0]) * share
+    low, high = contrast * image.min(), contrast * image.max()
+    return contrast * image - low + place * (1 - high + low)
+
+
+def of_another_camera(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """1×1×H×W, at random as with another tone curve or sharpness. Cameras differ in these; that is no fault."""
+    chance, tone, sharpness = torch.rand(3, generator=generator).tolist()
+    if chance >= share:
+        return image
+    image = image ** math.exp(1.4 * tone - 0.7)
+    soft = torch.from_numpy(blur(image[0, 0].numpy(), 1.0))[None, None]
+    return image.lerp(soft, 0.4 - 1.6 * sharpness).clamp(0, 1)
 
 
 def _cut(images: Tensor, size: list[int], generator: torch.Generator) -> Tensor:

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 
 from fusecli import __version__, registry
 from fusecli.errors import FusecliError, UsageError
-from fusecli.images.opencv import cv2
 from fusecli.models import checkpoint
 from fusecli.models.mending import mend
 from fusecli.models.network import FusionNetwork
 from fusecli.text.events import Event, severity_vector
-from fusecli.training.data import PairSet, cut_patch
+from fusecli.training.data import PairSet, cut_patch, flattened, of_another_camera
 from fusecli.training.degrade import degrade
 from fusecli.training.looks import between
 from fusecli.training.losses import event_weights, fusion_loss, target_loss
@@ -147,9 +146,9 @@ class Batches:
         sides = registry.TASKS[task].sides
         first, second = (planes.float() / 255)[:, None, None]
         if recipe.varied:
-            first, second = (_other_camera(image, recipe.varied, generator) for image in (first, second))
+            first, second = (of_another_camera(image, recipe.varied, generator) for image in (first, second))
         if recipe.dull and torch.rand((), generator=generator) < recipe.dull:
-            first, second = (_flat(image, recipe.flat, generator) for image in (first, second))
+            first, second = (flattened(image, recipe.flat, generator) for image in (first, second))
         if recipe.wear:
             first, second = (
                 degrade(image, side, generator, clean_share=1 - recipe.wear, severity=(0, recipe.worn))[0]
@@ -170,24 +169,6 @@ class Batches:
             images.append(torch.from_numpy(between(first[0, 0].numpy(), second[0, 0].numpy(), float(look)))[None, None])
         context = self.network.context(inputs[0], inputs[1], look) if self.network else None
         return torch.cat(images)[:, 0], events, key, context, look
-
-
-def _flat(image: Tensor, contrasts: list[float], generator: torch.Generator) -> Tensor:
-    """The image with less contrast, around another level. Where both sides are so, it is the scene and no fault."""
-    share, place = torch.rand(2, generator=generator).tolist()
-    contrast = contrasts[0] + (contrasts[1] - contrasts[0]) * share
-    low, high = contrast * image.min(), contrast * image.max()
-    return contrast * image - low + place * (1 - high + low)
-
-
-def _other_camera(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """The image, at random as with another tone curve or sharpness. Cameras differ in these; that is no fault."""
-    chance, tone, sharpness = torch.rand(3, generator=generator).tolist()
-    if chance >= share:
-        return image
-    image = image ** math.exp(1.4 * tone - 0.7)
-    soft = torch.from_numpy(cv2.GaussianBlur(image[0, 0].numpy(), (0, 0), 1.0))[None, None]
-    return image.lerp(soft, 0.4 - 1.6 * sharpness).clamp(0, 1)
 
 
 class Run:
@@ -335,10 +316,16 @@ class Run:
 
     def _acquaint(self, batches: Batches) -> None:
         """Let the network know what its data are like as a whole, if it makes use of that."""
-        contexts = [batches(step, self.device).context for step in range(FIRST_LOOKS)]
-        known = [context for context in contexts if context is not None]
-        for network in (self.network, self.average) if known else ():
-            network.acquaint(torch.cat(known))
+        seen = copy.copy(batches)
+        seen.rank, seen.texts = 0, None  # the same for all processes, which share only gradients; no texts are needed
+        contexts: list[Tensor] = []
+        for step in range(FIRST_LOOKS):
+            context = seen(step, self.device).context
+            if context is None:
+                return
+            contexts.append(context)
+        for network in (self.network, self.average):
+            network.acquaint(torch.cat(contexts))
 
     def _validate(self, val: dict[str, PairSet], loss: float) -> None:
         row: dict[str, float] = {"step": self.step, "loss": round(loss, 5), "rate": self.rate(self.step)}

@@ -17,8 +17,8 @@ class LossWeights:
     """Weights of the fusion loss. The first four have the paper's default values; the others are this project's own.
 
     vif: information kept of both sources (the benchmark's VIF, made differentiable). contrast: the result's spread of
-    intensities shall reach ``gain`` times the greater of the sources'. both: SSIM with both sources where, beside them,
-    there is a target, with which it is ``ssim``'s. gain also scales the gradients aimed at.
+    intensities shall reach ``gain`` times the greater of the sources'. both: SSIM with both sources, in
+    `target_loss`, whose ``ssim`` is that with the target. gain also scales the gradients aimed at.
     """
 
     ssim: float = 2.0
