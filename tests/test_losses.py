@@ -52,12 +52,23 @@ def test_loss_is_zero_only_where_nothing_is_lost():
 def test_each_weight_acts_on_its_own_term():
     fused, first, second = images(), images(), images()
     fused, first, second = (torch.rand(3, 1, 96, 96, generator=GENERATOR) for _ in range(3))
-    rest = torch.tensor([0, 1.5]).expand(3, -1)  # both, gain
-    full = fusion_loss(fused, first, second, torch.cat([torch.ones(3, 6), rest], 1))
-    each = [torch.cat([torch.eye(6)[index].expand(3, -1), rest], 1) for index in range(6)]
+    names = ("ssim", "max", "consist", "grad", "vif", "contrast", "bright")
+    none = dict.fromkeys(names, 0.0) | {"gain": 1.5}
+    full, *each = (
+        LossWeights(**{**none, **dict.fromkeys(some, 1.0)}).tensor().expand(3, -1)
+        for some in (names, *((name,) for name in names))
+    )
+    full = fusion_loss(fused, first, second, full)
     parts = [fusion_loss(fused, first, second, weights) for weights in each]
     torch.testing.assert_close(full, sum(parts))
     assert (torch.stack(parts).mean(1) > 0.01).all()
+
+
+def test_what_is_bright_counts_the_more_the_brighter_it_is():
+    weights = LossWeights(ssim=0, max=0, consist=0, grad=0, bright=1).tensor().expand(2, -1)
+    sources = torch.tensor([0.5, 1]).view(2, 1, 1, 1).expand(2, 1, 96, 96)
+    lost = fusion_loss(sources - 0.1, sources, sources / 2, weights)
+    torch.testing.assert_close(lost, torch.tensor([0.0125, 0.1]))
 
 
 def test_a_target_is_reached_where_nothing_else_is_wanted():

@@ -28,6 +28,8 @@ class Conv(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         found = super().forward(features)
+        if not self.border:
+            return F.relu_(found)
         return extended(partial(torch.clamp_min, found, 0), self.border, found, found.shape[1])
 
 

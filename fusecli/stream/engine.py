@@ -103,7 +103,7 @@ class Engine:
     def context(self, first: np.ndarray, second: np.ndarray) -> Tensor | None:
         """1×D: what the model needs to know of a pair (H×W or H×W×3 each, see `mend`) as a whole, if it does."""
         return self.model.context(
-            *(_luma_by_strips(torch.from_numpy(side[None]).to(self.device)) for side in (first, second))
+            *(to_luma(torch.from_numpy(side[None]).to(self.device)) for side in (first, second))
         )
 
     def start(
@@ -146,7 +146,7 @@ class Engine:
         while True:
             try:
                 if context is None and tiled(first.shape[1:3], self.tile):
-                    context = self.model.context(*(_luma_by_strips(side) for side in (first, second)))
+                    context = self.model.context(*(to_luma(side) for side in (first, second)))
 
                 def piece(first: Tensor, second: Tensor, context: Tensor | None = context) -> Tensor:
                     act = self._recordings[levels].run if self._recordings else partial(self._operate, levels)
@@ -172,7 +172,7 @@ class Engine:
         if not self.model.mends:
             return list(sides)
         parts = [
-            torch.cat([to_luma(to_unit(side[(slice(None), *part)]))[:, 0] for side in sides])
+            torch.cat([to_luma(side[(slice(None), *part)])[:, 0] for side in sides])
             for part in mending.samples(*sides[0].shape[1:3])
         ]
         found = mending.examine(*parts)
@@ -182,13 +182,13 @@ class Engine:
         return [_without(faults, side) for faults, side in zip(each, sides, strict=True)]
 
     def _operate(self, levels: int | None, first: Tensor, second: Tensor, context: Tensor | None = None) -> Tensor:
-        color = to_unit(first)
-        luma = to_luma(color)
-        fused = self._network(luma, to_luma(to_unit(second)), context)
+        luma = to_luma(first)
+        fused = self._network(luma, to_luma(second), context)
         luma, fused = luma[:, 0], fused[:, 0]
-        vivid = self.vivid and color.ndim == 4
+        vivid = self.vivid and first.ndim == 4
         if first.dtype == torch.uint8 and levels == 255 and not vivid:  # in whole levels, which is a third of the work
             return _moved(first, fused - luma)
+        color = to_unit(first)
         # Y alone is fused: R, G and B move by as much.
         fused = _within_reach(color, luma, fused).clamp_(0, 1) if vivid else _moved(color, fused - luma)
         if levels is None:
@@ -227,11 +227,12 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 def to_luma(images: Tensor) -> Tensor:
-    """N×1×H×W luma (0.299 R + 0.587 G + 0.114 B) of N×H×W or N×H×W×3."""
+    """N×1×H×W luma in [0, 1] (0.299 R + 0.587 G + 0.114 B) of N×H×W or N×H×W×3, uint8 or float."""
     if images.ndim == 3:
-        return images.unsqueeze(1)
-    red, green, blue = images.unbind(-1)
-    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2]).unsqueeze(1)
+        return to_unit(images).unsqueeze(1)
+    red, green, blue = images.unbind(-1)  # summed as they are stored: no colour image is held as floats
+    r, g, b = (share / (255 if images.dtype == torch.uint8 else 1) for share in LUMA)
+    return (red * r).add_(green, alpha=g).add_(blue, alpha=b).unsqueeze(1)
 
 
 def _like(images: Tensor, shift: Tensor) -> Tensor:
@@ -250,7 +251,7 @@ def _without(faults: mending.Faults, images: Tensor) -> Tensor:
     """Images, uint8 or float32, with their luma mended and all channels moved by as much."""
     if not faults.any():
         return images
-    luma = _luma_by_strips(images)
+    luma = to_luma(images)
     return _moved(images, mending.mend(luma, faults).sub_(luma)[:, 0])
 
 
@@ -264,11 +265,6 @@ def _within_reach(colors: Tensor, luma: Tensor, fused: Tensor) -> Tensor:
     share = torch.minimum((1 - fused).div_(highest.clamp_min_(1e-6)), fused / lowest.neg_().clamp_min_(1e-6))
     share.clamp_(0.5, 1)
     return torch.stack([torch.addcmul(fused, channel, share) for channel in (red, green, blue)], -1)
-
-
-def _luma_by_strips(images: Tensor) -> Tensor:
-    """As to_luma, without ever holding the whole colour image as floats."""
-    return torch.cat([to_luma(to_unit(strip)) for strip in images.split(1024, 1)], -2)
 
 
 def pick_device(name: str) -> torch.device:

@@ -49,7 +49,7 @@ class Batch:
     second: Tensor
     clean_first: Tensor
     clean_second: Tensor
-    weights: Tensor  # N×8, see LossWeights
+    weights: Tensor  # N×9, see LossWeights
     keys: list[str]  # which pairs the patches are from
     events: list[list[Event]]  # what was done to each pair
     text: Tensor | None = None  # N×D description vectors, for models that read text

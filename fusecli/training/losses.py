@@ -18,7 +18,8 @@ class LossWeights:
 
     vif: information kept of both sources (the benchmark's VIF, made differentiable). contrast: the result's spread of
     intensities shall reach ``gain`` times the greater of the sources'. both: SSIM with both sources, in
-    `target_loss`, whose ``ssim`` is that with the target. gain also scales the gradients aimed at.
+    `target_loss`, whose ``ssim`` is that with the target. bright: distance from the per-pixel maximum where that is
+    bright (bone, hot spots). gain also scales the gradients aimed at.
     """
 
     ssim: float = 2.0
@@ -28,6 +29,7 @@ class LossWeights:
     vif: float = 0.0
     contrast: float = 0.0
     both: float = 0.0
+    bright: float = 0.0
     gain: float = 1.0
 
     def tensor(self) -> Tensor:
@@ -132,20 +134,23 @@ def sobel(images: Tensor) -> Tensor:
 
 
 def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """The fusion loss per sample: N×1×H×W luma and N×8 weights (``LossWeights.tensor``) in, N out.
+    """The fusion loss per sample: N×1×H×W luma and N×9 weights (``LossWeights.tensor``) in, N out.
 
     Colour has no term here: this project fuses luma and puts the first image's Cb and Cr back exactly.
     """
-    weights, gain = weights[:, :6], weights[:, 7]
+    weights, gain = weights[:, [0, 1, 2, 3, 4, 5, 7]], weights[:, 8]
+    maximum = torch.maximum(first, second)
+    from_maximum = (fused - maximum).abs()
     gradient = gain.view(-1, 1, 1, 1) * torch.maximum(sobel(first), sobel(second))
     spread = torch.maximum(first.std((1, 2, 3)), second.std((1, 2, 3)))
     terms = [
         2 - ssim(fused, first, second),
-        (fused - torch.maximum(first, second)).abs().mean((1, 2, 3)),
+        from_maximum.mean((1, 2, 3)),
         ((fused - first).abs() + (fused - second).abs()).mean((1, 2, 3)) / 2,
         (sobel(fused) - gradient).abs().mean((1, 2, 3)),
         2 - vif(fused, first, second) if weights[:, 4].any() else torch.zeros_like(spread),
         F.relu(gain * spread - fused.std((1, 2, 3))),
+        (from_maximum * maximum**3).mean((1, 2, 3)),
     ]
     return (torch.stack(terms, 1) * weights).sum(1)
 
@@ -158,7 +163,7 @@ def target_loss(fused: Tensor, target: Tensor, first: Tensor, second: Tensor, lo
     of the clean sources, as in the paper, which keeps more of both than those of a target with its contrast stretched.
     """
     intensity = (fused - target).abs().mean((1, 2, 3))
-    gain = weights[:, 7].view(-1, 1, 1, 1)
+    gain = weights[:, 8].view(-1, 1, 1, 1)
     gradient = gain * torch.lerp(torch.maximum(sobel(first), sobel(second)), sobel(target), look.view(-1, 1, 1, 1))
     terms = [
         2 - 2 * ssim(fused, target),
