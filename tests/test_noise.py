@@ -67,6 +67,14 @@ def test_frames_of_the_day_and_infrared_ones_are_in_order():
         assert (measured(frame(path))[1] > 0) == (path.parent.name == "vis" and path.stem in night), path
 
 
+def test_noise_that_a_scene_of_contrast_bears_is_taken_out_of_a_flat_one():
+    scene = torch.linspace(-1, 1, 640).expand(1, 1, 480, 640)
+    grain = 3 / 255 * torch.randn(scene.shape, generator=torch.Generator().manual_seed(0))
+    shares = [measured(0.5 + contrast * scene + grain)[1].item() for contrast in (0.4, 0.15, 0.03)]
+    assert shares[0] == shares[1] == 0
+    assert shares[2] == 1
+
+
 def test_shrinking_keeps_edges_and_constants():
     image = torch.full((1, 1, 90, 101), 0.2)
     strength = torch.tensor([[(10 / 255) ** 2, 0.0]])

@@ -15,6 +15,8 @@ STRIP = 128  # rows worked on at once, which bounds the memory
 THRESHOLD = 2.7  # times the noise, for coefficients that are left out
 LEVEL = 1 / 255
 FAINT, PLAIN = 4 * LEVEL, 6 * LEVEL  # noise, at the image's mean: below, nothing is done; above, all that can be
+HIDING = 24 * LEVEL  # spread of an image, below which even less noise hides what is in it
+LOW = 6 * LEVEL  # spread below which an image is flat: nothing is there to be hidden
 
 
 def measure_noise(upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,7 +25,7 @@ def measure_noise(upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
     upper, lower: N×h×W luma in [0, 1], some rows and those below them. Mixed second differences of 2×2 pixels see
     neither slopes nor stripes. Of the darker and of the brighter half of all cells, the quarter with the least of them
     shows the noise; black and white cells say nothing. share: 0 below FAINT, 1 above PLAIN, so that a sequence does
-    not flicker.
+    not flicker; both are lower for images of little contrast.
     """
     width = upper.shape[-1] // CELL * CELL
     if not upper.shape[1] * width:
@@ -33,6 +35,7 @@ def measure_noise(upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
     mean = both.mean((1, -2, -1)).flatten(1)
     noise = _line(mixed, mean)
     sigma = (noise[:, 0] + noise[:, 1] * mean.mean(1)).sqrt()
+    sigma = sigma * HIDING / both.flatten(1).std(1).clamp(LOW, HIDING)
     return noise, ((sigma - FAINT) / (PLAIN - FAINT)).clamp(0, 1).nan_to_num(0)
 
 

@@ -102,9 +102,7 @@ class Engine:
     @torch.inference_mode()
     def context(self, first: np.ndarray, second: np.ndarray) -> Tensor | None:
         """1×D: what the model needs to know of a pair (H×W or H×W×3 each, see `mend`) as a whole, if it does."""
-        return self.model.context(
-            *(to_luma(torch.from_numpy(side[None]).to(self.device)) for side in (first, second))
-        )
+        return self.model.context(*(to_luma(torch.from_numpy(side[None]).to(self.device)) for side in (first, second)))
 
     def start(
         self, first: np.ndarray, second: np.ndarray, levels: int | None = 255, context: Tensor | None = None
