@@ -68,7 +68,7 @@ def test_what_is_bright_counts_the_more_the_brighter_it_is():
     weights = LossWeights(ssim=0, max=0, consist=0, grad=0, bright=1).tensor().expand(2, -1)
     sources = torch.tensor([0.5, 1]).view(2, 1, 1, 1).expand(2, 1, 96, 96)
     lost = fusion_loss(sources - 0.1, sources, sources / 2, weights)
-    torch.testing.assert_close(lost, torch.tensor([0.0125, 0.1]))
+    torch.testing.assert_close(lost, torch.tensor([0.1 / 64, 0.1]))
 
 
 def test_a_target_is_reached_where_nothing_else_is_wanted():

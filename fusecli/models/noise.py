@@ -35,8 +35,9 @@ def measure_noise(upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
     mixed = (both[:, 0] - both[:, 1]).diff(dim=-1).abs().mean((-2, -1)).flatten(1) * (math.sqrt(math.pi / 2) / 2)
     mean = both.mean((1, -2, -1)).flatten(1)
     noise = _line(mixed, mean)
-    sigma = (noise[:, 0] + noise[:, 1] * mean.mean(1)).sqrt()
-    sigma = sigma * HIDING / both.flatten(1).std(1).clamp(LOW, HIDING)
+    level = mean.mean(1)
+    contrast = (both.square().flatten(1).mean(1) - level.square()).clamp(min=0).sqrt()  # ``std`` takes 20 times as long
+    sigma = (noise[:, 0] + noise[:, 1] * level).sqrt() * HIDING / contrast.clamp(LOW, HIDING)
     return noise, ((sigma - FAINT) / (PLAIN - FAINT)).clamp(0, 1).nan_to_num(0)
 
 

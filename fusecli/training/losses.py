@@ -150,7 +150,7 @@ def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -
         (sobel(fused) - gradient).abs().mean((1, 2, 3)),
         2 - vif(fused, first, second) if weights[:, 4].any() else torch.zeros_like(spread),
         F.relu(gain * spread - fused.std((1, 2, 3))),
-        (from_maximum * maximum**3).mean((1, 2, 3)),
+        (from_maximum * maximum**6).mean((1, 2, 3)),
     ]
     return (torch.stack(terms, 1) * weights).sum(1)
 
