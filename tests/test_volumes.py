@@ -1,18 +1,22 @@
 from pathlib import Path
 from threading import Event
 
+import nibabel as nib
 import numpy as np
 import phantom
 import pytest
+from nibabel import orientations
 
 from fusecli import registry
 from fusecli.errors import UsageError
 from fusecli.images import colormap, nifti
 from fusecli.images.colour import luma
+from fusecli.images.planes import Turn
 from fusecli.models import checkpoint
 from fusecli.stream import volume_jobs, volumes
 from fusecli.stream.engine import Engine
 
+SAMPLE = Path(__file__).parents[1] / "sample_data"
 TASK = registry.TASKS["pet-mri"]
 PET = phantom.grid((20, 24, 11), (5, 5, 7), "axial", (4, -3, 2))
 MR = phantom.grid((30, 32, 34), (4, 4, 4), "sagittal")
@@ -87,3 +91,35 @@ def test_a_choice_without_a_side_is_for_the_side_that_has_several():
     named = volume_jobs.choices("--volume", "mri=0", TASK)
     assert named["pet"].among(3) is None
     assert named["mri"].among(1) == "0"
+
+
+@pytest.mark.parametrize("codes", ["LPS", "ASL", "SRP"])
+def test_how_a_file_stores_its_voxels_does_not_matter(tmp_path, fusecli, codes):
+    """The same head, its axes reversed or in another order: the same result, in each file's own order."""
+    turn = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), orientations.axcodes2ornt(codes))
+    for name, kept in (("plain", None), ("turned", turn)):
+        for side in ("pet", "mr"):
+            image = nib.as_closest_canonical(nib.load(SAMPLE / side / "head.nii.gz"))
+            nib.save(image if kept is None else image.as_reoriented(kept), tmp_path / f"{name}-{side}.nii")
+        pet, mri, out = (tmp_path / f"{name}-{part}.nii" for part in ("pet", "mr", "fused"))
+        code, _, err = fusecli("fuse", "--pet", pet, "--mri", mri, "-o", out, "--color", "gray")
+        assert code == 0, err
+    plain, turned = (nib.load(tmp_path / f"{name}-fused.nii") for name in ("plain", "turned"))
+    assert nib.aff2axcodes(turned.affine) == tuple(codes)
+    canonical = nib.as_closest_canonical(turned)
+    np.testing.assert_allclose(canonical.affine, plain.affine, atol=1e-4)
+    difference = np.abs(canonical.get_fdata() - plain.get_fdata())
+    assert difference.max() < 0.001 * np.ptp(plain.get_fdata())
+
+
+def test_thick_slices_are_fused_as_they_were_taken():
+    """Sagittal ones of 5 mm; those of a millimetre are cut again, into axial ones."""
+    thin, thick = (phantom.grid((30, 32, 34), (1, 1, apart), "sagittal") for apart in (1, 5))
+    voxels = np.arange(34 * 32 * 30).reshape(34, 32, 30)
+    for grid, slices in ((thin, 32), (thick, 34)):
+        turn = Turn.upright(grid)
+        turned = turn.voxels(voxels)
+        assert len(turned) == slices
+        np.testing.assert_array_equal(turn.back(turned), voxels)
+        k, j, i = np.argwhere(turned == voxels[3, 4, 5])[0]
+        np.testing.assert_allclose(turn.grid(grid).points(np.array([i, j, k])), grid.points(np.array([5, 4, 3])))

@@ -1,6 +1,8 @@
-"""Three orthogonal planes through the centre of a volume, as radiologists look at them."""
+"""Volumes as radiologists look at them: turned upright, and three orthogonal planes through the centre."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from nibabel.orientations import io_orientation
@@ -9,6 +11,74 @@ from fusecli.images.grid import Grid
 from fusecli.images.opencv import cv2
 
 GAP = 4
+THICK = 1.5  # times as far apart as axial slices: what is so coarse has been taken slice by slice
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How voxels are turned, so that what is done to their slices does not depend on how a file stores them.
+
+    axes: which of k, j and i (0, 1, 2) become slices, rows and columns. steps: 1, or -1 where these are reversed.
+    """
+
+    axes: tuple[int, int, int] = (0, 1, 2)
+    steps: tuple[int, int, int] = (1, 1, 1)
+
+    @classmethod
+    def upright(cls, grid: Grid, like: Grid | None = None) -> Turn:
+        """Axial slices, or those along which the voxels of ``like`` (default: ``grid``) are finer; front or head up.
+
+        The patient's right, or front, is on the left.
+        """
+        normal = _normal(like or grid)
+        axes, directions = _orientation(grid)
+        across, down = (axis for axis in range(3) if axis != normal)
+        # x to the right, y to the front and z to the head all begin at the left or top at their far end.
+        rows, columns = (-1 if directions[axis] > 0 else 1 for axis in (down, across))
+        return cls((2 - axes[normal], 2 - axes[down], 2 - axes[across]), (1, rows, columns))
+
+    def voxels(self, stored: np.ndarray) -> np.ndarray:
+        """K×H×W or K×H×W×3 turned; a view."""
+        return stored.transpose(*self.axes, *range(3, stored.ndim))[
+            tuple(slice(None, None, step) for step in self.steps)
+        ]
+
+    def back(self, turned: np.ndarray) -> np.ndarray:
+        """What ``voxels`` gave, as it was."""
+        stored = self._reversed(turned).transpose(*np.argsort(self.axes), *range(3, turned.ndim))
+        return np.ascontiguousarray(stored)
+
+    def _reversed(self, turned: np.ndarray) -> np.ndarray:
+        return turned[tuple(slice(None, None, step) for step in self.steps)]
+
+    def grid(self, stored: Grid) -> Grid:
+        """Where the turned voxels lie."""
+        affine = stored.affine.copy()
+        sources = [2 - axis for axis in self.axes[::-1]]  # of columns, rows and slices: which of i, j, k
+        for place, (source, step) in enumerate(zip(sources, self.steps[::-1], strict=True)):
+            affine[:3, place] = step * stored.affine[:3, source]
+            if step < 0:
+                affine[:3, 3] += stored.affine[:3, source] * (stored.shape[source] - 1)
+        columns, rows, slices = (stored.shape[source] for source in sources)
+        return Grid((columns, rows, slices), affine)
+
+
+def _orientation(grid: Grid) -> tuple[list[int], list[float]]:
+    """Of the patient's x, y and z: which of i, j, k runs along it, and whether with it (1) or against it (-1)."""
+    orientation = io_orientation(grid.affine)
+    axes = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3)]
+    return axes, [float(orientation[axis, 1]) for axis in axes]
+
+
+def _normal(grid: Grid) -> int:
+    """The patient's axis from slice to slice."""
+    axes, _ = _orientation(grid)
+    single = [axis for axis in (2, 1, 0) if grid.shape[axes[axis]] == 1]
+    if single:
+        return single[0]
+    spacing = [grid.spacing[axis] for axis in axes]
+    coarsest = int(np.argmax(spacing))
+    return coarsest if spacing[coarsest] > THICK * spacing[2] else 2
 
 
 def planes(voxels: np.ndarray, grid: Grid | None) -> np.ndarray:
@@ -17,10 +87,9 @@ def planes(voxels: np.ndarray, grid: Grid | None) -> np.ndarray:
     The patient's right is on the left, front and head are up, and millimetres are of equal length everywhere. Oblique
     volumes are shown along their own axes, the nearest ones. Without ``grid`` slices are taken for axial ones.
     """
-    affine = np.diag([-1.0, -1, 1, 1]) if grid is None else grid.affine
-    spacing = (1.0, 1.0, 1.0) if grid is None else grid.spacing
-    orientation = io_orientation(affine)  # of i, j, k: the patient's axis, and whether along (1) or against it (-1)
-    axes = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3)]  # of x, y, z: which of i, j, k
+    grid = grid or Grid(voxels.shape[2::-1], np.diag([-1.0, -1, 1, 1]))
+    spacing = grid.spacing
+    axes, directions = _orientation(grid)
     index = [size // 2 for size in voxels.shape[2::-1]]
     pictures = []
     for across, down in ((0, 1), (0, 2), (1, 2)):
@@ -30,8 +99,7 @@ def planes(voxels: np.ndarray, grid: Grid | None) -> np.ndarray:
         image = voxels[tuple(cut)]  # its axes are those of k, j, i that are left, in this order
         if axes[down] < axes[across]:
             image = image.swapaxes(0, 1)
-        # x to the right, y to the front and z to the head all begin at the left or top at their far end.
-        image = image[:: -1 if orientation[axes[down], 1] > 0 else 1, :: -1 if orientation[axes[across], 1] > 0 else 1]
+        image = image[:: -1 if directions[down] > 0 else 1, :: -1 if directions[across] > 0 else 1]
         finest = min(spacing)
         size = tuple(
             max(1, round(length * spacing[axes[axis]] / finest))

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -22,7 +22,7 @@ from fusecli.images import colormap, derived, dicom, frames, grid, nifti
 from fusecli.images.colour import luma
 from fusecli.images.grid import Grid
 from fusecli.images.intensity import Range
-from fusecli.images.planes import planes
+from fusecli.images.planes import Turn, planes
 from fusecli.images.volume import Volume, shown_range
 from fusecli.registry import Task
 from fusecli.stream.engine import Engine
@@ -107,10 +107,21 @@ class _Fusion:
         self.resampling = _resampling(self.reference, self.other)
         if self.resampling:
             self._tell(*self.resampling)
+            source, target = self.resampling
+            self.resampling = Turn.upright(source, target).grid(source), Turn.upright(target).grid(target)
+        self.turn = Turn.upright(self.reference.grid) if self.reference.grid else Turn()
+        self.volumes = [self._turned(volume) for volume in self.volumes]
+        self.slices = self.turn.voxels(self.reference.voxels).shape[:3]
+
+    def _turned(self, volume: Volume) -> Volume:
+        """With the slices that are fused."""
+        if volume.grid is None or self.reference.grid is None:
+            return volume
+        return replace(volume, voxels=Turn.upright(volume.grid, self.reference.grid).voxels(volume.voxels))
 
     def run(self, preview: bool) -> Outcome:
         """Fuse and write."""
-        fused, shown = self._fuse(preview)
+        fused, *shown = (self.turn.back(stack) for stack in self._fuse(preview))
         self._write(fused)
         digest = _digest(self.job.output) if self.settings.digest else None
         columns, rows, _ = self.reference.shape
@@ -121,10 +132,9 @@ class _Fusion:
             pictures = (first, second, result)
         return Outcome(self.job, None, time.perf_counter() - self.began, digest, (rows, columns), pictures)
 
-    def _fuse(self, preview: bool) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The result K×H×W(×3), and both sources on its grid as uint8 (empty unless ``preview``)."""
-        columns, rows, slices = self.reference.shape
-        size = (slices, rows, columns)
+    def _fuse(self, preview: bool) -> list[np.ndarray]:
+        """The result K×H×W(×3), turned, and with ``preview`` both sources on its grid as uint8."""
+        size = self.slices
         color = self.job.color
         levels = 255 if color else self._levels()
         dtype = {255: np.uint8, 65535: np.uint16, None: np.float32}[levels]
@@ -142,7 +152,7 @@ class _Fusion:
             fused[span] = self.engine.fuse(first, second, levels)
 
         step = self.settings.batch if self.engine.batches else SLICES
-        spans = [slice(start, min(start + step, slices)) for start in range(0, slices, step)]
+        spans = [slice(start, min(start + step, size[0])) for start in range(0, size[0], step)]
         if self.engine.batches:
             under_way: deque[Future[tuple[slice, np.ndarray, np.ndarray]]] = deque()
             for start in [*spans, *[None] * (self.settings.workers + 1)]:
@@ -154,7 +164,7 @@ class _Fusion:
         else:  # each thread takes slices all the way, so that the cores do not wait for one another
             for _ in self.pool.map(whole, spans):
                 pass
-        return fused, sources
+        return [fused, *sources]
 
     def _side(self, side: int, span: slice) -> np.ndarray:
         """Slices of one volume on the reference's grid as the engine wants them: gray float32 or uint8 RGB."""
@@ -166,8 +176,8 @@ class _Fusion:
             slab = volume.voxels[span]
         if volume.is_color:
             colors = np.clip(np.rint(slab), 0, 255).astype(np.uint8) if slab.dtype != np.uint8 else slab
-            return np.ascontiguousarray(colors) if side == 0 and self.job.color else luma(colors)
-        values = range_.apply(slab)
+            return np.ascontiguousarray(colors) if side == 0 and self.job.color else luma(np.ascontiguousarray(colors))
+        values = np.ascontiguousarray(range_.apply(slab))
         if side == 0 and self.job.color:
             assert self.settings.colormap is not None
             return colormap.apply(values, self.settings.colormap)
