@@ -88,13 +88,41 @@ def test_a_calibration_follows_frames_that_are_resized_and_refuses_others():
         calibration.between((100, 100), (200, 160))
 
 
-def test_where_no_infrared_is_the_visible_stands_in():
-    visible = np.full((60, 80, 3), 0.3, np.float32)
-    infrared = np.full((60, 80), 0.8, np.float32)
-    here = registration.warp(infrared, visible, Calibration(np.array([[1, 0, 40], [0, 1, 0], [0, 0, 1.0]])))
-    assert np.allclose(here[:, :36], 0.3)
-    assert np.allclose(here[:, 52:], 0.8)
-    assert np.all(np.diff(here, axis=1) >= -1e-6)  # no step back in between
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_where_no_infrared_is_results_fade_into_the_visible(dtype):
+    white = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    visible = np.full((60, 160, 3), 51, np.uint8)
+    infrared = np.full((60, 160), 0.8, np.float32)
+    calibration = Calibration(np.array([[1, 0, 40], [0, 1, 0], [0, 0, 1.0]]))
+    assert np.allclose(registration.warp(infrared, visible.shape[:2], calibration), 0.8)  # no edge to be fused
+    share = registration.reach((60, 160), (60, 160), calibration)
+    fused = registration.completed(np.full((60, 160, 3), 0.8 * white).astype(dtype), visible, share) / white
+    assert np.allclose(fused[:, :40], 0.2, atol=0.005)
+    assert np.allclose(fused[:, 80:], 0.8, atol=0.005)
+    steps = np.diff(fused, axis=1)
+    assert steps.min() >= 0
+    assert steps.max() < 0.03
+    assert registration.reach((60, 160), (60, 120), Calibration(np.eye(3))) is None
+
+
+def test_the_frame_of_a_smaller_infrared_does_not_show(tmp_path, fusecli):
+    """Outside it the result is the visible, to the byte; nowhere is an edge that neither source has."""
+    for side, cut in (("vis", np.s_[:]), ("ir", np.s_[60:300, 80:400])):
+        (tmp_path / side).mkdir()
+        image = cv2.imread(str(SAMPLES / side / "back_yard.png"), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(tmp_path / side / "a.png"), image[cut])
+    (tmp_path / "c.json").write_text('{"scale": 1, "shift": [80, 60]}')
+    code, _, err = fusecli(
+        "fuse", "--ir", tmp_path / "ir", "--vis", tmp_path / "vis", "--align", tmp_path / "c.json", "-o", tmp_path / "o"
+    )
+    assert code == 0, err
+    visible, fused = (cv2.imread(str(tmp_path / name / "a.png")) for name in ("vis", "o"))
+    outside = np.ones(visible.shape[:2], bool)
+    outside[60:300, 80:400] = False
+    np.testing.assert_array_equal(fused[outside], visible[outside])
+    change = fused.astype(int) - visible
+    assert np.abs(change[:, 79] - change[:, 82]).max() <= 12
+    assert np.abs(change[20:300, 200:220]).max() > 20  # inside it is fused
 
 
 @pytest.mark.parametrize(
@@ -125,7 +153,7 @@ def test_align_then_fuse(tmp_path, fusecli):
     aligned = ("--ir", SAMPLES / "ir", "--vis", SAMPLES / "vis", "--ignore-unmatched")
     assert fusecli("fuse", *aligned, "-o", tmp_path / "true")[0] == 0
     for name in RIG:
-        fused, true = (cv2.imread(str(tmp_path / folder / f"{name}.png"))[40:-40, 60:-60] for folder in ("out", "true"))
+        fused, true = (cv2.imread(str(tmp_path / folder / f"{name}.png"))[60:-60, 80:-80] for folder in ("out", "true"))
         assert np.corrcoef(fused.ravel(), true.ravel())[0, 1] > 0.95
     assert fusecli("fuse", *sides, "-o", tmp_path / "no", "--align", path, "--resize", "ir")[0] == 2
     assert fusecli("align", *sides, "-o", path)[0] == 2  # exists

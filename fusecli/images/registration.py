@@ -20,7 +20,7 @@ from fusecli.images.opencv import cv2
 MODELS = ("shift", "similarity", "affine", "homography")
 WIDTHS = (160, 320, 640)  # of the visible frame, coarse to fine
 SCALES = np.geomspace(0.6, 1.6, 17)  # field of view of the infrared against the visible, tried at the coarsest width
-FEATHER = 9  # px over which the visible takes over where the infrared ends
+FEATHER = 33  # px over which the visible takes over where the infrared ends
 GOOD_SIMILARITY, POOR_SIMILARITY = 0.22, 0.17
 GOOD_RESIDUAL = 0.005  # of the visible frame's diagonal
 
@@ -82,22 +82,46 @@ def resizing(before: Size, after: Size) -> np.ndarray:
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
 
 
-def warp(infrared: np.ndarray, visible: np.ndarray, calibration: Calibration) -> np.ndarray:
-    """The infrared frame on the visible one's grid, H×W. Where there is none, the visible's luma stands in for it.
+def warp(infrared: np.ndarray, visible: tuple[int, int], calibration: Calibration) -> np.ndarray:
+    """The infrared frame on the grid of visible frames of H×W, its border repeated beyond its end.
 
-    infrared, visible: H×W or H×W×3, uint8 or float32 in [0, 1]; the result is of the infrared's type.
+    infrared: H×W or H×W×3, uint8 or float32 in [0, 1]; the result is of that type, H×W.
     """
-    height, width = visible.shape[:2]
-    matrix = calibration.between(infrared.shape[1::-1], (width, height))
-    gray = luma(infrared)
-    here = cv2.warpPerspective(gray, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    known = cv2.warpPerspective(np.ones_like(gray), matrix, (width, height), flags=cv2.INTER_LINEAR)
-    if known.min() < 1:  # the frame's own border is no edge of the infrared
-        square = np.ones((FEATHER, FEATHER), np.uint8)
-        inner = cv2.erode((known >= 1).astype(np.float32), square, borderType=cv2.BORDER_REPLICATE)
-        share = cv2.blur(inner, (FEATHER, FEATHER), borderType=cv2.BORDER_REPLICATE)
-        here = share * here + (1 - share) * luma(visible)
+    size = visible[::-1]
+    matrix = calibration.between(infrared.shape[1::-1], size)
+    here = cv2.warpPerspective(luma(infrared), matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.rint(here * 255).astype(np.uint8) if infrared.dtype == np.uint8 else here
+
+
+def reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Calibration | None) -> np.ndarray | None:
+    """H×W in [0, 1] for frames of these heights and widths: 0 where no infrared is, 1 well inside it.
+
+    Between, over FEATHER, results fade into the visible, so that nobody sees the frame of the infrared in them. None
+    where the infrared is everywhere, or as large as the visible for want of a calibration.
+    """
+    if calibration is None:
+        return None
+    size = visible[::-1]
+    whole = np.ones(infrared, np.float32)
+    known = cv2.warpPerspective(whole, calibration.between(infrared[::-1], size), size, flags=cv2.INTER_LINEAR)
+    if known.min() >= 1:
+        return None
+    square = np.ones((FEATHER, FEATHER), np.uint8)
+    inner = cv2.erode((known >= 1).astype(np.float32), square, borderType=cv2.BORDER_REPLICATE)
+    return cv2.blur(inner, (FEATHER, FEATHER), borderType=cv2.BORDER_REPLICATE)
+
+
+def completed(fused: np.ndarray, visible: np.ndarray, share: np.ndarray | None) -> np.ndarray:
+    """``fused`` by its share (see `reach`), else the visible.
+
+    Both H×W or H×W×3, uint8, uint16 or float32 in [0, 1]; the result is of fused's type.
+    """
+    if share is None:
+        return fused
+    share = share if fused.ndim == 2 else share[..., None]
+    white, from_white = (1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max for image in (fused, visible))
+    mixed = share * fused + (1 - share) * (visible * np.float32(white / from_white))
+    return mixed.astype(fused.dtype) if fused.dtype.kind == "f" else np.rint(mixed).astype(fused.dtype)
 
 
 @dataclass(frozen=True)
@@ -159,7 +183,11 @@ def overlay(visible: np.ndarray, infrared: np.ndarray, calibration: Calibration)
     """uint8 H×2W×3 RGB: visible red and infrared cyan, resized alone and aligned; where both agree edges are gray."""
     height, width = visible.shape
     plain = Calibration(resizing(infrared.shape[1::-1], (width, height)))
-    shown = [np.dstack([visible, *[warp(infrared, visible, each)] * 2]) for each in (plain, calibration)]
+    shown = []
+    for each in (plain, calibration):
+        share = reach(infrared.shape[:2], visible.shape, each)
+        moved = completed(warp(infrared, visible.shape, each), visible, share)
+        shown.append(np.dstack([visible, moved, moved]))
     return np.rint(np.hstack(shown) * 255).astype(np.uint8)
 
 

@@ -26,7 +26,7 @@ from fusecli.images.intensity import Range
 from fusecli.images.opencv import cv2
 from fusecli.images.pairing import Pair
 from fusecli.images.preview import row
-from fusecli.images.registration import Calibration, warp
+from fusecli.images.registration import Calibration, completed, reach, warp
 from fusecli.stream.engine import Engine
 
 T = TypeVar("T")
@@ -84,6 +84,7 @@ class Loaded:
     job: Job
     first: list[np.ndarray]
     second: list[np.ndarray]
+    reaches: list[np.ndarray | None]  # of the infrared, where it does not cover the visible
     levels: int | None
     began: float = field(default_factory=time.perf_counter)
     results: dict[int, np.ndarray] = field(default_factory=dict)  # by page
@@ -271,11 +272,13 @@ def load(job: Job, settings: Settings) -> Loaded:
     if len(sides[0]) != len(sides[1]):
         raise InputError(f"{job.first} has {len(sides[0])} pages, {job.second} has {len(sides[1])}")
     first, second = ([frame.pixels for frame in side] for side in sides)
+    reaches = []
     for index, (a, b) in enumerate(zip(first, second, strict=True)):
+        reaches.append(reach(b.shape[:2], a.shape[:2], settings.align))
         first[index], second[index] = of_one_size(a, b, job, settings.resize, settings.align)
     if settings.color is False:
         first = [gray(page) for page in first]
-    return Loaded(job, first, second, _levels(sides[0][0], job.output, settings), began)
+    return Loaded(job, first, second, reaches, _levels(sides[0][0], job.output, settings), began)
 
 
 def sample(pairs: Sequence[Pair]) -> Sequence[Pair]:
@@ -291,7 +294,7 @@ def of_one_size(
     Raises InputError where sizes differ and neither is given.
     """
     if align is not None:
-        return first, warp(second, first, align)
+        return first, warp(second, first.shape[:2], align)
     if first.shape[:2] == second.shape[:2]:
         return first, second
     if resize is None:
@@ -307,7 +310,8 @@ def of_one_size(
 
 def save(loaded: Loaded, settings: Settings, preview: bool) -> Outcome:
     """Write the results of a job, whole or not at all, and say what was written."""
-    output, results = loaded.job.output, [loaded.results[index] for index in range(len(loaded.first))]
+    output, pages = loaded.job.output, enumerate(zip(loaded.first, loaded.reaches, strict=True))
+    results = [completed(loaded.results[index], visible, share) for index, (visible, share) in pages]
     frames.write(output, results, compress=settings.compress)
     digest = hashlib.sha256(output.read_bytes()).hexdigest() if settings.digest else None
     pictures = row(loaded.first[0], loaded.second[0], results[0]) if preview else None

@@ -29,7 +29,7 @@ from fusecli.images.atomic import replacing
 from fusecli.images.intensity import Range
 from fusecli.images.preview import row
 from fusecli.images.rawvideo import PIPE, RawFormat, RawPipe, RawWriter
-from fusecli.images.registration import Calibration
+from fusecli.images.registration import Calibration, completed, reach
 from fusecli.images.video import Look, Timed, VideoFile, VideoWriter, odd
 from fusecli.stream.engine import Engine
 from fusecli.stream.run import BATCH_PAIRS, BATCH_PIXELS, Job, Outcome, gray, guarded, of_one_size
@@ -102,6 +102,7 @@ class _Prepared:
     time: Fraction
     sides: tuple[np.ndarray, np.ndarray]
     context: torch.Tensor | None
+    reach: np.ndarray | None  # how far the infrared does
 
 
 class _Stopped(Exception):
@@ -221,7 +222,8 @@ class _Fusion:
         finish = self.engine.start(first, second, 255, torch.cat(contexts) if contexts else None)
 
         def results() -> list[_Result]:
-            return [(item.time, item.sides, result) for item, result in zip(batch, finish(), strict=False)]
+            found = zip(batch, finish(), strict=False)
+            return [(item.time, item.sides, completed(result, item.sides[0], item.reach)) for item, result in found]
 
         return results
 
@@ -247,6 +249,7 @@ class _Fusion:
                     )
             range_ = found or "full"
         shape, exposure = None, None
+        share = reach(second.size, first.size, self.settings.align)
         follows = 1 - math.exp(-1 / (ADAPTS * steps.look.rate))
         for at, a, b in pairs:
             shape = shape or (a.shape, b.shape)
@@ -260,7 +263,7 @@ class _Fusion:
             context = self.engine.context(a, b)
             if context is not None:
                 exposure = context if exposure is None else torch.lerp(exposure, context, follows)
-            yield _Prepared(at, (gray(a) if self.settings.color is False else a, b), exposure)
+            yield _Prepared(at, (gray(a) if self.settings.color is False else a, b), exposure, share)
 
     def _place(self) -> Any:
         return nullcontext() if self.job.output == Path(PIPE) else replacing(self.job.output)
