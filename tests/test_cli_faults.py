@@ -2,11 +2,13 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import unicodedata
 
 import cv2
 import numpy as np
@@ -214,6 +216,37 @@ def test_killed_and_resumed_gives_the_same_bytes(pairs):
     shutil.rmtree(root / "out")
     assert launch(root).wait(timeout=120) == 0
     assert contents(root / "out") == resumed
+
+
+def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
+    root = pairs(1)
+    sides = ("fuse", "--ir", root / "ir" / "000.png", "--vis", root / "vis" / "000.png", "-o")
+    for output, reason in (
+        ("", "names nothing"),
+        (root / "out.gif", ".gif files"),
+        (root / "out.mp4", "is for videos"),
+    ):
+        code, _, err = fusecli(*sides, output)
+        assert code == 2
+        assert reason in err
+    assert sorted(path.name for path in root.iterdir()) == ["ir", "vis"]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_closed_streams_cost_nothing(pairs, closed):
+    root = pairs(2)
+    typed = shlex.join([sys.executable, "-m", "fusecli", *map(str, command(root))])
+    assert subprocess.run(["sh", "-c", f"{typed} {closed}"], stderr=subprocess.DEVNULL).returncode == 0
+    assert len(contents(root / "out")) == 2
+
+
+def test_accents_pair_however_they_are_written(pairs, fusecli):
+    """macOS stores ü as u and two dots."""
+    root = pairs(1)
+    for side, form in (("ir", "NFD"), ("vis", "NFC")):
+        (root / side / "000.png").rename(root / side / (unicodedata.normalize(form, "Zürich") + ".png"))
+    assert fusecli(*command(root))[0] == 0
+    assert list(contents(root / "out")) == [unicodedata.normalize("NFC", "Zürich") + ".png"]
 
 
 def test_names_that_shells_dislike(pairs, fusecli):

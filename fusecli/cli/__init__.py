@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         print("fusecli: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # a reader that has seen enough, such as head
-        return 1
+        return 141  # as of a program that SIGPIPE ended
     except (FusecliError, OSError) as error:
         if logging.getLogger("fusecli").isEnabledFor(logging.DEBUG):
             logging.getLogger("fusecli").exception("failed")

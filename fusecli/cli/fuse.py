@@ -63,7 +63,13 @@ def fuse(
     mri: Annotated[str | None, typer.Option(help=INPUT.format("MRI: slices, DICOM, NIfTI"))] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder of the results; a file for a single pair; - for raw video."),
+        typer.Option(
+            "--output",
+            "-o",
+            parser=options.output,
+            metavar="PATH",
+            help="Folder of the results; a file for a single pair; - for raw video.",
+        ),
     ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")

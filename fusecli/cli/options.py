@@ -31,6 +31,13 @@ Look = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
+def output(typed: str) -> Path:
+    """The path of an ``-o``. Raises UsageError for none: a variable of a script that is not set, say."""
+    if not typed:
+        raise UsageError("-o: names nothing; write -o . for this folder")
+    return Path(typed)
+
+
 def task_of(**given: str | None) -> tuple[registry.Task, dict[str, str]]:
     """The task and its two inputs by side. Raises UsageError unless exactly one pair of modalities is given."""
     sides = {side: value for side, value in given.items() if value is not None}

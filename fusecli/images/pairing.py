@@ -8,6 +8,7 @@ import glob
 import io
 import logging
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -94,7 +95,7 @@ def key_of(name: str, *, pattern: tuple[str, str], endings: Collection[str]) -> 
     """The pair's name of a file, given with its sub-folder; None where ending or pattern (`patterns`) does not fit."""
     folder, slash, own = name.rpartition("/")
     middle = _middle(_stem(own, endings) or "", pattern)
-    return folder + slash + middle if middle else None
+    return unicodedata.normalize("NFC", folder + slash + middle) if middle else None
 
 
 def _distinct(pairs: list[Pair], sides: tuple[str, str]) -> list[Pair]:
@@ -151,7 +152,7 @@ class _Side:
             if not middle:
                 side.other.append(Path(location))
                 continue
-            key = folder + middle
+            key = unicodedata.normalize("NFC", folder + middle)  # macOS takes accents apart
             if key in side.files:
                 raise UsageError(
                     f"{option}: {side.files[key]} and {location} have the same name, so that no one can tell which to "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mimetypes
 import os
 import string
 import tempfile
@@ -102,6 +103,9 @@ def settle(
     exist in its own only, since other parts may be at work. Raises UsageError.
     """
     beside = beside or {}
+    kind = (mimetypes.guess_type(output.name)[0] or "").partition("/")[0]
+    if not single and kind in ("image", "video", "audio") and not output.is_dir():
+        raise UsageError(f"-o {output}: {output.suffix} files are not written here; name a folder, or another format")
     _check_distinct(jobs, beside)
     if part is not None:
         jobs = [job for job in jobs if part.takes(job.name)]
