@@ -232,6 +232,14 @@ def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
     assert sorted(path.name for path in root.iterdir()) == ["ir", "vis"]
 
 
+def test_more_bits_than_the_format_holds_are_refused_before_any_work(pairs, fusecli):
+    root = pairs(2)
+    code, _, err = fusecli(*command(root, "--bit-depth", "16", "--format", "jpg"))
+    assert code == 2
+    assert ".jpg files hold 8 bits" in err
+    assert fusecli(*command(root, "--bit-depth", "16", "--format", "png"))[0] == 0
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
 def test_closed_streams_cost_nothing(pairs, closed):
     root = pairs(2)
