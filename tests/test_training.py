@@ -186,6 +186,19 @@ def test_dull_scenes_are_flat_on_both_sides(root):
         assert torch.equal(after, getattr(dull, f"clean_{side}"))
 
 
+def test_sparse_scenes_are_small_within_black_on_both_sides(root):
+    recipe = dataclasses.replace(RECIPE, batch=16, patch=44, sparse=1.0, degrade=0.0)
+    batch = Batches(recipe, load(root))(3, CPU)
+    assert torch.equal(batch.first, batch.clean_first)
+    black = (batch.first == 0) & (batch.second == 0)
+    assert black.float().mean() > 0.3
+    for first, second in zip(batch.first, batch.second, strict=True):
+        places = [side.nonzero()[:, 1:] for side in (first, second)]
+        if all(len(place) for place in places):  # neither has faded
+            assert (places[0].amin(0) - places[1].amin(0)).abs().max() <= 1
+            assert (places[0].amax(0) - places[1].amax(0)).abs().max() <= 1
+
+
 def test_what_is_mended_is_not_aimed_at():
     data = {"ir-vis": PairSet.load(registry.TASKS["ir-vis"], Path(__file__).parents[1], ["sample_data"])}
     recipe = dataclasses.replace(RECIPE, batch=6, patch=128, wear=1.0, worn=1.0, degrade=0.0)

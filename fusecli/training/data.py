@@ -119,6 +119,22 @@ def of_another_camera(image: Tensor, share: float, generator: torch.Generator) -
     return image.lerp(soft, 0.4 - 1.6 * sharpness).clamp(0, 1)
 
 
+def shrunk(images: list[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Both 1×1×H×W with little in them: small within black and perhaps faint, as the last slices of a volume are."""
+    size, *faint = torch.rand(3, generator=generator).tolist()
+    height, width = images[0].shape[2:]
+    small = [max(1, round(length * (0.08 + 0.72 * size))) for length in (height, width)]
+    places = zip((height, width), small, strict=True)
+    top, left = (int(torch.randint(whole - part + 1, (), generator=generator)) for whole, part in places)
+    results = []
+    for image, share in zip(images, faint, strict=True):
+        result = torch.zeros_like(image)
+        resized = cv2.resize(image[0, 0].numpy(), small[::-1], interpolation=cv2.INTER_AREA)
+        result[0, 0, top : top + small[0], left : left + small[1]] = torch.from_numpy(resized)
+        results.append(result * min(1.0, max(0.0, 2 * share - 0.3)))
+    return results
+
+
 def _cut(images: Tensor, size: list[int], generator: torch.Generator) -> Tensor:
     short = [max(0, want - length) for want, length in zip(size, images.shape[1:], strict=True)]
     if any(short):

@@ -24,7 +24,7 @@ from fusecli.models import checkpoint
 from fusecli.models.mending import mend
 from fusecli.models.network import FusionNetwork
 from fusecli.text.events import Event, severity_vector
-from fusecli.training.data import PairSet, cut_patch, flattened, of_another_camera
+from fusecli.training.data import PairSet, cut_patch, flattened, of_another_camera, shrunk
 from fusecli.training.degrade import degrade
 from fusecli.training.looks import between
 from fusecli.training.losses import event_weights, fusion_loss, target_loss
@@ -145,6 +145,8 @@ class Batches:
         planes, key = self.data[task].scene(recipe.patch, generator)
         sides = registry.TASKS[task].sides
         first, second = (planes.float() / 255)[:, None, None]
+        if recipe.sparse and torch.rand((), generator=generator) < recipe.sparse:
+            first, second = shrunk([first, second], generator)
         if recipe.varied:
             first, second = (of_another_camera(image, recipe.varied, generator) for image in (first, second))
         if recipe.dull and torch.rand((), generator=generator) < recipe.dull:
