@@ -35,7 +35,8 @@ class Turn:
         across, down = (axis for axis in range(3) if axis != normal)
         # x to the right, y to the front and z to the head all begin at the left or top at their far end.
         rows, columns = (-1 if directions[axis] > 0 else 1 for axis in (down, across))
-        return cls((2 - axes[normal], 2 - axes[down], 2 - axes[across]), (1, rows, columns))
+        slices = 1 if directions[normal] > 0 else -1
+        return cls((2 - axes[normal], 2 - axes[down], 2 - axes[across]), (slices, rows, columns))
 
     def voxels(self, stored: np.ndarray) -> np.ndarray:
         """K×H×W or K×H×W×3 turned; a view."""

@@ -31,6 +31,7 @@ from fusecli.stream.volume_jobs import VolumeJob
 
 log = logging.getLogger("fusecli")
 
+LOOKS = 16  # slices, evenly spread, that tell what a volume is like as a whole
 SLICES = 4  # at once on a CPU; on an accelerator the batch size
 
 
@@ -147,9 +148,15 @@ class _Fusion:
                 stack[span] = side if side.dtype == np.uint8 else _bytes(side)
             return span, first, second
 
+        context = self._context()
+
+        def fuse(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+            shared = None if context is None else context.expand(len(first), -1)
+            return self.engine.start(first, second, levels, shared)()
+
         def whole(span: slice) -> None:
             _, first, second = prepare(span)
-            fused[span] = self.engine.fuse(first, second, levels)
+            fused[span] = fuse(first, second)
 
         step = self.settings.batch if self.engine.batches else SLICES
         spans = [slice(start, min(start + step, size[0])) for start in range(0, size[0], step)]
@@ -160,11 +167,27 @@ class _Fusion:
                     under_way.append(self.pool.submit(prepare, start))
                 if under_way and (start is None or len(under_way) > self.settings.workers):
                     span, first, second = under_way.popleft().result()
-                    fused[span] = self.engine.fuse(first, second, levels)
+                    fused[span] = fuse(first, second)
         else:  # each thread takes slices all the way, so that the cores do not wait for one another
             for _ in self.pool.map(whole, spans):
                 pass
         return [fused, *sources]
+
+    def _context(self) -> torch.Tensor | None:
+        """How the network shall see every slice: as the volume is, so that nothing changes from one to the next.
+
+        The mean over some slices; those that show little, as the last ones do, count little.
+        """
+        total, weight = None, 0.0
+        for index in np.unique(np.linspace(0, self.slices[0] - 1, LOOKS).astype(int)):
+            first, second = (self._side(side, slice(index, index + 1))[0] for side in (0, 1))
+            seen = self.engine.context(first, second)
+            if seen is None:
+                return None
+            shown = float(luma(first).mean() + luma(second).mean()) + 1e-6
+            total = shown * seen if total is None else total + shown * seen
+            weight += shown
+        return None if total is None else total / weight
 
     def _side(self, side: int, span: slice) -> np.ndarray:
         """Slices of one volume on the reference's grid as the engine wants them: gray float32 or uint8 RGB."""
