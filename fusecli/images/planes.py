@@ -40,9 +40,7 @@ class Turn:
 
     def voxels(self, stored: np.ndarray) -> np.ndarray:
         """K×H×W or K×H×W×3 turned; a view."""
-        return stored.transpose(*self.axes, *range(3, stored.ndim))[
-            tuple(slice(None, None, step) for step in self.steps)
-        ]
+        return self._reversed(stored.transpose(*self.axes, *range(3, stored.ndim)))
 
     def back(self, turned: np.ndarray) -> np.ndarray:
         """What ``voxels`` gave, as it was."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ GOOD_RESIDUAL = 0.005  # of the visible frame's diagonal
 Size = tuple[int, int]  # width, height
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """matrix: 3×3. ir_size, vis_size: (width, height) it was made for; None where not known."""
 
@@ -93,6 +94,7 @@ def warp(infrared: np.ndarray, visible: tuple[int, int], calibration: Calibratio
     return np.rint(here * 255).astype(np.uint8) if infrared.dtype == np.uint8 else here
 
 
+@lru_cache(8)  # the same for all frames of a rig
 def reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Calibration | None) -> np.ndarray | None:
     """H×W in [0, 1] for frames of these heights and widths: 0 where no infrared is, 1 well inside it.
 

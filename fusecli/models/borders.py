@@ -16,8 +16,6 @@ def written_in_place() -> bool:
 
 def extend(images: Tensor, width: int) -> Tensor:
     """N×C×H×W with ``width`` pixels more on each side."""
-    if not width:
-        return images
     if torch.compiler.is_compiling():
         return F.pad(images, (width,) * 4, mode="replicate")
     # Eager padding takes as long as a small convolution.
@@ -30,7 +28,7 @@ def extended(act: Callable[..., Tensor], width: int, like: Tensor, channels: int
 
     Written to where it belongs, if it may be: one pass over the result and not four.
     """
-    if not width or not written_in_place():
+    if not written_in_place():
         return extend(act(), width)
     count, _, height, length = like.shape
     shape = (count, channels, height + 2 * width, length + 2 * width)
@@ -43,7 +41,7 @@ def extended(act: Callable[..., Tensor], width: int, like: Tensor, channels: int
 
 def inside(wider: Tensor, width: int) -> Tensor:
     """The images that were made larger by ``width``."""
-    return wider[..., width:-width, width:-width] if width else wider
+    return wider[..., width:-width, width:-width]
 
 
 def fill(images: Tensor, cell: int) -> Tensor:

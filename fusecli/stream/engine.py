@@ -75,14 +75,16 @@ class Engine:
         """Whether several pairs at once are faster. A CPU is as fast one by one, and then bytes never depend on it."""
         return self.device.type != "cpu"
 
-    def fuse(self, first: np.ndarray, second: np.ndarray, levels: int | None = 255) -> np.ndarray:
+    def fuse(
+        self, first: np.ndarray, second: np.ndarray, levels: int | None = 255, context: Tensor | None = None
+    ) -> np.ndarray:
         """Results of N pairs, of ``first``'s shape.
 
         first: N×H×W or N×H×W×3 (RGB), uint8 or float32 in [0, 1]. second: the same; colour counts as its luma.
         levels: 255 gives uint8, 65535 uint16, None float32 in [0, 1]. A colour result is first's RGB with its luma
-        replaced, Cb and Cr kept: R + (fused − Y), and so for G and B.
+        replaced, Cb and Cr kept: R + (fused − Y), and so for G and B. context: see `start`.
         """
-        return self.start(first, second, levels)()
+        return self.start(first, second, levels, context)()
 
     @torch.inference_mode()
     def keep_steady(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -109,7 +111,8 @@ class Engine:
     ) -> Callable[[], np.ndarray]:
         """Begin what `fuse` does and return the function that waits for the result.
 
-        context: N×D, where these pairs, which `mend` has seen, shall be seen otherwise than each by itself.
+        context: N×D, or 1×D for all, where these pairs, which `mend` has seen, shall be seen otherwise than each by
+        itself.
 
         On CUDA two streams take turns, so that one batch is copied while the other is computed.
         """
@@ -140,7 +143,9 @@ class Engine:
     def _fuse(self, first: Tensor, second: Tensor, levels: int | None, context: Tensor | None) -> Tensor:
         if context is None:
             first, second = self._mended(first, second)
-            context = None if self._steady is None else self._steady.expand(len(first), -1)
+            context = self._steady
+        if context is not None:
+            context = context.expand(len(first), -1)
         while True:
             try:
                 if context is None and tiled(first.shape[1:3], self.tile):

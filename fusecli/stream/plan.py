@@ -103,8 +103,7 @@ def settle(
     exist in its own only, since other parts may be at work. Raises UsageError.
     """
     beside = beside or {}
-    kind = (mimetypes.guess_type(output.name)[0] or "").partition("/")[0]
-    if not single and kind in ("image", "video", "audio") and not output.is_dir():
+    if not single and output.suffix and not output.is_dir() and _is_medium(output.name):
         raise UsageError(f"-o {output}: {output.suffix} files are not written here; name a folder, or another format")
     _check_distinct(jobs, beside)
     if part is not None:
@@ -131,6 +130,11 @@ def settle(
 def is_file(output: Path) -> bool:
     """Whether ``-o`` names a file: it has an image's ending and is no folder."""
     return output.suffix.lower() in frames.ENDINGS and not output.is_dir()
+
+
+def _is_medium(name: str) -> bool:
+    """Whether a file of that name would be a picture or a video, of whatever format."""
+    return (mimetypes.guess_type(name)[0] or "").startswith(("image/", "video/", "audio/"))
 
 
 def _exists(output: Path) -> bool:

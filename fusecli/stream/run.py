@@ -310,8 +310,8 @@ def of_one_size(
 
 def save(loaded: Loaded, settings: Settings, preview: bool) -> Outcome:
     """Write the results of a job, whole or not at all, and say what was written."""
-    output, pages = loaded.job.output, enumerate(zip(loaded.first, loaded.reaches, strict=True))
-    results = [completed(loaded.results[index], visible, share) for index, (visible, share) in pages]
+    output, pages = loaded.job.output, enumerate(loaded.first)
+    results = [completed(loaded.results[index], page, loaded.reaches[index]) for index, page in pages]
     frames.write(output, results, compress=settings.compress)
     digest = hashlib.sha256(output.read_bytes()).hexdigest() if settings.digest else None
     pictures = row(loaded.first[0], loaded.second[0], results[0]) if preview else None

@@ -110,19 +110,20 @@ class _Fusion:
             self._tell(*self.resampling)
             source, target = self.resampling
             self.resampling = Turn.upright(source, target).grid(source), Turn.upright(target).grid(target)
-        self.turn = Turn.upright(self.reference.grid) if self.reference.grid else Turn()
         self.volumes = [self._turned(volume) for volume in self.volumes]
-        self.slices = self.turn.voxels(self.reference.voxels).shape[:3]
+        self.size = self.volumes[settings.reference].voxels.shape[:3]
 
     def _turned(self, volume: Volume) -> Volume:
         """With the slices that are fused."""
         if volume.grid is None or self.reference.grid is None:
             return volume
-        return replace(volume, voxels=Turn.upright(volume.grid, self.reference.grid).voxels(volume.voxels))
+        turn = Turn.upright(volume.grid, self.reference.grid)
+        return replace(volume, voxels=turn.voxels(volume.voxels), grid=turn.grid(volume.grid))
 
     def run(self, preview: bool) -> Outcome:
         """Fuse and write."""
-        fused, *shown = (self.turn.back(stack) for stack in self._fuse(preview))
+        turn = Turn.upright(self.reference.grid) if self.reference.grid else Turn()
+        fused, *shown = (turn.back(stack) for stack in self._fuse(preview))
         self._write(fused)
         digest = _digest(self.job.output) if self.settings.digest else None
         columns, rows, _ = self.reference.shape
@@ -135,7 +136,7 @@ class _Fusion:
 
     def _fuse(self, preview: bool) -> list[np.ndarray]:
         """The result K×H×W(×3), turned, and with ``preview`` both sources on its grid as uint8."""
-        size = self.slices
+        size = self.size
         color = self.job.color
         levels = 255 if color else self._levels()
         dtype = {255: np.uint8, 65535: np.uint16, None: np.float32}[levels]
@@ -150,13 +151,9 @@ class _Fusion:
 
         context = self._context()
 
-        def fuse(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-            shared = None if context is None else context.expand(len(first), -1)
-            return self.engine.start(first, second, levels, shared)()
-
         def whole(span: slice) -> None:
             _, first, second = prepare(span)
-            fused[span] = fuse(first, second)
+            fused[span] = self.engine.fuse(first, second, levels, context)
 
         step = self.settings.batch if self.engine.batches else SLICES
         spans = [slice(start, min(start + step, size[0])) for start in range(0, size[0], step)]
@@ -167,7 +164,7 @@ class _Fusion:
                     under_way.append(self.pool.submit(prepare, start))
                 if under_way and (start is None or len(under_way) > self.settings.workers):
                     span, first, second = under_way.popleft().result()
-                    fused[span] = fuse(first, second)
+                    fused[span] = self.engine.fuse(first, second, levels, context)
         else:  # each thread takes slices all the way, so that the cores do not wait for one another
             for _ in self.pool.map(whole, spans):
                 pass
@@ -179,7 +176,7 @@ class _Fusion:
         The mean over some slices; those that show little, as the last ones do, count little.
         """
         total, weight = None, 0.0
-        for index in np.unique(np.linspace(0, self.slices[0] - 1, LOOKS).astype(int)):
+        for index in np.unique(np.linspace(0, self.size[0] - 1, LOOKS).astype(int)):
             first, second = (self._side(side, slice(index, index + 1))[0] for side in (0, 1))
             seen = self.engine.context(first, second)
             if seen is None:

@@ -36,6 +36,8 @@ class LossWeights:
         return torch.tensor([getattr(self, field.name) for field in fields(self)])
 
 
+COLUMN = {field.name: index for index, field in enumerate(fields(LossWeights))}  # of ``LossWeights.tensor``
+
 # (max, consist, grad) per event type, as the paper's reference values have them; a pair's weights are the mean over its
 # events. Types that the paper has no values for keep the default.
 EVENT_WEIGHTS: dict[str, tuple[float, float, float]] = {
@@ -138,21 +140,22 @@ def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -
 
     Colour has no term here: this project fuses luma and puts the first image's Cb and Cr back exactly.
     """
-    weights, gain = weights[:, [0, 1, 2, 3, 4, 5, 7]], weights[:, 8]
+    gain = weights[:, COLUMN["gain"]]
     maximum = torch.maximum(first, second)
     from_maximum = (fused - maximum).abs()
     gradient = gain.view(-1, 1, 1, 1) * torch.maximum(sobel(first), sobel(second))
     spread = torch.maximum(first.std((1, 2, 3)), second.std((1, 2, 3)))
-    terms = [
-        2 - ssim(fused, first, second),
-        from_maximum.mean((1, 2, 3)),
-        ((fused - first).abs() + (fused - second).abs()).mean((1, 2, 3)) / 2,
-        (sobel(fused) - gradient).abs().mean((1, 2, 3)),
-        2 - vif(fused, first, second) if weights[:, 4].any() else torch.zeros_like(spread),
-        F.relu(gain * spread - fused.std((1, 2, 3))),
-        (from_maximum * maximum**6).mean((1, 2, 3)),
-    ]
-    return (torch.stack(terms, 1) * weights).sum(1)
+    terms = {
+        "ssim": 2 - ssim(fused, first, second),
+        "max": from_maximum.mean((1, 2, 3)),
+        "consist": ((fused - first).abs() + (fused - second).abs()).mean((1, 2, 3)) / 2,
+        "grad": (sobel(fused) - gradient).abs().mean((1, 2, 3)),
+        "contrast": F.relu(gain * spread - fused.std((1, 2, 3))),
+        "bright": (from_maximum * maximum**6).mean((1, 2, 3)),
+    }
+    if weights[:, COLUMN["vif"]].any():
+        terms["vif"] = 2 - vif(fused, first, second)
+    return _weighted(terms, weights)
 
 
 def target_loss(fused: Tensor, target: Tensor, first: Tensor, second: Tensor, look: Tensor, weights: Tensor) -> Tensor:
@@ -162,17 +165,24 @@ def target_loss(fused: Tensor, target: Tensor, first: Tensor, second: Tensor, lo
     ``vif`` and ``both`` for what they are called. look: N in [0, 1]; at 0 the gradients aimed at are the stronger ones
     of the clean sources, as in the paper, which keeps more of both than those of a target with its contrast stretched.
     """
-    intensity = (fused - target).abs().mean((1, 2, 3))
-    gain = weights[:, 8].view(-1, 1, 1, 1)
+    gain = weights[:, COLUMN["gain"]].view(-1, 1, 1, 1)
     gradient = gain * torch.lerp(torch.maximum(sobel(first), sobel(second)), sobel(target), look.view(-1, 1, 1, 1))
-    terms = [
-        2 - 2 * ssim(fused, target),
-        intensity,
-        (sobel(fused) - gradient).abs().mean((1, 2, 3)),
-        2 - 2 * vif(fused, target) if weights[:, 4].any() else torch.zeros_like(intensity),
-        2 - ssim(fused, first, second) if weights[:, 6].any() else torch.zeros_like(intensity),
-    ]
-    return (torch.stack(terms, 1) * weights[:, [0, 1, 3, 4, 6]]).sum(1)
+    terms = {
+        "ssim": 2 - 2 * ssim(fused, target),
+        "max": (fused - target).abs().mean((1, 2, 3)),
+        "grad": (sobel(fused) - gradient).abs().mean((1, 2, 3)),
+    }
+    if weights[:, COLUMN["vif"]].any():
+        terms["vif"] = 2 - 2 * vif(fused, target)
+    if weights[:, COLUMN["both"]].any():
+        terms["both"] = 2 - ssim(fused, first, second)
+    return _weighted(terms, weights)
+
+
+def _weighted(terms: dict[str, Tensor], weights: Tensor) -> Tensor:
+    """Sum of the terms (N each) by their weights (N×9)."""
+    columns = [COLUMN[name] for name in terms]
+    return (torch.stack([*terms.values()], 1) * weights[:, columns]).sum(1)
 
 
 def output_loss(student: Tensor, teacher: Tensor) -> Tensor:
