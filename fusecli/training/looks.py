@@ -17,6 +17,7 @@ BRIGHT = 0.45  # mean luma above which a result looks washed out
 FLAT = 0.17  # spread of luma below which a scene looks flat, unless it is dark
 DARK = (0.2, 0.3)  # mean luma: below the first a scene is dark, above the second it is not
 FAINT = 0.004  # local detail, in luma, that is not worth taking over from the infrared
+DEEPEST = 0.05  # luma by which infrared detail may darken the visible; else dark rims run along edges in bright skies
 
 
 def between(visible: np.ndarray, infrared: np.ndarray, look: float) -> np.ndarray:
@@ -56,10 +57,11 @@ def natural(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = Non
     warmer = np.clip((infrared - surroundings(infrared)) / 0.15, 0, 1)
     hot = blur(high * warmer, 1)
     bands = bands or split(visible, infrared)
-    fused = visible + hot * np.maximum(infrared - visible, 0)
+    detail = np.zeros_like(visible)
     for share, (a, b) in zip(bands.shares(FAINT), bands.details, strict=True):
-        fused = fused + 0.8 * (1 - hot) * (1 - share) * (b - a)
-    return np.clip(fused, 0, 1)
+        detail += 0.8 * (1 - hot) * (1 - share) * (b - a)
+    detail = np.maximum(detail, DEEPEST * np.tanh(detail / DEEPEST))
+    return np.clip(visible + hot * np.maximum(infrared - visible, 0) + detail, 0, 1)
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
