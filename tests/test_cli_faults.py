@@ -70,11 +70,26 @@ def test_a_truncated_file_costs_one_pair_of_fifty(pairs, fusecli):
 def test_fail_fast_stops_at_the_first(pairs, fusecli):
     root = pairs(40, size=(24, 32))
     (root / "vis" / "000.png").write_text("not an image")
-    code, out, _ = fusecli(*command(root, "--fail-fast", "--json", "-j", "1"))
+    code, out, _ = fusecli(*command(root, "--fail-fast", "--json", "-j", "1", "--report", root / "report.json"))
     totals = json.loads(out)
     assert code == (8 if totals["done"] else 1)
     assert totals["failed"] == 1
     assert totals["left"] >= 36  # what had begun is finished, so that no half-written file stays
+    pairs = json.loads((root / "report.json").read_text())["pairs"]
+    assert [pair["name"] for pair in pairs] == [f"{index:03d}" for index in range(40)]
+    assert [pair["status"] for pair in pairs].count("left") == totals["left"]
+
+
+def test_empty_files_are_no_results(pairs, fusecli):
+    root = pairs(3)
+    assert fusecli(*command(root))[0] == 0
+    before = contents(root / "out")
+    (root / "out" / "001.png").write_bytes(b"")
+    assert "3 of 3 outputs exist" in fusecli(*command(root))[2]
+    code, out, _ = fusecli(*command(root, "--skip-existing", "--json"))
+    totals = json.loads(out)
+    assert (code, totals["done"], totals["skipped"]) == (0, 1, 2)
+    assert contents(root / "out") == before
 
 
 def test_text_named_png(pairs, fusecli):

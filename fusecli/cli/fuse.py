@@ -245,16 +245,20 @@ def fuse(
                 log.error("%s: %s", outcome.job.name, outcome.error)
                 if fail_fast:
                     stop.set()
-    left = max(0, len(planned.jobs) - account.count("done") - account.count("failed"))  # --watch plans none
+    left = account.missing(planned.jobs) if work.left is None else work.left()
     account.close(left, interrupted=stop.signal is not None)
     if report is not None:
         account.write(report)
     if as_json:
         typer.echo(json.dumps(account.summary))
     _tell(account)
-    if stop.signal is not None and left:
+    if watching and left:  # a stop is how such a run ends
+        log.warning(
+            "%d pairs are there and not fused, for example %s; --watch finds them again", len(left), left[0].name
+        )
+    elif stop.signal is not None and left:
         hint = "" if str(output) == "-" else "; go on with --skip-existing"
-        log.error("stopped by %s: %d pairs left%s", stop.signal.name, left, hint)
+        log.error("stopped by %s: %d pairs left%s", stop.signal.name, len(left), hint)
         raise typer.Exit(128 + stop.signal)
     if sheet is not None and rows:
         from fusecli.images.preview import contact_sheet

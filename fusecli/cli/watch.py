@@ -102,4 +102,4 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         )
 
     log.info("watching %s and %s; Ctrl-C or SIGTERM ends", *typed)
-    return Plan([], skipped), Work(partial(watch.run, watcher), settings, divisible=False)
+    return Plan([], skipped), Work(partial(watch.run, watcher), settings, divisible=False, left=watcher.left)

@@ -122,7 +122,7 @@ def settle(
     check_writable("-o", output.parent if single else output)
     for option, path in beside.items():
         check_writable(option, path.parent)
-    skipped = existing if skip_existing and not overwrite else []
+    skipped = [job for job in existing if job.is_complete()] if skip_existing and not overwrite else []
     left = {id(job) for job in skipped}
     return Plan([job for job in jobs if id(job) not in left], skipped)
 

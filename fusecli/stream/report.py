@@ -56,7 +56,6 @@ class Entry(NamedTuple):
 class Report:
     """Collects outcomes; one JSON object at the end, also of an interrupted run.
 
-
     keep: how many pairs are listed, the last ones; the totals are of all. None: every one.
     """
 
@@ -101,15 +100,22 @@ class Report:
         """How many pairs are ``done``, ``failed`` or ``skipped``."""
         return self.counts[status]
 
-    def close(self, left: int = 0, interrupted: bool = False) -> None:
+    def missing(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those of ``jobs`` that nothing was heard of; of reports that keep every pair."""
+        settled = {entry.job.output for entry in self.pairs}
+        return [job for job in jobs if job.output not in settled]
+
+    def close(self, left: Sequence[Job] = (), interrupted: bool = False) -> None:
         """The run is over. left: pairs that were not begun, since it was stopped or met what would stop them too."""
+        for job in left:
+            self._append(Entry(job, "left"))
         seconds = time.time() - self.began
         self.summary = {
-            "pairs": self.counts.total() + left,
+            "pairs": self.counts.total(),
             "done": self.counts["done"],
             "failed": self.counts["failed"],
             "skipped": self.counts["skipped"],
-            "left": left,
+            "left": len(left),
             "interrupted": interrupted,
             "seconds": round(seconds, 3),
             "pairs_per_second": round(self.counts["done"] / seconds, 2) if seconds else 0.0,

@@ -45,6 +45,12 @@ class Job:
     second: Path
     output: Path
 
+    def is_complete(self) -> bool:
+        """Whether what lies at ``output`` can be a result. Broken copies and repaired disks leave empty files."""
+        path = self.output
+        files = list(path.iterdir()) if path.is_dir() else [path]
+        return bool(files) and all(file.stat().st_size for file in files)
+
 
 @dataclass(frozen=True)
 class Settings:

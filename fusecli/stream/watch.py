@@ -74,6 +74,15 @@ class Watcher:
         first, second = self._listed()
         return [self._job(Pair(name, first[name], second[name])) for name in sorted(first.keys() & second.keys())]
 
+    def left(self) -> list[Job]:
+        """Pairs that are there now, complete or not, and are not through; none where a folder cannot be listed."""
+        try:
+            pairs = self.pairs()
+        except OSError:
+            return []
+        through = self.settled | {name for name, entry in self.waiting.items() if entry.done}
+        return [job for job in pairs if job.name not in through and (self.overwrite or not job.output.exists())]
+
     def poll(self) -> list[Job]:
         """Pairs that are ready, those that wait longest first, at most ROUND of them."""
         try:

@@ -39,12 +39,14 @@ class EngineSpec:
 class Work:
     """How jobs of one kind are done: ``run`` of stream.run, volumes, videos or watch, and its settings.
 
-    divisible: whether each job stands for itself, so that other machines may do it.
+    divisible: whether each job stands for itself, so that other machines may do it. left: of runs that find their pairs
+    as they go, those that were there and not fused when the run ended.
     """
 
     run: Callable[..., Generator[Outcome, None, None]]
     settings: Any
     divisible: bool = True
+    left: Callable[[], list[Job]] | None = None
 
     def __call__(
         self, jobs: Iterable[Job], engine: Engine, *, preview: Callable[[Job], bool], stop: Event

@@ -1,0 +1,199 @@
+"""--watch: folders that cameras write into, until a signal ends the run."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import cv2
+import pytest
+from conftest import scene
+
+from fusecli.stream import watch
+from fusecli.stream.run import Job
+
+
+@pytest.fixture
+def watched(tmp_path, average, fusecli, monkeypatch):
+    """Watch tmp_path/ir and tmp_path/vis while ``act`` runs in a thread, then stop: (code, report, stderr)."""
+    monkeypatch.setattr(watch, "POLL", 0.05)
+    monkeypatch.setattr(watch, "SETTLE", 0.4)
+    for side in ("vis", "ir"):
+        (tmp_path / side).mkdir()
+
+    def call(act, *more):
+        trouble = []
+
+        def acting():
+            try:
+                act()
+            except BaseException as error:
+                trouble.append(error)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        sides = ("--ir", tmp_path / "ir", "--vis", tmp_path / "vis")
+        report = tmp_path / "report.json"
+        thread = threading.Thread(target=acting)
+        threading.Timer(1.0, thread.start).start()  # by then the signal has its handler, which a slow start would miss
+        options = ("-o", tmp_path / "out", "-m", average, "--range", "full", "--report", report)
+        code, _, err = fusecli("fuse", *sides, *options, "--watch", *more)
+        assert not trouble, (trouble, err)
+        return code, json.loads(report.read_text()), err
+
+    return call
+
+
+def put(folder, name, image):
+    """As a careful camera does: written elsewhere, then renamed into the folder."""
+    hidden = folder / f".{name}"
+    hidden.write_bytes(cv2.imencode(".png", image)[1])
+    time.sleep(0.02)  # by the clock of the file system, later
+    hidden.rename(folder / name)
+
+
+def put_pair(root, index, size=(48, 64)):
+    for side, image in zip(("vis", "ir"), scene(index, size), strict=True):
+        put(root / side, f"{index:03d}.png", image)
+
+
+def wait_for(path, seconds=20):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path.name} did not come"
+        time.sleep(0.02)
+
+
+def test_what_comes_is_fused_as_a_plain_run_would(tmp_path, watched, fusecli, average):
+    def act():
+        for index in range(3):
+            put_pair(tmp_path, index)
+            wait_for(tmp_path / "out" / f"{index:03d}.png")
+
+    code, report, err = watched(act)
+    assert code == 0, err
+    assert {pair["name"]: pair["status"] for pair in report["pairs"]} == dict.fromkeys(("000", "001", "002"), "done")
+    sides = ("--ir", tmp_path / "ir", "--vis", tmp_path / "vis")
+    assert fusecli("fuse", *sides, "-o", tmp_path / "plain", "-m", average, "--range", "full")[0] == 0
+    for path in (tmp_path / "plain").iterdir():
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+
+
+def test_a_file_that_grows_is_taken_when_it_is_whole(tmp_path, watched):
+    vis, ir = scene(0, (200, 300))
+    whole = cv2.imencode(".png", vis)[1].tobytes()
+
+    def act():
+        put(tmp_path / "ir", "a.png", ir)
+        with (tmp_path / "vis" / "a.png").open("wb") as file:
+            for start in range(0, len(whole), len(whole) // 6 + 1):
+                file.write(whole[start : start + len(whole) // 6 + 1])
+                file.flush()
+                time.sleep(0.15)
+        assert not (tmp_path / "out" / "a.png").exists()
+        wait_for(tmp_path / "out" / "a.png")
+
+    code, report, err = watched(act)
+    assert code == 0, err
+    assert report["totals"]["done"] == 1
+    assert cv2.imread(str(tmp_path / "out" / "a.png")).shape == vis.shape
+
+
+def test_results_that_are_there_are_kept_and_new_ones_added(tmp_path, watched):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "000.png").write_bytes(b"kept")
+    put_pair(tmp_path, 0)
+
+    def act():
+        put_pair(tmp_path, 1)
+        wait_for(tmp_path / "out" / "001.png")
+
+    code, report, err = watched(act)
+    assert code == 0, err
+    assert (report["totals"]["skipped"], report["totals"]["done"]) == (1, 1)
+    assert (tmp_path / "out" / "000.png").read_bytes() == b"kept"
+
+
+def test_a_damaged_file_fails_alone_once_it_changes_no_more(tmp_path, watched, monkeypatch):
+    monkeypatch.setattr(watch, "PATIENCE", 0.8)
+
+    def act():
+        put_pair(tmp_path, 0)
+        (tmp_path / "vis" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        put_pair(tmp_path, 1)
+        wait_for(tmp_path / "out" / "001.png")
+        time.sleep(2.5)
+
+    code, report, err = watched(act)
+    assert code == 8, err
+    assert {pair["name"]: pair["status"] for pair in report["pairs"]} == {"000": "failed", "001": "done"}
+
+
+def test_pairs_that_wait_when_it_is_stopped_are_named(tmp_path, watched, monkeypatch):
+    monkeypatch.setattr(watch, "SETTLE", 1000)  # what is written in place is never ready here
+
+    def act():
+        put_pair(tmp_path, 0)
+        wait_for(tmp_path / "out" / "000.png")
+        for side, image in zip(("vis", "ir"), scene(1), strict=True):
+            cv2.imwrite(str(tmp_path / side / "001.png"), image)
+        time.sleep(0.3)
+
+    code, report, err = watched(act)
+    assert code == 0, err  # a stop is how such a run ends
+    assert report["totals"]["left"] == 1
+    assert {pair["name"]: pair["status"] for pair in report["pairs"]} == {"000": "done", "001": "left"}
+    assert "1 pairs are there and not fused, for example 001" in err
+
+
+def test_a_partner_that_does_not_come_is_reported_once(tmp_path, watched, monkeypatch):
+    monkeypatch.setattr(watch, "PARTNER", 0.2)
+
+    def act():
+        put(tmp_path / "vis", "alone.png", scene(0)[0])
+        time.sleep(1.0)
+
+    code, _, err = watched(act)
+    assert code == 0
+    assert err.count("alone.png") == 1
+    assert "partner" in err
+
+
+def test_the_pairs_that_wait_longest_go_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "ROUND", 2)
+    keys = (lambda name: name.partition(".")[0],) * 2
+    watcher = watch.Watcher(
+        (tmp_path / "ir", tmp_path / "vis"), keys, target=lambda pair: tmp_path / "out" / f"{pair.name}.png"
+    )
+    for side in ("ir", "vis"):
+        (tmp_path / side).mkdir()
+    past = time.time() - 3600
+    for index in (3, 1, 2):
+        put_pair(tmp_path, index)
+        for side in ("ir", "vis"):
+            os.utime(tmp_path / side / f"{index:03d}.png", (past, past))
+    first, second = watcher.poll(), watcher.poll()
+    assert [len(first), len(second)] == [2, 1]
+    assert {job.name for job in [*first, *second]} == {"001", "002", "003"}
+    assert all(isinstance(job, Job) for job in first)
+    assert watcher.poll() == []
+
+
+@pytest.mark.parametrize("option", [("--preview",), ("--steady",), ("--name", "{index}"), ("--pairs", "pairs.csv")])
+def test_options_that_need_all_pairs_are_refused(tmp_path, pairs, fusecli, option):
+    root = pairs(1)
+    (root / "pairs.csv").write_text("ir,vis\n000.png,000.png\n")
+    option = [root / one if one.endswith("csv") else one for one in option]
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--watch", *option)
+    assert code == 2
+    assert option[0] in err
+    assert "--watch" in err
+
+
+def test_it_needs_two_folders_and_an_output_folder(pairs, fusecli):
+    root = pairs(1)
+    code, _, err = fusecli("fuse", "--ir", root / "ir/000.png", "--vis", root / "vis", "-o", root / "out", "--watch")
+    assert (code, "needs a folder" in err) == (2, True)
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out.png", "--watch")
+    assert (code, "needs a folder" in err) == (2, True)
