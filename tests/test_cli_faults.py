@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from conftest import scene
 
+from fusecli.images import decode, intensity
+
 
 def command(root, *more):
     return ["fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", *more]
@@ -230,6 +232,38 @@ def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
         assert code == 2
         assert reason in err
     assert sorted(path.name for path in root.iterdir()) == ["ir", "vis"]
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("options", [(), ("--range", "frame"), ("--range", "0,255")])
+def test_coloured_infrared_is_said_once(pairs, fusecli, ending, options):
+    root = pairs(4, ending=ending)
+    told = "is coloured: a false-colour rendering, or are --ir and --vis swapped?"
+    assert told not in fusecli(*command(root, *options))[2]
+    swapped = ("fuse", "--ir", root / "vis", "--vis", root / "ir", "-o", root / "swapped", *options)
+    code, _, err = fusecli(*swapped)
+    assert (code, err.count(told)) == (0, 1), err
+    assert fusecli(*swapped, "--overwrite", "--quiet")[::2] == (0, "")
+    for path in (root / "ir").iterdir():
+        gray = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(path), cv2.applyColorMap(gray, cv2.COLORMAP_INFERNO))
+    assert fusecli(*command(root, "--overwrite", *options))[2].count(told) == 1
+
+
+def test_gray_infrared_stored_in_colour_is_gray(pairs, fusecli, monkeypatch):
+    """With a scale printed into it and JPEG's chroma; and what says that it is gray is not even read for that."""
+    root = pairs(3, size=(96, 320))
+    looked_at = []
+    monkeypatch.setattr(intensity, "decode", lambda path, **options: looked_at.append(path) or decode.decode(path))
+    assert "coloured" not in fusecli(*command(root))[2]
+    assert not looked_at
+    for path in (root / "ir").iterdir():
+        image = cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), cv2.COLOR_GRAY2BGR)
+        image[:, -5:] = (200, 30, 0)
+        path.unlink()
+        cv2.imwrite(str(path.with_suffix(".jpg")), image, [cv2.IMWRITE_JPEG_QUALITY, 60])
+    assert "coloured" not in fusecli(*command(root, "--overwrite"))[2]
+    assert len(looked_at) == 3
 
 
 def test_more_bits_than_the_format_holds_are_refused_before_any_work(pairs, fusecli):

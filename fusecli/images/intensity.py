@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +144,15 @@ def _sample(paths: Sequence[Path], max_pixels: int | None, kinds: str = "iuf") -
         parts += [_finite_sample(page) for page in stored.pages if page.dtype.kind in kinds]
     values = np.concatenate(parts) if parts else np.empty(0)
     return values if values.size else None
+
+
+def colored(paths: Sequence[Path], max_pixels: int | None = None) -> Iterator[tuple[Path, np.ndarray]]:
+    """The first, middle and last file of a sequence with what it holds, unless the header says that it is gray."""
+    for index in _evenly(len(paths), 3):
+        header = peek(paths[index])
+        if header is not None and header.color:
+            with suppress(InputError):  # reading it will fail by name
+                yield paths[index], decode(paths[index], pages=[0], max_pixels=max_pixels).pages[0]
 
 
 def _evenly(count: int, limit: int) -> list[int]:
