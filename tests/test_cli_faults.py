@@ -266,6 +266,17 @@ def test_gray_infrared_stored_in_colour_is_gray(pairs, fusecli, monkeypatch):
     assert len(looked_at) == 3
 
 
+@pytest.mark.parametrize("command", ["fuse", "annotate", "align"])
+def test_a_pattern_that_the_shell_has_expanded(pairs, fusecli, command):
+    root = pairs(5)
+    code, _, err = fusecli(command, "--ir", *sorted((root / "ir").iterdir()), "--vis", root / "vis", "-o", root / "out")
+    assert code == 2
+    assert "001.png" in err
+    assert "004.png" not in err
+    assert "a pattern that the shell has expanded? Quote it" in err
+    assert not (root / "out").exists()
+
+
 def test_more_bits_than_the_format_holds_are_refused_before_any_work(pairs, fusecli):
     root = pairs(2)
     code, _, err = fusecli(*command(root, "--bit-depth", "16", "--format", "jpg"))

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from fusecli import __version__
-from fusecli.cli import align, annotate, benchmark, distill, export, fuse, models, train_teacher
+from fusecli.cli import align, annotate, benchmark, distill, export, fuse, models, options, train_teacher
 from fusecli.errors import FusecliError
 
 app = typer.Typer(
@@ -21,13 +21,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("fuse")(fuse.fuse)
-app.command("train-teacher")(train_teacher.train_teacher)
-app.command("distill")(distill.distill)
-app.command("models")(models.models)
-app.command("annotate")(annotate.annotate)
-app.command("align")(align.align)
-app.command("export")(export.export)
+app.command("fuse", cls=options.Command)(fuse.fuse)
+app.command("train-teacher", cls=options.Command)(train_teacher.train_teacher)
+app.command("distill", cls=options.Command)(distill.distill)
+app.command("models", cls=options.Command)(models.models)
+app.command("annotate", cls=options.Command)(annotate.annotate)
+app.command("align", cls=options.Command)(align.align)
+app.command("export", cls=options.Command)(export.export)
 app.add_typer(benchmark.app, name="benchmark")
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import typer.core
 
 from fusecli import registry
 from fusecli.errors import UsageError
+
+SHOWN = 3  # words that a message cites
 
 DataRoot = Annotated[
     Path | None,
@@ -29,6 +32,22 @@ Look = Annotated[
     typer.Option(help="Infrared-visible: thermal (0), natural (1) or a number between. Default: the model's."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+
+class Command(typer.core.TyperCommand):
+    """A command that takes options only, and says what may have happened where words are left over."""
+
+    allow_extra_args = True
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        left = super().parse_args(ctx, args)
+        if left:
+            more = " …" if len(left) > SHOWN else ""
+            raise UsageError(
+                f"{' '.join(left[:SHOWN])}{more}: belongs to no option; a pattern that the shell has expanded? "
+                "Quote it, so that fusecli gets it: --ir 'thermal/*.png'"
+            )
+        return left
 
 
 def output(typed: str) -> Path:
