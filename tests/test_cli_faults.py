@@ -282,6 +282,7 @@ def test_more_bits_than_the_format_holds_are_refused_before_any_work(pairs, fuse
     code, _, err = fusecli(*command(root, "--bit-depth", "16", "--format", "jpg"))
     assert code == 2
     assert ".jpg files hold 8 bits" in err
+    assert ".jpg files hold 8 bits" in fusecli(*command(root, "--bit-depth", "16", "--format", "jpg", "--watch"))[2]
     assert fusecli(*command(root, "--bit-depth", "16", "--format", "png"))[0] == 0
 
 

@@ -382,6 +382,7 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
         (["--window", "40"], "expected two numbers"),
         (["--colormap", "hot"], "--colormap is for gray PET and SPECT"),
         (["--bit-depth", "8"], "a DICOM result keeps its reference's"),
+        (["--bit-depth", "16", "--format", "jpg"], ".jpg files hold 8 bits; choose --format png or tiff"),
         (["-o", "out.dcm"], "the result has 22 files, one per slice; name a folder"),
         (["-o", "out.png"], "the result has 22 files, one per slice; name a folder"),
         (["-o", "out.dcm", "--reference", "mri"], "a NIfTI volume knows no patient"),

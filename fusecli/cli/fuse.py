@@ -297,17 +297,14 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     """The plan for pictures, and how to run it."""
     from fusecli.images import frames, intensity, pairing
     from fusecli.stream import run as stream
-    from fusecli.stream.plan import plan
+    from fusecli.stream.plan import check_depth, plan
     from fusecli.stream.work import Work
 
     task = request.task
     typed = (request.sides[task.first], request.sides[task.second])
     pairs = pairing.find_pairs(*typed, endings=frames.ENDINGS, sides=task.sides, **request.pairing)
     planned = plan(pairs, request.output, inputs=typed, **request.naming)
-    endings = {job.output.suffix.lower() for job in planned.jobs}
-    shallow = [ending for ending in sorted(endings) if "uint16" not in frames.WRITES[ending]]
-    if request.bit_depth == 16 and shallow:
-        raise UsageError(f"--bit-depth 16: {shallow[0]} files hold 8 bits; choose --format png or tiff")
+    check_depth(request.bit_depth, (job.output.suffix.lower() for job in planned.jobs))
     firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
     limit = request.max_pixels
     # of whatever is left to do, every frame of the sequence gets the same
