@@ -266,6 +266,23 @@ def test_gray_infrared_stored_in_colour_is_gray(pairs, fusecli, monkeypatch):
     assert len(looked_at) == 3
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fuse", "--ir", "a", "--vis", "b"),
+        ("annotate", "--ir", "a", "--vis", "b"),
+        ("align", "--ir", "a", "--vis", "b"),
+        ("export",),
+        ("train-teacher",),
+        ("distill", "--teacher", "a"),
+    ],
+)
+def test_an_output_of_no_name_is_refused_by_every_command(fusecli, arguments):
+    code, _, err = fusecli(*arguments, "-o", "")
+    assert code == 2
+    assert err == "fusecli: -o: names nothing; write -o . for this folder\n"
+
+
 @pytest.mark.parametrize("command", ["fuse", "annotate", "align"])
 def test_a_pattern_that_the_shell_has_expanded(pairs, fusecli, command):
     root = pairs(5)

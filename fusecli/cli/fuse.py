@@ -62,14 +62,7 @@ def fuse(
     spect: Annotated[str | None, typer.Option(help=INPUT.format("SPECT: slices, DICOM, NIfTI"))] = None,
     mri: Annotated[str | None, typer.Option(help=INPUT.format("MRI: slices, DICOM, NIfTI"))] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=options.output,
-            metavar="PATH",
-            help="Folder of the results; a file for a single pair; - for raw video.",
-        ),
+        Path | None, options.output("Folder of the results; a file for a single pair; - for raw video.")
     ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")

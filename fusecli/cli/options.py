@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import typer.core
@@ -50,11 +50,15 @@ class Command(typer.core.TyperCommand):
         return left
 
 
-def output(typed: str) -> Path:
-    """The path of an ``-o``. Raises UsageError for none: a variable of a script that is not set, say."""
-    if not typed:
-        raise UsageError("-o: names nothing; write -o . for this folder")
-    return Path(typed)
+def output(text: str) -> Any:
+    """``-o``, with what --help says of it. An empty one, such as a variable that is not set, is a UsageError."""
+
+    def parse(typed: str) -> Path:
+        if not typed:
+            raise UsageError("-o: names nothing; write -o . for this folder")
+        return Path(typed)
+
+    return typer.Option("--output", "-o", parser=parse, metavar="PATH", help=text)
 
 
 def task_of(**given: str | None) -> tuple[registry.Task, dict[str, str]]:
