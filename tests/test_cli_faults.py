@@ -99,6 +99,31 @@ def test_empty_and_missing_folders(tmp_path, pairs, fusecli):
     assert "nowhere" in err
 
 
+@pytest.mark.parametrize("sides", [("vis", "ir"), ("pet", "mri")])
+def test_a_run_that_comes_before_its_inputs_is_no_failure(tmp_path, fusecli, sides):
+    """As cron starts it, every minute."""
+    folders = [tmp_path / side for side in sides]
+    arguments = ["fuse", f"--{sides[0]}", folders[0], f"--{sides[1]}", folders[1], "-o", tmp_path / "out", "-r"]
+    folders[0].mkdir()
+    assert fusecli(*arguments, "--skip-existing", "--ignore-unmatched")[0] == 2  # a folder that is not there
+    (folders[1] / "today").mkdir(parents=True)
+    assert fusecli(*arguments)[0] == 2
+    for options in (["--skip-existing"], ["--ignore-unmatched"], ["--skip-existing", "--ignore-unmatched"]):
+        code, out, err = fusecli(*arguments, *options, "--report", tmp_path / "report.json", "--json")
+        assert code == 0, err
+        assert "nothing to fuse yet" in err
+        assert json.loads(out)["done"] == json.loads((tmp_path / "report.json").read_text())["totals"]["done"] == 0
+        assert fusecli(*arguments, *options, "--quiet") == (0, "", "")
+    assert fusecli(*arguments[:-2], folders[0] / "out", "--skip-existing")[0] == 2  # would be refused later
+    cv2.imwrite(str(folders[0] / "a.png"), scene(0)[0])
+    assert fusecli(*arguments, "--ignore-unmatched")[0] == 0
+    code, _, err = fusecli(*arguments, "--skip-existing")
+    assert code == 2
+    assert "the folder is empty" in err
+    (folders[1] / "today" / "b.gif").write_bytes(b"GIF89a")
+    assert fusecli(*arguments, "--ignore-unmatched")[0] == 2
+
+
 @pytest.mark.parametrize("where", ["vis", "ir", "vis/below"])
 def test_output_in_an_input_folder_is_refused(pairs, fusecli, where):
     root = pairs(2)

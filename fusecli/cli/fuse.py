@@ -208,8 +208,12 @@ def fuse(
     )
     of_volumes = volumes.VolumeOptions(series, volume, window, reference, colormap)
     of_frames = FrameOptions(range_, steady, align)
-    planned, work = (watching and watch.plan(request, of_frames)) or (
-        volumes.plan(request, of_volumes) or videos.plan(request, of_frames, raw, quiet) or _frames(request, of_frames)
+    planned, work = (
+        (watching and watch.plan(request, of_frames))
+        or _nothing_yet(request)
+        or volumes.plan(request, of_volumes)
+        or videos.plan(request, of_frames, raw, quiet)
+        or _frames(request, of_frames)
     )
     if cluster is not None and not work.divisible:
         raise UsageError("--cluster divides pictures and volumes among machines; videos and --watch are for one")
@@ -284,6 +288,37 @@ def _machines(
     folder = output if output.is_dir() else output.parent
     with connect(cluster, spec, work, jobs, folder, workers=workers) as joined:
         yield joined.node, partial(joined.run, jobs)
+
+
+def _nothing_yet(request: Request) -> tuple[Plan, Work] | None:
+    """A plan of nothing where a run that will be repeated comes before its inputs; None where there is something.
+
+    With --ignore-unmatched one empty folder is enough for that, with --skip-existing alone both must be empty.
+    """
+    from fusecli.images import pairing
+    from fusecli.stream import run as stream
+    from fusecli.stream.plan import settle
+    from fusecli.stream.work import Work
+
+    typed, output, naming = request.sides.values(), request.output, request.naming
+    unmatched = request.pairing["ignore_unmatched"]
+    repeated = (unmatched or naming["skip_existing"]) and str(output) != "-"
+    if not repeated or not all(Path(folder).is_dir() for folder in typed):
+        return None
+    empty = [folder for folder in typed if pairing.is_empty(folder)]
+    if len(empty) < (1 if unmatched else 2):
+        return None
+    log.warning("nothing to fuse yet: no file in %s", " and ".join(dict.fromkeys(empty)))
+    planned = settle(
+        [],
+        output,
+        single=bool(output.suffix) and not output.is_dir(),
+        guarded=map(Path, typed),
+        overwrite=False,
+        skip_existing=True,
+        beside=naming["beside"],
+    )
+    return planned, Work(stream.run, stream.Settings())
 
 
 def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:

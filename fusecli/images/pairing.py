@@ -92,6 +92,14 @@ def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]
         yield relative + name, Path(location)
 
 
+def is_empty(typed: str) -> bool:
+    """Whether this is a folder in which there is no file yet, nor in its sub-folders."""
+    try:
+        return Path(typed).is_dir() and next(files_in(typed, True), None) is None
+    except OSError:  # what cannot be listed is told when it is to be read
+        return False
+
+
 def key_of(name: str, *, pattern: tuple[str, str], endings: Collection[str]) -> str | None:
     """The pair's name of a file, given with its sub-folder; None where ending or pattern (`patterns`) does not fit."""
     folder, slash, own = name.rpartition("/")
