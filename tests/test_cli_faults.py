@@ -1,5 +1,6 @@
 """Bad input and broken runs: a clear message, the right exit code, nothing lost."""
 
+import io
 import json
 import os
 import shlex
@@ -326,6 +327,66 @@ def test_more_bits_than_the_format_holds_are_refused_before_any_work(pairs, fuse
     assert ".jpg files hold 8 bits" in err
     assert ".jpg files hold 8 bits" in fusecli(*command(root, "--bit-depth", "16", "--format", "jpg", "--watch"))[2]
     assert fusecli(*command(root, "--bit-depth", "16", "--format", "png"))[0] == 0
+
+
+def test_with_json_what_libraries_print_goes_nowhere_and_python_s_words_stay(pairs):
+    """libpng and its like write to the descriptor, past Python."""
+    root = pairs(2)
+    damaged = root / "vis" / "000.png"
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2 :: 50] = bytes(len(data[len(data) // 2 :: 50]))
+    damaged.write_bytes(bytes(data[:-12]) + damaged.read_bytes()[-12:])
+    script = """
+import os, sys
+from fusecli.cli import main
+from fusecli.stream import run
+load = run.load
+def loud(job, settings):
+    os.write(2, b"native line\\n")
+    if job.name == "001":
+        print("own line", file=sys.stderr)
+    return load(job, settings)
+run.load = loud
+code = main(sys.argv[1:])
+os.write(2, b"descriptor is back\\n")
+print("stream is back", file=sys.stderr)
+sys.exit(code)
+"""
+    arguments = [sys.executable, "-c", script, *map(str, command(root, "--log-format", "json"))]
+    done = subprocess.run(arguments, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 8
+    *lines, back, again = done.stderr.splitlines()
+    assert (back, again) == ("descriptor is back", "stream is back")
+    assert lines.pop(next(index for index, line in enumerate(lines) if line == "own line"))
+    messages = [json.loads(line)["message"] for line in lines]
+    assert any("000.png" in message for message in messages)
+    arguments[arguments.index("json")] = "text"
+    assert "native line" in subprocess.run([*arguments, "--overwrite"], stderr=subprocess.PIPE, text=True).stderr
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_json_lines_where_stderr_is_another_stream(pairs, fusecli, monkeypatch, capfd, in_memory):
+    root = pairs(1)
+    if in_memory:
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+    stream = sys.stderr
+    code, _, err = fusecli(*command(root, "--log-format", "json"))
+    err = stream.getvalue() if in_memory else err
+    assert (code, sys.stderr) == (0, stream)
+    assert "1 done" in json.loads(err.splitlines()[-1])["message"]
+    os.write(2, b"still there")
+    assert "still there" in capfd.readouterr().err
+
+
+def test_errors_are_json_too_with_their_traceback(pairs, fusecli):
+    root = pairs(1)
+    (root / "ir" / "000.png").unlink()
+    code, _, err = fusecli(*command(root, "--log-format", "json", "-v"))
+    assert code == 2
+    failed, last = map(json.loads, err.splitlines())
+    assert "UsageError" in failed["traceback"]
+    assert last["level"] == "error"
+    assert "the folder is empty" in last["message"]
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
