@@ -1,5 +1,6 @@
 """Bad input and broken runs: a clear message, the right exit code, nothing lost."""
 
+import io
 import json
 import os
 import shlex
@@ -14,6 +15,8 @@ import cv2
 import numpy as np
 import pytest
 from conftest import scene
+
+from fusecli.images import decode, intensity
 
 
 def command(root, *more):
@@ -110,6 +113,31 @@ def test_empty_and_missing_folders(tmp_path, pairs, fusecli):
     code, _, err = fusecli("fuse", "--ir", tmp_path / "nowhere", "--vis", root / "vis", "-o", root / "out")
     assert code == 2
     assert "nowhere" in err
+
+
+@pytest.mark.parametrize("sides", [("vis", "ir"), ("pet", "mri")])
+def test_a_run_that_comes_before_its_inputs_is_no_failure(tmp_path, fusecli, sides):
+    """As cron starts it, every minute."""
+    folders = [tmp_path / side for side in sides]
+    arguments = ["fuse", f"--{sides[0]}", folders[0], f"--{sides[1]}", folders[1], "-o", tmp_path / "out", "-r"]
+    folders[0].mkdir()
+    assert fusecli(*arguments, "--skip-existing", "--ignore-unmatched")[0] == 2  # a folder that is not there
+    (folders[1] / "today").mkdir(parents=True)
+    assert fusecli(*arguments)[0] == 2
+    for options in (["--skip-existing"], ["--ignore-unmatched"], ["--skip-existing", "--ignore-unmatched"]):
+        code, out, err = fusecli(*arguments, *options, "--report", tmp_path / "report.json", "--json")
+        assert code == 0, err
+        assert "nothing to fuse yet" in err
+        assert json.loads(out)["done"] == json.loads((tmp_path / "report.json").read_text())["totals"]["done"] == 0
+        assert fusecli(*arguments, *options, "--quiet") == (0, "", "")
+    assert fusecli(*arguments[:-2], folders[0] / "out", "--skip-existing")[0] == 2  # would be refused later
+    cv2.imwrite(str(folders[0] / "a.png"), scene(0)[0])
+    assert fusecli(*arguments, "--ignore-unmatched")[0] == 0
+    code, _, err = fusecli(*arguments, "--skip-existing")
+    assert code == 2
+    assert "the folder is empty" in err
+    (folders[1] / "today" / "b.gif").write_bytes(b"GIF89a")
+    assert fusecli(*arguments, "--ignore-unmatched")[0] == 2
 
 
 @pytest.mark.parametrize("where", ["vis", "ir", "vis/below"])
@@ -247,12 +275,133 @@ def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
     assert sorted(path.name for path in root.iterdir()) == ["ir", "vis"]
 
 
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("options", [(), ("--range", "frame"), ("--range", "0,255")])
+def test_coloured_infrared_is_said_once(pairs, fusecli, ending, options):
+    root = pairs(4, ending=ending)
+    told = "is coloured: a false-colour rendering, or are --ir and --vis swapped?"
+    assert told not in fusecli(*command(root, *options))[2]
+    swapped = ("fuse", "--ir", root / "vis", "--vis", root / "ir", "-o", root / "swapped", *options)
+    code, _, err = fusecli(*swapped)
+    assert (code, err.count(told)) == (0, 1), err
+    assert fusecli(*swapped, "--overwrite", "--quiet")[::2] == (0, "")
+    for path in (root / "ir").iterdir():
+        gray = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(path), cv2.applyColorMap(gray, cv2.COLORMAP_INFERNO))
+    assert fusecli(*command(root, "--overwrite", *options))[2].count(told) == 1
+
+
+def test_gray_infrared_stored_in_colour_is_gray(pairs, fusecli, monkeypatch):
+    """With a scale printed into it and JPEG's chroma; and what says that it is gray is not even read for that."""
+    root = pairs(3, size=(96, 320))
+    looked_at = []
+    monkeypatch.setattr(intensity, "decode", lambda path, **options: looked_at.append(path) or decode.decode(path))
+    assert "coloured" not in fusecli(*command(root))[2]
+    assert not looked_at
+    for path in (root / "ir").iterdir():
+        image = cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), cv2.COLOR_GRAY2BGR)
+        image[:, -5:] = (200, 30, 0)
+        path.unlink()
+        cv2.imwrite(str(path.with_suffix(".jpg")), image, [cv2.IMWRITE_JPEG_QUALITY, 60])
+    assert "coloured" not in fusecli(*command(root, "--overwrite"))[2]
+    assert len(looked_at) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fuse", "--ir", "a", "--vis", "b"),
+        ("annotate", "--ir", "a", "--vis", "b"),
+        ("align", "--ir", "a", "--vis", "b"),
+        ("export",),
+        ("train-teacher",),
+        ("distill", "--teacher", "a"),
+    ],
+)
+def test_an_output_of_no_name_is_refused_by_every_command(fusecli, arguments):
+    code, _, err = fusecli(*arguments, "-o", "")
+    assert code == 2
+    assert err == "fusecli: -o: names nothing; write -o . for this folder\n"
+
+
+@pytest.mark.parametrize("command", ["fuse", "annotate", "align"])
+def test_a_pattern_that_the_shell_has_expanded(pairs, fusecli, command):
+    root = pairs(5)
+    code, _, err = fusecli(command, "--ir", *sorted((root / "ir").iterdir()), "--vis", root / "vis", "-o", root / "out")
+    assert code == 2
+    assert "001.png" in err
+    assert "004.png" not in err
+    assert "a pattern that the shell has expanded? Quote it" in err
+    assert not (root / "out").exists()
+
+
 def test_more_bits_than_the_format_holds_are_refused_before_any_work(pairs, fusecli):
     root = pairs(2)
     code, _, err = fusecli(*command(root, "--bit-depth", "16", "--format", "jpg"))
     assert code == 2
     assert ".jpg files hold 8 bits" in err
+    assert ".jpg files hold 8 bits" in fusecli(*command(root, "--bit-depth", "16", "--format", "jpg", "--watch"))[2]
     assert fusecli(*command(root, "--bit-depth", "16", "--format", "png"))[0] == 0
+
+
+def test_with_json_what_libraries_print_goes_nowhere_and_python_s_words_stay(pairs):
+    """libpng and its like write to the descriptor, past Python."""
+    root = pairs(2)
+    damaged = root / "vis" / "000.png"
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2 :: 50] = bytes(len(data[len(data) // 2 :: 50]))
+    damaged.write_bytes(bytes(data[:-12]) + damaged.read_bytes()[-12:])
+    script = """
+import os, sys
+from fusecli.cli import main
+from fusecli.stream import run
+load = run.load
+def loud(job, settings):
+    os.write(2, b"native line\\n")
+    if job.name == "001":
+        print("own line", file=sys.stderr)
+    return load(job, settings)
+run.load = loud
+code = main(sys.argv[1:])
+os.write(2, b"descriptor is back\\n")
+print("stream is back", file=sys.stderr)
+sys.exit(code)
+"""
+    arguments = [sys.executable, "-c", script, *map(str, command(root, "--log-format", "json"))]
+    done = subprocess.run(arguments, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 8
+    *lines, back, again = done.stderr.splitlines()
+    assert (back, again) == ("descriptor is back", "stream is back")
+    assert lines.pop(next(index for index, line in enumerate(lines) if line == "own line"))
+    messages = [json.loads(line)["message"] for line in lines]
+    assert any("000.png" in message for message in messages)
+    arguments[arguments.index("json")] = "text"
+    assert "native line" in subprocess.run([*arguments, "--overwrite"], stderr=subprocess.PIPE, text=True).stderr
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_json_lines_where_stderr_is_another_stream(pairs, fusecli, monkeypatch, capfd, in_memory):
+    root = pairs(1)
+    if in_memory:
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+    stream = sys.stderr
+    code, _, err = fusecli(*command(root, "--log-format", "json"))
+    err = stream.getvalue() if in_memory else err
+    assert (code, sys.stderr) == (0, stream)
+    assert "1 done" in json.loads(err.splitlines()[-1])["message"]
+    os.write(2, b"still there")
+    assert "still there" in capfd.readouterr().err
+
+
+def test_errors_are_json_too_with_their_traceback(pairs, fusecli):
+    root = pairs(1)
+    (root / "ir" / "000.png").unlink()
+    code, _, err = fusecli(*command(root, "--log-format", "json", "-v"))
+    assert code == 2
+    failed, last = map(json.loads, err.splitlines())
+    assert "UsageError" in failed["traceback"]
+    assert last["level"] == "error"
+    assert "the folder is empty" in last["message"]
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])

@@ -105,6 +105,23 @@ def test_the_log_says_both_spacings_and_what_is_covered(heads, fusecli, average)
     assert re.search(r"to 36×40×22 voxels of 3\.00×3\.00×5\.00 mm; it covers \d\d % of it", err)
 
 
+def test_little_that_is_covered_is_a_warning(heads, fusecli, average):
+    ct, _, root = heads
+    options = ("-m", average, "--overwrite", "--log-format", "json")
+    for shape, percent in (((60, 60, 1), r"[1-9]"), ((4, 4, 1), "less than 1"), ((60, 60, 40), None)):
+        where = phantom.grid(shape, (4, 4, 4))
+        mr = phantom.nifti(root / "few.nii", np.rint(phantom.head(where) * 1000).astype(np.int16), where)
+        code, _, err = fusecli("fuse", "--ct", ct, "--mri", mr, "-o", root / "out", *options)
+        assert code == 0, err
+        entries = [json.loads(line) for line in err.splitlines()]
+        warnings = [entry["message"] for entry in entries if entry["level"] == "warning"]
+        if percent is None:
+            assert not warnings
+        else:
+            (message,) = warnings
+            assert re.search(rf"mri resampled .* covers only {percent} % of it; elsewhere .* ct alone", message)
+
+
 def test_equal_grids_are_not_resampled(tmp_path, fusecli, average):
     values = np.random.default_rng(0).random((22, 40, 36))
     ct, mr = put(tmp_path, "nifti", "ct", CT, values * 0.08), put(tmp_path, "dicom", "mri", CT, values)
@@ -365,6 +382,7 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
         (["--window", "40"], "expected two numbers"),
         (["--colormap", "hot"], "--colormap is for gray PET and SPECT"),
         (["--bit-depth", "8"], "a DICOM result keeps its reference's"),
+        (["--bit-depth", "16", "--format", "jpg"], ".jpg files hold 8 bits; choose --format png or tiff"),
         (["-o", "out.dcm"], "the result has 22 files, one per slice; name a folder"),
         (["-o", "out.png"], "the result has 22 files, one per slice; name a folder"),
         (["-o", "out.dcm", "--reference", "mri"], "a NIfTI volume knows no patient"),

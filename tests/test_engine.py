@@ -131,6 +131,31 @@ def test_out_of_memory_makes_smaller_tiles():
     assert engine.tile <= 200
 
 
+def test_out_of_memory_mends_fewer_pairs_at_once(nano, monkeypatch):
+    rng = np.random.default_rng(0)
+    smooth = np.linspace(60, 160, 240)[:, None] + np.zeros(320)
+    second = np.uint8(smooth + rng.normal(0, 6, (5, 1, 320)))  # stripes, which are taken out
+    first = np.uint8(smooth + np.zeros((5, 1, 1)))
+    expected = Engine(nano, "cpu", "fp32").fuse(first, second)
+    examine, room = engines.mending.examine, 2
+
+    def greedy(upper, *others):
+        if len(upper) > 2 * room:  # both sides of a pair
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return examine(upper, *others)
+
+    monkeypatch.setattr(engines.mending, "examine", greedy)
+    engine = Engine(nano, "cpu", "fp32")
+    tile = engine.tile
+    assert abs(engine.fuse(first, second).astype(int) - expected).max() <= 1
+    assert engine.tile == tile  # which would not have helped
+    mended = engine.mend(first[0], second[0])[1]
+    assert abs(np.diff(mended.astype(int))).mean() < abs(np.diff(second[0].astype(int))).mean() / 3
+    room = 0
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        engine.fuse(first, second)
+
+
 def test_large_frames_are_cut_on_their_own(monkeypatch):
     class Watched(Mean):
         widest = 0

@@ -94,6 +94,46 @@ def test_mistyped_ranges(option):
         sequence_range(option, [])
 
 
+def told(folder: Path, caplog, *frames_: np.ndarray, option: str = "auto") -> str:
+    """What is warned of a sequence."""
+    caplog.clear()
+    paths = [folder / f"{index:02}.tif" for index in range(len(frames_))]
+    for path, frame in zip(paths, frames_, strict=True):
+        frames.write(path, [frame])
+    sequence_range(option, paths)
+    assert len(caplog.records) <= 1
+    return caplog.text
+
+
+def test_files_of_different_kinds_or_units_are_said(tmp_path, caplog):
+    kelvin = [4 * thermal(seed) for seed in range(6)]  # x 100
+    celsius = [np.float32(frame) / 100 - 273 for frame in kelvin]
+    gray = [np.uint16(thermal(seed) % 256) for seed in range(6)]
+    mixed = told(tmp_path, caplog, *kelvin[:5], np.uint8(gray[5]))
+    assert "00.tif holds uint16 samples" in mixed
+    assert "05.tif uint8; one range does not suit both: --range frame" in mixed
+    assert "04.tif float32" in told(tmp_path, caplog, *kelvin[:4], *celsius[4:])
+    units = told(tmp_path, caplog, *kelvin[:5], gray[5])
+    assert "05.tif holds values from" in units
+    assert "--range frame" in units
+    assert "00.tif holds values from" in told(tmp_path, caplog, *gray[:5], kelvin[5])
+    assert not told(tmp_path, caplog, *kelvin[:5], gray[5], option="0,65535")
+    for alike in (kelvin, celsius, gray, [np.uint8(frame) for frame in gray], kelvin[:1]):
+        assert not told(tmp_path, caplog, *alike)
+
+
+def test_scenes_that_differ_are_no_mistake(tmp_path, caplog):
+    scenes = [thermal(seed) for seed in range(8)]
+    shutter = np.full_like(scenes[0], 7500)
+    assert not told(tmp_path, caplog, *scenes, shutter)
+    assert not told(tmp_path, caplog, *(thermal(seed, warm=200 * seed) for seed in range(8)))
+    fire = scenes[0].copy()
+    fire[:60] += 40000
+    assert "holds values from" in told(tmp_path, caplog, *scenes[1:], fire)  # all but one are as good as black
+    drift = [thermal(seed, warm=5000 * seed) for seed in range(8)]
+    assert "holds values from" in told(tmp_path, caplog, *drift)
+
+
 def test_unreadable_files_are_passed_over(tmp_path):
     paths = sequence(tmp_path, 3)
     (tmp_path / "cut.png").write_bytes(paths[0].read_bytes()[:-100])

@@ -85,6 +85,19 @@ def test_unmatched_files_are_listed_and_counted(tmp_path, caplog):
     assert "alone.tif" in caplog.text
 
 
+@pytest.mark.parametrize("ending", [".gif", ".HEIC", ".jp2", ".exr", ".avif", ".dng", ".raw"])
+def test_partners_of_a_kind_that_is_not_read_are_named(tmp_path, caplog, ending):
+    vis = make(tmp_path / "vis", "a.png", "b.png", "c.png")
+    some = make(tmp_path / "ir", "a.png", f"b{ending}", f"c{ending}", "d.txt")
+    expected = f"--ir: there are files of these names that are not read (2 × {ending.lower()}); fusecli reads .jpg"
+    assert expected in refused(vis, some)
+    assert pairs(vis, some, ignore_unmatched=True)
+    assert expected in caplog.text
+    none = make(tmp_path / "none", f"a{ending}", f"b{ending}", "preview.png")
+    assert expected in refused(vis, none)
+    assert "not read" not in refused(vis, make(tmp_path / "few", "a.png", "a.txt", "d.txt"))
+
+
 def test_two_files_of_one_name_on_one_side(tmp_path):
     vis, ir = make(tmp_path / "vis", "a.png", "a.tif"), make(tmp_path / "ir", "a.png")
     message = refused(vis, ir)
@@ -215,7 +228,7 @@ def test_csv_mistakes(tmp_path):
     assert "line 2" in message("vis,ir\nv/a.png,\n")
     assert "line 3: " in message("vis,ir\nv/a.png,t/7.tif\nv/none.png,t/9.tif\n")
     assert "column called name" in message("vis,ir\nv/a.png,t/7.tif\nw/a.png,t/9.tif\n")
-    assert "not a supported kind" in message("vis,ir\nv/a.png,note.txt\n")
+    assert "not a supported kind of file; fusecli reads .jpg" in message("vis,ir\nv/a.png,note.txt\n")
     assert "cannot be read" in refused("", "", pairs_csv=tmp_path / "gone.csv")
     table.write_bytes(b"\xff\xfe\x00")
     assert "UTF-8" in refused("", "", pairs_csv=table)

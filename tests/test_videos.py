@@ -175,6 +175,15 @@ def test_sound_is_left_out_and_said(tmp_path, fuse):
         assert [stream.type for stream in container.streams] == ["video"]
 
 
+def test_coloured_infrared_is_said(clips, fuse):
+    told = "ir.mp4 is coloured: a false-colour rendering, or are --ir and --vis swapped?"
+    assert told not in fuse()[2]
+    (clips / "vis.mp4").rename(clips / "ir.mp4")
+    write(clips / "vis.mp4", moving(12)[1])
+    code, _, err = fuse("--overwrite")
+    assert (code, err.count(told)) == (0, 1)
+
+
 def test_sizes_must_agree_or_be_brought_together(tmp_path, fuse):
     write(tmp_path / "vis.mp4", moving(3)[0])
     write(tmp_path / "ir.mp4", moving(3, (24, 32))[1])

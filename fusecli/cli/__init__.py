@@ -8,7 +8,7 @@ import sys
 import typer
 
 from fusecli import __version__
-from fusecli.cli import align, annotate, benchmark, distill, export, fuse, models, train_teacher
+from fusecli.cli import align, annotate, benchmark, distill, export, fuse, models, options, train_teacher
 from fusecli.errors import FusecliError
 
 app = typer.Typer(
@@ -21,13 +21,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("fuse")(fuse.fuse)
-app.command("train-teacher")(train_teacher.train_teacher)
-app.command("distill")(distill.distill)
-app.command("models")(models.models)
-app.command("annotate")(annotate.annotate)
-app.command("align")(align.align)
-app.command("export")(export.export)
+app.command("fuse", cls=options.Command)(fuse.fuse)
+app.command("train-teacher", cls=options.Command)(train_teacher.train_teacher)
+app.command("distill", cls=options.Command)(distill.distill)
+app.command("models", cls=options.Command)(models.models)
+app.command("annotate", cls=options.Command)(annotate.annotate)
+app.command("align", cls=options.Command)(align.align)
+app.command("export", cls=options.Command)(export.export)
 app.add_typer(benchmark.app, name="benchmark")
 
 
@@ -48,20 +48,32 @@ def root(
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code; errors meant for the user are one line on stderr."""
+    log = logging.getLogger("fusecli")
+    log.handlers.clear()  # of a run before in this process, as its level
+    log.setLevel(logging.NOTSET)
     try:
         code = _exit_code(argv)
         sys.stdout.flush()  # which fails where the disk is full
         return code
     except KeyboardInterrupt:
-        print("fusecli: interrupted", file=sys.stderr)
+        _tell("interrupted")
         return 130
     except BrokenPipeError:  # a reader that has seen enough, such as head
         return 141  # as of a program that SIGPIPE ended
     except (FusecliError, OSError) as error:
-        if logging.getLogger("fusecli").isEnabledFor(logging.DEBUG):
-            logging.getLogger("fusecli").exception("failed")
-        print(f"fusecli: {error}", file=sys.stderr)
+        if log.isEnabledFor(logging.DEBUG):
+            log.exception("failed")
+        _tell(str(error))
         return error.exit_code if isinstance(error, FusecliError) else 1
+
+
+def _tell(message: str) -> None:
+    """A last line on stderr, in the format of the others."""
+    log = logging.getLogger("fusecli")
+    if log.handlers:
+        log.error("%s", message)
+    else:  # it has not come to a command
+        print(f"fusecli: {message}", file=sys.stderr)
 
 
 def _exit_code(argv: list[str] | None) -> int:

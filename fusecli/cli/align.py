@@ -15,7 +15,7 @@ from fusecli.errors import EXIT_NOTHING_DONE, UsageError
 def align(
     ir: Annotated[str, typer.Option(help="Folder, file or glob of infrared frames.")],
     vis: Annotated[str, typer.Option(help="Folder, file or glob of visible frames.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Calibration to write (JSON).")],
+    output: Annotated[Path, options.output("Calibration to write (JSON).")],
     model: Annotated[str, typer.Option(help="shift, similarity, affine or homography.")] = "affine",
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs to look at, evenly spread.")] = 9,
     pair_by: Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")] = "stem",

@@ -39,9 +39,7 @@ def annotate(
     pet: Annotated[str | None, typer.Option(help=INPUT.format("PET slices"))] = None,
     spect: Annotated[str | None, typer.Option(help=INPUT.format("SPECT slices"))] = None,
     mri: Annotated[str | None, typer.Option(help=INPUT.format("MRI slices"))] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON-lines file; pairs that it describes are skipped.")
-    ] = None,
+    output: Annotated[Path | None, options.output("JSON-lines file; pairs that it describes are skipped.")] = None,
     backend: Annotated[
         Backend, typer.Option(help="measure (embedded, exact) or openai (a vision model behind --base-url).")
     ] = Backend.measure,

@@ -19,9 +19,7 @@ def distill(
     student: Annotated[str, typer.Option(help="nano (convolutional) or base (the paper's).")] = "nano",
     recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML). Default: the teacher's sets.")] = None,
     data_root: options.DataRoot = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; resumed if it has one.")] = Path(
-        "runs/student"
-    ),
+    output: Annotated[Path, options.output("Folder of the run; resumed if it has one.")] = Path("runs/student"),
     feature_weight: Annotated[float, typer.Option(help="Weight of the feature loss; 0 leaves it out.", min=0)] = 0.1,
     settings: options.Settings = [],  # noqa: B006 - typer copies it
     device: options.Device = "auto",

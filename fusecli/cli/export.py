@@ -13,7 +13,7 @@ from fusecli.errors import UsageError
 
 
 def export(
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, such as nano.onnx.")],
+    output: Annotated[Path, options.output("File to write, such as nano.onnx.")],
     model: Annotated[
         str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")
     ] = registry.DEFAULT_MODEL,

@@ -62,14 +62,7 @@ def fuse(
     spect: Annotated[str | None, typer.Option(help=INPUT.format("SPECT: slices, DICOM, NIfTI"))] = None,
     mri: Annotated[str | None, typer.Option(help=INPUT.format("MRI: slices, DICOM, NIfTI"))] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=options.output,
-            metavar="PATH",
-            help="Folder of the results; a file for a single pair; - for raw video.",
-        ),
+        Path | None, options.output("Folder of the results; a file for a single pair; - for raw video.")
     ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")
@@ -215,8 +208,12 @@ def fuse(
     )
     of_volumes = volumes.VolumeOptions(series, volume, window, reference, colormap)
     of_frames = FrameOptions(range_, steady, align)
-    planned, work = (watching and watch.plan(request, of_frames)) or (
-        volumes.plan(request, of_volumes) or videos.plan(request, of_frames, raw, quiet) or _frames(request, of_frames)
+    planned, work = (
+        (watching and watch.plan(request, of_frames))
+        or _nothing_yet(request)
+        or volumes.plan(request, of_volumes)
+        or videos.plan(request, of_frames, raw, quiet)
+        or _frames(request, of_frames)
     )
     if cluster is not None and not work.divisible:
         raise UsageError("--cluster divides pictures and volumes among machines; videos and --watch are for one")
@@ -297,21 +294,49 @@ def _machines(
         yield joined.node, partial(joined.run, jobs)
 
 
+def _nothing_yet(request: Request) -> tuple[Plan, Work] | None:
+    """A plan of nothing where a run that will be repeated comes before its inputs; None where there is something.
+
+    With --ignore-unmatched one empty folder is enough for that, with --skip-existing alone both must be empty.
+    """
+    from fusecli.images import pairing
+    from fusecli.stream import run as stream
+    from fusecli.stream.plan import settle
+    from fusecli.stream.work import Work
+
+    typed, output, naming = request.sides.values(), request.output, request.naming
+    unmatched = request.pairing["ignore_unmatched"]
+    repeated = (unmatched or naming["skip_existing"]) and str(output) != "-"
+    if not repeated or not all(Path(folder).is_dir() for folder in typed):
+        return None
+    empty = [folder for folder in typed if pairing.is_empty(folder)]
+    if len(empty) < (1 if unmatched else 2):
+        return None
+    log.warning("nothing to fuse yet: no file in %s", " and ".join(dict.fromkeys(empty)))
+    planned = settle(
+        [],
+        output,
+        single=bool(output.suffix) and not output.is_dir(),
+        guarded=map(Path, typed),
+        overwrite=False,
+        skip_existing=True,
+        beside=naming["beside"],
+    )
+    return planned, Work(stream.run, stream.Settings())
+
+
 def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     """The plan for pictures, and how to run it."""
     from fusecli.images import frames, intensity, pairing
     from fusecli.stream import run as stream
-    from fusecli.stream.plan import plan
+    from fusecli.stream.plan import check_depth, plan
     from fusecli.stream.work import Work
 
     task = request.task
     typed = (request.sides[task.first], request.sides[task.second])
     pairs = pairing.find_pairs(*typed, endings=frames.ENDINGS, sides=task.sides, **request.pairing)
     planned = plan(pairs, request.output, inputs=typed, **request.naming)
-    endings = {job.output.suffix.lower() for job in planned.jobs}
-    shallow = [ending for ending in sorted(endings) if "uint16" not in frames.WRITES[ending]]
-    if request.bit_depth == 16 and shallow:
-        raise UsageError(f"--bit-depth 16: {shallow[0]} files hold 8 bits; choose --format png or tiff")
+    check_depth(request.bit_depth, (job.output.suffix.lower() for job in planned.jobs))
     firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
     limit = request.max_pixels
     # of whatever is left to do, every frame of the sequence gets the same

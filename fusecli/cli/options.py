@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TextIO
 
 import typer
+import typer.core
 
 from fusecli import registry
 from fusecli.errors import UsageError
+
+SHOWN = 3  # words that a message cites
 
 DataRoot = Annotated[
     Path | None,
@@ -31,11 +37,38 @@ Look = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
-def output(typed: str) -> Path:
-    """The path of an ``-o``. Raises UsageError for none: a variable of a script that is not set, say."""
-    if not typed:
-        raise UsageError("-o: names nothing; write -o . for this folder")
-    return Path(typed)
+class Command(typer.core.TyperCommand):
+    """A command that takes options only, and says what may have happened where words are left over.
+
+    With ``--log-format json`` nothing but its own messages, and Python's, come to stderr.
+    """
+
+    allow_extra_args = True
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        with _libraries_silenced() if ctx.params.get("log_format") == "json" else nullcontext():
+            return super().invoke(ctx)
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        left = super().parse_args(ctx, args)
+        if left:
+            more = " …" if len(left) > SHOWN else ""
+            raise UsageError(
+                f"{' '.join(left[:SHOWN])}{more}: belongs to no option; a pattern that the shell has expanded? "
+                "Quote it, so that fusecli gets it: --ir 'thermal/*.png'"
+            )
+        return left
+
+
+def output(text: str) -> Any:
+    """``-o``, with what --help says of it. An empty one, such as a variable that is not set, is a UsageError."""
+
+    def parse(typed: str) -> Path:
+        if not typed:
+            raise UsageError("-o: names nothing; write -o . for this folder")
+        return Path(typed)
+
+    return typer.Option("--output", "-o", parser=parse, metavar="PATH", help=text)
 
 
 def task_of(**given: str | None) -> tuple[registry.Task, dict[str, str]]:
@@ -66,7 +99,44 @@ class _JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {"time": self.formatTime(record), "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
         return json.dumps(entry, ensure_ascii=False)
+
+
+@contextmanager
+def _libraries_silenced() -> Iterator[None]:
+    """What is written to file descriptor 2 itself goes nowhere, as libpng does it for damaged files; sys.stderr stays.
+
+    For as long as the command runs, since the descriptor is the whole process's, and files are read by several threads.
+    """
+    before = sys.stderr
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    with open(kept, "w", buffering=1, encoding=before.encoding, errors=before.errors) as stream:
+        before.flush()
+        if _descriptor(before) == 2:  # and nothing that pytest, say, has put in its place
+            sys.stderr = stream
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            sys.stderr = before
+            for handler in logging.getLogger("fusecli").handlers:
+                if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
+                    handler.setStream(before)
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):  # in memory, or closed
+        return None
 
 
 def set_up_logging(log_format: str, *, quiet: bool, verbose: bool) -> None:

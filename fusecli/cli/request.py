@@ -42,9 +42,13 @@ class FrameOptions:
     align: Path | None
 
     def infrared(self, files: list[Path], max_pixels: int | None = None) -> Range | str | None:
-        """The intensity range of a sequence, the same for all its frames. Raises UsageError."""
-        from fusecli.images import intensity
+        """The intensity range of a sequence, the same for all its frames; says so if it is coloured.
 
+        Raises UsageError.
+        """
+        from fusecli.images import colour, intensity
+
+        colour.warn_of_colored(intensity.colored(files, max_pixels))
         if self.range in ("frame", "full"):
             return self.range
         return intensity.sequence_range(self.range, files, max_pixels)

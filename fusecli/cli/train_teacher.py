@@ -16,9 +16,7 @@ def train_teacher(
     recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML). Default: every set below the data root.")] = None,
     task: Annotated[str, typer.Option(help=f"Without a recipe: {', '.join(registry.TASKS)}.")] = "ir-vis",
     data_root: options.DataRoot = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; resumed if it has one.")] = Path(
-        "runs/teacher"
-    ),
+    output: Annotated[Path, options.output("Folder of the run; resumed if it has one.")] = Path("runs/teacher"),
     settings: options.Settings = [],  # noqa: B006 - typer copies it
     device: options.Device = "auto",
     quiet: options.Quiet = False,

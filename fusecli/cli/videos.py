@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusecli.cli.request import FrameOptions, Request
-from fusecli.errors import UsageError
+from fusecli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fusecli.stream.plan import Plan
     from fusecli.stream.work import Work
 
 
 def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) -> tuple[Plan, Work] | None:
     """The plan and how to run it; None where both sides are pictures. Raises UsageError for what makes no sense."""
+    from fusecli.images.colour import warn_of_colored
     from fusecli.images.rawvideo import PIPE, RawFormat
     from fusecli.images.video import ENDINGS, WRITES, pyav
 
@@ -63,6 +67,8 @@ def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) 
     from fusecli.stream.work import Work
 
     planned = _named(request, typed, PIPE, ENDINGS, WRITES, to_video)
+    if typed[1] != PIPE:
+        warn_of_colored(image for job in planned.jobs[:1] for image in _looks(job.second, request.max_pixels))
     settings = videos.VideoSettings(
         infrared=options.infrared([]) or "auto",
         raw=None if raw is None else RawFormat.parse(raw),
@@ -130,6 +136,15 @@ def _named(
         beside=naming["beside"],
         part=naming["part"],
     )
+
+
+def _looks(path: Path, max_pixels: int | None) -> Iterator[tuple[Path, np.ndarray]]:
+    """A few frames of a video, in colour."""
+    from fusecli.images.video import VideoFile
+
+    with suppress(InputError):  # reading it will fail by name
+        for image in VideoFile(path, max_pixels=max_pixels).sample(3):
+            yield path, image
 
 
 def _is_video(typed: str, endings: frozenset[str], recursive: bool) -> bool:

@@ -26,7 +26,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     from fusecli.images import frames, intensity, pairing
     from fusecli.images.atomic import sweep
     from fusecli.stream import watch
-    from fusecli.stream.plan import FORMATS, Plan, check_writable, result_name, settle
+    from fusecli.stream.plan import FORMATS, Plan, check_depth, check_writable, result_name, settle
     from fusecli.stream.work import Work
 
     task, naming, output = request.task, request.naming, request.output
@@ -47,6 +47,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
             raise UsageError(f"{option}: needs to know all pairs beforehand, and --watch does not")
     if output.is_file() or output.suffix.lower() in frames.ENDINGS:
         raise UsageError(f"-o {output}: --watch needs a folder")
+    check_depth(request.bit_depth, [FORMATS.get(naming["file_format"], ".png")])
     settle([], output, single=False, guarded=map(Path, typed), overwrite=False, skip_existing=False)
     for option, path in naming["beside"].items():
         check_writable(option, path.parent)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 
+log = logging.getLogger(__name__)
+
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+SPREAD = 0.08  # of the scale from the lowest to the highest channel of a coloured pixel; JPEG makes gray differ by less
+COLORED = 0.1  # of an image, at least, whose pixels are coloured: more than a logo or a scale printed into it
+LOOKED_AT = 2**16  # pixels
 
 
 def luma(image: np.ndarray) -> np.ndarray:
@@ -19,6 +29,27 @@ def recolour(first_rgb: np.ndarray, first_luma: np.ndarray, fused_luma: np.ndarr
     In Y'CbCr, R, G and B are Y plus terms of Cb and Cr alone; so a change of Y moves all three by the same amount.
     """
     return np.clip(_as_float(first_rgb) + (fused_luma - first_luma)[..., None], 0, 1)
+
+
+def is_colored(image: np.ndarray) -> bool:
+    """Whether an image is in colour to the eye; gray stored as RGB is not."""
+    if image.ndim == 2:
+        return False
+    step = math.isqrt(image.shape[0] * image.shape[1] // LOOKED_AT) + 1
+    seen = image[::step, ::step]
+    scale = 255 if image.dtype == np.uint8 else seen.max()
+    return bool((seen.max(-1) - seen.min(-1) > SPREAD * scale).mean() > COLORED)
+
+
+def warn_of_colored(infrared: Iterable[tuple[Path, np.ndarray]]) -> None:
+    """Say it, once, where one of these infrared frames is coloured."""
+    path = next((path for path, image in infrared if is_colored(image)), None)
+    if path is not None:
+        log.warning(
+            "%s is coloured: a false-colour rendering, or are --ir and --vis swapped? Only its brightness is used, "
+            "which need not follow the temperature; export infrared in gray",
+            path,
+        )
 
 
 def _as_float(image: np.ndarray) -> np.ndarray:

@@ -33,12 +33,13 @@ class Stored:
 
 @dataclass(frozen=True)
 class Peek:
-    """Pages of a file; height and width, upright, and sample type of the first."""
+    """Pages of a file; of the first: height and width, upright, sample type, and whether it may be in colour."""
 
     pages: int
     height: int
     width: int
     dtype: np.dtype
+    color: bool
 
 
 def max_pixels_default() -> int:
@@ -83,7 +84,8 @@ def peek(path: Path) -> Peek | None:
 
                 return Peek(*tiff.peek(path))
             header = headers.parse(head + file.read())  # not mapped: files that shrink meanwhile would end the process
-            return Peek(1, *header.size, np.dtype(np.uint16 if header.bits == 16 else np.uint8))
+            dtype = np.dtype(np.uint16 if header.bits == 16 else np.uint8)
+            return Peek(1, *header.size, dtype, not header.gray)
     except (Unreadable, OSError, ValueError):
         return None
 

@@ -21,7 +21,7 @@ class Header:
     """What is known before decoding.
 
     kind: name of the format. height, width: as stored. orientation: EXIF 1…8. bits: per sample, 8 or 16.
-    gray: OpenCV gives three channels, but the file holds one (gray with alpha, or a palette of grays).
+    gray: the file holds one channel, also where OpenCV gives three (gray with alpha, or a palette of grays).
     """
 
     kind: str
@@ -128,7 +128,7 @@ def _png(data: bytes) -> Header:
 
 def _jpeg(data: bytes) -> Header:
     height = width = 0
-    orientation, position = 1, 2
+    orientation, gray, position = 1, False, 2
     while True:
         position = data.find(b"\xff", position)  # decoders skip stray bytes between segments, so this does too
         if position < 0:
@@ -143,13 +143,14 @@ def _jpeg(data: bytes) -> Header:
         (length,) = struct.unpack_from(">H", data, position + 2)
         body = position + 4
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, body + 1)
+            height, width, channels = struct.unpack_from(">HHB", data, body + 1)
+            gray = channels == 1
         elif marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
             orientation = exif_orientation(data[body : position + 2 + length])
         elif marker == 0xDA:  # entropy-coded data follow, where FF D9 can only be the end of the image
             if data.rfind(b"\xff\xd9", body) < 0:
                 raise Unreadable(TRUNCATED)
-            return Header("JPEG", height, width, orientation)
+            return Header("JPEG", height, width, orientation, gray=gray)
         position += 2 + length
 
 
@@ -207,7 +208,7 @@ def _pnm(data: bytes) -> Header:
     row = {4: (width + 7) // 8, 5: width, 6: 3 * width}.get(digit, 0) * (2 if top > 255 else 1)
     if position + 1 + row * height > len(data):
         raise Unreadable(TRUNCATED)
-    return Header("PNM", height, width, bits=16 if top > 255 else 8)
+    return Header("PNM", height, width, bits=16 if top > 255 else 8, gray=digit not in (3, 6))
 
 
 _KINDS = (

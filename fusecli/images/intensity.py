@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ PERCENTILES = (0.5, 99.9)
 # A bounded sample, evenly spaced in time and in space, decides for a sequence of any length.
 SAMPLE_FRAMES = 64
 SAMPLE_PIXELS = 2**16
+SLIVER = 0.02  # of the common range: who has less of it is shown as good as constant
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -73,8 +75,15 @@ def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = 
         return None
     if option != "auto":
         return _parse(option)
-    sample = _sample(paths, max_pixels)
-    return None if sample is None else _percentile_range(sample, eight_bit=False)
+    sample, types = _sample(paths, max_pixels)
+    found = _percentile_range(np.concatenate([values for _, values in sample]), eight_bit=False) if sample else None
+    misfit = _misfit(sample, types, found)
+    if misfit:
+        log.warning(
+            "%s; one range does not suit both: --range frame maps each frame by itself, or fuse them in separate runs",
+            misfit,
+        )
+    return found
 
 
 def range_of(pages: Iterable[np.ndarray]) -> Range | None:
@@ -86,10 +95,10 @@ def range_of(pages: Iterable[np.ndarray]) -> Range | None:
 
 def visible_range(paths: Sequence[Path], max_pixels: int | None = None) -> Range | None:
     """The range of a sequence stored as float whose values leave [0, 1]: its extremes over the sample. Else None."""
-    sample = _sample(paths, max_pixels, kinds="f")
-    if sample is None or (sample.min() >= 0 and sample.max() <= 1):
-        return None
-    return Range(float(sample.min()), float(sample.max()), eight_bit=False)
+    sample, _ = _sample(paths, max_pixels, kinds="f")
+    lo = min((float(values.min()) for _, values in sample), default=0.0)
+    hi = max((float(values.max()) for _, values in sample), default=1.0)
+    return None if lo >= 0 and hi <= 1 else Range(lo, hi, eight_bit=False)
 
 
 def full_range(array: np.ndarray) -> Range:
@@ -126,23 +135,56 @@ def _parse(option: str) -> Range:
     return Range(lo, hi)
 
 
-def _sample(paths: Sequence[Path], max_pixels: int | None, kinds: str = "iuf") -> np.ndarray | None:
-    """Finite stored values of evenly spaced files and pages of more than 8 bits; None where there are none."""
+def _sample(
+    paths: Sequence[Path], max_pixels: int | None, kinds: str = "iuf"
+) -> tuple[list[tuple[Path, np.ndarray]], dict[str, Path]]:
+    """Finite stored values of evenly spaced pages of more than 8 bits; every sample type met, with its first file."""
     chosen = _evenly(len(paths), SAMPLE_FRAMES)
     per_file = max(1, SAMPLE_FRAMES // max(1, len(chosen)))
-    parts = []
+    sample: list[tuple[Path, np.ndarray]] = []
+    types: dict[str, Path] = {}
     for index in chosen:
         header = peek(paths[index])
-        if header is None or header.dtype == np.uint8 or header.dtype.kind not in kinds:
+        if header is None:
+            continue
+        types.setdefault(header.dtype.name, paths[index])
+        if header.dtype == np.uint8 or header.dtype.kind not in kinds:
             continue
         try:
             stored = decode(paths[index], pages=_evenly(header.pages, per_file), max_pixels=max_pixels)
         except InputError as error:
             log.debug("left out of the intensity range: %s", error)
             continue
-        parts += [_finite_sample(page) for page in stored.pages if page.dtype.kind in kinds]
-    values = np.concatenate(parts) if parts else np.empty(0)
-    return values if values.size else None
+        parts = (_finite_sample(page) for page in stored.pages if page.dtype.kind in kinds)
+        sample += [(paths[index], values) for values in parts if values.size]
+    return sample, types
+
+
+def _misfit(sample: Sequence[tuple[Path, np.ndarray]], types: dict[str, Path], common: Range | None) -> str | None:
+    """Which two files of a sequence do not go with one range, and why; None where all do."""
+    if len(types) > 1:
+        (one, path), (other, another) = list(types.items())[:2]
+        return f"{path} holds {one} samples, {another} {other}"
+    if common is None or common.lo == common.hi:
+        return None
+    own = [_percentile_range(values[:: values.size // 4096 + 1]) for _, values in sample]
+    shares = [(min(each.hi, common.hi) - max(each.lo, common.lo)) / (common.hi - common.lo) for each in own]
+    widest = int(np.argmax(shares))
+    slivers = [index for index, share in enumerate(shares) if share < SLIVER and index != widest]
+    apart = [index for index in slivers if own[index].hi < own[widest].lo or own[index].lo > own[widest].hi]
+    if not apart and 4 * len(slivers) < len(sample):  # the camera's shutter, or a wall nearby, is no mistake
+        return None
+    shown = ((sample[index][0], own[index]) for index in ((apart or slivers)[0], widest))
+    return ", ".join(f"{path} holds values from {each.lo:g} to {each.hi:g}" for path, each in shown)
+
+
+def colored(paths: Sequence[Path], max_pixels: int | None = None) -> Iterator[tuple[Path, np.ndarray]]:
+    """The first, middle and last file of a sequence with what it holds, unless the header says that it is gray."""
+    for index in _evenly(len(paths), 3):
+        header = peek(paths[index])
+        if header is not None and header.color:
+            with suppress(InputError):  # reading it will fail by name
+                yield paths[index], decode(paths[index], pages=[0], max_pixels=max_pixels).pages[0]
 
 
 def _evenly(count: int, limit: int) -> list[int]:

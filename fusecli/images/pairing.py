@@ -72,10 +72,11 @@ def find_pairs(
         return _distinct([Pair(_stem(one.name, endings) or one.stem, one, other)], sides)
     common = sorted(a.files.keys() & b.files.keys())
     if not common:
-        raise UsageError(_nothing_in_common(a, b, sides if pair_by == "stem" else None))
+        message = _nothing_in_common(a, b, sides if pair_by == "stem" else None)
+        raise UsageError("\n".join([message, *_not_read(a, b, endings)]))
     lonely = [(side, paths) for side, other in ((a, b), (b, a)) if (paths := side.without_partner(other))]
     if lonely and not (a.single or b.single):  # one file against a folder asks for that file only
-        message = "\n".join(_list_of(side, paths) for side, paths in lonely)
+        message = "\n".join([*(_list_of(side, paths) for side, paths in lonely), *_not_read(a, b, endings)])
         if not ignore_unmatched:
             raise UsageError(
                 f"{message}\nAdd the missing files, or go on without these by --ignore-unmatched; "
@@ -89,6 +90,14 @@ def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]
     """(name with the mirrored sub-folder, path) of all files of a folder that are not hidden. Raises OSError."""
     for relative, name, location in _walk(folder, recursive):
         yield relative + name, Path(location)
+
+
+def is_empty(typed: str) -> bool:
+    """Whether this is a folder in which there is no file yet, nor in its sub-folders."""
+    try:
+        return Path(typed).is_dir() and next(files_in(typed, True), None) is None
+    except OSError:  # what cannot be listed is told when it is to be read
+        return False
 
 
 def key_of(name: str, *, pattern: tuple[str, str], endings: Collection[str]) -> str | None:
@@ -113,13 +122,17 @@ def _distinct(pairs: list[Pair], sides: tuple[str, str]) -> list[Pair]:
 
 @dataclass
 class _Side:
-    """What one side of the command line names. files: key -> path. other: files whose names miss the pattern."""
+    """What one side of the command line names.
+
+    files: key -> path. other: files whose names miss the pattern. foreign: key -> ending that is not read.
+    """
 
     option: str
     typed: str
     single: bool = False
     files: dict[str, Path] = field(default_factory=dict)
     other: list[Path] = field(default_factory=list)
+    foreign: dict[str, str] = field(default_factory=dict)
 
     @property
     def paths(self) -> list[Path]:
@@ -146,13 +159,14 @@ class _Side:
         side = cls(option, typed, single=path.is_file())
         for folder, name, location in found:
             stem = _stem(name, endings)
+            middle = _middle(Path(name).stem if stem is None else stem, pattern)
+            key = unicodedata.normalize("NFC", folder + middle)  # macOS takes accents apart
             if stem is None:
+                side.foreign[key] = Path(name).suffix.lower()
                 continue
-            middle = _middle(stem, pattern)
             if not middle:
                 side.other.append(Path(location))
                 continue
-            key = unicodedata.normalize("NFC", folder + middle)  # macOS takes accents apart
             if key in side.files:
                 raise UsageError(
                     f"{option}: {side.files[key]} and {location} have the same name, so that no one can tell which to "
@@ -244,8 +258,21 @@ def _glob(pattern: str) -> Iterator[tuple[str, str, str]]:
         yield "".join(f"{folder}/" for folder in kept), name, location
 
 
+def _reads(endings: Collection[str]) -> str:
+    return f"fusecli reads {' '.join(sorted(ending for ending in endings if ending))} here"
+
+
+def _not_read(a: _Side, b: _Side, endings: Collection[str]) -> Iterator[str]:
+    """For each side: which files would be partners of the other's, if they were read."""
+    for side, other in ((a, b), (b, a)):
+        kinds = Counter(side.foreign[key] for key in side.foreign.keys() & other.files.keys() - side.files.keys())
+        if kinds:
+            found = ", ".join(f"{count} × {kind or 'no ending'}" for kind, count in kinds.most_common(5))
+            yield f"{side.option}: there are files of these names that are not read ({found}); {_reads(endings)}"
+
+
 def _why_none(names: list[str], path: Path, endings: tuple[str, ...], recursive: bool) -> str:
-    reads = f"fusecli reads {' '.join(sorted(ending for ending in endings if ending))} here"
+    reads = _reads(endings)
     if names and path.is_file():
         return f"not a supported kind of file; {reads}"
     if names:
@@ -346,7 +373,7 @@ def _from_rows(
         missing += [f"\n  line {rows.line_num}: {file}" for file in files if not _is_file(file)]
         for file in files:
             if _stem(file.name, endings) is None:
-                raise UsageError(f"{where}: {file} is not a supported kind of file")
+                raise UsageError(f"{where}: {file} is not a supported kind of file; {_reads(endings)}")
         name = cells.get("name") or files[0].name
         name = _stem(name, endings) or name
         if _leaves(name):

@@ -23,12 +23,14 @@ _PRIVATE = 32768  # tags from here on are no one's business
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
-def peek(path: Path) -> tuple[int, int, int, np.dtype]:
-    """(pages, height, width, sample type), the first page's, once its orientation is applied. Raises Unreadable."""
+def peek(path: Path) -> tuple[int, int, int, np.dtype, bool]:
+    """(pages, height, width, sample type, whether in colour), the first page's, upright. Raises Unreadable."""
     with _open(path) as (_, pages):
-        size = pages[0].imagelength, pages[0].imagewidth
-        height, width = size[::-1] if _orientation(pages[0]) >= _TRANSPOSED else size
-        return len(pages), height, width, np.dtype(pages[0].dtype or np.uint8)
+        first = pages[0]
+        size = first.imagelength, first.imagewidth
+        height, width = size[::-1] if _orientation(first) >= _TRANSPOSED else size
+        color = first.samplesperpixel > 2 or first.photometric == PHOTOMETRIC.PALETTE
+        return len(pages), height, width, np.dtype(first.dtype or np.uint8), color
 
 
 def read(

@@ -31,9 +31,10 @@ class Engine:
     """Fuse stacks of equal-sized pairs: uint8 goes to the device, luma, network and colour run there, uint8 comes back.
 
     device: auto, cpu, cuda, cuda:N or mps. precision: auto, fp32, bf16 or fp16. tile, overlap: auto or pixels (tile 0:
-    never cut). When the device runs out of memory the tile is halved and the work goes on. vivid: whether colours are
-    as saturated as a colormap's, so that many a luma is out of their reach; such colours then become paler with their
-    hue kept, where they else would only be clipped (photographs hardly differ, and are spared the time).
+    never cut). When the device runs out of memory the tile, or the number of pairs mended at once, is halved and the
+    work goes on. vivid: whether colours are as saturated as a colormap's, so that many a luma is out of their reach;
+    such colours then become paler with their hue kept, where they else would only be clipped (photographs hardly
+    differ, and are spared the time).
     Raises UsageError for a device or precision that this machine does not have.
     """
 
@@ -56,6 +57,7 @@ class Engine:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self.tile = _pixels("--tile", tile, AUTO_TILE[self.device.type])
         self.overlap = _pixels("--tile-overlap", overlap, model.halo)
+        self._mends: int | None = None  # pairs at once; None: as many as there are
         self._steady: Tensor | None = None  # 1×D, the context of every pair
         self._streams = [torch.cuda.Stream(self.device) for _ in range(2)] if self.device.type == "cuda" else []
         self._turn = 0
@@ -164,8 +166,12 @@ class Engine:
                     raise
                 log.warning("out of memory on %s: tiles of %d pixels from here on", self.device, smaller)
                 self.tile = smaller
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()  # outside of except, whose traceback holds the tensors
+            self._free()
+
+    def _free(self) -> None:
+        """Give back what is no longer used; to be called outside of except, whose traceback holds the tensors."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _mended(self, *sides: Tensor) -> list[Tensor]:
         """What `mending.mend` does to the luma of both sides, all channels moved by as much.
@@ -174,6 +180,20 @@ class Engine:
         """
         if not self.model.mends:
             return list(sides)
+        while True:
+            count = min(self._mends or len(sides[0]), len(sides[0]))
+            stacks = zip(*(side.split(count) for side in sides), strict=True)
+            try:
+                parts = [self._mended_at_once(*stack) for stack in stacks]
+                return parts[0] if len(parts) == 1 else [torch.cat(part) for part in zip(*parts, strict=True)]
+            except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if count == 1 or not _out_of_memory(error):
+                    raise
+                self._mends = count // 2  # smaller tiles would not help: it takes the whole of an image
+                log.warning("out of memory on %s: %d pairs are mended at once from here on", self.device, self._mends)
+            self._free()
+
+    def _mended_at_once(self, *sides: Tensor) -> list[Tensor]:
         parts = [
             torch.cat([to_luma(side[(slice(None), *part)])[:, 0] for side in sides])
             for part in mending.samples(*sides[0].shape[1:3])
@@ -199,17 +219,20 @@ class Engine:
         return fused.mul_(levels).round_().to(torch.uint8 if levels == 255 else torch.uint16)
 
     def _smaller_tile(self, image: Tensor, error: Exception) -> int | None:
-        out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
-            "alloc" in str(error) or "out of memory" in str(error)
-        )
         longest = max(image.shape[1:3])
         now = min(self.tile or longest, longest)
-        return now // 2 if out_of_memory and now // 2 >= SMALLEST_TILE else None
+        return now // 2 if _out_of_memory(error) and now // 2 >= SMALLEST_TILE else None
 
     def _network(self, first: Tensor, second: Tensor, context: Tensor | None) -> Tensor:
         half = self.precision != torch.float32
         with torch.autocast(self.device.type, self.precision, enabled=half, cache_enabled=False):  # each used once
             return self.model(first, second, context).float()
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
+        "alloc" in str(error) or "out of memory" in str(error)
+    )
 
 
 def _pixels(option: str, value: str | int, auto: int) -> int:

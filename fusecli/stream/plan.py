@@ -132,6 +132,13 @@ def is_file(output: Path) -> bool:
     return output.suffix.lower() in frames.ENDINGS and not output.is_dir()
 
 
+def check_depth(bits: int | None, endings: Iterable[str]) -> None:
+    """Raises UsageError where ``--bit-depth`` asks for more than pictures of these endings hold."""
+    shallow = [ending for ending in sorted(set(endings)) if "uint16" not in frames.WRITES[ending]]
+    if bits == 16 and shallow:
+        raise UsageError(f"--bit-depth 16: {shallow[0]} files hold 8 bits; choose --format png or tiff")
+
+
 def _is_medium(name: str) -> bool:
     """Whether a file of that name would be a picture or a video, of whatever format."""
     return (mimetypes.guess_type(name)[0] or "").startswith(("image/", "video/", "audio/"))

@@ -15,7 +15,7 @@ from fusecli.images.decode import max_pixels_default
 from fusecli.images.volume import Volume
 from fusecli.registry import Task
 from fusecli.stream.parts import Part
-from fusecli.stream.plan import FORMATS, Plan, result_name, settle
+from fusecli.stream.plan import FORMATS, Plan, check_depth, result_name, settle
 from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
@@ -239,6 +239,7 @@ def plan(
         folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not multi_frame)))
         if kind == "dicom" and bit_depth:
             raise UsageError("--bit-depth: a DICOM result keeps its reference's; write NIfTI, PNG or TIFF for another")
+        check_depth(bit_depth, [kind] if kind.startswith(".") else [])
         if single:
             if folder and kind != ".tif":
                 raise UsageError(f"-o {output}: the result has {slices} files, one per slice; name a folder")

@@ -32,6 +32,7 @@ from fusecli.stream.volume_jobs import VolumeJob
 log = logging.getLogger("fusecli")
 
 LOOKS = 16  # slices, evenly spread, that tell what a volume is like as a whole
+LITTLE = 0.5  # of a grid: who covers less of it may be a scout, another region, or one slice
 SLICES = 4  # at once on a CPU; on an accelerator the batch size
 
 
@@ -242,7 +243,7 @@ class _Fusion:
         return "; ".join(parts)
 
     def _tell(self, source: Grid, target: Grid) -> None:
-        """Log the resampling. Raises InputError where there is nothing to resample."""
+        """Log the resampling, as a warning where it covers little. Raises InputError where there is no overlap."""
         share = grid.coverage(target, source)
         sides = self.settings.task.sides
         to, moved = sides[self.settings.reference], sides[1 - self.settings.reference]
@@ -251,10 +252,12 @@ class _Fusion:
                 f"{self.job.first} and {self.job.second} do not overlap in patient space ({to}: {_place(target)}; "
                 f"{moved}: {_place(source)}): another patient or session, or a wrong header; register them first"
             )
-        log.info(
-            "%s: %s resampled to the grid of %s, from %s to %s; it covers %.0f %% of it",
-            *(self.job.name, moved, to, source, target, 100 * share),
-        )
+        percent = f"{100 * share:.0f}" if share >= 0.01 else "less than 1"
+        message = f"{self.job.name}: {moved} resampled to the grid of {to}, from {source} to {target}; "
+        if share < LITTLE:
+            log.warning("%sit covers only %s %% of it; elsewhere the result shows %s alone", message, percent, to)
+        else:
+            log.info("%sit covers %s %% of it", message, percent)
 
 
 def frames_in(folder: Path, slices: np.ndarray, ending: str, compress: bool) -> None:
