@@ -342,6 +342,21 @@ def test_a_cohort_of_nifti_files_pairs_by_name(tmp_path, fusecli, average):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p1.nii.gz", "p2.nii.gz"]
 
 
+@pytest.mark.parametrize("side", ["pet", "mr"])
+def test_a_damaged_nifti_file_of_a_cohort_costs_its_pair(tmp_path, fusecli, average, side):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
+    for name in ("p1", "p2"):
+        for folder in ("pet", "mr"):
+            phantom.nifti(tmp_path / folder / f"{name}.nii", values, small)
+    (tmp_path / side / "p1.nii").write_bytes(b"damaged")
+    sides = ("--pet", tmp_path / "pet", "--mri", tmp_path / "mr")
+    code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "out", "-m", average)
+    assert code == 8, err
+    assert f"{side}/p1.nii" in err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["p2.nii"]
+
+
 def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
     small = phantom.grid((12, 10, 4), (8, 8, 20))
     values = np.rint(phantom.head(small) * 1000).astype(np.int16)

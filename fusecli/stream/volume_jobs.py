@@ -233,8 +233,13 @@ def plan(
     jobs: list[Job] = []
     for index, pair in enumerate(pairs):
         target = (pair.first, pair.second)[reference]
-        slices, _, multi_frame = target.layout()
-        color = not gray and (colormap or pair.first.layout()[1])
+        try:
+            slices, _, multi_frame = target.layout()
+            color = not gray and (colormap or pair.first.layout()[1])
+        except InputError:
+            if len(pairs) == 1:
+                raise
+            slices, multi_frame, color = 1, False, False  # a damaged volume costs its pair, when that is read
         kind = _kind(output if single else None, file_format, target)
         folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not multi_frame)))
         if kind == "dicom" and bit_depth:
