@@ -419,6 +419,8 @@ def test_a_colormap_that_does_not_exist_is_answered_with_the_nearest(tmp_path, f
     code, _, err = fusecli("fuse", "--pet", pet, "--mri", pet, "-o", tmp_path / "out", "--colormap", "hott")
     assert code == 2
     assert "did you mean hot" in err
+    code, _, err = fusecli("fuse", "--pet", pet, "--mri", pet, "-o", tmp_path / "out", "--bit-depth", "16")
+    assert (code, "volumes in colour have 8 bits" in err) == (2, True)
 
 
 @pytest.mark.parametrize("options", [["--series", "3"], ["--reference", "mri"], ["--window", "40,80"]])

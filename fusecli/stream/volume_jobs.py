@@ -244,6 +244,8 @@ def plan(
         folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not multi_frame)))
         if kind == "dicom" and bit_depth:
             raise UsageError("--bit-depth: a DICOM result keeps its reference's; write NIfTI, PNG or TIFF for another")
+        if color and bit_depth == 16:
+            raise UsageError("--bit-depth 16: volumes in colour have 8 bits; --color gray gives more")
         check_depth(bit_depth, [kind] if kind.startswith(".") else [])
         if single:
             if folder and kind != ".tif":
