@@ -49,6 +49,23 @@ def _scene() -> tuple:
     return vis, ir
 
 
+def _described(kind: str) -> tuple[str, bytes]:
+    """A picture with EXIF, positions among it, profile, XMP and resolution."""
+    from PIL import ExifTags, Image, ImageCms
+
+    exif = Image.Exif()
+    exif[271], exif[274] = "Maker", 6
+    exif.get_ifd(ExifTags.IFD.Exif).update({33434: 0.005, 40962: 30, 40963: 24})
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "N", 2: (47.0, 22.0, 1.5)})
+    loaded = Image.Exif()
+    loaded.load(exif.tobytes())  # else Pillow leaves the positions out of a TIFF
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    buffer = io.BytesIO()
+    options = {"icc_profile": profile, "dpi": (300, 300), "xmp": b'<x:xmpmeta tiff:Orientation="6"/>'}
+    Image.fromarray(_scene()[0]).save(buffer, kind, exif=loaded, **options)
+    return f"described.{kind}", buffer.getvalue()
+
+
 def png() -> Seeds:
     import cv2
     from PIL import Image
@@ -62,7 +79,7 @@ def png() -> Seeds:
         exif[274] = 6
         Image.fromarray(vis).convert("L" if mode == "LA" else "RGB").convert(mode).save(buffer, "png", exif=exif)
         seeds.append((f"{mode}.png", buffer.getvalue()))
-    return seeds
+    return [*seeds, _described("png")]
 
 
 def jpeg() -> Seeds:
@@ -77,7 +94,7 @@ def jpeg() -> Seeds:
         exif[274] = 8
         Image.fromarray(vis).save(buffer, "jpeg", exif=exif, **options)
         seeds.append((f"{next(iter(options))}.jpg", buffer.getvalue()))
-    return seeds
+    return [*seeds, _described("jpeg")]
 
 
 def other_pictures() -> Seeds:
@@ -85,7 +102,8 @@ def other_pictures() -> Seeds:
 
     vis, ir = _scene()
     return [(f"a{ending}", cv2.imencode(ending, vis)[1].tobytes()) for ending in (".webp", ".bmp", ".ppm")] + [
-        ("b.pgm", cv2.imencode(".pgm", ir)[1].tobytes())
+        ("b.pgm", cv2.imencode(".pgm", ir)[1].tobytes()),
+        _described("webp"),
     ]
 
 
@@ -117,7 +135,7 @@ def tiff() -> Seeds:
         except (ImportError, KeyError):  # without imagecodecs
             continue
         seeds.append((f"{name}.tif", buffer.getvalue()))
-    return seeds
+    return [*seeds, _described("tiff")]
 
 
 def dicom() -> Seeds:
@@ -195,7 +213,7 @@ def texts() -> Seeds:
 
 
 def read_picture(path: Path) -> None:
-    """What `fuse` does with a picture: header, range of the sequence, pixels."""
+    """What `fuse` does with a picture: header, range of the sequence, pixels, metadata."""
     import numpy as np
 
     from fusecli.images import frames, intensity
@@ -207,6 +225,10 @@ def read_picture(path: Path) -> None:
         assert frame.pixels.ndim in (2, 3)
         assert frame.pixels.dtype in (np.uint8, np.float32)
         assert np.isfinite(frame.pixels).all()
+        for ending in (".png", ".jpg", ".webp", ".tif"):
+            result = path.parent / f"result{ending}"
+            frames.write(result, [np.zeros((3, 5, 3), np.uint8)], metadata=[frame.origin.metadata])
+            assert frames.read(result)[0].size == (3, 5)
 
 
 def read_volume(path: Path) -> None:

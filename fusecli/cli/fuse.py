@@ -352,6 +352,7 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         max_pixels=request.max_pixels,
         compress=request.compress,
         digest=request.digest,
+        anonymous=task.second == "mri",
         steady=tuple(stream.sample(pairs)) if options.steady else (),
     )
     return planned, Work(stream.run, settings)

@@ -12,6 +12,7 @@ import numpy as np
 from fusecli.errors import InputError, UsageError
 from fusecli.images import headers
 from fusecli.images.headers import Unreadable
+from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
 
 try:
@@ -24,11 +25,15 @@ MAX_PIXELS = 2**29  # of all pages of a file together: 1.6 GB as 8-bit colour
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds. pages: its pages, or those asked for. count: how many the file has. kind: its format."""
+    """What a file holds. pages: its pages, or those asked for. count: how many the file has. kind: its format.
+
+    metadata: of each of the pages.
+    """
 
     pages: list[np.ndarray]
     count: int
     kind: str
+    metadata: list[Metadata]
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,13 @@ def decode(path: Path, *, pages: Sequence[int] | None = None, max_pixels: int | 
             if kind == "TIFF":
                 from fusecli.images import tiff
 
-                arrays, count = tiff.read(path, orient, pages, limit)
-                return Stored(arrays, count, kind)
+                arrays, metadata, count = tiff.read(path, orient, pages, limit)
+                return Stored(arrays, count, kind, metadata)
             file.seek(0)
             data = file.read()
-        array = _decode_still(data, limit)
-        return Stored([array] if pages is None or 0 in pages else [], 1, kind)
+        array, found = _decode_still(data, limit)
+        wanted = pages is None or 0 in pages
+        return Stored([array] if wanted else [], 1, kind, [found] if wanted else [])
     except Unreadable as error:
         raise InputError(f"{path}: {error}") from error
     except OSError as error:
@@ -101,7 +107,7 @@ def orient(array: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def _decode_still(data: bytes, max_pixels: int) -> np.ndarray:
+def _decode_still(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
     header = headers.parse(data)
     if header.height < 1 or header.width < 1:
         raise Unreadable("the image has no pixels")
@@ -110,7 +116,8 @@ def _decode_still(data: bytes, max_pixels: int) -> np.ndarray:
 
         raise Unreadable(too_large(header.height * header.width, max_pixels))
     array = _decode_plain_png(data, header) if header.kind == "PNG" and kornia is not None else None
-    return orient(_decode_any(data, header) if array is None else array, header.orientation)
+    array = _decode_any(data, header) if array is None else array
+    return orient(array, header.orientation), header.metadata.turned(header.orientation)
 
 
 def _decode_plain_png(data: bytes, header: headers.Header) -> np.ndarray | None:

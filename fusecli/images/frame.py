@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fusecli.images.metadata import NONE, Metadata
+
 
 @dataclass(frozen=True)
 class Source:
@@ -26,12 +28,14 @@ class Origin:
 
     dtype: the file's sample type (uint8, uint16, float32 …). lo, hi: the stored values that became 0 and 1.
     extra: what only the format's own writer understands (DICOM dataset, NIfTI header, TIFF page count …).
+    metadata: what a picture's file says of it besides.
     """
 
     dtype: np.dtype
     lo: float
     hi: float
     extra: dict[str, Any] = field(default_factory=dict)
+    metadata: Metadata = NONE
 
 
 @dataclass

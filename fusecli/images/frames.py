@@ -12,6 +12,7 @@ from fusecli.images.atomic import replacing
 from fusecli.images.decode import MAX_PIXELS, decode, peek
 from fusecli.images.frame import Frame, Origin, Source
 from fusecli.images.intensity import Range, frame_range, full_range
+from fusecli.images.metadata import NONE, Metadata, into_jpeg, into_png, into_webp
 from fusecli.images.opencv import cv2
 
 try:
@@ -35,6 +36,7 @@ WRITES: dict[str, tuple[str, ...]] = {
     ".pnm": ("uint8", "uint16"),
 }
 ENDINGS: frozenset[str] = frozenset(WRITES)
+_ADD = {".png": into_png, ".jpg": into_jpeg, ".jpeg": into_jpeg, ".webp": into_webp}
 
 
 def read(
@@ -60,8 +62,8 @@ def read(
     indices = range(stored.count) if pages is None else [page for page in pages if page < stored.count]
     extra = {"pages": stored.count, "kind": stored.kind}
     return [
-        _frame(array, Source(path, index if stored.count > 1 else None), intensity, extra)
-        for index, array in zip(indices, stored.pages, strict=True)
+        _frame(array, Source(path, index if stored.count > 1 else None), intensity, extra, metadata)
+        for index, array, metadata in zip(indices, stored.pages, stored.metadata, strict=True)
     ]
 
 
@@ -71,13 +73,15 @@ def peek_size(path: Path) -> tuple[int, int, int] | None:
     return None if found is None else (found.pages, found.height, found.width)
 
 
-def write(path: Path, frames: Sequence[np.ndarray], *, compress: bool = False) -> None:
+def write(
+    path: Path, frames: Sequence[np.ndarray], *, compress: bool = False, metadata: Sequence[Metadata] | None = None
+) -> None:
     """Write pages (uint8, uint16 or float32; H×W or H×W×3 RGB) in the format of the ending, whole or not at all.
 
     The file appears under its name only once it is complete; on any failure the temporary file is removed. Parent
     folders are made. Only TIFF holds several pages or floats; WRITES says what else fits. JPEG is quality 95 without
     chroma subsampling, WebP is lossless and has no gray. compress: smaller PNG and TIFF files, at several times
-    the time.
+    the time. metadata: one for each page, as its reference has it; what the result cannot take over of it is left out.
 
     Raises FusecliError with file and reason: a type that the format cannot hold; OutputError: full disk, no permission.
     """
@@ -91,7 +95,11 @@ def write(path: Path, frames: Sequence[np.ndarray], *, compress: bool = False) -
             raise FusecliError(f"{path}: {ending} cannot hold {frame.dtype.name} samples; write .tif instead")
     if len(frames) != 1 and ending not in (".tif", ".tiff"):
         raise FusecliError(f"{path}: {ending} holds one page, not {len(frames)}; write .tif instead")
-    data = _encode(path, frames, ending, compress)
+    metadata = [
+        each if each is NONE else each.fitted(frame.shape[0], frame.shape[1], frame.ndim == 3)
+        for frame, each in zip(frames, metadata or [NONE] * len(frames), strict=True)
+    ]
+    data = _encode(path, frames, metadata, ending, compress)
     with replacing(path) as partial:
         partial.write_bytes(data)
 
@@ -111,9 +119,11 @@ def shown(array: np.ndarray, intensity: Range | str | None) -> tuple[np.ndarray,
     return (array if (values.lo, values.hi) == (0.0, 255.0) else values.apply_uint8(array)), values
 
 
-def _frame(array: np.ndarray, source: Source, intensity: Range | str | None, extra: dict[str, object]) -> Frame:
+def _frame(
+    array: np.ndarray, source: Source, intensity: Range | str | None, extra: dict[str, object], metadata: Metadata
+) -> Frame:
     pixels, values = shown(array, intensity)
-    return Frame(pixels, source, Origin(array.dtype, values.lo, values.hi, dict(extra)))
+    return Frame(pixels, source, Origin(array.dtype, values.lo, values.hi, dict(extra), metadata))
 
 
 def _fast_png() -> list[int]:
@@ -124,12 +134,20 @@ def _fast_png() -> list[int]:
     return options
 
 
-def _encode(path: Path, pages: list[np.ndarray], ending: str, compress: bool) -> bytes | memoryview:
+def _encode(
+    path: Path, pages: list[np.ndarray], metadata: list[Metadata], ending: str, compress: bool
+) -> bytes | memoryview:
     if ending in (".tif", ".tiff"):
         from fusecli.images import tiff
 
-        return tiff.encode(pages, compress=compress)
-    image = pages[0]
+        return tiff.encode(pages, metadata, compress=compress)
+    data = _encode_still(path, pages[0], ending, compress)
+    if metadata[0] is NONE or ending not in _ADD:
+        return data
+    return _ADD[ending](data, metadata[0])
+
+
+def _encode_still(path: Path, image: np.ndarray, ending: str, compress: bool) -> bytes | memoryview:
     color = image.ndim == 3
     if ending == ".png" and color and image.dtype == np.uint8 and fpng is not None and not compress:
         return fpng.from_ndarray(image)

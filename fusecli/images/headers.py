@@ -10,6 +10,10 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
+from typing import Any
+
+from fusecli.images import exif, metadata
+from fusecli.images.metadata import NONE, Metadata
 
 
 class Unreadable(ValueError):
@@ -21,7 +25,8 @@ class Header:
     """What is known before decoding.
 
     kind: name of the format. height, width: as stored. orientation: EXIF 1…8. bits: per sample, 8 or 16.
-    gray: the file holds one channel, also where OpenCV gives three (gray with alpha, or a palette of grays).
+    gray: OpenCV gives three channels, but the file holds one (gray with alpha, or a palette of grays).
+    metadata: as stored, unchecked.
     """
 
     kind: str
@@ -30,6 +35,7 @@ class Header:
     orientation: int = 1
     bits: int = 8
     gray: bool = False
+    metadata: Metadata = NONE
 
     @property
     def size(self) -> tuple[int, int]:
@@ -88,7 +94,7 @@ def parse(data: bytes) -> Header:
 
 def exif_orientation(block: bytes) -> int:
     """EXIF tag 274 of a TIFF-shaped block, 1…8; 1 where it is absent or damaged."""
-    block = block.removeprefix(b"Exif\0\0")
+    block = block.removeprefix(exif.PREFIX)
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
     if order is None:
         return 1
@@ -106,7 +112,8 @@ def exif_orientation(block: bytes) -> int:
 
 def _png(data: bytes) -> Header:
     width = height = bits = color = 0
-    orientation, gray, position = 1, False, 8
+    gray, position = False, 8
+    kept: dict[str, Any] = {}
     while True:
         length, name = struct.unpack_from(">I4s", data, position)
         body, position = position + 8, position + 12 + length
@@ -119,16 +126,26 @@ def _png(data: bytes) -> Header:
             table = data[body : body + length]
             gray = gray or (color == 3 and table[0::3] == table[1::3] == table[2::3])
         elif name == b"eXIf":
-            orientation = exif_orientation(data[body : body + length])
+            kept["exif"] = data[body : body + length]
+        elif name == b"iCCP" and length <= exif.LIMIT:
+            kept["icc"] = metadata.inflated(data[body : body + length])
+        elif name == b"pHYs" and length == 9 and data[body + 8] == 1:  # per metre
+            kept["dpi"] = tuple(0.0254 * one for one in struct.unpack_from(">II", data, body))
+        elif name == b"iTXt" and data.startswith(metadata.PNG_XMP, body):
+            kept["xmp"] = data[body + len(metadata.PNG_XMP) : body + length]
         elif name == b"acTL" and struct.unpack_from(">I", data, body)[0] > 1:
             raise Unreadable(ANIMATED)
         elif name == b"IEND":
-            return Header("PNG", height, width, orientation, 16 if bits == 16 else 8, gray)
+            orientation = exif_orientation(kept.get("exif", b""))
+            bits = 16 if bits == 16 else 8
+            return Header("PNG", height, width, orientation, bits, gray, Metadata(**kept) if kept else NONE)
 
 
 def _jpeg(data: bytes) -> Header:
     height = width = 0
-    orientation, gray, position = 1, False, 2
+    gray, position = False, 2
+    kept: dict[str, Any] = {}
+    profile: dict[int, bytes] = {}  # by segment
     while True:
         position = data.find(b"\xff", position)  # decoders skip stray bytes between segments, so this does too
         if position < 0:
@@ -141,24 +158,36 @@ def _jpeg(data: bytes) -> Header:
             position += 2
             continue
         (length,) = struct.unpack_from(">H", data, position + 2)
-        body = position + 4
+        body, end = position + 4, position + 2 + length
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width, channels = struct.unpack_from(">HHB", data, body + 1)
             gray = channels == 1
-        elif marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
-            orientation = exif_orientation(data[body : position + 2 + length])
+        elif marker == 0xE0 and data.startswith(b"JFIF\0", body):
+            unit, *density = struct.unpack_from(">BHH", data, body + 7)
+            if unit in (1, 2):  # per inch, per cm
+                kept["dpi"] = tuple((1.0, 2.54)[unit - 1] * one for one in density)
+        elif marker == 0xE1 and data.startswith(exif.PREFIX, body):
+            kept["exif"] = data[body + len(exif.PREFIX) : end]
+        elif marker == 0xE1 and data.startswith(metadata.JPEG_XMP, body):
+            kept["xmp"] = data[body + len(metadata.JPEG_XMP) : end]
+        elif marker == 0xE2 and data.startswith(metadata.JPEG_ICC, body):
+            profile[data[body + len(metadata.JPEG_ICC)]] = data[body + len(metadata.JPEG_ICC) + 2 : end]
         elif marker == 0xDA:  # entropy-coded data follow, where FF D9 can only be the end of the image
             if data.rfind(b"\xff\xd9", body) < 0:
                 raise Unreadable(TRUNCATED)
-            return Header("JPEG", height, width, orientation, gray=gray)
-        position += 2 + length
+            if profile:
+                kept["icc"] = b"".join(profile[number] for number in sorted(profile))
+            orientation = exif_orientation(kept.get("exif", b""))
+            return Header("JPEG", height, width, orientation, gray=gray, metadata=Metadata(**kept) if kept else NONE)
+        position = end
 
 
 def _webp(data: bytes) -> Header:
     if len(data) < 8 + struct.unpack_from("<I", data, 4)[0]:
         raise Unreadable(TRUNCATED)
     size: tuple[int, int] | None = None
-    orientation, position = 1, 12
+    position = 12
+    kept: dict[str, Any] = {}
     while position + 8 <= len(data):
         name, length = struct.unpack_from("<4sI", data, position)
         body, position = position + 8, position + 8 + length + length % 2
@@ -173,11 +202,12 @@ def _webp(data: bytes) -> Header:
         elif name == b"VP8L":
             (packed,) = struct.unpack_from("<I", data, body + 1)
             size = size or ((packed >> 14 & 0x3FFF) + 1, (packed & 0x3FFF) + 1)
-        elif name == b"EXIF":
-            orientation = exif_orientation(data[body : body + length])
+        elif name in (b"EXIF", b"ICCP", b"XMP "):
+            kept[{b"EXIF": "exif", b"ICCP": "icc", b"XMP ": "xmp"}[name]] = data[body : body + length]
     if size is None:
         raise Unreadable("the WebP holds no image")
-    return Header("WebP", *size, orientation)
+    orientation = exif_orientation(kept.get("exif", b""))
+    return Header("WebP", *size, orientation, metadata=Metadata(**kept) if kept else NONE)
 
 
 def _bmp(data: bytes) -> Header:

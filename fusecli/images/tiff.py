@@ -6,6 +6,7 @@ import logging
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import tifffile
 from tifffile import PHOTOMETRIC
 
 from fusecli.images.headers import TRUNCATED, Unreadable
+from fusecli.images.metadata import Metadata, from_tiff, into_tiff
 from fusecli.images.opencv import cv2
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of its remarks becomes an error below
@@ -35,8 +37,8 @@ def peek(path: Path) -> tuple[int, int, int, np.dtype, bool]:
 
 def read(
     path: Path, orient: Callable[[np.ndarray, int], np.ndarray], pages: Sequence[int] | None, max_pixels: int
-) -> tuple[list[np.ndarray], int]:
-    """Stored values of each page (or of ``pages``), H×W or H×W×3 RGB, and the number of pages the file has.
+) -> tuple[list[np.ndarray], list[Metadata], int]:
+    """Of each page (or of ``pages``) stored values, H×W or H×W×3 RGB, and metadata; the number of pages the file has.
 
     Alpha is dropped, palettes are expanded, white-is-zero is inverted; thumbnails and masks are no pages.
     Raises Unreadable with the reason.
@@ -46,7 +48,7 @@ def read(
         total = sum(images[index].imagelength * images[index].imagewidth for index in wanted)
         if total > max_pixels:
             raise Unreadable(too_large(total, max_pixels))
-        arrays = []
+        arrays, metadata = [], []
         for index in wanted:
             page = images[index]
             _check(file, page)
@@ -56,14 +58,23 @@ def read(
             if array.ndim < 2 or sorted(array.shape[:2]) != sorted((page.imagelength, page.imagewidth)):
                 raise Unreadable("the TIFF page is damaged: its data do not fill it")
             arrays.append(array)
-        return arrays, len(images)
+            metadata.append(_metadata(file, page))
+        return arrays, metadata, len(images)
 
 
-def encode(pages: Sequence[np.ndarray], *, compress: bool) -> memoryview:
-    """A TIFF of uint8, uint16 or float32 pages, H×W or H×W×3; deflate, with predictor for integers, if ``compress``."""
+def encode(pages: Sequence[np.ndarray], metadata: Sequence[Metadata], *, compress: bool) -> memoryview:
+    """A TIFF of uint8, uint16 or float32 pages, H×W or H×W×3; deflate, with predictor for integers, if ``compress``.
+
+    metadata: of each page, fitted.
+    """
     buffer = BytesIO()
-    with tifffile.TiffWriter(buffer, bigtiff=sum(page.nbytes for page in pages) > 2**32 - 2**25) as file:
-        for page in pages:
+    big = sum(page.nbytes for page in pages) > 2**32 - 2**25
+    with tifffile.TiffWriter(buffer, bigtiff=big, byteorder="<") as file:
+        for page, its in zip(pages, metadata, strict=True):
+            handle = file.filehandle
+            handle.write(bytes(handle.tell() % 2))
+            directories, tags = into_tiff(replace(its, exif=b"") if big else its, handle.tell())
+            handle.write(directories)  # in front of the page, whose tags point there
             file.write(
                 page,
                 photometric="rgb" if page.ndim == 3 else "minisblack",
@@ -71,6 +82,8 @@ def encode(pages: Sequence[np.ndarray], *, compress: bool) -> memoryview:
                 predictor=True if compress and page.dtype.kind == "u" else None,
                 metadata=None,
                 software="fusecli",
+                resolution=its.dpi,
+                extratags=tags,
             )
     return buffer.getbuffer()
 
@@ -126,6 +139,14 @@ def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
             ends.append(offset + size)
     if max(ends, default=0) > handle.size:
         raise Unreadable(TRUNCATED)
+
+
+def _metadata(file: tifffile.TiffFile, page: tifffile.TiffPage) -> Metadata:
+    def read(position: int, size: int) -> bytes:
+        file.filehandle.seek(position)
+        return file.filehandle.read(size)
+
+    return from_tiff(read, file.byteorder, page.offset, file.is_bigtiff).turned(_orientation(page))
 
 
 def _orientation(page: tifffile.TiffPage) -> int:

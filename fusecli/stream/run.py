@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from threading import Event
@@ -23,6 +23,7 @@ from fusecli.errors import FusecliError, InputError, OutputError
 from fusecli.images import frames
 from fusecli.images.frame import Frame
 from fusecli.images.intensity import Range
+from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
 from fusecli.images.pairing import Pair
 from fusecli.images.preview import row
@@ -66,6 +67,7 @@ class Settings:
     max_pixels: int | None = None
     compress: bool = False
     digest: bool = False  # SHA-256 of every result, for the report
+    anonymous: bool = False  # EXIF and XMP, in which a patient may be named, stay out of the results
     steady: tuple[Pair, ...] = ()  # pairs whose mean exposure every frame gets; none: each frame by itself
 
 
@@ -92,6 +94,7 @@ class Loaded:
     second: list[np.ndarray]
     reaches: list[np.ndarray | None]  # of the infrared, where it does not cover the visible
     levels: int | None
+    metadata: list[Metadata]  # of the first
     began: float = field(default_factory=time.perf_counter)
     results: dict[int, np.ndarray] = field(default_factory=dict)  # by page
     lost: bool = False  # a page failed on the device
@@ -278,13 +281,18 @@ def load(job: Job, settings: Settings) -> Loaded:
     if len(sides[0]) != len(sides[1]):
         raise InputError(f"{job.first} has {len(sides[0])} pages, {job.second} has {len(sides[1])}")
     first, second = ([frame.pixels for frame in side] for side in sides)
+    metadata = [frame.origin.metadata for frame in sides[0]]
+    if settings.anonymous:
+        metadata = [replace(each, exif=b"", xmp=b"") for each in metadata]
     reaches = []
     for index, (a, b) in enumerate(zip(first, second, strict=True)):
         reaches.append(reach(b.shape[:2], a.shape[:2], settings.align))
         first[index], second[index] = of_one_size(a, b, job, settings.resize, settings.align)
+        if first[index].shape != a.shape:
+            metadata[index] = metadata[index].resized()
     if settings.color is False:
         first = [gray(page) for page in first]
-    return Loaded(job, first, second, reaches, _levels(sides[0][0], job.output, settings), began)
+    return Loaded(job, first, second, reaches, _levels(sides[0][0], job.output, settings), metadata, began)
 
 
 def sample(pairs: Sequence[Pair]) -> Sequence[Pair]:
@@ -318,7 +326,7 @@ def save(loaded: Loaded, settings: Settings, preview: bool) -> Outcome:
     """Write the results of a job, whole or not at all, and say what was written."""
     output, pages = loaded.job.output, enumerate(loaded.first)
     results = [completed(loaded.results[index], page, loaded.reaches[index]) for index, page in pages]
-    frames.write(output, results, compress=settings.compress)
+    frames.write(output, results, compress=settings.compress, metadata=loaded.metadata)
     digest = hashlib.sha256(output.read_bytes()).hexdigest() if settings.digest else None
     pictures = row(loaded.first[0], loaded.second[0], results[0]) if preview else None
     return Outcome(loaded.job, None, time.perf_counter() - loaded.began, digest, results[0].shape[:2], pictures)
