@@ -95,6 +95,37 @@ def test_empty_files_are_no_results(pairs, fusecli):
     assert contents(root / "out") == before
 
 
+def test_numbers_of_results_say_nothing_of_what_is_done(pairs, fusecli):
+    root = pairs(2)
+    code, _, err = fusecli(*command(root, "--skip-existing", "--name", "{index}"))
+    assert (code, "--skip-existing: cannot tell" in err) == (2, True)
+
+
+def test_a_report_into_a_pipe_or_device_leaves_it_what_it_is(pairs, fusecli):
+    root = pairs(1)
+    os.mkfifo(root / "pipe")
+    reader = subprocess.Popen(["cat", root / "pipe"], stdout=subprocess.PIPE)
+    assert fusecli(*command(root, "--report", root / "pipe"))[0] == 0
+    assert json.loads(reader.communicate(timeout=20)[0])["totals"]["done"] == 1
+    assert (root / "pipe").is_fifo()
+    code, out, _ = fusecli(*command(root, "--overwrite", "--report", "/dev/stdout"))
+    assert (code, json.loads(out)["totals"]["done"]) == (0, 1)
+    code, _, err = fusecli(*command(root, "--overwrite", "--report", root))
+    assert (code, "is a folder; name a file" in err) == (2, True)
+
+
+@pytest.mark.parametrize("arguments", ["--version", "models", "fuse --help"])
+def test_a_reader_that_has_seen_enough(arguments):
+    line = f"{sys.executable} -m fusecli {arguments} | true; exit ${{PIPESTATUS[0]}}"
+    for _ in range(5):  # it may be there long enough to read all
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+        assert done.returncode in (0, 141)
+        assert "Traceback" not in done.stderr
+        if done.returncode:
+            return
+    pytest.skip("the reader was there until the end")
+
+
 def test_text_named_png(pairs, fusecli):
     root = pairs(1)
     (root / "vis" / "000.png").write_text("I am no picture")
@@ -138,6 +169,15 @@ def test_a_run_that_comes_before_its_inputs_is_no_failure(tmp_path, fusecli, sid
     assert "the folder is empty" in err
     (folders[1] / "today" / "b.gif").write_bytes(b"GIF89a")
     assert fusecli(*arguments, "--ignore-unmatched")[0] == 2
+
+
+def test_partners_of_the_first_frames_may_come_until_the_next_run(pairs, fusecli):
+    root = pairs(1)
+    (root / "ir" / "000.png").rename(root / "ir" / "001.png")
+    assert fusecli(*command(root, "--ignore-unmatched"))[0] == 2
+    code, _, err = fusecli(*command(root, "--ignore-unmatched", "--skip-existing"))
+    assert code == 0
+    assert "nothing to fuse yet: no file of --vis has a partner" in err
 
 
 @pytest.mark.parametrize("where", ["vis", "ir", "vis/below"])
@@ -331,8 +371,10 @@ def test_a_pattern_that_the_shell_has_expanded(pairs, fusecli, command):
     assert code == 2
     assert "001.png" in err
     assert "004.png" not in err
-    assert "a pattern that the shell has expanded? Quote it" in err
+    assert "where the shell has expanded a pattern, quote it" in err
     assert not (root / "out").exists()
+    err = fusecli("models", root / "ir")[2]
+    assert "ir: belongs to no option; see --help" in err
 
 
 def test_more_bits_than_the_format_holds_are_refused_before_any_work(pairs, fusecli):

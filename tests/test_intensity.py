@@ -231,3 +231,26 @@ def test_colour_is_put_back_as_cb_and_cr():
     np.testing.assert_allclose(luma(eight), luma(eight.astype(np.float32) / 255), atol=1e-6)
     assert luma(eight[..., 0]).shape == (6, 7)
     assert recolour(eight, luma(eight), luma(eight) + 1).max() == 1
+
+
+@pytest.mark.parametrize(("most", "bits"), [(200, 8), (3792, 12), (12000, 14), (17000, 16), (60000, 16), (0, 16)])
+def test_16_bit_files_of_cameras_of_fewer_bits(tmp_path, caplog, most, bits):
+    path = tmp_path / "a.png"
+    ramp = np.linspace(0, most, 64 * 64).astype(np.uint16).reshape(64, 64)
+    frames.write(path, [ramp])
+    found = visible_range([path])
+    assert found == (None if bits == 16 else Range(0, 2**bits - 1, eight_bit=False))
+    assert (f"{bits} bits" in caplog.text) == (bits < 16)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [("27000,31500", True), ("0,255", False), ("20,40", True), ("4,190", False)]
+)
+def test_a_range_that_holds_nothing_of_the_frames_is_said(tmp_path, caplog, option, said):
+    low, high = np.full((2, 8, 8), 5, np.uint8)
+    high[:] = 200
+    for name, image in (("a", low), ("b", high)):
+        frames.write(tmp_path / f"{name}.png", [image])
+    paths = sorted(tmp_path.iterdir())
+    sequence_range(option, paths)
+    assert ("holds nothing" in caplog.text) == said

@@ -256,6 +256,13 @@ def test_frames_without_metadata_are_as_they_were(tmp_path, vis):
     assert (tmp_path / "b.png").read_bytes() == bytes(frames._encode_still(tmp_path, vis, ".png", False))
 
 
+def test_compressed_xmp_of_a_png(tmp_path, vis):
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", XMP.decode(), lang="en", tkey="key", zip=True)
+    Image.fromarray(vis).save(tmp_path / "a.png", pnginfo=info)
+    assert xmp_of(copied(tmp_path / "a.png", tmp_path / "b.png")) == UPRIGHT_XMP
+
+
 def test_too_much_is_left_out(tmp_path, vis):
     photo = block_of(camera())
     long = Metadata(exif=photo + bytes(65528 - len(photo)), xmp=b" " * 65505)

@@ -35,6 +35,17 @@ def refused(*args, **options) -> str:
     return str(caught.value)
 
 
+def test_folders_that_may_not_be_listed_cost_themselves(tmp_path, monkeypatch, caplog):
+    sides = [make(tmp_path / side, "a.png", "lost+found/b.png") for side in ("vis", "ir")]
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("lost+found"))
+    assert names(*sides, recursive=True) == ["a"]
+    assert "lost+found: cannot be listed" in caplog.text
+
+
+def test_a_folder_that_is_not_there_is_named_before_an_empty_one(tmp_path):
+    assert "ir: no such file or folder" in refused(make(tmp_path / "vis"), tmp_path / "ir")
+
+
 def test_folders_pair_by_stem_whatever_the_ending(tmp_path):
     vis = make(tmp_path / "vis", "b.PNG", "a.jpg", "scan.nii.gz", "Thumbs.db", ".hidden.png", ".a.png.1-0.partial")
     ir = make(tmp_path / "ir", "a.tif", "b.tif", "scan.png")

@@ -105,6 +105,14 @@ def test_where_no_infrared_is_results_fade_into_the_visible(dtype):
     assert registration.reach((60, 160), (60, 120), Calibration(np.eye(3))) is None
 
 
+def test_a_calibration_that_leaves_no_infrared_is_said(caplog):
+    for shift, said in ((80, ""), (158, "--align: the infrared reaches 1 % of the visible frame")):
+        calibration = Calibration(np.array([[1, 0, shift], [0, 1, 0], [0, 0, 1.0]]))
+        assert registration.reach((60, 160), (60, 160), calibration) is not None
+        assert caplog.text.count("--align") == bool(said)
+        assert said in caplog.text
+
+
 def test_the_frame_of_a_smaller_infrared_does_not_show(tmp_path, fusecli):
     """Outside it the result is the visible, to the byte; nowhere is an edge that neither source has."""
     for side, cut in (("vis", np.s_[:]), ("ir", np.s_[60:300, 80:400])):

@@ -115,6 +115,22 @@ def test_results_that_are_there_are_kept_and_new_ones_added(tmp_path, watched):
     assert (tmp_path / "out" / "000.png").read_bytes() == b"kept"
 
 
+def test_an_empty_file_is_no_result(tmp_path, watched):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "000.png").touch()
+
+    def act():
+        put_pair(tmp_path, 0)
+        end = time.monotonic() + 20
+        while not (tmp_path / "out" / "000.png").stat().st_size:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    code, report, err = watched(act)
+    assert code == 0, err
+    assert report["totals"]["done"] == 1
+
+
 def test_a_damaged_file_fails_alone_once_it_changes_no_more(tmp_path, watched, monkeypatch):
     monkeypatch.setattr(watch, "PATIENCE", 0.8)
 

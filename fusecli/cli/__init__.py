@@ -80,4 +80,6 @@ def _exit_code(argv: list[str] | None) -> int:
     try:
         return app(argv, standalone_mode=True) or 0
     except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # as typer and rich end then
+            raise stop.__context__ from None
         return stop.code if isinstance(stop.code, int) else 1

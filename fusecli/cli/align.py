@@ -29,8 +29,8 @@ def align(
     options.set_up_logging("text", quiet=False, verbose=False)
     from fusecli.images import frames, pairing, registration
     from fusecli.images.atomic import replacing
-    from fusecli.images.colour import luma
-    from fusecli.images.intensity import sequence_range, visible_range
+    from fusecli.images.colour import luma, warn_of_colored
+    from fusecli.images.intensity import colored, sequence_range, visible_range
 
     if model not in registration.MODELS:
         raise UsageError(f"--model {model}: choose {', '.join(registration.MODELS)}")
@@ -43,6 +43,7 @@ def align(
     )
     chosen = found[:: max(1, -(-len(found) // pairs))]
     ranges = (visible_range([pair.first for pair in chosen]), sequence_range("auto", [pair.second for pair in chosen]))
+    warn_of_colored(colored([pair.second for pair in chosen]))
     images = []
     for pair in chosen:
         sides = zip((pair.first, pair.second), ranges, strict=True)

@@ -300,9 +300,6 @@ def _nothing_yet(request: Request) -> tuple[Plan, Work] | None:
     With --ignore-unmatched one empty folder is enough for that, with --skip-existing alone both must be empty.
     """
     from fusecli.images import pairing
-    from fusecli.stream import run as stream
-    from fusecli.stream.plan import settle
-    from fusecli.stream.work import Work
 
     typed, output, naming = request.sides.values(), request.output, request.naming
     unmatched = request.pairing["ignore_unmatched"]
@@ -312,15 +309,24 @@ def _nothing_yet(request: Request) -> tuple[Plan, Work] | None:
     empty = [folder for folder in typed if pairing.is_empty(folder)]
     if len(empty) < (1 if unmatched else 2):
         return None
-    log.warning("nothing to fuse yet: no file in %s", " and ".join(dict.fromkeys(empty)))
+    return _nothing(request, f"no file in {' and '.join(dict.fromkeys(empty))}")
+
+
+def _nothing(request: Request, reason: str) -> tuple[Plan, Work]:
+    from fusecli.stream import run as stream
+    from fusecli.stream.plan import settle
+    from fusecli.stream.work import Work
+
+    log.warning("nothing to fuse yet: %s", reason)
+    output = request.output
     planned = settle(
         [],
         output,
         single=bool(output.suffix) and not output.is_dir(),
-        guarded=map(Path, typed),
+        guarded=map(Path, request.sides.values()),
         overwrite=False,
         skip_existing=True,
-        beside=naming["beside"],
+        beside=request.naming["beside"],
     )
     return planned, Work(stream.run, stream.Settings())
 
@@ -334,7 +340,12 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
 
     task = request.task
     typed = (request.sides[task.first], request.sides[task.second])
-    pairs = pairing.find_pairs(*typed, endings=frames.ENDINGS, sides=task.sides, **request.pairing)
+    try:
+        pairs = pairing.find_pairs(*typed, endings=frames.ENDINGS, sides=task.sides, **request.pairing)
+    except pairing.NoPair as error:
+        if request.naming["skip_existing"] and request.pairing["ignore_unmatched"]:  # partners may come until next time
+            return _nothing(request, str(error))
+        raise
     planned = plan(pairs, request.output, inputs=typed, **request.naming)
     check_depth(request.bit_depth, (job.output.suffix.lower() for job in planned.jobs))
     firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]

@@ -52,11 +52,10 @@ class Command(typer.core.TyperCommand):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         left = super().parse_args(ctx, args)
         if left:
-            more = " …" if len(left) > SHOWN else ""
-            raise UsageError(
-                f"{' '.join(left[:SHOWN])}{more}: belongs to no option; a pattern that the shell has expanded? "
-                "Quote it, so that fusecli gets it: --ir 'thermal/*.png'"
-            )
+            words = " ".join(left[:SHOWN]) + (" …" if len(left) > SHOWN else "")
+            expanded = all(Path(word).is_file() for word in left)
+            hint = "; where the shell has expanded a pattern, quote it: --ir 'thermal/*.png'" if expanded else ""
+            raise UsageError(f"{words}: belongs to no option{hint}; see --help")
         return left
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from fusecli.errors import OutputError
 
 PARTIAL = ".partial"
+_SYSTEM = (("/", "dev"), ("/", "proc"))  # where names stand for what a process has opened
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -56,6 +57,11 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"{path}: cannot be written: {reason}", full=error.errno in _FULL) from error
+
+
+def is_device(path: Path) -> bool:
+    """Whether this is a device, a pipe or the like, to be written to and never replaced, such as /dev/stdout."""
+    return path.exists() and not path.is_dir() and (not path.is_file() or path.parts[:2] in _SYSTEM)
 
 
 def sweep(paths: Iterable[Path]) -> int:

@@ -132,7 +132,7 @@ def _png(data: bytes) -> Header:
         elif name == b"pHYs" and length == 9 and data[body + 8] == 1:  # per metre
             kept["dpi"] = tuple(0.0254 * one for one in struct.unpack_from(">II", data, body))
         elif name == b"iTXt" and data.startswith(metadata.PNG_XMP, body):
-            kept["xmp"] = data[body + len(metadata.PNG_XMP) : body + length]
+            kept["xmp"] = metadata.packet(data[body : body + length])
         elif name == b"acTL" and struct.unpack_from(">I", data, body)[0] > 1:
             raise Unreadable(ANIMATED)
         elif name == b"IEND":

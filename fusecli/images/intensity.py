@@ -74,7 +74,9 @@ def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = 
     if option in ("frame", "full"):
         return None
     if option != "auto":
-        return _parse(option)
+        given = _parse(option)
+        _check_that_it_holds(given, option, paths, max_pixels)
+        return given
     sample, types = _sample(paths, max_pixels)
     found = _percentile_range(np.concatenate([values for _, values in sample]), eight_bit=False) if sample else None
     misfit = _misfit(sample, types, found)
@@ -94,10 +96,25 @@ def range_of(pages: Iterable[np.ndarray]) -> Range | None:
 
 
 def visible_range(paths: Sequence[Path], max_pixels: int | None = None) -> Range | None:
-    """The range of a sequence stored as float whose values leave [0, 1]: its extremes over the sample. Else None."""
-    sample, _ = _sample(paths, max_pixels, kinds="f")
-    lo = min((float(values.min()) for _, values in sample), default=0.0)
-    hi = max((float(values.max()) for _, values in sample), default=1.0)
+    """The range of a sequence that does not fill its sample type, by what a sample of it holds; None for others.
+
+    Of floats that leave [0, 1] it is their extremes; of 16-bit samples that a camera of 8 to 14 bits made, its bits.
+    """
+    sample, _ = _sample(paths, max_pixels, kinds="uf")
+    deep = [values for _, values in sample if values.dtype == np.uint16]
+    if deep and len(deep) == len(sample):
+        most = int(max(values.max() for values in deep))
+        bits = next((bits for bits in (8, 10, 12, 14) if most < 2**bits), 16)
+        if bits == 16 or most == 0:
+            return None
+        log.warning(
+            "%s …: values up to %d in 16 bits are taken for those of a camera of %d bits; results fill all 16",
+            *(paths[0], most, bits),
+        )
+        return Range(0, 2**bits - 1, eight_bit=False)
+    floats = [values for _, values in sample if values.dtype.kind == "f"]
+    lo = min((float(values.min()) for values in floats), default=0.0)
+    hi = max((float(values.max()) for values in floats), default=1.0)
     return None if lo >= 0 and hi <= 1 else Range(lo, hi, eight_bit=False)
 
 
@@ -185,6 +202,18 @@ def colored(paths: Sequence[Path], max_pixels: int | None = None) -> Iterator[tu
         if header is not None and header.color:
             with suppress(InputError):  # reading it will fail by name
                 yield paths[index], decode(paths[index], pages=[0], max_pixels=max_pixels).pages[0]
+
+
+def _check_that_it_holds(given: Range, option: str, paths: Sequence[Path], max_pixels: int | None) -> None:
+    """Say so where nothing that three frames show lies in a range, as where it is meant in other units."""
+    seen = []
+    for index in _evenly(len(paths), 3):
+        with suppress(InputError):  # reading it will fail by name
+            values = _finite_sample(decode(paths[index], pages=[0], max_pixels=max_pixels).pages[0])
+            seen += [(float(values.min()), float(values.max()))] if values.size else []
+    if seen and all(hi <= given.lo or lo >= given.hi for lo, hi in seen):
+        lo, hi = min(one for one, _ in seen), max(one for _, one in seen)
+        log.warning("--range %s holds nothing of %s …: values there go from %g to %g", option, paths[0], lo, hi)
 
 
 def _evenly(count: int, limit: int) -> list[int]:

@@ -16,7 +16,7 @@ from fusecli.images import exif
 
 JPEG_ICC = b"ICC_PROFILE\0"
 JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
-PNG_XMP = b"XML:com.adobe.xmp" + bytes(5)  # not compressed, of no language
+PNG_XMP = b"XML:com.adobe.xmp\0"
 
 _SEGMENT = 65533  # bytes of a JPEG segment
 _DPI = (0.1, 1e7)  # what is believed, and every format can hold
@@ -75,7 +75,7 @@ def into_png(data: bytes | memoryview, metadata: Metadata) -> bytes | memoryview
     if metadata.exif:
         chunks += _png_chunk(b"eXIf", metadata.exif)
     if metadata.xmp:
-        chunks += _png_chunk(b"iTXt", PNG_XMP + metadata.xmp)
+        chunks += _png_chunk(b"iTXt", PNG_XMP + bytes(4) + metadata.xmp)
     return b"".join((data[:33], chunks, data[33:])) if chunks else data  # behind the header chunk
 
 
@@ -143,12 +143,23 @@ def from_tiff(read: exif.Read, order: str, start: int, big: bool) -> Metadata:
 def inflated(chunk: bytes) -> bytes:
     """The profile in a PNG's iCCP chunk of at most LIMIT bytes; empty where it is damaged or too large."""
     _, _, rest = chunk.partition(b"\0")
+    return _inflated(rest[1:])
+
+
+def packet(chunk: bytes) -> bytes:
+    """The XMP in a PNG's iTXt chunk, compressed or not; empty where it is damaged or too large."""
+    compressed, rest = chunk[len(PNG_XMP) :][:1], chunk[len(PNG_XMP) + 2 :]
+    text = rest.split(b"\0", 2)[-1]  # behind a language and a keyword in it
+    return _inflated(text) if compressed == b"\1" else text
+
+
+def _inflated(data: bytes) -> bytes:
     decoder = zlib.decompressobj()
     try:
-        profile = decoder.decompress(rest[1:], exif.LIMIT)
+        found = decoder.decompress(data, exif.LIMIT)
     except zlib.error:
         return b""
-    return profile if decoder.eof else b""
+    return found if decoder.eof else b""
 
 
 @lru_cache(maxsize=8)

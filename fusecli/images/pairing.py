@@ -25,6 +25,10 @@ SHOWN = 10  # names that a message lists before it only counts
 SEPARATORS = "_-. "  # between what two names share and what tells the sides apart
 
 
+class NoPair(UsageError):
+    """Both sides have files, and none has a partner."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two files of one scene. name: the result's, without ending: posix, with the mirrored sub-folder (night/0001)."""
@@ -56,13 +60,16 @@ def find_pairs(
     under the star must agree, and names the result. A side without pattern has ``*``.
     pairs_csv: the pairs themselves, in columns headed by the names of the sides and, optionally, ``name`` (of the
     result). Relative paths start in the side's folder where they exist there, else beside the CSV file.
-    ignore_unmatched: files without partner cost a warning, not the run.
+    ignore_unmatched: files without partner cost a warning, not the run, unless none has one (NoPair).
     sides: names of the two sides, for messages, patterns and columns.
     """
     options = tuple(f"--{side}" for side in sides)
     if pairs_csv is not None:
         return _from_csv(pairs_csv, (first, second), sides, tuple(endings))
     by_side = patterns(pair_by, sides)
+    for option, typed in zip(options, (first, second), strict=True):  # before the other is found to be empty
+        if not os.path.exists(typed) and not glob.has_magic(typed):
+            raise UsageError(f"{option} {typed}: no such file or folder")
     a, b = (
         _Side.collect(option, typed, pattern, tuple(endings), recursive)
         for option, typed, pattern in zip(options, (first, second), by_side, strict=True)
@@ -73,7 +80,7 @@ def find_pairs(
     common = sorted(a.files.keys() & b.files.keys())
     if not common:
         message = _nothing_in_common(a, b, sides if pair_by == "stem" else None)
-        raise UsageError("\n".join([message, *_not_read(a, b, endings)]))
+        raise NoPair("\n".join([message, *_not_read(a, b, endings)]))
     lonely = [(side, paths) for side, other in ((a, b), (b, a)) if (paths := side.without_partner(other))]
     if lonely and not (a.single or b.single):  # one file against a folder asks for that file only
         message = "\n".join([*(_list_of(side, paths) for side, paths in lonely), *_not_read(a, b, endings)])
@@ -148,10 +155,8 @@ class _Side:
                 found = list(_walk(typed, recursive))
             elif path.exists():
                 found = [("", path.name, typed)]
-            elif glob.has_magic(typed):
-                found = list(_glob(typed))
             else:
-                raise UsageError(f"{option} {typed}: no such file or folder")
+                found = list(_glob(typed))
         except OSError as error:
             raise UsageError(
                 f"{option} {error.filename or typed}: cannot be listed: {error.strerror or error}"
@@ -234,7 +239,10 @@ def _walk(root: str, recursive: bool) -> Iterator[tuple[str, str, str]]:
             if is_file:
                 yield relative, entry.name, entry.path
             elif recursive and is_folder:
-                yield from visit(entry.path, f"{relative}{entry.name}/", above | {identity})
+                if os.access(entry.path, os.R_OK | os.X_OK):
+                    yield from visit(entry.path, f"{relative}{entry.name}/", above | {identity})
+                else:  # such as lost+found of a disk
+                    log.warning("%s: cannot be listed: no permission", entry.path)
 
     return visit(root, "", frozenset())
 

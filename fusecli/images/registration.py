@@ -6,6 +6,7 @@ A transform maps pixel centres of the infrared frame, (x, y) from (0, 0), to tho
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,8 @@ import numpy as np
 from fusecli.errors import InputError, UsageError
 from fusecli.images.colour import luma
 from fusecli.images.opencv import cv2
+
+log = logging.getLogger("fusecli")
 
 MODELS = ("shift", "similarity", "affine", "homography")
 WIDTHS = (160, 320, 640)  # of the visible frame, coarse to fine
@@ -108,6 +111,8 @@ def reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Cali
     known = cv2.warpPerspective(whole, calibration.between(infrared[::-1], size), size, flags=cv2.INTER_LINEAR)
     if known.min() >= 1:
         return None
+    if known.mean() < 0.05:
+        log.warning("--align: the infrared reaches %.0f %% of the visible frame; is it that rig's?", 100 * known.mean())
     square = np.ones((FEATHER, FEATHER), np.uint8)
     inner = cv2.erode((known >= 1).astype(np.float32), square, borderType=cv2.BORDER_REPLICATE)
     return cv2.blur(inner, (FEATHER, FEATHER), borderType=cv2.BORDER_REPLICATE)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fusecli.errors import UsageError
 from fusecli.images import frames
+from fusecli.images.atomic import is_device
 from fusecli.images.pairing import Pair
 from fusecli.stream.parts import Part
 from fusecli.stream.run import Job
@@ -51,6 +52,8 @@ def plan(
     {index} and ``fields`` stand for values. beside: other files that the run writes, by option. part: see `settle`.
     Raises UsageError where outputs exist, coincide, lie in an input folder, or cannot be written.
     """
+    if skip_existing and "{index" in pattern:
+        raise UsageError("--skip-existing: cannot tell what {index} was given to before; name results by {stem}")
     if file_format != "auto" and file_format not in FORMATS:
         raise UsageError(f"--format {file_format}: choose auto, {', '.join(FORMATS)}")
     single = is_file(output)
@@ -121,8 +124,11 @@ def settle(
         )
     check_writable("-o", output.parent if single else output)
     for option, path in beside.items():
-        check_writable(option, path.parent)
-    skipped = [job for job in existing if job.is_complete()] if skip_existing and not overwrite else []
+        if path.is_dir():
+            raise UsageError(f"{option} {path}: is a folder; name a file")
+        if not is_device(path):
+            check_writable(option, path.parent)
+    skipped = [job for job in existing if job.is_done()] if skip_existing and not overwrite else []
     left = {id(job) for job in skipped}
     return Plan([job for job in jobs if id(job) not in left], skipped)
 

@@ -7,13 +7,14 @@ import platform
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from fusecli import __version__
-from fusecli.images.atomic import replacing
+from fusecli.images.atomic import is_device, replacing
 from fusecli.stream.run import Job, Outcome
 
 
@@ -122,12 +123,15 @@ class Report:
         }
 
     def write(self, path: Path) -> None:
-        """Write the whole report, pairs by name, or leave an old one as it is. Raises OutputError."""
+        """Write the whole report, pairs by name, or leave an old one as it is. Raises OutputError.
+
+        Into a device or a pipe it is written directly.
+        """
         head = _json({**self.head, "totals": self.summary, "pairs": []})
         before, after = head[: -len("]\n}")], "\n ]\n}\n" if self.pairs else "]\n}\n"
         with (
-            replacing(path) as partial,
-            partial.open("w", encoding="utf-8", errors="backslashreplace") as file,  # file names may be no Unicode
+            nullcontext(path) if is_device(path) else replacing(path) as place,
+            place.open("w", encoding="utf-8", errors="backslashreplace") as file,  # file names may be no Unicode
         ):
             file.write(before)
             for index, entry in enumerate(sorted(self.pairs, key=lambda entry: entry.job.name)):  # one at a time

@@ -46,10 +46,10 @@ class Job:
     second: Path
     output: Path
 
-    def is_complete(self) -> bool:
-        """Whether what lies at ``output`` can be a result. Broken copies and repaired disks leave empty files."""
+    def is_done(self) -> bool:
+        """Whether there is a result. Broken copies and repaired disks leave empty files, which are none."""
         path = self.output
-        files = list(path.iterdir()) if path.is_dir() else [path]
+        files = list(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
         return bool(files) and all(file.stat().st_size for file in files)
 
 

@@ -65,7 +65,7 @@ class Watcher:
 
     def existing(self) -> list[Job]:
         """Pairs whose result is there before the start; they are settled. Raises OSError."""
-        found = [] if self.overwrite else [job for job in self.pairs() if job.output.exists()]
+        found = [] if self.overwrite else [job for job in self.pairs() if job.is_done()]
         self.settled.update(job.name for job in found)
         return found
 
@@ -81,7 +81,7 @@ class Watcher:
         except OSError:
             return []
         through = self.settled | {name for name, entry in self.waiting.items() if entry.done}
-        return [job for job in pairs if job.name not in through and (self.overwrite or not job.output.exists())]
+        return [job for job in pairs if job.name not in through and (self.overwrite or not job.is_done())]
 
     def poll(self) -> list[Job]:
         """Pairs that are ready, those that wait longest first, at most ROUND of them."""
@@ -118,7 +118,7 @@ class Watcher:
         jobs = []
         for _, name in ready[:ROUND]:
             entry, job = self.waiting[name], self._job(Pair(name, first[name], second[name]))
-            if not (self.overwrite or entry.done) and job.output.exists():
+            if not (self.overwrite or entry.done) and job.is_done():
                 self._tell("exists", "%s exists and is left alone; --overwrite replaces such results", job.output)
                 entry.done, entry.tried, entry.ready = True, entry.state, None
                 continue
