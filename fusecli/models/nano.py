@@ -1,4 +1,4 @@
-"""Nano: the convolutional student that does the daily work. Three scales, no text, 169 thousand parameters."""
+"""Nano: the convolutional student that does the daily work. Three scales, no text, 133 thousand parameters."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class Nano(FusionNetwork):
     def __init__(
         self,
         fine: int = 16,
-        middle: int = 24,
-        coarse: int = 32,
+        middle: int = 16,
+        coarse: int = 16,
         perceive: int = 192,
         steer: int = 192,
         look: float | None = None,
