@@ -23,22 +23,29 @@ def watched(tmp_path, average, fusecli, monkeypatch):
         (tmp_path / side).mkdir()
 
     def call(act, *more):
-        trouble = []
+        trouble, over = [], threading.Event()
+        before = signal.getsignal(signal.SIGTERM)
 
         def acting():
+            while signal.getsignal(signal.SIGTERM) is before:  # else it would end pytest
+                if over.wait(0.02):
+                    return
             try:
                 act()
             except BaseException as error:
                 trouble.append(error)
             finally:
-                os.kill(os.getpid(), signal.SIGTERM)
+                if not over.is_set():
+                    os.kill(os.getpid(), signal.SIGTERM)
 
         sides = ("--ir", tmp_path / "ir", "--vis", tmp_path / "vis")
         report = tmp_path / "report.json"
-        thread = threading.Thread(target=acting)
-        threading.Timer(1.0, thread.start).start()  # by then the signal has its handler, which a slow start would miss
         options = ("-o", tmp_path / "out", "-m", average, "--range", "full", "--report", report)
+        thread = threading.Thread(target=acting)
+        thread.start()
         code, _, err = fusecli("fuse", *sides, *options, "--watch", *more)
+        over.set()
+        thread.join()
         assert not trouble, (trouble, err)
         return code, json.loads(report.read_text()), err
 
