@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from fusecli.errors import UsageError
 from fusecli.images import frames, intensity
 from fusecli.images.colour import luma, recolour
+from fusecli.images.decode import decode
 from fusecli.images.intensity import Range, frame_range, full_range, sequence_range, visible_range
 
 
@@ -241,6 +242,14 @@ def test_16_bit_files_of_cameras_of_fewer_bits(tmp_path, caplog, most, bits):
     found = visible_range([path])
     assert found == (None if bits == 16 else Range(0, 2**bits - 1, eight_bit=False))
     assert (f"{bits} bits" in caplog.text) == (bits < 16)
+
+
+def test_one_frame_that_fills_16_bits_is_enough(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(intensity, "decode", lambda path, **options: read.append(path) or decode(path, **options))
+    paths = sequence(tmp_path, 5)  # dead pixels are white
+    assert visible_range(paths) is None
+    assert read == paths[:1]
 
 
 @pytest.mark.parametrize(

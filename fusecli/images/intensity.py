@@ -26,6 +26,7 @@ PERCENTILES = (0.5, 99.9)
 SAMPLE_FRAMES = 64
 SAMPLE_PIXELS = 2**16
 SLIVER = 0.02  # of the common range: who has less of it is shown as good as constant
+CAMERAS = (8, 10, 12, 14)  # bits of cameras whose frames are stored in 16
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -100,11 +101,11 @@ def visible_range(paths: Sequence[Path], max_pixels: int | None = None) -> Range
 
     Of floats that leave [0, 1] it is their extremes; of 16-bit samples that a camera of 8 to 14 bits made, its bits.
     """
-    sample, _ = _sample(paths, max_pixels, kinds="uf")
+    sample, _ = _sample(paths, max_pixels, kinds="uf", enough=2 ** max(CAMERAS))
     deep = [values for _, values in sample if values.dtype == np.uint16]
     if deep and len(deep) == len(sample):
         most = int(max(values.max() for values in deep))
-        bits = next((bits for bits in (8, 10, 12, 14) if most < 2**bits), 16)
+        bits = next((bits for bits in CAMERAS if most < 2**bits), 16)
         if bits == 16 or most == 0:
             return None
         log.warning(
@@ -153,27 +154,33 @@ def _parse(option: str) -> Range:
 
 
 def _sample(
-    paths: Sequence[Path], max_pixels: int | None, kinds: str = "iuf"
+    paths: Sequence[Path], max_pixels: int | None, kinds: str = "iuf", enough: float = math.inf
 ) -> tuple[list[tuple[Path, np.ndarray]], dict[str, Path]]:
-    """Finite stored values of evenly spaced pages of more than 8 bits; every sample type met, with its first file."""
+    """Finite stored values of evenly spaced pages of more than 8 bits; every sample type met, with its first file.
+
+    enough: once an integer is as large as this, no further files of integers are read, which takes long.
+    """
     chosen = _evenly(len(paths), SAMPLE_FRAMES)
     per_file = max(1, SAMPLE_FRAMES // max(1, len(chosen)))
     sample: list[tuple[Path, np.ndarray]] = []
     types: dict[str, Path] = {}
+    filled = False
     for index in chosen:
         header = peek(paths[index])
         if header is None:
             continue
         types.setdefault(header.dtype.name, paths[index])
-        if header.dtype == np.uint8 or header.dtype.kind not in kinds:
+        integer = header.dtype.kind in "iu"
+        if header.dtype == np.uint8 or header.dtype.kind not in kinds or (integer and filled):
             continue
         try:
             stored = decode(paths[index], pages=_evenly(header.pages, per_file), max_pixels=max_pixels)
         except InputError as error:
             log.debug("left out of the intensity range: %s", error)
             continue
-        parts = (_finite_sample(page) for page in stored.pages if page.dtype.kind in kinds)
+        parts = [_finite_sample(page) for page in stored.pages if page.dtype.kind in kinds]
         sample += [(paths[index], values) for values in parts if values.size]
+        filled = filled or (integer and any(values.size and values.max() >= enough for values in parts))
     return sample, types
 
 

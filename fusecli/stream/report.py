@@ -102,7 +102,9 @@ class Report:
         return self.counts[status]
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
-        """Those of ``jobs`` that nothing was heard of; of reports that keep every pair."""
+        """Those of ``jobs``, which were not skipped, that nothing was heard of; of reports that keep every pair."""
+        if self.counts["done"] + self.counts["failed"] == len(jobs):  # mostly; a set of a million paths takes memory
+            return []
         settled = {entry.job.output for entry in self.pairs}
         return [job for job in jobs if job.output not in settled]
 
