@@ -487,3 +487,10 @@ def test_standard_output_that_cannot_be_written_is_an_error():
         )
     assert done.returncode == 1
     assert done.stderr == "fusecli: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("given", [("--log-format", "json"), ("--log-format=json",)])
+def test_options_that_cannot_be_read_are_json_too(pairs, fusecli, given):
+    code, _, err = fusecli(*command(pairs(1), *given, "--num-parts", "zero"))
+    assert code == 2
+    assert "--num-parts" in json.loads(err)["message"]

@@ -137,15 +137,16 @@ def test_recursive_mirrors_sub_folders(pairs, fusecli):
     assert (root / "out" / "night" / "a b.png").is_file()
 
 
-def test_names_patterns_and_formats(pairs, fusecli):
+@pytest.mark.parametrize("kind", ["jpg", "webp"])
+def test_names_patterns_and_formats(pairs, fusecli, kind):
     root = pairs(1)
     (root / "ir" / "000.png").rename(root / "ir" / "000_IR.png")
     code, _, err = fusecli(
         *("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out"),
-        *("--pair-by", "ir=*_IR", "--name", "{stem}_{task}_{model}", "--format", "jpg"),
+        *("--pair-by", "ir=*_IR", "--name", "{stem}_{task}_{model}", "--format", kind),
     )
     assert code == 0, err
-    assert (root / "out" / "000_ir-vis_nano.jpg").is_file()
+    assert (root / "out" / f"000_ir-vis_nano.{kind}").is_file()
     assert fusecli("fuse", "--ir", "x", "--vis", "y", "-o", "z", "--name", "{nonsense}")[0] == 2
 
 

@@ -188,8 +188,7 @@ def test_a_dicom_series_gives_a_series_and_nothing_else_knows_the_patient(heads,
 
 def test_nifti_and_pictures_made_of_dicom_do_not_know_the_patient(heads, fusecli, average):
     ct, mr, root = heads
-    for target in ("a/fused.nii.gz", "b/fused.tif", "c"):
-        options = ("--format", "png") if target == "c" else ()
+    for target, *options in (["a/fused.nii.gz"], ["b/fused.tif"], ["c", "--format", "png"], ["d", "--format", "webp"]):
         code, _, err = fusecli("fuse", "--ct", ct, "--mri", mr, "-o", root / "out" / target, "-m", average, *options)
         assert code == 0, err
     assert not re.search(rb"Doe|Jane|4711|19700101|1\.2\.826", everything_written(root / "out"))
@@ -198,6 +197,7 @@ def test_nifti_and_pictures_made_of_dicom_do_not_know_the_patient(heads, fusecli
     slices = sorted((root / "out" / "c" / "ct").iterdir())
     assert [path.name for path in slices] == [f"{k + 1:04d}.png" for k in range(22)]
     image = cv2.imread(str(slices[11]), cv2.IMREAD_UNCHANGED)
+    assert len(list((root / "out" / "d" / "ct").glob("*.webp"))) == 22
     assert (image.dtype, image.shape) == (np.uint16, (40, 36))
     expected = volume.stored(dicom_range(volume)).apply(volume.voxels[11])
     assert abs(image / 65535 - expected).max() < 1e-3

@@ -51,6 +51,7 @@ class Format(str, Enum):
     png = "png"
     tiff = "tiff"
     jpg = "jpg"
+    webp = "webp"
     nifti = "nifti"
 
 
@@ -104,7 +105,7 @@ def fuse(
     color: Annotated[Color, typer.Option(help="auto, gray or ycbcr (luma fused, Cb and Cr kept).")] = Color.auto,
     bit_depth: Annotated[BitDepth, typer.Option(help="keep (as the reference), 8 or 16.")] = BitDepth.keep,
     file_format: Annotated[
-        Format, typer.Option("--format", help="auto (as the reference), png, tiff, jpg, or nifti for volumes.")
+        Format, typer.Option("--format", help="auto (as the reference), png, tiff, jpg, webp, or nifti for volumes.")
     ] = Format.auto,
     series: Annotated[
         str | None, typer.Option(help="DICOM series by number or UID, where a folder has several: 3, or ct=3,mri=5.")

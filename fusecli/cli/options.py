@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,6 +19,7 @@ from fusecli import registry
 from fusecli.errors import UsageError
 
 SHOWN = 3  # words that a message cites
+MISUSE: type[Exception] = typer.BadParameter.__mro__[1]  # click's UsageError, wherever typer has click from
 
 DataRoot = Annotated[
     Path | None,
@@ -50,7 +52,14 @@ class Command(typer.core.TyperCommand):
             return super().invoke(ctx)
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        left = super().parse_args(ctx, args)
+        typed = " ".join(args)
+        try:
+            left = super().parse_args(ctx, args)
+        except MISUSE as error:
+            if not re.search("--log-format[ =]json", typed):
+                raise
+            set_up_logging("json", quiet=False, verbose=False)
+            raise UsageError(error.format_message()) from error  # type: ignore[attr-defined]
         if left:
             words = " ".join(left[:SHOWN]) + (" …" if len(left) > SHOWN else "")
             expanded = all(Path(word).is_file() for word in left)

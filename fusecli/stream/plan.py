@@ -20,7 +20,7 @@ from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
 SHOWN = 5
-FORMATS = {"png": ".png", "tiff": ".tif", "jpg": ".jpg"}
+FORMATS = {"png": ".png", "tiff": ".tif", "jpg": ".jpg", "webp": ".webp"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ def plan(
     """Name every pair's result and check that writing it harms nothing.
 
     output: a folder, or a file for a single pair (see `is_file`). inputs: both sides as typed; a folder among them is
-    no place for results. file_format: auto (the reference's own), png, tiff or jpg. pattern: the file's name; {stem},
-    {index} and ``fields`` stand for values. beside: other files that the run writes, by option. part: see `settle`.
+    no place for results. file_format: auto (that of the reference) or one of FORMATS. pattern: the file's name;
+    {stem}, {index} and ``fields`` stand for values. beside: other files that the run writes, by option. part: see
+    `settle`.
     Raises UsageError where outputs exist, coincide, lie in an input folder, or cannot be written.
     """
     if skip_existing and "{index" in pattern:

@@ -115,7 +115,7 @@ class VolumePair:
 
 @dataclass(frozen=True)
 class VolumeJob(Job):
-    """One pair of volumes to fuse. kind: what is written: nifti, dicom, or an ending of slices (.png, .tif, .jpg).
+    """One pair of volumes to fuse. kind: what is written: nifti, dicom, or an ending of slices (.png …).
 
     folder: whether ``output`` is a folder of slices. color: whether the result has colour.
     """
@@ -221,8 +221,8 @@ def plan(
 ) -> Plan:
     """Name every pair's result and check that writing it harms nothing.
 
-    output: a folder, or a file for a single pair. file_format: auto (the kind of the reference), nifti, or png, tiff
-    and jpg for slices, in a folder. folders: input folders, in which nothing may be written. beside: other files that
+    output: a folder, or a file for a single pair. file_format: auto (the kind of the reference), nifti, or a
+    picture's for slices, in a folder. folders: input folders, in which nothing may be written. beside: other files that
     the run writes, by option. part: whose jobs are planned, of all that are checked. Raises UsageError.
     """
     single = _is_file(output)

@@ -209,7 +209,7 @@ class _Fusion:
         if self.settings.bit_depth:
             return 2**self.settings.bit_depth - 1
         if self.job.kind.startswith("."):
-            deep = self.reference.dtype != np.uint8 and self.job.kind != ".jpg"
+            deep = self.reference.dtype != np.uint8 and "uint16" in frames.WRITES[self.job.kind]
             return 65535 if deep else 255
         return None
 

@@ -17,23 +17,31 @@ BRIGHT = 0.45  # mean luma above which a result looks washed out
 FLAT = 0.17  # spread of luma below which a scene looks flat, unless it is dark
 DARK = (0.2, 0.3)  # mean luma: below the first a scene is dark, above the second it is not
 FAINT = 0.004  # local detail, in luma, that is not worth taking over from the infrared
+VIVID = 0.12  # by how much contrast and gradients are raised at the thermal end,
+PLAIN = 0.2  # falling to nothing at this look
 DEEPEST = 0.05  # luma by which infrared detail may darken the visible; else dark rims run along edges in bright skies
 
 
 def between(visible: np.ndarray, infrared: np.ndarray, look: float) -> np.ndarray:
     """The target of a look in [0, 1]: from ``thermal`` (0) to ``natural`` (1)."""
     bands = split(visible, infrared)
-    if look in (0, 1):
-        return (natural if look else thermal)(visible, infrared, bands)
-    return (1 - look) * thermal(visible, infrared, bands) + look * natural(visible, infrared, bands)
+    if look == 1:
+        return natural(visible, infrared, bands)
+    bright = thermal(visible, infrared, bands, vividness(look))
+    return (1 - look) * bright + look * natural(visible, infrared, bands) if look else bright
 
 
-def thermal(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = None) -> np.ndarray:
+def vividness(look: float) -> float:
+    """Factor ≥ 1 of contrast and gradients: what benchmarks and detectors ask for exceeds what pleases the eye."""
+    return 1 + VIVID * max(0.0, 1 - look / PLAIN)
+
+
+def thermal(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = None, vivid: float = 1) -> np.ndarray:
     """Bright is what is bright in either, detail is the stronger one's, contrast that of the more contrasted source.
 
     The spread of intensities is brought to the greater of the sources' (where both are flat: to 1.5 times that, FLAT at
     most), but at most doubled, around a mean that is drawn half-way down to BRIGHT where it lies above: so nothing
-    drowns in white.
+    drowns in white. Where ``vivid`` is more than 1, it is stretched by that besides.
     """
     bands = bands or split(visible, infrared)
     fused = np.maximum(*bands.means)
@@ -43,7 +51,7 @@ def thermal(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = Non
     greater = max(visible.std(), infrared.std())
     lively = max(greater, min(FLAT, 1.5 * greater))
     spread = float(np.interp(mean, DARK, (greater, lively)))
-    gain = min(max(spread / max(float(fused.std()), 1e-3), 1), 2)
+    gain = vivid * min(max(spread / max(float(fused.std()), 1e-3), 1), 2)
     level = mean + 0.5 * (min(mean, BRIGHT) - mean)
     return np.clip(level + gain * (fused - mean), 0, 1)
 

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ from fusecli.models.network import FusionNetwork
 from fusecli.text.events import Event, severity_vector
 from fusecli.training.data import PairSet, cut_patch, flattened, of_another_camera, shrunk
 from fusecli.training.degrade import degrade
-from fusecli.training.looks import between
+from fusecli.training.looks import between, vividness
 from fusecli.training.losses import event_weights, fusion_loss, target_loss
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
@@ -49,7 +49,7 @@ class Batch:
     second: Tensor
     clean_first: Tensor
     clean_second: Tensor
-    weights: Tensor  # N×9, see LossWeights
+    weights: Tensor  # N×10, see LossWeights
     keys: list[str]  # which pairs the patches are from
     events: list[list[Event]]  # what was done to each pair
     text: Tensor | None = None  # N×D description vectors, for models that read text
@@ -127,10 +127,13 @@ class Batches:
         first, second, clean_first, clean_second, *target = torch.stack(patches).to(device).unsqueeze(2).unbind(1)
         loss = recipe.loss_for(task)
         sides = registry.TASKS[task].sides
-        rows = [event_weights([e.type for e in row] if self.texts else [], loss).tensor() for row in events]
+        rows = [event_weights([e.type for e in row] if self.texts else [], loss) for row in events]
+        if looks:
+            rows = [replace(row, gain=row.gain * vividness(float(look))) for row, look in zip(rows, looks, strict=True)]
+        weights = torch.stack([row.tensor() for row in rows]).to(device)
         text = self.texts.vectors(keys, events, generator).to(device) if self.texts else None
         return Batch(
-            *(first, second, clean_first, clean_second, torch.stack(rows).to(device), keys, events, text),
+            *(first, second, clean_first, clean_second, weights, keys, events, text),
             context=torch.cat(contexts).to(device) if contexts else None,
             severities=torch.tensor([severity_vector(row, sides) for row in events]).to(device),
             target=target[0] if target else None,

@@ -19,7 +19,8 @@ class LossWeights:
     vif: information kept of both sources (the benchmark's VIF, made differentiable). contrast: the result's spread of
     intensities shall reach ``gain`` times the greater of the sources'. both: SSIM with both sources, in
     `target_loss`, whose ``ssim`` is that with the target. bright: distance from the per-pixel maximum where that is
-    bright (bone, hot spots). gain also scales the gradients aimed at.
+    bright (bone, hot spots). gain also scales the gradients aimed at. excess: by how much more a gradient counts in
+    `target_loss` that is above the one aimed at, since an edge that no source has is worse than a faint one.
     """
 
     ssim: float = 2.0
@@ -30,6 +31,7 @@ class LossWeights:
     contrast: float = 0.0
     both: float = 0.0
     bright: float = 0.0
+    excess: float = 0.0
     gain: float = 1.0
 
     def tensor(self) -> Tensor:
@@ -136,7 +138,7 @@ def sobel(images: Tensor) -> Tensor:
 
 
 def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """The fusion loss per sample: N×1×H×W luma and N×9 weights (``LossWeights.tensor``) in, N out.
+    """The fusion loss per sample: N×1×H×W luma and N×10 weights (``LossWeights.tensor``) in, N out.
 
     Colour has no term here: this project fuses luma and puts the first image's Cb and Cr back exactly.
     """
@@ -165,12 +167,12 @@ def target_loss(fused: Tensor, target: Tensor, first: Tensor, second: Tensor, lo
     ``vif`` and ``both`` for what they are called. look: N in [0, 1]; at 0 the gradients aimed at are the stronger ones
     of the clean sources, as in the paper, which keeps more of both than those of a target with its contrast stretched.
     """
-    gain = weights[:, COLUMN["gain"]].view(-1, 1, 1, 1)
-    gradient = gain * torch.lerp(torch.maximum(sobel(first), sobel(second)), sobel(target), look.view(-1, 1, 1, 1))
+    gain, excess, look = (x.view(-1, 1, 1, 1) for x in (weights[:, COLUMN["gain"]], weights[:, COLUMN["excess"]], look))
+    error = sobel(fused) - gain * torch.lerp(torch.maximum(sobel(first), sobel(second)), sobel(target), look)
     terms = {
         "ssim": 2 - 2 * ssim(fused, target),
         "max": (fused - target).abs().mean((1, 2, 3)),
-        "grad": (sobel(fused) - gradient).abs().mean((1, 2, 3)),
+        "grad": (error.abs() + excess * F.relu(error)).mean((1, 2, 3)),
     }
     if weights[:, COLUMN["vif"]].any():
         terms["vif"] = 2 - 2 * vif(fused, target)
@@ -180,7 +182,7 @@ def target_loss(fused: Tensor, target: Tensor, first: Tensor, second: Tensor, lo
 
 
 def _weighted(terms: dict[str, Tensor], weights: Tensor) -> Tensor:
-    """Sum of the terms (N each) by their weights (N×9)."""
+    """Sum of the terms (N each) by their weights (N×10)."""
     columns = [COLUMN[name] for name in terms]
     return (torch.stack([*terms.values()], 1) * weights[:, columns]).sum(1)
 
