@@ -31,8 +31,25 @@ def test_natural_is_the_visible_image_where_nothing_is_hot(disc):
 
 def test_what_lies_between_is_a_mixture(disc):
     visible, infrared, _ = disc
-    ends = [looks.between(visible, infrared, look) for look in (0, 1)]
-    np.testing.assert_allclose(looks.between(visible, infrared, 0.25), 0.75 * ends[0] + 0.25 * ends[1], atol=1e-6)
+    ends = [looks.thermal(visible, infrared, vivid=0), looks.natural(visible, infrared)]
+    np.testing.assert_allclose(looks.between(visible, infrared, 0.4), 0.6 * ends[0] + 0.4 * ends[1], atol=1e-6)
+
+
+def test_the_thermal_end_has_more_contrast(disc):
+    visible, infrared, _ = disc
+    spreads = [looks.thermal(visible, infrared, vivid=vivid).std() for vivid in (0, 0.5, 1)]
+    assert spreads[0] * (1 + looks.VIVID) < spreads[2]
+    assert spreads == sorted(spreads)
+
+
+def test_no_dark_rims_in_bright_skies_but_at_the_thermal_end():
+    """A warm roof below a cold sky: the infrared's edge is soft, so its detail lies on the sky's side too."""
+    visible, infrared = (np.full((96, 96), value, np.float32) for value in (0.7, 0.1))
+    visible[48:], infrared[48:] = 0.4, 0.9
+    infrared = cv2.GaussianBlur(infrared, (0, 0), 3)
+    vivid, plain = (looks.between(visible, infrared, look) for look in (0.0, looks.PLAIN))
+    dips = [target[10].mean() - target[36:47].min() for target in (vivid, plain)]
+    assert dips[1] < 0.1 < 0.3 < dips[0]
 
 
 def test_infrared_detail_is_taken_where_the_visible_has_none():

@@ -72,14 +72,23 @@ def test_what_is_bright_counts_the_more_the_brighter_it_is():
 
 
 def test_a_target_is_reached_where_nothing_else_is_wanted():
-    target, first, second = (torch.rand(3, 1, 96, 96, generator=GENERATOR) for _ in range(3))
-    look = torch.tensor([0.0, 0.5, 1.0])
+    first, second = (torch.rand(3, 1, 96, 96, generator=GENERATOR) for _ in range(2))
+    target = 0.3 + 0.5 * first
+    calm = torch.tensor([0.0, 0.5, 1.0])
     plain, torn = (LossWeights(vif=1, both=both).tensor().expand(3, -1) for both in (0.0, 3.0))
-    loss = target_loss(target, target, first, second, look, plain)
+    loss = target_loss(target, target, first, second, calm, plain)
     assert loss[2].abs() < 1e-2  # the gradients aimed at are the target's own
     assert loss[0] > loss[1] > loss[2]  # … more and more the sources'
     away = 2 - ssim(target, first, second)
-    torch.testing.assert_close(target_loss(target, target, first, second, look, torn), loss + 3 * away)
+    torch.testing.assert_close(target_loss(target, target, first, second, calm, torn), loss + 3 * away)
+
+
+def test_gradients_above_those_aimed_at_count_more_by_the_excess():
+    source = images()
+    plain, wary = (LossWeights(ssim=0, max=0, grad=1, excess=excess).tensor().expand(3, -1) for excess in (0.0, 0.7))
+    for factor, ratio in ((1.2, 1.7), (0.8, 1.0)):
+        losses = [target_loss(factor * source, source, source, source, torch.zeros(3), w) for w in (plain, wary)]
+        torch.testing.assert_close(losses[1], ratio * losses[0])
 
 
 def test_vif_agrees_with_the_benchmark():

@@ -19,7 +19,8 @@ DARK = (0.2, 0.3)  # mean luma: below the first a scene is dark, above the secon
 FAINT = 0.004  # local detail, in luma, that is not worth taking over from the infrared
 VIVID = 0.12  # by how much contrast and gradients are raised at the thermal end,
 PLAIN = 0.2  # falling to nothing at this look
-DEEPEST = 0.05  # luma by which infrared detail may darken the visible; else dark rims run along edges in bright skies
+DEEPEST = 0.05  # luma by which infrared detail may darken a bright visible; else dark rims run along edges in skies
+BRIGHTER = 0.2  # luma by which the visible is above the infrared where that counts in full
 
 
 def between(visible: np.ndarray, infrared: np.ndarray, look: float) -> np.ndarray:
@@ -27,31 +28,35 @@ def between(visible: np.ndarray, infrared: np.ndarray, look: float) -> np.ndarra
     bands = split(visible, infrared)
     if look == 1:
         return natural(visible, infrared, bands)
-    bright = thermal(visible, infrared, bands, vividness(look))
+    bright = thermal(visible, infrared, bands, 1 - calmness(look))
     return (1 - look) * bright + look * natural(visible, infrared, bands) if look else bright
 
 
-def vividness(look: float) -> float:
-    """Factor ≥ 1 of contrast and gradients: what benchmarks and detectors ask for exceeds what pleases the eye."""
-    return 1 + VIVID * max(0.0, 1 - look / PLAIN)
+def calmness(look: float) -> float:
+    """From 0 at the thermal end, which is for benchmarks and detectors, to 1 from PLAIN on, where people watch."""
+    return min(1.0, look / PLAIN)
 
 
-def thermal(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = None, vivid: float = 1) -> np.ndarray:
+def thermal(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = None, vivid: float = 1.0) -> np.ndarray:
     """Bright is what is bright in either, detail is the stronger one's, contrast that of the more contrasted source.
 
     The spread of intensities is brought to the greater of the sources' (where both are flat: to 1.5 times that, FLAT at
     most), but at most doubled, around a mean that is drawn half-way down to BRIGHT where it lies above: so nothing
-    drowns in white. Where ``vivid`` is more than 1, it is stretched by that besides.
+    drowns in white. ``vivid``: 1 raises contrast by VIVID besides; 0 lets infrared detail darken nothing by more than
+    DEEPEST where the visible is the brighter.
     """
     bands = bands or split(visible, infrared)
-    fused = np.maximum(*bands.means)
+    added = np.zeros_like(visible)
     for share, (a, b) in zip(bands.shares(1e-4), bands.details, strict=True):
-        fused = fused + share * a + (1 - share) * b
+        added += (1 - share) * (b - a)
+    ahead = np.clip((bands.means[0] - bands.means[1]) / BRIGHTER, 0, 1)
+    added += (1 - vivid) * ahead * (shallow(added) - added)
+    fused = np.maximum(*bands.means) + sum(a for a, _ in bands.details) + added
     mean = fused.mean()
     greater = max(visible.std(), infrared.std())
     lively = max(greater, min(FLAT, 1.5 * greater))
     spread = float(np.interp(mean, DARK, (greater, lively)))
-    gain = vivid * min(max(spread / max(float(fused.std()), 1e-3), 1), 2)
+    gain = (1 + VIVID * vivid) * min(max(spread / max(float(fused.std()), 1e-3), 1), 2)
     level = mean + 0.5 * (min(mean, BRIGHT) - mean)
     return np.clip(level + gain * (fused - mean), 0, 1)
 
@@ -68,8 +73,12 @@ def natural(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = Non
     detail = np.zeros_like(visible)
     for share, (a, b) in zip(bands.shares(FAINT), bands.details, strict=True):
         detail += 0.8 * (1 - hot) * (1 - share) * (b - a)
-    detail = np.maximum(detail, DEEPEST * np.tanh(detail / DEEPEST))
-    return np.clip(visible + hot * np.maximum(infrared - visible, 0) + detail, 0, 1)
+    return np.clip(visible + hot * np.maximum(infrared - visible, 0) + shallow(detail), 0, 1)
+
+
+def shallow(detail: np.ndarray) -> np.ndarray:
+    """Detail that darkens by DEEPEST at most."""
+    return np.maximum(detail, DEEPEST * np.tanh(detail / DEEPEST))
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:

@@ -26,7 +26,7 @@ from fusecli.models.network import FusionNetwork
 from fusecli.text.events import Event, severity_vector
 from fusecli.training.data import PairSet, cut_patch, flattened, of_another_camera, shrunk
 from fusecli.training.degrade import degrade
-from fusecli.training.looks import between, vividness
+from fusecli.training.looks import VIVID, between, calmness
 from fusecli.training.losses import event_weights, fusion_loss, target_loss
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
@@ -56,7 +56,7 @@ class Batch:
     context: Tensor | None = None  # N×D, what a student knows of the whole pair
     severities: Tensor | None = None  # N×SEVERITY_DIM, the events as numbers
     target: Tensor | None = None  # N×1×H×W, the image to aim at, for recipes with looks
-    looks: Tensor | None = None  # N, which look that is, from thermal (0) to natural (1)
+    calm: Tensor | None = None  # N, see `looks.calmness`
 
     def perception_loss(self, network: FusionNetwork) -> Tensor:
         """How far a student is from knowing, by its context alone, what a text would tell it; 0 if it does not try."""
@@ -67,8 +67,8 @@ class Batch:
 
     def loss(self, fused: Tensor) -> Tensor:
         """Distance from the target where there is one, else the fusion loss, mean over the batch."""
-        if self.target is not None and self.looks is not None:
-            return target_loss(fused, self.target, self.clean_first, self.clean_second, self.looks, self.weights).mean()
+        if self.target is not None and self.calm is not None:
+            return target_loss(fused, self.target, self.clean_first, self.clean_second, self.calm, self.weights).mean()
         return fusion_loss(fused, self.clean_first, self.clean_second, self.weights).mean()
 
 
@@ -128,8 +128,9 @@ class Batches:
         loss = recipe.loss_for(task)
         sides = registry.TASKS[task].sides
         rows = [event_weights([e.type for e in row] if self.texts else [], loss) for row in events]
-        if looks:
-            rows = [replace(row, gain=row.gain * vividness(float(look))) for row, look in zip(rows, looks, strict=True)]
+        calm = [calmness(float(look)) for look in looks]
+        if calm:
+            rows = [replace(row, gain=row.gain * (1 + VIVID * (1 - one))) for row, one in zip(rows, calm, strict=True)]
         weights = torch.stack([row.tensor() for row in rows]).to(device)
         text = self.texts.vectors(keys, events, generator).to(device) if self.texts else None
         return Batch(
@@ -137,7 +138,7 @@ class Batches:
             context=torch.cat(contexts).to(device) if contexts else None,
             severities=torch.tensor([severity_vector(row, sides) for row in events]).to(device),
             target=target[0] if target else None,
-            looks=torch.cat(looks).to(device) if looks else None,
+            calm=torch.tensor(calm).to(device) if calm else None,
         )
 
     def _scene(

@@ -160,15 +160,16 @@ def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -
     return _weighted(terms, weights)
 
 
-def target_loss(fused: Tensor, target: Tensor, first: Tensor, second: Tensor, look: Tensor, weights: Tensor) -> Tensor:
+def target_loss(fused: Tensor, target: Tensor, first: Tensor, second: Tensor, calm: Tensor, weights: Tensor) -> Tensor:
     """Distance from an explicit target per sample, in intensity, gradient and structure; shapes as `fusion_loss`.
 
     Of the weights, ``max`` counts for intensity (where the paper has the per-pixel maximum); ``grad``, ``ssim``,
-    ``vif`` and ``both`` for what they are called. look: N in [0, 1]; at 0 the gradients aimed at are the stronger ones
-    of the clean sources, as in the paper, which keeps more of both than those of a target with its contrast stretched.
+    ``vif`` and ``both`` for what they are called. calm: N in [0, 1] (`looks.calmness`); at 0 the gradients aimed at are
+    the stronger ones of the clean sources, as in the paper, at 1 they are no stronger than the target's.
     """
-    gain, excess, look = (x.view(-1, 1, 1, 1) for x in (weights[:, COLUMN["gain"]], weights[:, COLUMN["excess"]], look))
-    error = sobel(fused) - gain * torch.lerp(torch.maximum(sobel(first), sobel(second)), sobel(target), look)
+    gain, excess, calm = (x.view(-1, 1, 1, 1) for x in (weights[:, COLUMN["gain"]], weights[:, COLUMN["excess"]], calm))
+    stronger = torch.maximum(sobel(first), sobel(second))
+    error = sobel(fused) - gain * torch.lerp(stronger, torch.minimum(stronger, sobel(target)), calm)
     terms = {
         "ssim": 2 - 2 * ssim(fused, target),
         "max": (fused - target).abs().mean((1, 2, 3)),
