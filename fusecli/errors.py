@@ -5,6 +5,11 @@ EXIT_USAGE = 2
 EXIT_PARTIAL = 8
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 pair``, ``2 pairs``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class FusecliError(Exception):
     """Something the user can mend; printed without a traceback unless ``-v``."""
 

@@ -359,8 +359,8 @@ def test_network_runs_and_leaves_out_what_its_card_lists(
     assert _run(*options, *QUICK) == 0
     text = capsys.readouterr().out
     assert "tno: 2 pairs" in text
-    assert "left out: 1 pairs that the released weights were trained on" in text
-    assert "left out: 1 pairs that the released weights were tuned on" in text
+    assert "left out: 1 pair that the released weights were trained on" in text
+    assert "left out: 1 pair that the released weights were tuned on" in text
     assert "nano " in text
     report = _report(*options, "--include-seen", "--methods", f"nano,again={checkpoint}", "--teacher", str(checkpoint))
     methods = report["datasets"]["tno"]["methods"]

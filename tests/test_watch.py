@@ -167,7 +167,7 @@ def test_pairs_that_wait_when_it_is_stopped_are_named(tmp_path, watched, monkeyp
     assert code == 0, err  # a stop is how such a run ends
     assert report["totals"]["left"] == 1
     assert {pair["name"]: pair["status"] for pair in report["pairs"]} == {"000": "done", "001": "left"}
-    assert "1 pairs are there and not fused, for example 001" in err
+    assert "1 pair left, which --watch finds again, for example 001" in err
 
 
 def test_a_partner_that_does_not_come_is_reported_once(tmp_path, watched, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 
 from fusecli.benchmark.report import milliseconds, number
 from fusecli.benchmark.results import DatasetResult, MethodResult, Report
+from fusecli.errors import counted
 
 # Distinct for most eyes, legible on white and on black (Okabe and Ito's colours, darkened where they were too light).
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b8860b", "#cc79a7", "#56a0d3", "#8c6bb1", "#7f7f7f", "#a65628", "#4d9221")
@@ -42,7 +43,7 @@ def distribution(report: Report, dataset: DatasetResult, metric: str) -> str:
         middle = top + row * index + row / 2
         parts.append(f'<text class="l" x="{left - 6}" y="{middle + 4}" text-anchor="end">{_short(method.name)}</text>')
         parts.append(_row(dataset, method, metric, middle, x, tint[method.name]))
-    label = f"Distribution of {metric} over {len(dataset.pairs)} pairs"
+    label = f"Distribution of {metric} over {counted(len(dataset.pairs), 'pair')}"
     return _svg(right + 8, height, label, parts)
 
 

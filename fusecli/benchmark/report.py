@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fusecli.benchmark.results import DatasetResult, MethodResult, Report
+from fusecli.errors import counted
 
 MARKS = {1: "¹", 2: "²"}
 LEGEND = "¹ best, ² second, – no value; mean ± standard deviation over the pairs"
@@ -50,13 +51,13 @@ def marks(report: Report, dataset: DatasetResult, metric: str) -> dict[str, int]
 
 def caption(report: Report, dataset: DatasetResult) -> str:
     """What a table is about: data, number of pairs, protocol."""
-    return f"{dataset.name}: {len(dataset.pairs)} pairs, {dataset.title}; protocol {report.protocol}"
+    return f"{dataset.name}: {counted(len(dataset.pairs), 'pair')}, {dataset.title}; protocol {report.protocol}"
 
 
 def notes(report: Report, dataset: DatasetResult) -> list[str]:
     """What the reader must know: frames left out, what the rank is over, values that do not exist."""
     lines = [
-        f"left out: {len(names)} pairs that the released weights were {reason}"
+        f"left out: {counted(len(names), 'pair')} that the released weights were {reason}"
         for reason, names in dataset.left_out.items()
     ]
     lines += dataset.notes
@@ -65,7 +66,7 @@ def notes(report: Report, dataset: DatasetResult) -> list[str]:
     for method in dataset.methods.values():
         for metric, reasons in method.undefined.items():
             pair, reason = next(iter(reasons.items()))
-            count = f"{len(reasons)} of {len(dataset.pairs)} pairs"
+            count = f"{len(reasons)} of {counted(len(dataset.pairs), 'pair')}"
             lines.append(f"{method.name}, {metric}: no value on {count}, e.g. {pair}: {reason}")
     return lines
 

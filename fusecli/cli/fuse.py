@@ -19,7 +19,7 @@ import typer
 from fusecli import registry
 from fusecli.cli import options, videos, volumes, watch
 from fusecli.cli.request import FrameOptions, Request
-from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, UsageError
+from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, UsageError, counted
 from fusecli.stream.stop import Stop
 
 if TYPE_CHECKING:
@@ -251,12 +251,10 @@ def fuse(
         typer.echo(json.dumps(account.summary))
     _tell(account)
     if watching and left:  # a stop is how such a run ends
-        log.warning(
-            "%d pairs are there and not fused, for example %s; --watch finds them again", len(left), left[0].name
-        )
+        log.warning("%s left, which --watch finds again, for example %s", counted(len(left), "pair"), left[0].name)
     elif stop.signal is not None and left:
         hint = "" if str(output) == "-" else "; go on with --skip-existing"
-        log.error("stopped by %s: %d pairs left%s", stop.signal.name, len(left), hint)
+        log.error("stopped by %s: %s left%s", stop.signal.name, counted(len(left), "pair"), hint)
         raise typer.Exit(128 + stop.signal)
     if sheet is not None and rows:
         from fusecli.images.preview import contact_sheet

@@ -114,7 +114,7 @@ class Watcher:
             )
         ready.sort()
         if len(ready) > 1 and now - ready[0][0] > LATE:
-            self._tell("late", "not keeping up: %d pairs wait, the first for %.0f s", len(ready), now - ready[0][0])
+            self._tell("late", "not keeping up: %d wait, the first for %.0f s", len(ready), now - ready[0][0])
         jobs = []
         for _, name in ready[:ROUND]:
             entry, job = self.waiting[name], self._job(Pair(name, first[name], second[name]))

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,8 +26,8 @@ from fusecli.models.network import FusionNetwork
 from fusecli.text.events import Event, severity_vector
 from fusecli.training.data import PairSet, cut_patch, flattened, of_another_camera, shrunk
 from fusecli.training.degrade import degrade
-from fusecli.training.looks import VIVID, between, calmness
-from fusecli.training.losses import event_weights, fusion_loss, target_loss
+from fusecli.training.looks import between, calmness
+from fusecli.training.losses import calmed, event_weights, fusion_loss, target_loss
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
 from fusecli.training.validate import contact_sheet, score, validate
@@ -130,7 +130,7 @@ class Batches:
         rows = [event_weights([e.type for e in row] if self.texts else [], loss) for row in events]
         calm = [calmness(float(look)) for look in looks]
         if calm:
-            rows = [replace(row, gain=row.gain * (1 + VIVID * (1 - one))) for row, one in zip(rows, calm, strict=True)]
+            rows = [calmed(row, one) for row, one in zip(rows, calm, strict=True)]
         weights = torch.stack([row.tensor() for row in rows]).to(device)
         text = self.texts.vectors(keys, events, generator).to(device) if self.texts else None
         return Batch(

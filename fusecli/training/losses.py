@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fusecli.training.looks import VIVID
+
 C1, C2 = 0.01**2, 0.03**2  # SSIM's usual constants for data in [0, 1]
 
 
@@ -64,6 +66,11 @@ def event_weights(events: list[str], default: LossWeights) -> LossWeights:
         return default
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     return replace(default, max=mean[0], consist=mean[1], grad=mean[2])
+
+
+def calmed(weights: LossWeights, calm: float) -> LossWeights:
+    """The weights for a look: at the thermal end (calm = 0) gradients are raised as contrast is, and may be more."""
+    return replace(weights, gain=weights.gain * (1 + VIVID * (1 - calm)), excess=weights.excess * calm)
 
 
 @cache
