@@ -494,3 +494,15 @@ def test_options_that_cannot_be_read_are_json_too(pairs, fusecli, given):
     code, _, err = fusecli(*command(pairs(1), *given, "--num-parts", "zero"))
     assert code == 2
     assert "--num-parts" in json.loads(err)["message"]
+
+
+def test_a_picture_called_preview_is_not_replaced(pairs, fusecli):
+    root = pairs(1)
+    (root / "out").mkdir()
+    (root / "out" / "preview.png").write_bytes(b"another program's")
+    code, _, err = fusecli(*command(root, "--preview"))
+    assert code == 2
+    assert "preview.png exists already" in err
+    assert (root / "out" / "preview.png").read_bytes() == b"another program's"
+    assert fusecli(*command(root, "--preview", "--overwrite"))[0] == 0
+    assert (root / "out" / "preview.png").read_bytes() != b"another program's"

@@ -123,6 +123,9 @@ def settle(
         raise UsageError(
             f"{len(existing)} of {len(jobs)} outputs exist already ({shown}); --overwrite or --skip-existing"
         )
+    sheet = beside.get("--preview")  # its name is not the user's choice, so it may be another program's
+    if sheet is not None and _exists(sheet) and not overwrite and not skip_existing:
+        raise UsageError(f"--preview: {sheet} exists already; --overwrite or --skip-existing replace it")
     check_writable("-o", output.parent if single else output)
     for option, path in beside.items():
         if path.is_dir():
