@@ -18,7 +18,7 @@ FLAT = 0.17  # spread of luma below which a scene looks flat, unless it is dark
 DARK = (0.2, 0.3)  # mean luma: below the first a scene is dark, above the second it is not
 FAINT = 0.004  # local detail, in luma, that is not worth taking over from the infrared
 VIVID = 0.2  # by how much contrast and gradients are raised at the thermal end,
-PLAIN = 0.15  # falling to nothing at this look
+PLAIN = 0.15  # falling to nothing at this look, which is the default of the released weights
 DEEPEST = 0.05  # luma by which infrared detail may darken a bright visible; else dark rims run along edges in skies
 BRIGHTER = 0.2  # luma by which the visible is above the infrared where that counts in full
 
