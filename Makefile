@@ -31,7 +31,7 @@ $(VENV)/.lint-installed: $(VENV)/.installed
 	@touch $@
 
 demo: $(VENV)/.installed  ## set up, fuse sample_data and say where to look
-	$(BIN)/fusecli fuse --ir sample_data/ir --vis sample_data/vis -o demo/ir-vis --preview --overwrite
+	$(BIN)/fusecli fuse --ir sample_data/ir --vis sample_data/vis -o demo/ir-vis --range frame --preview --overwrite
 	$(BIN)/fusecli fuse --ct sample_data/ct --mri sample_data/mr/head.nii.gz -o demo/ct-mri --preview --overwrite
 	$(BIN)/fusecli fuse --pet sample_data/pet/head.nii.gz --mri sample_data/mr/head.nii.gz \
 	  -o demo/pet-mri.nii.gz --preview --overwrite

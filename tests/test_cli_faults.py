@@ -506,3 +506,45 @@ def test_a_picture_called_preview_is_not_replaced(pairs, fusecli):
     assert (root / "out" / "preview.png").read_bytes() == b"another program's"
     assert fusecli(*command(root, "--preview", "--overwrite"))[0] == 0
     assert (root / "out" / "preview.png").read_bytes() != b"another program's"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--name", "{index:05d}"], "{index} has six digits by itself"),
+        (
+            ["--pair-by", "ir=*_IR,vis=*_RGB"],
+            "--vis: no name there fits the pattern of --pair-by, '000.png' for example",
+        ),
+        (["-m", "nano.onnx"], "nano.onnx: ONNX is for other programs"),
+    ],
+)
+def test_what_is_wrong_is_named(pairs, fusecli, options, said):
+    code, _, err = fusecli(*command(pairs(1), *options))
+    assert code == 2
+    assert said in err
+
+
+def test_range_is_for_infrared(pairs, fusecli):
+    root = pairs(1, color=False)
+    arguments = ("fuse", "--ct", root / "vis", "--mri", root / "ir", "-o", root / "out", "--range", "10,20")
+    assert "--range is for infrared" in fusecli(*arguments)[2]
+
+
+def test_videos_among_pictures_are_named(pairs, fusecli):
+    root = pairs(1)
+    for side in ("ir", "vis"):
+        (root / side / "one.mp4").write_bytes(b"video")
+    code, _, err = fusecli(*command(root))
+    assert code == 0
+    assert "videos among pictures are left out, for example one" in err
+
+
+def test_folders_of_videos_are_not_watched(pairs, fusecli):
+    root = pairs(0)
+    for side in ("ir", "vis"):
+        (root / side).mkdir(parents=True, exist_ok=True)
+        (root / side / "one.mp4").write_bytes(b"video")
+    code, _, err = fusecli(*command(root, "--watch"))
+    assert code == 2
+    assert "--watch is for pictures" in err

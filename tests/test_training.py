@@ -372,3 +372,9 @@ def test_training_starts_from_other_weights(root, tmp_path):
     second.save("last.pt")
     shutil.rmtree(tmp_path / "first")  # needed to begin with, and no more
     assert Run(recipe, tmp_path / "second", device=CPU).resume()
+
+
+@pytest.mark.parametrize("setting", ["steps=abc", "lr=fast", "looks=1", "text=3", "batch=true"])
+def test_settings_of_the_wrong_kind_are_named(setting):
+    with pytest.raises(UsageError, match=f"{setting.partition('=')[0]} must be"):
+        Recipe.from_dict({"train": {"ir-vis": ["a"]}}, [setting])

@@ -165,6 +165,8 @@ def fuse(
         raise UsageError(f"--resize {resize}: choose {' or '.join(task.sides)}")
     if align is not None and (task.second != "ir" or resize is not None):
         raise UsageError("--align is for infrared with visible frames, and in place of --resize")
+    if range_ != "auto" and task.second != "ir":
+        raise UsageError("--range is for infrared; of CT volumes --window says what is shown")
     if as_json and str(output) == "-":
         raise UsageError("-o - and --json would both write to stdout")
     if overwrite and skip_existing:

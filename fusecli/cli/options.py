@@ -91,8 +91,8 @@ def task_of(**given: str | None) -> tuple[registry.Task, dict[str, str]]:
 
 def look_of(text: str | None) -> float | None:
     """The number that ``--look`` names. Raises UsageError for one outside of [0, 1] and for other words."""
-    if text is None or text in registry.LOOKS:
-        return registry.LOOKS.get(text or "")
+    if text is None or text.lower() in registry.LOOKS:
+        return registry.LOOKS.get((text or "").lower())
     try:
         look = float(text)
     except ValueError:

@@ -27,7 +27,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) 
 
     task, output = request.task, request.output
     typed = (request.sides[task.first], request.sides[task.second])
-    moving = [text == PIPE or _is_video(text, ENDINGS, request.pairing["recursive"]) for text in typed]
+    moving = [text == PIPE or is_video(text, ENDINGS, request.pairing["recursive"]) for text in typed]
     to_video = output == Path(PIPE) or (output.suffix.lower() in ENDINGS and not output.is_dir())
     if raw is not None and PIPE not in typed:
         raise UsageError("--raw tells what the frames on stdin are like; name the side that they are by -")
@@ -57,9 +57,10 @@ def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) 
         if is_given
     ]
     if given:
-        raise UsageError(
-            f"{', '.join(given)}: not for videos: the ending of -o names the format, exposure is steady by itself"
+        why = (
+            "exposure is steady by itself" if given == ["--steady"] else "the ending of -o names the format, of 8 bits"
         )
+        raise UsageError(f"{', '.join(given)}: not for videos: {why}")
 
     pyav()
 
@@ -147,7 +148,7 @@ def _looks(path: Path, max_pixels: int | None) -> Iterator[tuple[Path, np.ndarra
             yield path, image
 
 
-def _is_video(typed: str, endings: frozenset[str], recursive: bool) -> bool:
+def is_video(typed: str, endings: frozenset[str], recursive: bool) -> bool:
     """Whether a side is videos: by ending, or as a folder that holds videos and no pictures."""
     from fusecli.images import frames, pairing
 

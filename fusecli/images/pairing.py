@@ -7,6 +7,7 @@ import errno
 import glob
 import io
 import logging
+import mimetypes
 import os
 import unicodedata
 from collections import Counter
@@ -81,6 +82,9 @@ def find_pairs(
     if not common:
         message = _nothing_in_common(a, b, sides if pair_by == "stem" else None)
         raise NoPair("\n".join([message, *_not_read(a, b, endings)]))
+    videos = sorted(key for key in a.foreign.keys() & b.foreign.keys() if _is_video(a.foreign[key]))
+    if videos:
+        log.warning("videos among pictures are left out, for example %s; fuse them in a run of their own", videos[0])
     lonely = [(side, paths) for side, other in ((a, b), (b, a)) if (paths := side.without_partner(other))]
     if lonely and not (a.single or b.single):  # one file against a folder asks for that file only
         message = "\n".join([*(_list_of(side, paths) for side, paths in lonely), *_not_read(a, b, endings)])
@@ -266,6 +270,10 @@ def _glob(pattern: str) -> Iterator[tuple[str, str, str]]:
         yield "".join(f"{folder}/" for folder in kept), name, location
 
 
+def _is_video(ending: str) -> bool:
+    return (mimetypes.guess_type(f"a{ending}")[0] or "").startswith("video/")
+
+
 def _reads(endings: Collection[str]) -> str:
     return f"fusecli reads {' '.join(sorted(ending for ending in endings if ending))} here"
 
@@ -303,7 +311,10 @@ def _list_of(side: _Side, paths: list[Path]) -> str:
 
 def _nothing_in_common(a: _Side, b: _Side, sides: tuple[str, str] | None) -> str:
     """The message where no name is on both sides; given ``sides``, with the pattern that mends it, if in sight."""
-    names = [min(side.files, default="") or side.paths[0].name for side in (a, b)]
+    for side in (a, b):
+        if not side.files:
+            return f"{side.option}: no name there fits the pattern of --pair-by, {side.paths[0].name!r} for example"
+    names = [min(side.files) for side in (a, b)]
     message = (
         f"no file of {a.option} has a partner of the same name in {b.option}; "
         f"{a.typed} has {names[0]!r}, {b.typed} has {names[1]!r}, for example"

@@ -102,6 +102,8 @@ def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
     path = registry.released_path(model, task)
     if path is None:
         path = Path(model)
+        if path.suffix == ".onnx":
+            raise UsageError(f"{path}: ONNX is for other programs; give the .safetensors or .pt file it was made of")
         if path.suffix not in {".safetensors", ".pt"}:
             names = sorted({card["name"] for card in registry.released().values() if task in card["tasks"]})
             raise UsageError(f"no model {model!r} for {task}; released: {', '.join(names) or 'none'}, or give a file")

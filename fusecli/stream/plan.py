@@ -183,6 +183,8 @@ def result_name(pattern: str, values: dict[str, str]) -> str:
         unknown = names - set(values)
         if unknown:
             raise UsageError(f"--name {pattern}: unknown {{{min(unknown)}}}; known: {', '.join(sorted(values))}")
+        if any(spec or conversion for _, _, spec, conversion in string.Formatter().parse(pattern)):
+            raise UsageError(f"--name {pattern}: write values without a format; {{index}} has six digits by itself")
         name = pattern.format_map(values)
     except ValueError as error:
         raise UsageError(f"--name {pattern}: {error}") from error

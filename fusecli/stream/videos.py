@@ -122,7 +122,7 @@ class _Fusion:
         """Fuse and write; None where the run was stopped before the end."""
         began = time.perf_counter()
         first, second = self._open()
-        of_one_size(np.empty(first.size), np.empty(second.size), self.job, self.settings.resize, self.settings.align)
+        of_one_size(np.zeros(first.size), np.zeros(second.size), self.job, self.settings.resize, self.settings.align)
         steps = InStep(first, second, self._ahead(first), self._ahead(second))
         pictures, count, size = None, 0, first.size
         try:

@@ -47,7 +47,7 @@ class PairSet:
         pairs = []
         for folder in folders:
             first, second = (root / folder / side for side in task.sides)
-            for pair in pairing.find_pairs(str(first), str(second), endings=frames.ENDINGS):
+            for pair in pairing.find_pairs(str(first), str(second), endings=frames.ENDINGS, sides=task.sides):
                 a, b = read_luma(pair.first), read_luma(pair.second)
                 if a.shape != b.shape:
                     sizes = f"{a.shape[1]}×{a.shape[0]} and {b.shape[1]}×{b.shape[0]}"

@@ -64,16 +64,21 @@ def thermal(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = Non
 def natural(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = None) -> np.ndarray:
     """The visible image, with what is hot in the infrared and with infrared detail where the visible has little.
 
-    Hot is what is well above the infrared's mean (by 0.8 to 2 of its spreads) and warmer than what surrounds it.
+    Hot is what is well above the infrared's mean (by 0.8 to 2 of its spreads) and warmer than what surrounds it. What
+    is written or drawn on it, for the eye alone, stays.
     """
     high = np.clip(((infrared - infrared.mean()) / (infrared.std() + 1e-3) - 0.8) / 1.2, 0, 1)
     warmer = np.clip((infrared - surroundings(infrared)) / 0.15, 0, 1)
     hot = blur(high * warmer, 1)
     bands = bands or split(visible, infrared)
     detail = np.zeros_like(visible)
+    marks = np.zeros_like(visible)
     for share, (a, b) in zip(bands.shares(FAINT), bands.details, strict=True):
         detail += 0.8 * (1 - hot) * (1 - share) * (b - a)
-    return np.clip(visible + hot * np.maximum(infrared - visible, 0) + shallow(detail), 0, 1)
+        marks += share * (a - b)
+    glow = hot * np.maximum(infrared - visible, 0)
+    written = np.minimum(glow / BRIGHTER, 1) * marks
+    return np.clip(visible + glow + written + shallow(detail), 0, 1)
 
 
 def shallow(detail: np.ndarray) -> np.ndarray:

@@ -58,6 +58,12 @@ class Recipe:
         unknown = sorted({*self.train, *self.val, *self.losses} - set(registry.TASKS))
         if unknown:
             raise UsageError(f"recipe: unknown task {', '.join(unknown)}; known: {', '.join(registry.TASKS)}")
+        for item in fields(self):
+            kind, value = type(item.default), getattr(self, item.name)
+            expected = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind)
+            fits = type(value) in ((int, float) if kind is float else (kind,))
+            if expected and not fits:
+                raise UsageError(f"recipe: {item.name} must be {expected}, not {value!r}")
         for name in ("steps", "batch", "patch", "val_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"recipe: {name} must be at least 1, not {getattr(self, name)}")
