@@ -230,3 +230,17 @@ def test_a_steady_sequence_keeps_its_exposure(tmp_path, fusecli):
         dark, lit = (read(out / f"{index}.png")[:, 160:].astype(int) for index in (0, 1))
         changes.append(abs(dark - lit).mean())
     assert changes[1] == 0 < changes[0]
+
+
+def test_a_dash_is_a_stream(pairs, fusecli, monkeypatch, tmp_path):
+    root = pairs(1)
+    monkeypatch.chdir(tmp_path)
+    arguments = [sys.executable, "-m", "fusecli", "fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", "out"]
+    table = "vis,ir,name\n000.png,000.png,one\n"
+    command = [*map(str, arguments), "--pairs", "-", "--report", "-"]
+    done = subprocess.run(command, input=table, capture_output=True, text=True, check=True)
+    assert [pair["name"] for pair in json.loads(done.stdout)["pairs"]] == ["one"]
+    assert [path.name for path in tmp_path.iterdir() if path.name == "-"] == []
+    code, _, err = fusecli(*arguments[3:], "--report", "-", "--json")
+    assert code == 2
+    assert "--report - and --json would both write to stdout" in err

@@ -165,3 +165,11 @@ def test_align_then_fuse(tmp_path, fusecli):
         assert np.corrcoef(fused.ravel(), true.ravel())[0, 1] > 0.95
     assert fusecli("fuse", *sides, "-o", tmp_path / "no", "--align", path, "--resize", "ir")[0] == 2
     assert fusecli("align", *sides, "-o", path)[0] == 2  # exists
+
+
+def test_a_calibration_that_was_not_trusted_says_so(tmp_path, caplog):
+    path = tmp_path / "rig.json"
+    path.write_text(json.dumps({"matrix": np.eye(3).tolist(), "trust": "doubtful", "reason": "few edges"}))
+    with caplog.at_level("WARNING"):
+        Calibration.read(path)
+    assert "its estimate is doubtful: few edges" in caplog.text

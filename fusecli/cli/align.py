@@ -24,7 +24,7 @@ def align(
     """Estimate the one transform of a rigid rig, for `fusecli fuse --align`.
 
     Beside the calibration a picture is written: visible red and infrared cyan, before and after. Exit code 1 where the
-    estimate is not to be trusted.
+    estimate is poor.
     """
     options.set_up_logging("text", quiet=False, verbose=False)
     from fusecli.images import frames, pairing, registration

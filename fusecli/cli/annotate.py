@@ -82,6 +82,8 @@ def annotate(
     task, sides = options.task_of(ir=ir, vis=vis, ct=ct, pet=pet, spect=spect, mri=mri)
     if output is None:
         raise UsageError("name the output: -o descriptions.jsonl")
+    if str(output) == "-":
+        raise UsageError("-o -: descriptions are added to a file, one by one; name it")
     if output.is_dir():
         raise UsageError(f"-o {output} is a folder; name a file in it, such as {output / 'descriptions.jsonl'}")
 
@@ -94,7 +96,7 @@ def annotate(
         endings=frames.ENDINGS,
         recursive=recursive,
         pair_by=pair_by,
-        pairs_csv=pairs,
+        pairs_csv=options.stream(pairs, "/dev/stdin"),
         sides=task.sides,
         ignore_unmatched=ignore_unmatched,
     )

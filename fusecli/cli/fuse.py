@@ -167,8 +167,9 @@ def fuse(
         raise UsageError("--align is for infrared with visible frames, and in place of --resize")
     if range_ != "auto" and task.second != "ir":
         raise UsageError("--range is for infrared; of CT volumes --window says what is shown")
-    if as_json and str(output) == "-":
-        raise UsageError("-o - and --json would both write to stdout")
+    streams = {"-o -": str(output) == "-", "--report -": str(report) == "-", "--json": as_json}
+    if sum(streams.values()) > 1:
+        raise UsageError(f"{' and '.join(name for name, used in streams.items() if used)} would both write to stdout")
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other")
 
@@ -179,6 +180,7 @@ def fuse(
     mine = part(num_parts, part_id)
     if mine and preview:
         raise UsageError("--preview shows a whole run; leave it out with --num-parts")
+    report, pairs = options.stream(report, "/dev/stdout"), options.stream(pairs, "/dev/stdin")
     sheet = None if not preview else _sheet(output)
     request = Request(
         task=task,

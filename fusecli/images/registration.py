@@ -41,7 +41,10 @@ class Calibration:
 
     @classmethod
     def read(cls, path: Path) -> Calibration:
-        """From JSON: "matrix" (3 rows of 3), or "scale" and "shift" ([x, y] in visible pixels). Raises UsageError."""
+        """From JSON: "matrix" (3 rows of 3), or "scale" and "shift" ([x, y] in visible pixels). Raises UsageError.
+
+        Says so where `fusecli align` itself did not trust what it estimated.
+        """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if "matrix" in values:
@@ -59,6 +62,8 @@ class Calibration:
             ) from error
         if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
             raise UsageError(f"--align {path}: the matrix must have 3 rows of 3 numbers and an inverse")
+        if values.get("trust") in ("doubtful", "poor"):
+            log.warning("--align %s: its estimate is %s: %s", path, values["trust"], values.get("reason"))
         return cls(matrix, *sizes)
 
     def between(self, ir_size: Size, vis_size: Size) -> np.ndarray:
