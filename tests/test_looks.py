@@ -31,13 +31,13 @@ def test_natural_is_the_visible_image_where_nothing_is_hot(disc):
 
 def test_what_lies_between_is_a_mixture(disc):
     visible, infrared, _ = disc
-    ends = [looks.thermal(visible, infrared, vivid=0), looks.natural(visible, infrared)]
+    ends = [looks.thermal(visible, infrared, calm=1), looks.natural(visible, infrared)]
     np.testing.assert_allclose(looks.between(visible, infrared, 0.4), 0.6 * ends[0] + 0.4 * ends[1], atol=1e-6)
 
 
 def test_the_thermal_end_has_more_contrast(disc):
     visible, infrared, _ = disc
-    spreads = [looks.thermal(visible, infrared, vivid=vivid).std() for vivid in (0, 0.5, 1)]
+    spreads = [looks.thermal(visible, infrared, calm=calm).std() for calm in (1, 0.5, 0)]
     assert spreads[0] * 1.1 < spreads[2]
     assert spreads == sorted(spreads)
 

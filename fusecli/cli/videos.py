@@ -27,7 +27,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) 
 
     task, output = request.task, request.output
     typed = (request.sides[task.first], request.sides[task.second])
-    moving = [text == PIPE or is_video(text, ENDINGS, request.pairing["recursive"]) for text in typed]
+    moving = [text == PIPE or is_video(text, request.pairing["recursive"]) for text in typed]
     to_video = output == Path(PIPE) or (output.suffix.lower() in ENDINGS and not output.is_dir())
     if raw is not None and PIPE not in typed:
         raise UsageError("--raw tells what the frames on stdin are like; name the side that they are by -")
@@ -148,16 +148,17 @@ def _looks(path: Path, max_pixels: int | None) -> Iterator[tuple[Path, np.ndarra
             yield path, image
 
 
-def is_video(typed: str, endings: frozenset[str], recursive: bool) -> bool:
+def is_video(typed: str, recursive: bool) -> bool:
     """Whether a side is videos: by ending, or as a folder that holds videos and no pictures."""
     from fusecli.images import frames, pairing
+    from fusecli.images.video import ENDINGS
 
     if not Path(typed).is_dir():
-        return Path(typed).suffix.lower() in endings
+        return Path(typed).suffix.lower() in ENDINGS
     found = False
     with suppress(OSError):  # pairing names what cannot be listed
         for _, path in pairing.files_in(typed, recursive):
             if path.suffix.lower() in frames.ENDINGS:
                 return False
-            found = found or path.suffix.lower() in endings
+            found = found or path.suffix.lower() in ENDINGS
     return found

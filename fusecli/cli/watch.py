@@ -24,7 +24,7 @@ KEPT = 1000  # pairs that the report of a run of days lists: the last ones
 
 def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     """What is done already, and how to fuse what comes. Raises UsageError for what makes no sense."""
-    from fusecli.images import frames, intensity, pairing, video
+    from fusecli.images import frames, intensity, pairing
     from fusecli.images.atomic import sweep
     from fusecli.stream import watch
     from fusecli.stream.plan import FORMATS, Plan, check_depth, check_writable, result_name, settle
@@ -37,7 +37,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     for side, folder in zip(task.sides, typed, strict=True):
         if not Path(folder).is_dir():
             raise UsageError(f"--{side} {folder}: --watch needs a folder")
-        if is_video(folder, video.ENDINGS, request.pairing["recursive"]):
+        if is_video(folder, request.pairing["recursive"]):
             raise UsageError(f"--{side} {folder}: holds videos, and --watch is for pictures")
     for option, given in (
         ("--pairs", request.pairing["pairs_csv"] is not None),

@@ -7,7 +7,6 @@ import errno
 import glob
 import io
 import logging
-import mimetypes
 import os
 import unicodedata
 from collections import Counter
@@ -19,6 +18,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from fusecli.errors import UsageError
+from fusecli.images import video
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def find_pairs(
     if not common:
         message = _nothing_in_common(a, b, sides if pair_by == "stem" else None)
         raise NoPair("\n".join([message, *_not_read(a, b, endings)]))
-    videos = sorted(key for key in a.foreign.keys() & b.foreign.keys() if _is_video(a.foreign[key]))
+    videos = sorted(key for key in a.foreign.keys() & b.foreign.keys() if a.foreign[key] in video.ENDINGS)
     if videos:
         log.warning("videos among pictures are left out, for example %s; fuse them in a run of their own", videos[0])
     lonely = [(side, paths) for side, other in ((a, b), (b, a)) if (paths := side.without_partner(other))]
@@ -268,10 +268,6 @@ def _glob(pattern: str) -> Iterator[tuple[str, str, str]]:
                 folder for folder, part in zip(folders[-tail:], parts[-tail:], strict=True) if glob.has_magic(part)
             ]
         yield "".join(f"{folder}/" for folder in kept), name, location
-
-
-def _is_video(ending: str) -> bool:
-    return (mimetypes.guess_type(f"a{ending}")[0] or "").startswith("video/")
 
 
 def _reads(endings: Collection[str]) -> str:

@@ -179,11 +179,11 @@ def _same_format(one: str, other: str) -> bool:
 def result_name(pattern: str, values: dict[str, str]) -> str:
     """The file name that ``--name`` gives. Raises UsageError for unknown values and for what is no file name."""
     try:
-        names = {name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None}
-        unknown = names - set(values)
+        parts = [(name, spec or how) for _, name, spec, how in string.Formatter().parse(pattern) if name is not None]
+        unknown = {name for name, _ in parts} - set(values)
         if unknown:
             raise UsageError(f"--name {pattern}: unknown {{{min(unknown)}}}; known: {', '.join(sorted(values))}")
-        if any(spec or conversion for _, _, spec, conversion in string.Formatter().parse(pattern)):
+        if any(formatted for _, formatted in parts):
             raise UsageError(f"--name {pattern}: write values without a format; {{index}} has six digits by itself")
         name = pattern.format_map(values)
     except ValueError as error:

@@ -28,7 +28,7 @@ def between(visible: np.ndarray, infrared: np.ndarray, look: float) -> np.ndarra
     bands = split(visible, infrared)
     if look == 1:
         return natural(visible, infrared, bands)
-    bright = thermal(visible, infrared, bands, 1 - calmness(look))
+    bright = thermal(visible, infrared, bands, calmness(look))
     return (1 - look) * bright + look * natural(visible, infrared, bands) if look else bright
 
 
@@ -37,26 +37,31 @@ def calmness(look: float) -> float:
     return min(1.0, look / PLAIN)
 
 
-def thermal(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = None, vivid: float = 1.0) -> np.ndarray:
+def vividness(calm: float) -> float:
+    """Factor of contrast and of gradients, by how calm the result shall be."""
+    return 1 + VIVID * (1 - calm)
+
+
+def thermal(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = None, calm: float = 0.0) -> np.ndarray:
     """Bright is what is bright in either, detail is the stronger one's, contrast that of the more contrasted source.
 
     The spread of intensities is brought to the greater of the sources' (where both are flat: to 1.5 times that, FLAT at
     most), but at most doubled, around a mean that is drawn half-way down to BRIGHT where it lies above: so nothing
-    drowns in white. ``vivid``: 1 raises contrast by VIVID besides; 0 lets infrared detail darken nothing by more than
-    DEEPEST where the visible is the brighter.
+    drowns in white. ``calm`` (`calmness`): at 0 contrast is raised by VIVID besides; at 1 infrared detail darkens
+    nothing by more than DEEPEST where the visible is the brighter.
     """
     bands = bands or split(visible, infrared)
     added = np.zeros_like(visible)
     for share, (a, b) in zip(bands.shares(1e-4), bands.details, strict=True):
         added += (1 - share) * (b - a)
     ahead = np.clip((bands.means[0] - bands.means[1]) / BRIGHTER, 0, 1)
-    added += (1 - vivid) * ahead * (shallow(added) - added)
+    added += calm * ahead * (shallow(added) - added)
     fused = np.maximum(*bands.means) + sum(a for a, _ in bands.details) + added
     mean = fused.mean()
     greater = max(visible.std(), infrared.std())
     lively = max(greater, min(FLAT, 1.5 * greater))
     spread = float(np.interp(mean, DARK, (greater, lively)))
-    gain = (1 + VIVID * vivid) * min(max(spread / max(float(fused.std()), 1e-3), 1), 2)
+    gain = vividness(calm) * min(max(spread / max(float(fused.std()), 1e-3), 1), 2)
     level = mean + 0.5 * (min(mean, BRIGHT) - mean)
     return np.clip(level + gain * (fused - mean), 0, 1)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusecli.training.looks import VIVID
+from fusecli.training.looks import vividness
 
 C1, C2 = 0.01**2, 0.03**2  # SSIM's usual constants for data in [0, 1]
 
@@ -70,7 +70,7 @@ def event_weights(events: list[str], default: LossWeights) -> LossWeights:
 
 def calmed(weights: LossWeights, calm: float) -> LossWeights:
     """The weights for a look: at the thermal end (calm = 0) gradients are raised as contrast is, and may be more."""
-    return replace(weights, gain=weights.gain * (1 + VIVID * (1 - calm)), excess=weights.excess * calm)
+    return replace(weights, gain=weights.gain * vividness(calm), excess=weights.excess * calm)
 
 
 @cache
