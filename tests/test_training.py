@@ -378,3 +378,33 @@ def test_training_starts_from_other_weights(root, tmp_path):
 def test_settings_of_the_wrong_kind_are_named(setting):
     with pytest.raises(UsageError, match=f"{setting.partition('=')[0]} must be"):
         Recipe.from_dict({"train": {"ir-vis": ["a"]}}, [setting])
+
+
+def test_batches_drawn_ahead_are_the_same(root, tmp_path):
+    recipe = dataclasses.replace(RECIPE, looks=True, degrade=0.8)
+    batches = Batches(recipe, load(root), network=Nano(look=0.15))
+    ahead = list(batches.ahead(3, 8, CPU, workers=2))
+    for step, batch in zip(range(3, 8), ahead, strict=True):
+        alone = batches(step, CPU)
+        assert batch.keys == alone.keys
+        assert batch.events == alone.events
+        for name in ("first", "second", "target", "context", "look", "calm", "weights"):
+            assert torch.equal(getattr(batch, name), getattr(alone, name))
+
+
+def test_teacher_and_base_learn_looks(root, tmp_path):
+    config = {"width": 4, "blocks": [1, 1, 1, 1], "refinement": 1, "head_dim": 4, "look": 0.15, "mend": True}
+    config |= {"channel_heads": [1, 1, 1, 1], "spatial_heads": [1, 1, 1, 1]}
+    recipe = dataclasses.replace(RECIPE, looks=True, patch=96, steps=30, lr=5e-3, architecture="base", model=config)
+    run = Run(recipe, tmp_path, device=CPU)
+    batches = Batches(recipe, load(root), network=run.network)
+    run.fit(batches, {})
+    probe = batches(1000, CPU)
+    network = run.network.eval()
+    looks = [network(probe.first, probe.second, torch.full((2, 1), look)) for look in (0.0, 1.0)]
+    assert not torch.equal(*looks)
+    assert torch.equal(
+        looks[0], network(probe.first, probe.second, network.context(probe.first, probe.second, torch.zeros(2)))
+    )
+    network.look = 1.0
+    assert torch.equal(looks[1], network(probe.first, probe.second))

@@ -23,6 +23,7 @@ def distill(
     feature_weight: Annotated[float, typer.Option(help="Weight of the feature loss; 0 leaves it out.", min=0)] = 0.1,
     settings: options.Settings = [],  # noqa: B006 - typer copies it
     device: options.Device = "auto",
+    workers: options.DrawWorkers = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Distil a student from a teacher and print the path of its weights, ready for `fusecli fuse -m`."""
@@ -55,6 +56,7 @@ def distill(
         teacher=networks[0],
         weights=DistillWeights(feature=feature_weight),
         text_vectors={key: vector.numpy() for key, vector in text.get("vectors", {}).items()},
+        workers=workers,
         quiet=quiet,
     )
     typer.echo(path)

@@ -36,6 +36,12 @@ Look = Annotated[
     str | None,
     typer.Option(help="Infrared-visible: thermal (0), natural (1) or a number between. Default: the model's."),
 ]
+DrawWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", "-j", help="Processes that draw batches. Default: one per core with a GPU, else none.", min=0
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 

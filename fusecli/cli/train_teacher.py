@@ -19,6 +19,7 @@ def train_teacher(
     output: Annotated[Path, options.output("Folder of the run; resumed if it has one.")] = Path("runs/teacher"),
     settings: options.Settings = [],  # noqa: B006 - typer copies it
     device: options.Device = "auto",
+    workers: options.DrawWorkers = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a network with the fusion loss. A killed run goes on where it stopped when started again.
@@ -40,4 +41,4 @@ def train_teacher(
             settings,
         )
     )
-    typer.echo(session.train(plan, root, output, device=device, quiet=quiet))
+    typer.echo(session.train(plan, root, output, device=device, workers=workers, quiet=quiet))

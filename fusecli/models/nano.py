@@ -63,6 +63,7 @@ class Nano(FusionNetwork):
     """
 
     align = 8
+    sees_statistics = True
     recordable = True
     halo = 40  # reach: stem 2, deeper 4, two 3×3 at eighth resolution 16, 3×3 at quarter 4, three bilinear steps 14
 

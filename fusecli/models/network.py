@@ -17,6 +17,7 @@ class FusionNetwork(nn.Module):
     look: float | None = None
     runtime = "torch"  # what computes the forward pass
     mends = False  # whether its sources shall be mended first (see `mending.mend`)
+    sees_statistics = False  # whether its context holds statistics of the pair, which it wants to be acquainted with
     recordable = False  # whether all pairs of one size take the same operations, whatever they show
     graph_of_any_size = True  # whether the same operations serve every size, as other runtimes need it
 

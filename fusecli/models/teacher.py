@@ -94,7 +94,8 @@ class Teacher(FusionNetwork):
 
     Channel attention looks at the whole image: a tiled result only approximates that of the whole image, the better the
     larger the tiles. ``halo`` is the overlap that hides the seams, ``align`` keeps the tiles' windows on one grid.
-    ``text_dim=0`` leaves the text guidance out, ``cross_fusion=False`` the cross-fusion module.
+    ``text_dim=0`` leaves the text guidance out, ``cross_fusion=False`` the cross-fusion module. With ``look`` (the one
+    that it gives by itself) the affine maps read that too, as one more number; ``mend`` wants mended sources.
 
     By default 29 million parameters (the paper's: 40 million). ``text_dim`` then holds two sentence vectors of 384, one
     per side, and a severity vector of 16.
@@ -117,8 +118,11 @@ class Teacher(FusionNetwork):
         overlap: float = 0.5,
         text_dim: int = 784,
         cross_fusion: bool = True,
+        look: float | None = None,
+        mend: bool = False,
     ) -> None:
         super().__init__()
+        self.look, self.mends = look, mend
         widths = [width * 2**level for level in range(LEVELS)]
         attention = [
             (channels, channel_heads[level], spatial_heads[level], head_dim, window, overlap)
@@ -139,7 +143,8 @@ class Teacher(FusionNetwork):
         self.merge = nn.ModuleList(Merge(*attention[level]) for level in range(LEVELS))
         self.up = nn.ModuleList(Up(channels) for channels in widths[1:])
         self.skip = nn.ModuleList(nn.Linear(2 * channels, channels) for channels in widths[:-1])
-        self.guide = nn.ModuleList(TextAffine(text_dim, channels) for channels in widths) if text_dim else None
+        told = text_dim + (look is not None)
+        self.guide = nn.ModuleList(TextAffine(told, channels) for channels in widths) if told else None
         self.decoder = nn.ModuleList(stack(level, blocks[level]) for level in range(LEVELS))
         self.refinement = stack(0, refinement)
         self.head = Conv3x3(width, 2)
@@ -151,11 +156,18 @@ class Teacher(FusionNetwork):
         return {2**level: channels for level, channels in enumerate(self.widths)}
 
     def context(self, first: Tensor, second: Tensor, look: Tensor | None = None) -> Tensor | None:
-        """The pair's description vectors (see fusecli.text.guide); None where nothing describes it."""
-        return self.describe(first, second) if self.describe and self.guide is not None else None
+        """The pair's description vectors (see fusecli.text.guide), and the look; None where there is neither.
+
+        Where there are looks and nothing describes the pair, the vectors are zeros.
+        """
+        text = self.describe(first, second) if self.describe and self.text_dim else None
+        if self.look is None:
+            return text
+        wanted = first.new_full((len(first),), self.look) if look is None else look.to(first)
+        return torch.cat([first.new_zeros(len(first), self.text_dim) if text is None else text, wanted[:, None]], 1)
 
     def forward(self, first: Tensor, second: Tensor, text: Tensor | None = None) -> Tensor:
-        """N×1×H×W. Without text the affine maps are left out. In training the result is not clamped to [0, 1]."""
+        """N×1×H×W. With neither text nor look the affine maps are left out. Clamped to [0, 1], save in training."""
         return self.with_features(first, second, text)[0]
 
     def with_features(

@@ -227,9 +227,10 @@ class _Batches:
         # which must not depend on what else is left to do.
         stacked = pages + pages[-1:] * (self._full(shared) - len(pages))
         try:
-            first = np.stack([loaded.first[index] for loaded, index in stacked])
-            second = np.stack([loaded.second[index] for loaded, index in stacked])
-            self.running.append((pages, self.work.engine.start(first, second, shared[-1])))
+            engine = self.work.engine
+            first = engine.stacked([loaded.first[index] for loaded, index in stacked])
+            second = engine.stacked([loaded.second[index] for loaded, index in stacked])
+            self.running.append((pages, engine.start(first, second, shared[-1])))
         except Exception as error:
             self._lose(pages, error)
         if len(self.running) > 2:

@@ -217,7 +217,7 @@ class _Fusion:
     def _start(self, batch: list[_Prepared], full: int) -> Callable[[], list[_Result]]:
         """Begin a batch, filled up to ``full``: kernels, and with them the last bit, are chosen by shape."""
         stacked = batch + batch[-1:] * (full - len(batch))
-        first, second = (np.stack([item.sides[index] for item in stacked]) for index in (0, 1))
+        first, second = (self.engine.stacked([item.sides[index] for item in stacked]) for index in (0, 1))
         contexts = [item.context for item in stacked if item.context is not None]
         finish = self.engine.start(first, second, 255, torch.cat(contexts) if contexts else None)
 

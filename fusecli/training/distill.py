@@ -11,6 +11,7 @@ from fusecli.errors import UsageError
 from fusecli.models.network import FusionNetwork
 from fusecli.training.loop import Batch
 from fusecli.training.losses import feature_loss, output_loss
+from fusecli.training.replay import replay
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class DistillObjective:
 
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
         with torch.no_grad():
-            target, guides = self.teacher.with_features(batch.first, batch.second, batch.text)
+            target, guides = self.teacher.with_features(batch.first, batch.second, self._told(batch))
             target = target.clamp(0, 1)
         fused, features = network.with_features(batch.first, batch.second, batch.context)
         loss = self.weights.fusion * batch.loss(fused) + batch.perception_loss(network)
@@ -54,3 +55,15 @@ class DistillObjective:
             ]
             loss = loss + self.weights.feature * feature_loss([features[scale] for scale in self.scales], adapted)
         return loss
+
+    def record(self, network: FusionNetwork, batch: Batch) -> None:
+        features = self.weights.feature > 0
+        with torch.no_grad():
+            replay(self.teacher, batch.first, batch.second, self._told(batch), features=features)
+        replay(network, batch.first, batch.second, batch.context, features=features)
+
+    def _told(self, batch: Batch) -> Tensor | None:
+        """What the teacher is told."""
+        if batch.text is None:
+            return self.teacher.context(batch.first, batch.second, batch.look)
+        return batch.told(self.teacher)

@@ -7,9 +7,10 @@ import csv
 import logging
 import math
 import os
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,18 +18,22 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from fusecli import __version__, registry
 from fusecli.errors import FusecliError, UsageError
+from fusecli.images.opencv import cv2
 from fusecli.models import checkpoint
 from fusecli.models.mending import mend
 from fusecli.models.network import FusionNetwork
 from fusecli.text.events import Event, severity_vector
+from fusecli.text.sentences import VARIANTS
 from fusecli.training.data import PairSet, cut_patch, flattened, of_another_camera, shrunk
 from fusecli.training.degrade import degrade
 from fusecli.training.looks import between, calmness
 from fusecli.training.losses import calmed, event_weights, fusion_loss, target_loss
 from fusecli.training.recipe import Recipe
+from fusecli.training.replay import replay
 from fusecli.training.texts import Texts
 from fusecli.training.validate import contact_sheet, score, validate
 
@@ -52,11 +57,34 @@ class Batch:
     weights: Tensor  # N×10, see LossWeights
     keys: list[str]  # which pairs the patches are from
     events: list[list[Event]]  # what was done to each pair
+    wordings: list[int]  # which of the wordings of its description each pair gets
     text: Tensor | None = None  # N×D description vectors, for models that read text
     context: Tensor | None = None  # N×D, what a student knows of the whole pair
     severities: Tensor | None = None  # N×SEVERITY_DIM, the events as numbers
-    target: Tensor | None = None  # N×1×H×W, the image to aim at, for recipes with looks
+    look: Tensor | None = None  # N, for recipes with looks,
+    target: Tensor | None = None  # N×1×H×W, the image to aim at,
     calm: Tensor | None = None  # N, see `looks.calmness`
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same where a GPU can copy it from by itself; DataLoader asks for this."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, act: Callable[[Tensor], Tensor]) -> Batch:
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        changed: dict[str, Any] = {name: act(value) for name, value in values.items() if torch.is_tensor(value)}
+        return replace(self, **changed)
+
+    def told(self, reader: FusionNetwork) -> Tensor | None:
+        """What a network is told of the pairs: the texts, if they have any, and the look, if it has looks; else their
+        context."""
+        if self.text is None or reader.look is None:
+            return self.context if self.text is None else self.text
+        look = self.text.new_full((len(self.text),), reader.look) if self.look is None else self.look
+        return torch.cat([self.text, look[:, None]], 1)
 
     def perception_loss(self, network: FusionNetwork) -> Tensor:
         """How far a student is from knowing, by its context alone, what a text would tell it; 0 if it does not try."""
@@ -66,10 +94,13 @@ class Batch:
         return PERCEPTION * F.mse_loss(seen, self.severities)
 
     def loss(self, fused: Tensor) -> Tensor:
-        """Distance from the target where there is one, else the fusion loss, mean over the batch."""
-        if self.target is not None and self.calm is not None:
-            return target_loss(fused, self.target, self.clean_first, self.clean_second, self.calm, self.weights).mean()
-        return fusion_loss(fused, self.clean_first, self.clean_second, self.weights).mean()
+        """Distance from the target where there is one, else the fusion loss, mean over the batch. Always in float32:
+        variances are small differences of squares."""
+        with torch.autocast(fused.device.type, enabled=False):
+            fused, clean = fused.float(), (self.clean_first, self.clean_second)
+            if self.target is not None and self.calm is not None:
+                return target_loss(fused, self.target, *clean, self.calm, self.weights).mean()
+            return fusion_loss(fused, *clean, self.weights).mean()
 
 
 class Objective(Protocol):
@@ -79,6 +110,9 @@ class Objective(Protocol):
 
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor: ...
 
+    def record(self, network: FusionNetwork, batch: Batch) -> None:
+        """Have all passes of networks replayed (see `replay`), for batches like this one."""
+
 
 class FusionObjective:
     """The fusion loss alone."""
@@ -87,8 +121,11 @@ class FusionObjective:
         self.modules = nn.Module()
 
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
-        guide = batch.context if batch.text is None else batch.text
-        return batch.loss(network.with_features(batch.first, batch.second, guide)[0]) + batch.perception_loss(network)
+        fused, _ = network.with_features(batch.first, batch.second, batch.told(network))
+        return batch.loss(fused) + batch.perception_loss(network)
+
+    def record(self, network: FusionNetwork, batch: Batch) -> None:
+        replay(network, batch.first, batch.second, batch.told(network), features=False)
 
 
 class Batches:
@@ -111,6 +148,33 @@ class Batches:
         self.areas = torch.tensor([float(pairs.area) for pairs in data.values()])
 
     def __call__(self, step: int, device: torch.device) -> Batch:
+        return self._told(self.drawn(step)).to(device)
+
+    def ahead(self, first: int, last: int, device: torch.device, workers: int = 0) -> Iterator[Batch]:
+        """The batches of steps ``first`` … ``last`` − 1, drawn ahead by as many processes."""
+        if not workers:
+            yield from (self(step, device) for step in range(first, last))
+            return
+        drawn = DataLoader(
+            _Drawn(self),
+            batch_size=None,
+            sampler=range(first, last),  # type: ignore[arg-type]  # any iterable of indices
+            num_workers=workers,
+            prefetch_factor=2,
+            pin_memory=device.type == "cuda",
+            multiprocessing_context="fork" if sys.platform == "linux" else None,  # nothing is copied to them
+        )
+        for batch in drawn:
+            yield self._told(batch).to(device)
+
+    def _told(self, batch: Batch) -> Batch:
+        """With texts. Here and not where batches are drawn: what an encoder has met is kept for the checkpoint."""
+        return (
+            replace(batch, text=self.texts.vectors(batch.keys, batch.events, batch.wordings)) if self.texts else batch
+        )
+
+    def drawn(self, step: int) -> Batch:
+        """A batch in memory, without texts."""
         recipe = self.recipe
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step * 257 + self.rank)
         task = list(self.data)[int(torch.multinomial(self.areas, 1, generator=generator))]
@@ -124,21 +188,22 @@ class Batches:
                 events.append(found)
                 contexts += [] if context is None else [context]
                 looks += [] if look is None else [look]
-        first, second, clean_first, clean_second, *target = torch.stack(patches).to(device).unsqueeze(2).unbind(1)
+        first, second, clean_first, clean_second, *target = torch.stack(patches).unsqueeze(2).unbind(1)
         loss = recipe.loss_for(task)
         sides = registry.TASKS[task].sides
         rows = [event_weights([e.type for e in row] if self.texts else [], loss) for row in events]
         calm = [calmness(float(look)) for look in looks]
         if calm:
             rows = [calmed(row, one) for row, one in zip(rows, calm, strict=True)]
-        weights = torch.stack([row.tensor() for row in rows]).to(device)
-        text = self.texts.vectors(keys, events, generator).to(device) if self.texts else None
+        weights = torch.stack([row.tensor() for row in rows])
+        wordings = torch.randint(VARIANTS, (len(keys),), generator=generator).tolist()
         return Batch(
-            *(first, second, clean_first, clean_second, weights, keys, events, text),
-            context=torch.cat(contexts).to(device) if contexts else None,
-            severities=torch.tensor([severity_vector(row, sides) for row in events]).to(device),
+            *(first, second, clean_first, clean_second, weights, keys, events, wordings),
+            context=torch.cat(contexts) if contexts else None,
+            severities=torch.tensor([severity_vector(row, sides) for row in events]),
+            look=torch.cat(looks) if looks else None,
             target=target[0] if target else None,
-            calm=torch.tensor(calm).to(device) if calm else None,
+            calm=torch.tensor(calm) if calm else None,
         )
 
     def _scene(
@@ -177,6 +242,17 @@ class Batches:
         return torch.cat(images)[:, 0], events, key, context, look
 
 
+class _Drawn(Dataset[Batch]):
+    """Batches by their step, as a DataLoader wants them."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Batch:
+        cv2.setNumThreads(0)  # each process has a core
+        return self.batches.drawn(step)
+
+
 class Run:
     """One training run in a folder: ``last.pt`` to resume from, ``best.pt``, ``log.csv``."""
 
@@ -189,6 +265,7 @@ class Run:
             self._start_from(recipe.init)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.step = 0
+        self.replayed = False  # whether all passes are recorded, see `replay`
         self.best = -math.inf
         self.texts: Texts | None = None
         self.data_root = ""  # where the recipe's folders were, for a distillation that does not say
@@ -275,6 +352,10 @@ class Run:
         """One update; returns the loss. Raises FusecliError, weights untouched, if the loss is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)
+        if self.device.type == "cuda" and not self.replayed:
+            self.network.train()
+            self.objective.record(self.network, batch)
+            self.replayed = True
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = self.objective(self.network, batch)
@@ -297,17 +378,24 @@ class Run:
 
     # -- the run -------------------------------------------------------------------------------------------------
     def fit(
-        self, batches: Batches, val: dict[str, PairSet], progress: Callable[[int, float], None] | None = None
+        self,
+        batches: Batches,
+        val: dict[str, PairSet],
+        progress: Callable[[int, float], None] | None = None,
+        workers: int = 0,
     ) -> Path:
-        """Train to the recipe's last step; returns the path of the best weights (the last ones without ``val``)."""
+        """Train to the recipe's last step; returns the path of the best weights (the last ones without ``val``).
+
+        workers: processes that draw the batches, which are the same by any number of them.
+        """
         recipe = self.recipe
         self.texts = batches.texts
-        if self.step == 0 and not recipe.init:
-            self._acquaint(batches)
+        if self.step == 0 and not recipe.init and self.network.sees_statistics:
+            self._acquaint(batches, workers)
         losses: list[float] = []
         saved = time.monotonic()
-        while self.step < recipe.steps:
-            losses.append(self.train_step(batches(self.step, self.device)))
+        for batch in batches.ahead(self.step, recipe.steps, self.device, workers):
+            losses.append(self.train_step(batch))
             if progress:
                 progress(self.step, losses[-1])
             if batches.rank > 0:
@@ -320,17 +408,13 @@ class Run:
                 saved = time.monotonic()
         return self.out / ("best.pt" if val else LAST)
 
-    def _acquaint(self, batches: Batches) -> None:
-        """Let the network know what its data are like as a whole, if it makes use of that."""
+    def _acquaint(self, batches: Batches, workers: int) -> None:
+        """Let the network know what its data are like as a whole."""
         seen = copy.copy(batches)
         seen.rank, seen.texts = 0, None  # the same for all processes, which share only gradients; no texts are needed
-        contexts: list[Tensor] = []
-        for step in range(FIRST_LOOKS):
-            context = seen(step, self.device).context
-            if context is None:
-                return
-            contexts.append(context)
-        for network in (self.network, self.average):
+        found = [batch.context for batch in seen.ahead(0, FIRST_LOOKS, self.device, workers)]
+        contexts = [context for context in found if context is not None]
+        for network in (self.network, self.average) if contexts else ():
             network.acquaint(torch.cat(contexts))
 
     def _validate(self, val: dict[str, PairSet], loss: float) -> None:

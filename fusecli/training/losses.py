@@ -138,10 +138,14 @@ def vif(fused: Tensor, *sources: Tensor) -> Tensor:
 
 
 def sobel(images: Tensor) -> Tensor:
-    """|Sobel| of N×1×H×W in x and y as two channels; unnormalised (as the field has it), border replicated."""
-    kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=images.device)
-    weight = torch.stack([kernel, kernel.T]).unsqueeze(1).to(images)
-    return F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), weight).abs()
+    """|Sobel| of N×1×H×W in x and y as two channels; unnormalised (as the field has it), border replicated.
+
+    Sums of slices take a quarter of a convolution's time on a CPU, and GPUs convolve with ten bits of mantissa.
+    """
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    rows = padded[..., :-2, :] + padded[..., 2:, :] + 2 * padded[..., 1:-1, :]
+    columns = padded[..., :-2] + padded[..., 2:] + 2 * padded[..., 1:-1]
+    return torch.cat([rows[..., 2:] - rows[..., :-2], columns[..., 2:, :] - columns[..., :-2, :]], 1).abs()
 
 
 def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:

@@ -65,16 +65,20 @@ def train(
     teacher: FusionNetwork | None = None,
     weights: DistillWeights | None = None,
     text_vectors: Mapping[str, np.ndarray] | None = None,
+    workers: int | None = None,
     quiet: bool = False,
 ) -> Path:
     """Train, or resume if ``out`` holds ``last.pt``; the best weights end in ``<out>/<architecture>.safetensors``.
 
     With ``teacher`` the network is distilled from it; ``recipe.text`` then names the teacher's encoder, and
     ``text_vectors`` are those that its checkpoint carries. Under ``torchrun`` every process takes a share of each step.
+    ``workers`` processes draw the batches (None: on a GPU one per core; on a CPU, which has enough to do, none).
     Raises FusecliError if memory runs out or the loss is not finite, UsageError for data that do not fit the recipe.
     """
     rank, local = _join_processes()
     target = torch.device(device if device != "auto" else f"cuda:{local}" if torch.cuda.is_available() else "cpu")
+    if workers is None:
+        workers = 0 if target.type == "cpu" else (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     data = {task: PairSet.load(registry.TASKS[task], root, folders) for task, folders in recipe.train.items()}
     val = {
         folder: PairSet.load(registry.TASKS[task], root, [folder])
@@ -100,7 +104,7 @@ def train(
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
 
         try:
-            best = run.fit(Batches(recipe, data, rank, texts, run.network), val, progress)
+            best = run.fit(Batches(recipe, data, rank, texts, run.network), val, progress, workers)
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
             raise FusecliError(
                 f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"

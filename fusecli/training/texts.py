@@ -15,7 +15,7 @@ from fusecli.text.describe import describe
 from fusecli.text.encode import Remembered, description_vectors, vector_dim
 from fusecli.text.events import Event
 from fusecli.text.record import Description
-from fusecli.text.sentences import VARIANTS, sentence
+from fusecli.text.sentences import sentence
 from fusecli.training.data import PairSet
 
 
@@ -49,11 +49,10 @@ class Texts:
     def dim(self) -> int:
         return vector_dim(self.encoder)
 
-    def vectors(self, keys: Sequence[str], made: Sequence[list[Event]], generator: torch.Generator) -> Tensor:
-        """N×dim: pairs' own events and those ``made`` by degradation, in wordings drawn at random."""
-        variants = torch.randint(VARIANTS, (len(keys),), generator=generator).tolist()
+    def vectors(self, keys: Sequence[str], made: Sequence[list[Event]], wordings: Sequence[int]) -> Tensor:
+        """N×dim: pairs' own events and those ``made`` by degradation, each in one of VARIANTS wordings."""
         described = []
-        for key, events, variant in zip(keys, made, variants, strict=True):
+        for key, events, variant in zip(keys, made, wordings, strict=True):
             own = self.own[key]
             if events:
                 every = (*own.events, *events)
