@@ -11,7 +11,6 @@ from fusecli.errors import UsageError
 from fusecli.models.network import FusionNetwork
 from fusecli.training.loop import Batch
 from fusecli.training.losses import feature_loss, output_loss
-from fusecli.training.replay import replay
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,6 @@ class DistillObjective:
             ]
             loss = loss + self.weights.feature * feature_loss([features[scale] for scale in self.scales], adapted)
         return loss
-
-    def record(self, network: FusionNetwork, batch: Batch) -> None:
-        features = self.weights.feature > 0
-        with torch.no_grad():
-            replay(self.teacher, batch.first, batch.second, self._told(batch), features=features)
-        replay(network, batch.first, batch.second, batch.context, features=features)
 
     def _told(self, batch: Batch) -> Tensor | None:
         """What the teacher is told."""

@@ -33,7 +33,7 @@ from fusecli.training.degrade import degrade
 from fusecli.training.looks import between, calmness
 from fusecli.training.losses import calmed, event_weights, fusion_loss, target_loss
 from fusecli.training.recipe import Recipe
-from fusecli.training.replay import replay
+from fusecli.training.replay import replayed
 from fusecli.training.texts import Texts
 from fusecli.training.validate import contact_sheet, score, validate
 
@@ -58,6 +58,7 @@ class Batch:
     keys: list[str]  # which pairs the patches are from
     events: list[list[Event]]  # what was done to each pair
     wordings: list[int]  # which of the wordings of its description each pair gets
+    terms: tuple[str, ...]  # of the loss, that count
     text: Tensor | None = None  # N×D description vectors, for models that read text
     context: Tensor | None = None  # N×D, what a student knows of the whole pair
     severities: Tensor | None = None  # N×SEVERITY_DIM, the events as numbers
@@ -73,9 +74,13 @@ class Batch:
         """The same where a GPU can copy it from by itself; DataLoader asks for this."""
         return self._each(Tensor.pin_memory)
 
-    def _each(self, act: Callable[[Tensor], Tensor]) -> Batch:
+    def tensors(self) -> dict[str, Tensor]:
+        """By their names."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        changed: dict[str, Any] = {name: act(value) for name, value in values.items() if torch.is_tensor(value)}
+        return {name: value for name, value in values.items() if torch.is_tensor(value)}
+
+    def _each(self, act: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {name: act(value) for name, value in self.tensors().items()}
         return replace(self, **changed)
 
     def told(self, reader: FusionNetwork) -> Tensor | None:
@@ -99,8 +104,8 @@ class Batch:
         with torch.autocast(fused.device.type, enabled=False):
             fused, clean = fused.float(), (self.clean_first, self.clean_second)
             if self.target is not None and self.calm is not None:
-                return target_loss(fused, self.target, *clean, self.calm, self.weights).mean()
-            return fusion_loss(fused, *clean, self.weights).mean()
+                return target_loss(fused, self.target, *clean, self.calm, self.weights, self.terms).mean()
+            return fusion_loss(fused, *clean, self.weights, self.terms).mean()
 
 
 class Objective(Protocol):
@@ -109,9 +114,6 @@ class Objective(Protocol):
     modules: nn.Module
 
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor: ...
-
-    def record(self, network: FusionNetwork, batch: Batch) -> None:
-        """Have all passes of networks replayed (see `replay`), for batches like this one."""
 
 
 class FusionObjective:
@@ -123,9 +125,6 @@ class FusionObjective:
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
         fused, _ = network.with_features(batch.first, batch.second, batch.told(network))
         return batch.loss(fused) + batch.perception_loss(network)
-
-    def record(self, network: FusionNetwork, batch: Batch) -> None:
-        replay(network, batch.first, batch.second, batch.told(network), features=False)
 
 
 class Batches:
@@ -198,7 +197,7 @@ class Batches:
         weights = torch.stack([row.tensor() for row in rows])
         wordings = torch.randint(VARIANTS, (len(keys),), generator=generator).tolist()
         return Batch(
-            *(first, second, clean_first, clean_second, weights, keys, events, wordings),
+            *(first, second, clean_first, clean_second, weights, keys, events, wordings, loss.terms),
             context=torch.cat(contexts) if contexts else None,
             severities=torch.tensor([severity_vector(row, sides) for row in events]),
             look=torch.cat(looks) if looks else None,
@@ -265,7 +264,7 @@ class Run:
             self._start_from(recipe.init)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.step = 0
-        self.replayed = False  # whether all passes are recorded, see `replay`
+        self.recorded: dict[tuple[str, ...], Callable[..., Tensor]] = {}  # by the terms of the loss, see `replayed`
         self.best = -math.inf
         self.texts: Texts | None = None
         self.data_root = ""  # where the recipe's folders were, for a distillation that does not say
@@ -285,7 +284,10 @@ class Run:
         self.objective = objective
         self.objective.modules.to(self.device)
         parameters = [*self.network.parameters(), *self.objective.modules.parameters()]
-        self.optimizer = torch.optim.AdamW(parameters, lr=self.recipe.lr, weight_decay=self.recipe.weight_decay)
+        fused = self.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            parameters, self.recipe.lr, weight_decay=self.recipe.weight_decay, fused=fused
+        )
 
     # -- state ---------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
@@ -352,13 +354,9 @@ class Run:
         """One update; returns the loss. Raises FusecliError, weights untouched, if the loss is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)
-        if self.device.type == "cuda" and not self.replayed:
-            self.network.train()
-            self.objective.record(self.network, batch)
-            self.replayed = True
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss = self.objective(self.network, batch)
+            loss = self._loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -375,6 +373,21 @@ class Run:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
         return value
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """The objective, on a GPU replayed."""
+        if self.device.type != "cuda":
+            return self.objective(self.network, batch)
+        names = batch.tensors()
+        if batch.terms not in self.recorded:
+
+            def act(*inputs: Tensor) -> Tensor:
+                given: dict[str, Any] = dict(zip(names, inputs, strict=True))
+                return self.objective(self.network, replace(batch, **given))
+
+            trained = [self.network, self.objective.modules]
+            self.recorded[batch.terms] = replayed(act, trained, list(names.values()))
+        return self.recorded[batch.terms](*names.values())
 
     # -- the run -------------------------------------------------------------------------------------------------
     def fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 
@@ -39,6 +40,11 @@ class LossWeights:
     def tensor(self) -> Tensor:
         return torch.tensor([getattr(self, field.name) for field in fields(self)])
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The names of those that are not 0."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name))
+
 
 COLUMN = {field.name: index for index, field in enumerate(fields(LossWeights))}  # of ``LossWeights.tensor``
 
@@ -73,8 +79,6 @@ def calmed(weights: LossWeights, calm: float) -> LossWeights:
     return replace(weights, gain=weights.gain * vividness(calm), excess=weights.excess * calm)
 
 
-@cache
-@torch.inference_mode(False)
 def _gaussian(size: int = 11, sigma: float = 1.5) -> Tensor:
     x = torch.arange(size) - (size - 1) / 2
     window = torch.exp(-(x**2) / (2 * sigma**2))
@@ -83,12 +87,12 @@ def _gaussian(size: int = 11, sigma: float = 1.5) -> Tensor:
 
 @cache
 @torch.inference_mode(False)  # else a loss first computed in that mode could not be differentiated later
-def _band(length: int, size: int, sigma: float) -> Tensor:
+def _band(length: int, size: int, sigma: float, device: torch.device) -> Tensor:
     """(length − size + 1)×length: the local Gaussian mean along an axis, as a matrix."""
     rows = torch.zeros(length - size + 1, length)
     for index, row in enumerate(rows):
         row[index : index + size] = _gaussian(size, sigma)
-    return rows
+    return rows.to(device)
 
 
 def _blur(images: Tensor, size: int = 11, sigma: float = 1.5) -> Tensor:
@@ -96,7 +100,7 @@ def _blur(images: Tensor, size: int = 11, sigma: float = 1.5) -> Tensor:
 
     Two products of matrices: on patches, forth and back, they take half the time of convolutions of one channel.
     """
-    down, along = (_band(length, size, sigma).to(images) for length in images.shape[-2:])
+    down, along = (_band(length, size, sigma, images.device) for length in images.shape[-2:])
     return down @ (images @ along.mT)
 
 
@@ -148,9 +152,12 @@ def sobel(images: Tensor) -> Tensor:
     return torch.cat([rows[..., 2:] - rows[..., :-2], columns[..., 2:, :] - columns[..., :-2, :]], 1).abs()
 
 
-def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+def fusion_loss(
+    fused: Tensor, first: Tensor, second: Tensor, weights: Tensor, counted: Sequence[str] = tuple(COLUMN)
+) -> Tensor:
     """The fusion loss per sample: N×1×H×W luma and N×10 weights (``LossWeights.tensor``) in, N out.
 
+    counted: weights that are not 0 for all samples; to know them spares the time of the others.
     Colour has no term here: this project fuses luma and puts the first image's Cb and Cr back exactly.
     """
     gain = weights[:, COLUMN["gain"]]
@@ -166,13 +173,21 @@ def fusion_loss(fused: Tensor, first: Tensor, second: Tensor, weights: Tensor) -
         "contrast": F.relu(gain * spread - fused.std((1, 2, 3))),
         "bright": (from_maximum * maximum**6).mean((1, 2, 3)),
     }
-    if weights[:, COLUMN["vif"]].any():
+    if "vif" in counted:
         terms["vif"] = 2 - vif(fused, first, second)
     return _weighted(terms, weights)
 
 
-def target_loss(fused: Tensor, target: Tensor, first: Tensor, second: Tensor, calm: Tensor, weights: Tensor) -> Tensor:
-    """Distance from an explicit target per sample, in intensity, gradient and structure; shapes as `fusion_loss`.
+def target_loss(
+    fused: Tensor,
+    target: Tensor,
+    first: Tensor,
+    second: Tensor,
+    calm: Tensor,
+    weights: Tensor,
+    counted: Sequence[str] = tuple(COLUMN),
+) -> Tensor:
+    """Distance from an explicit target per sample, in intensity, gradient and structure; the rest as `fusion_loss`.
 
     Of the weights, ``max`` counts for intensity (where the paper has the per-pixel maximum); ``grad``, ``ssim``,
     ``vif`` and ``both`` for what they are called. calm: N in [0, 1] (`looks.calmness`); at 0 the gradients aimed at are
@@ -186,17 +201,16 @@ def target_loss(fused: Tensor, target: Tensor, first: Tensor, second: Tensor, ca
         "max": (fused - target).abs().mean((1, 2, 3)),
         "grad": (error.abs() + excess * F.relu(error)).mean((1, 2, 3)),
     }
-    if weights[:, COLUMN["vif"]].any():
+    if "vif" in counted:
         terms["vif"] = 2 - 2 * vif(fused, target)
-    if weights[:, COLUMN["both"]].any():
+    if "both" in counted:
         terms["both"] = 2 - ssim(fused, first, second)
     return _weighted(terms, weights)
 
 
 def _weighted(terms: dict[str, Tensor], weights: Tensor) -> Tensor:
     """Sum of the terms (N each) by their weights (N×10)."""
-    columns = [COLUMN[name] for name in terms]
-    return (torch.stack([*terms.values()], 1) * weights[:, columns]).sum(1)
+    return sum((term * weights[:, COLUMN[name]] for name, term in terms.items()), start=weights.new_zeros(()))
 
 
 def output_loss(student: Tensor, teacher: Tensor) -> Tensor:
