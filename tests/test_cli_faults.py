@@ -548,3 +548,21 @@ def test_folders_of_videos_are_not_watched(pairs, fusecli):
     code, _, err = fusecli(*command(root, "--watch"))
     assert code == 2
     assert "--watch is for pictures" in err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("-o", "x.pgm"), "x.pgm: PGM holds no colour; write .ppm or .png, or add --color gray"),
+        (("--name", "{stem}.JPG"), "--name {stem}.JPG: leave out .jpg; endings go by --format"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_any_work(pairs, fusecli, tmp_path, monkeypatch, more, message):
+    root = pairs(1)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = fusecli(
+        "fuse", "--ir", root / "ir" / "000.png", "--vis", root / "vis" / "000.png", "-o", "out", *more
+    )
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "x.pgm").exists()

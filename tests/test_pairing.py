@@ -291,3 +291,16 @@ def test_many_files_are_listed_fast(tmp_path):
     began = time.process_time()
     assert len(pairs(vis, ir)) == 5000
     assert time.process_time() - began < 1  # 100,000 on each side within some seconds
+
+
+def test_links_to_nothing_are_named(tmp_path):
+    for side in ("vis", "ir"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "a.png").touch()
+    (tmp_path / "vis" / "b.png").touch()
+    (tmp_path / "ir" / "b.png").symlink_to(tmp_path / "moved.png")
+    with pytest.raises(UsageError, match=r"1 link leads to what is not there, as .*b\.png to .*moved\.png"):
+        find_pairs(str(tmp_path / "vis"), str(tmp_path / "ir"), endings=[".png"])
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"a link to .*nowhere, which is not there"):
+        find_pairs(str(tmp_path / "vis"), str(tmp_path / "lost"), endings=[".png"])

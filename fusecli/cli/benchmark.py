@@ -90,6 +90,7 @@ def benchmark(
     """
     if context.invoked_subcommand:
         return
+    options.set_up_logging("text", quiet=quiet, verbose=False)
     folders = {"vis": vis, "ir": ir, "ct": ct, "pet": pet, "spect": spect, "mri": mri}
     sides = {side: folder for side, folder in folders.items() if folder is not None}
     if not dataset and not sides:

@@ -338,7 +338,7 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     """The plan for pictures, and how to run it."""
     from fusecli.images import frames, intensity, pairing
     from fusecli.stream import run as stream
-    from fusecli.stream.plan import check_depth, plan
+    from fusecli.stream.plan import check_color, check_depth, plan
     from fusecli.stream.work import Work
 
     task = request.task
@@ -351,6 +351,7 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         raise
     planned = plan(pairs, request.output, inputs=typed, **request.naming)
     check_depth(request.bit_depth, (job.output.suffix.lower() for job in planned.jobs))
+    check_color(planned.jobs, request.gray)
     firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
     limit = request.max_pixels
     # of whatever is left to do, every frame of the sequence gets the same

@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from fusecli.images import exif
+from fusecli.images import exif, png
 
 JPEG_ICC = b"ICC_PROFILE\0"
 JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
@@ -69,13 +69,13 @@ def into_png(data: bytes | memoryview, metadata: Metadata) -> bytes | memoryview
     """An encoded PNG with metadata, which must be fitted; so must those below."""
     chunks = b""
     if metadata.icc:
-        chunks += _png_chunk(b"iCCP", b"ICC profile\0\0" + _deflated(metadata.icc))
+        chunks += png.chunk(b"iCCP", b"ICC profile\0\0" + _deflated(metadata.icc))
     if metadata.dpi:
-        chunks += _png_chunk(b"pHYs", struct.pack(">IIB", *(round(one / 0.0254) for one in metadata.dpi), 1))
+        chunks += png.chunk(b"pHYs", struct.pack(">IIB", *(round(one / 0.0254) for one in metadata.dpi), 1))
     if metadata.exif:
-        chunks += _png_chunk(b"eXIf", metadata.exif)
+        chunks += png.chunk(b"eXIf", metadata.exif)
     if metadata.xmp:
-        chunks += _png_chunk(b"iTXt", PNG_XMP + bytes(4) + metadata.xmp)
+        chunks += png.chunk(b"iTXt", PNG_XMP + bytes(4) + metadata.xmp)
     return b"".join((data[:33], chunks, data[33:])) if chunks else data  # behind the header chunk
 
 
@@ -171,10 +171,6 @@ def _profile(icc: bytes, space: bytes) -> bytes:
     size = int.from_bytes(icc[:4], "big")
     whole = 128 <= size <= min(len(icc), exif.LIMIT) and icc[36:40] == b"acsp"
     return icc[:size] if whole and icc[16:20] == space else b""
-
-
-def _png_chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def _jpeg_segment(marker: int, prefix: bytes, body: bytes) -> bytes:

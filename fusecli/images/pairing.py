@@ -70,7 +70,9 @@ def find_pairs(
     by_side = patterns(pair_by, sides)
     for option, typed in zip(options, (first, second), strict=True):  # before the other is found to be empty
         if not os.path.exists(typed) and not glob.has_magic(typed):
-            raise UsageError(f"{option} {typed}: no such file or folder")
+            broken = os.path.islink(typed)
+            what = f"a link to {os.readlink(typed)}, which is not there" if broken else "no such file or folder"
+            raise UsageError(f"{option} {typed}: {what}")
     a, b = (
         _Side.collect(option, typed, pattern, tuple(endings), recursive)
         for option, typed, pattern in zip(options, (first, second), by_side, strict=True)
@@ -81,13 +83,14 @@ def find_pairs(
     common = sorted(a.files.keys() & b.files.keys())
     if not common:
         message = _nothing_in_common(a, b, sides if pair_by == "stem" else None)
-        raise NoPair("\n".join([message, *_not_read(a, b, endings)]))
+        raise NoPair("\n".join([message, *_not_read(a, b, endings), *_broken(a, b, recursive)]))
     videos = sorted(key for key in a.foreign.keys() & b.foreign.keys() if a.foreign[key] in video.ENDINGS)
     if videos:
         log.warning("videos among pictures are left out, for example %s; fuse them in a run of their own", videos[0])
     lonely = [(side, paths) for side, other in ((a, b), (b, a)) if (paths := side.without_partner(other))]
     if lonely and not (a.single or b.single):  # one file against a folder asks for that file only
-        message = "\n".join([*(_list_of(side, paths) for side, paths in lonely), *_not_read(a, b, endings)])
+        reasons = [*_not_read(a, b, endings), *_broken(a, b, recursive)]
+        message = "\n".join([*(_list_of(side, paths) for side, paths in lonely), *reasons])
         if not ignore_unmatched:
             raise UsageError(
                 f"{message}\nAdd the missing files, or go on without these by --ignore-unmatched; "
@@ -283,6 +286,25 @@ def _not_read(a: _Side, b: _Side, endings: Collection[str]) -> Iterator[str]:
             yield f"{side.option}: there are files of these names that are not read ({found}); {_reads(endings)}"
 
 
+def _broken(a: _Side, b: _Side, recursive: bool) -> Iterator[str]:
+    """For each side: the links in its folder that lead nowhere."""
+    for side in (a, b):
+        if links := _broken_links(Path(side.typed), recursive):
+            yield f"{side.option}: {_of_links(links)}"
+
+
+def _broken_links(folder: Path, recursive: bool) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    entries = folder.rglob("*") if recursive else folder.iterdir()
+    return sorted(entry for entry in entries if entry.is_symlink() and not os.path.exists(entry))
+
+
+def _of_links(links: list[Path]) -> str:
+    what = "1 link leads" if len(links) == 1 else f"{len(links)} links lead"
+    return f"{what} to what is not there, as {links[0]} to {os.readlink(links[0])}"
+
+
 def _why_none(names: list[str], path: Path, endings: tuple[str, ...], recursive: bool) -> str:
     reads = _reads(endings)
     if names and path.is_file():
@@ -293,6 +315,8 @@ def _why_none(names: list[str], path: Path, endings: tuple[str, ...], recursive:
         return f"no supported file among those found ({found}); {reads}"
     if not path.is_dir():
         return "no file matches"
+    if links := _broken_links(path, recursive):
+        return _of_links(links)
     if not recursive and any(entry.is_dir() for entry in path.iterdir()):
         return "the folder holds only sub-folders; --recursive takes these too"
     return "the folder is empty"

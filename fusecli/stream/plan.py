@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusecli.errors import UsageError
-from fusecli.images import frames
+from fusecli.images import decode, frames
 from fusecli.images.atomic import is_device
 from fusecli.images.pairing import Pair
 from fusecli.stream.parts import Part
@@ -149,6 +149,15 @@ def check_depth(bits: int | None, endings: Iterable[str]) -> None:
         raise UsageError(f"--bit-depth 16: {shallow[0]} files hold 8 bits; choose --format png or tiff")
 
 
+def check_color(jobs: Iterable[Job], gray: bool) -> None:
+    """Raises UsageError where a result of a colour image would go into a format that holds gray alone."""
+    for job in jobs:
+        if job.output.suffix.lower() == ".pgm" and job.first.suffix.lower() != ".pgm" and not gray:
+            found = decode.peek(job.first)
+            if found and found.color:
+                raise UsageError(f"{job.output}: PGM holds no colour; write .ppm or .png, or add --color gray")
+
+
 def _is_medium(name: str) -> bool:
     """Whether a file of that name would be a picture or a video, of whatever format."""
     return (mimetypes.guess_type(name)[0] or "").startswith(("image/", "video/", "audio/"))
@@ -188,6 +197,9 @@ def result_name(pattern: str, values: dict[str, str]) -> str:
         name = pattern.format_map(values)
     except ValueError as error:
         raise UsageError(f"--name {pattern}: {error}") from error
+    ending = next((one for one in frames.ENDINGS if one and pattern.lower().endswith(one)), None)
+    if ending:
+        raise UsageError(f"--name {pattern}: leave out {ending}; endings go by --format, or by the input's")
     if not name or name in {".", ".."} or "/" in name or "\0" in name:
         raise UsageError(f"--name {pattern}: gives {name!r}, which is not a file name")
     return name
