@@ -109,7 +109,7 @@ class Nano(FusionNetwork):
     def context(self, first: Tensor, second: Tensor, look: Tensor | None = None) -> Tensor:
         """N×(SIZE + 1): what tiles need to know of the whole N×1×H×W pair, and the look (N, in [0, 1])."""
         found = pair_statistics(first, second)
-        wanted = found.new_full((len(found),), self.look or 0.0) if look is None else look.to(found)
+        wanted = torch.full_like(found[:, 0], self.look or 0.0) if look is None else look.to(found)
         return torch.cat([found, wanted[:, None]], 1)
 
     def perceived(self, context: Tensor) -> Tensor:

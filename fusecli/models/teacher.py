@@ -163,7 +163,7 @@ class Teacher(FusionNetwork):
         text = self.describe(first, second) if self.describe and self.text_dim else None
         if self.look is None:
             return text
-        wanted = first.new_full((len(first),), self.look) if look is None else look.to(first)
+        wanted = torch.full_like(first[:, 0, 0, 0], self.look) if look is None else look.to(first)
         return torch.cat([first.new_zeros(len(first), self.text_dim) if text is None else text, wanted[:, None]], 1)
 
     def forward(self, first: Tensor, second: Tensor, text: Tensor | None = None) -> Tensor:
