@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import statistics
 import tempfile
@@ -18,6 +17,7 @@ from fusecli.benchmark import classical
 from fusecli.benchmark.methods import Classical, Method, Network
 from fusecli.images import colour, frames
 from fusecli.images.pairing import Pair
+from fusecli.machine import cores
 
 ROUNDS = 15
 SECONDS = 3.0  # a method's share of the measuring; one round at least
@@ -56,11 +56,6 @@ def machine() -> str:
     except OSError:
         pass
     return f"{model}, {cores()} cores"
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measure(

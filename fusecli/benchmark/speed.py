@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import shutil
 import statistics
@@ -28,6 +27,7 @@ import torch
 from fusecli import registry
 from fusecli.images import frames
 from fusecli.images.opencv import cv2
+from fusecli.machine import cores
 from fusecli.stream.engine import Engine
 from fusecli.stream.work import EngineSpec
 
@@ -115,26 +115,26 @@ def main() -> None:
     options = parser.parse_args()
     width, height = map(int, options.size.split("x"))
     cv2.setNumThreads(1)
-    cores = os.cpu_count() or 1
+    count = cores()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_pairs(folder, options.pairs, width, height)
         floors, turns = [], []
         for _ in range(options.repeat):
-            floors.append(codec_floor(folder, cores))
+            floors.append(codec_floor(folder, count))
             turns.append([fuse_files(folder, options.device, engine) for engine in options.engine])
         engines = [
             EngineSpec(registry.DEFAULT_MODEL, "ir-vis", device=options.device, runtime=each).build()
             for each in options.engine
         ]
         found = [
-            _figures(options.pairs, cores, engine, spent, floors) | {"cpu_ms_per_pair": shares(folder, engine)}
+            _figures(options.pairs, count, engine, spent, floors) | {"cpu_ms_per_pair": shares(folder, engine)}
             for engine, spent in zip(engines, zip(*turns, strict=True), strict=True)
         ]
     figures = {
         "pairs": options.pairs,
         "size": options.size,
-        "cores": cores,
+        "cores": count,
         "floor_pairs_per_second": round(options.pairs / statistics.median(floors), 1),
         "engines": found,
     }
@@ -142,7 +142,7 @@ def main() -> None:
 
 
 def _figures(
-    pairs: int, cores: int, engine: Engine, spent: Sequence[Spent], floors: Sequence[float]
+    pairs: int, count: int, engine: Engine, spent: Sequence[Spent], floors: Sequence[float]
 ) -> dict[str, object]:
     return {
         "engine": engine.runtime,
@@ -152,7 +152,7 @@ def _figures(
         "times_the_codec_floor": round(
             statistics.median(each.wall / floor for each, floor in zip(spent, floors, strict=True)), 2
         ),
-        "idle_share": round(statistics.median(max(0.0, 1 - each.cpu / each.wall / cores) for each in spent), 3),
+        "idle_share": round(statistics.median(max(0.0, 1 - each.cpu / each.wall / count) for each in spent), 3),
     }
 
 

@@ -17,6 +17,7 @@ import typer
 from fusecli import registry
 from fusecli.cli import options
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, InputError, UsageError
+from fusecli.machine import cores
 
 if TYPE_CHECKING:
     from fusecli.images.pairing import Pair
@@ -121,7 +122,7 @@ def annotate(
             raise UsageError(f"{output} describes {known} pairs; name another file, or --overwrite it")
         todo = [pair for pair in found if pair.name not in records.done]
         skipped = len(found) - len(todo)
-        count = workers or (4 if backend is Backend.openai else os.cpu_count() or 1)
+        count = workers or (4 if backend is Backend.openai else cores())
         for pair, described in _each(lambda pair: describe(*read(pair), pair.name), todo, count, quiet):
             if isinstance(described, InputError):
                 failed += 1

@@ -102,7 +102,7 @@ def benchmark(
 
     from fusecli.benchmark import compare, datasets, run
     from fusecli.benchmark.cache import Cache
-    from fusecli.benchmark.cost import cores
+    from fusecli.machine import cores
 
     gates = compare.gates(fail_below, protocol, names)
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]

@@ -20,6 +20,7 @@ from fusecli import registry
 from fusecli.cli import options, videos, volumes, watch
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, UsageError, counted
+from fusecli.machine import cores
 from fusecli.stream.stop import Stop
 
 if TYPE_CHECKING:
@@ -363,7 +364,7 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         color=False if request.gray else None,
         bit_depth=request.bit_depth,
         batch=request.batch_size,
-        workers=request.workers or max(1, min(os.cpu_count() or 1, len(planned.jobs))),
+        workers=request.workers or max(1, min(cores(), len(planned.jobs))),
         max_pixels=request.max_pixels,
         compress=request.compress,
         digest=request.digest,

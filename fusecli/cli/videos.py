@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.errors import InputError, UsageError
+from fusecli.machine import cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +77,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) 
         align=options.calibration(),
         color=False if request.gray else None,
         batch=request.batch_size,
-        workers=request.workers or os.cpu_count() or 1,
+        workers=request.workers or cores(),
         max_pixels=request.max_pixels,
         digest=request.digest,
     )

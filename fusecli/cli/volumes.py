@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusecli.cli.request import Request
 from fusecli.errors import UsageError
+from fusecli.machine import cores
 
 if TYPE_CHECKING:
     from fusecli.stream.plan import Plan
@@ -85,7 +85,7 @@ def plan(request: Request, options: VolumeOptions) -> tuple[Plan, Work] | None:
         colormap=colors,
         bit_depth=request.bit_depth,
         batch=request.batch_size or 8,
-        workers=request.workers or os.cpu_count() or 1,
+        workers=request.workers or cores(),
         compress=request.compress,
         digest=request.digest,
     )

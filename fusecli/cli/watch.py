@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.cli.videos import is_video
 from fusecli.errors import UsageError
+from fusecli.machine import cores
 
 if TYPE_CHECKING:
     from fusecli.images.pairing import Pair
@@ -99,7 +100,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
             color=False if request.gray else None,
             bit_depth=request.bit_depth,
             batch=request.batch_size,
-            workers=request.workers or os.cpu_count() or 1,
+            workers=request.workers or cores(),
             max_pixels=request.max_pixels,
             compress=request.compress,
             digest=request.digest,

@@ -14,13 +14,14 @@ from fusecli.images import headers
 from fusecli.images.headers import Unreadable
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
+from fusecli.machine import cores
 
 try:
     import kornia_rs.io as kornia  # gray and RGB PNG about three times faster than OpenCV's, to the same values
 except ImportError:
     kornia = None  # type: ignore[assignment]
 MANY_CORES = 4  # from so many on OpenCV is faster: kornia holds Python's lock, so that its threads wait for one another
-if (os.cpu_count() or 1) >= MANY_CORES:
+if cores() >= MANY_CORES:
     kornia = None  # type: ignore[assignment]
 
 MAX_PIXELS = 2**29  # of all pages of a file together: 1.6 GB as 8-bit colour

@@ -28,6 +28,7 @@ from fusecli.images.opencv import cv2
 from fusecli.images.pairing import Pair
 from fusecli.images.preview import row
 from fusecli.images.registration import Calibration, completed, reach, warp
+from fusecli.machine import cores
 from fusecli.stream.engine import Engine
 
 T = TypeVar("T")
@@ -164,7 +165,7 @@ class _Work:
 def _one_by_one(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
     """On a CPU each worker takes a pair from file to file: the cores stay busy without waiting for one another."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // work.settings.workers))
+    torch.set_num_threads(max(1, min(threads, cores()) // work.settings.workers))
     try:
         yield from windowed(jobs, lambda job: work.pool.submit(work.whole, job), 2 * work.settings.workers)
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from fusecli import __version__, registry
 from fusecli.errors import UsageError
+from fusecli.machine import cores
 from fusecli.models import onnx
 from fusecli.models.network import FusionNetwork
 from fusecli.stream.engine import pick_precision
@@ -102,11 +102,11 @@ class OpenVino:
         graph = self.core.read_model(self.graph)
         if shapes:
             graph.reshape(shapes)
-        cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+        count, threads = cores(), torch.get_num_threads()
         wanted = {
             "INFERENCE_PRECISION_HINT": self.hint,
-            "INFERENCE_NUM_THREADS": cores,
-            "NUM_STREAMS": max(1, cores // threads),
+            "INFERENCE_NUM_THREADS": count,
+            "NUM_STREAMS": max(1, count // threads),
         }
         return self.core.compile_model(graph, "CPU", wanted)
 

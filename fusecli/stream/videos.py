@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import logging
 import math
-import os
 import queue
 import signal
 import sys
@@ -31,6 +30,7 @@ from fusecli.images.preview import row
 from fusecli.images.rawvideo import PIPE, RawFormat, RawPipe, RawWriter
 from fusecli.images.registration import Calibration, completed, reach
 from fusecli.images.video import Look, Timed, VideoFile, VideoWriter, odd
+from fusecli.machine import cores
 from fusecli.stream.engine import Engine
 from fusecli.stream.run import BATCH_PAIRS, BATCH_PIXELS, Job, Outcome, gray, guarded, of_one_size
 from fusecli.stream.stop import Stop
@@ -79,7 +79,7 @@ def run(
     """
     stop = stop or Stop()
     threads = torch.get_num_threads()
-    torch.set_num_threads(threads if engine.batches else max(1, (os.cpu_count() or 1) // settings.workers))
+    torch.set_num_threads(threads if engine.batches else max(1, cores() // settings.workers))
     try:
         for job in jobs:
             if stop.is_set():

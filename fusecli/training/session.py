@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from fusecli import registry
 from fusecli.errors import FusecliError, UsageError
+from fusecli.machine import cores
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.models.teacher import Teacher
@@ -78,7 +79,7 @@ def train(
     rank, local = _join_processes()
     target = torch.device(device if device != "auto" else f"cuda:{local}" if torch.cuda.is_available() else "cpu")
     if workers is None:
-        workers = 0 if target.type == "cpu" else (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        workers = 0 if target.type == "cpu" else cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     data = {task: PairSet.load(registry.TASKS[task], root, folders) for task, folders in recipe.train.items()}
     val = {
         folder: PairSet.load(registry.TASKS[task], root, [folder])

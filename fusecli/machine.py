@@ -1,0 +1,32 @@
+"""How much of this machine a process may use. Batch systems and containers lend a part of it."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+@cache
+def cores() -> int:
+    """Cores that this process may use, by its affinity (Slurm, taskset) and its quota (Docker, Kubernetes)."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(seen, round(_quota())))
+
+
+def _quota(groups: Path = GROUPS, own: Path = OWN) -> float:
+    """Cores' worth of time that the control group gets (cgroup v2, cpu.max); without a limit, more than there are."""
+    least = 1e6
+    try:
+        inner = groups / own.read_text(encoding="ascii").rpartition("::/")[2].strip()
+        for folder in (inner, *inner.parents):
+            if (folder / "cpu.max").is_file():
+                share, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+                least = least if share == "max" else min(least, int(share) / int(period))
+            if folder == groups:
+                break
+    except (OSError, ValueError):
+        pass
+    return least
