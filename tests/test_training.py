@@ -16,9 +16,10 @@ from fusecli.errors import FusecliError, UsageError
 from fusecli.models import checkpoint
 from fusecli.models.nano import Nano
 from fusecli.training import loop, session
+from fusecli.training.batches import PERCEPTION, Batches
 from fusecli.training.data import PairSet
 from fusecli.training.distill import DistillObjective
-from fusecli.training.loop import PERCEPTION, Batches, Run
+from fusecli.training.loop import Run
 from fusecli.training.recipe import Recipe
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fusecli.errors import UsageError
 from fusecli.models.network import FusionNetwork
-from fusecli.training.loop import Batch
+from fusecli.training.batches import Batch
 from fusecli.training.losses import feature_loss, output_loss
 
 

@@ -7,31 +7,22 @@ import csv
 import logging
 import math
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
-from fusecli import __version__, registry
+from fusecli import __version__
 from fusecli.errors import FusecliError, UsageError
-from fusecli.images.opencv import cv2
 from fusecli.models import checkpoint
-from fusecli.models.mending import mend
 from fusecli.models.network import FusionNetwork
-from fusecli.text.events import Event, severity_vector
-from fusecli.text.sentences import VARIANTS
-from fusecli.training.data import PairSet, cut_patch, flattened, of_another_camera, shrunk
-from fusecli.training.degrade import degrade
-from fusecli.training.looks import between, calmness
-from fusecli.training.losses import calmed, event_weights, fusion_loss, target_loss
+from fusecli.training.batches import Batch, Batches
+from fusecli.training.data import PairSet
 from fusecli.training.recipe import Recipe
 from fusecli.training.replay import replayed
 from fusecli.training.texts import Texts
@@ -43,69 +34,6 @@ log = logging.getLogger("fusecli.training")
 LAST = "last.pt"  # in a run's folder: what it is taken up from
 SAVE_SECONDS = 300  # of work that a killed run loses at most
 FIRST_LOOKS = 100  # batches
-PERCEPTION = 30.0  # weight of the perception loss
-
-
-@dataclass
-class Batch:
-    """Patches as the network sees them (possibly degraded) and as the loss wants them (clean), N×1×H×W in [0, 1]."""
-
-    first: Tensor
-    second: Tensor
-    clean_first: Tensor
-    clean_second: Tensor
-    weights: Tensor  # N×10, see LossWeights
-    keys: list[str]  # which pairs the patches are from
-    events: list[list[Event]]  # what was done to each pair
-    wordings: list[int]  # which of the wordings of its description each pair gets
-    terms: tuple[str, ...]  # of the loss, that count
-    text: Tensor | None = None  # N×D description vectors, for models that read text
-    context: Tensor | None = None  # N×D, what a student knows of the whole pair
-    severities: Tensor | None = None  # N×SEVERITY_DIM, the events as numbers
-    look: Tensor | None = None  # N, for recipes with looks,
-    target: Tensor | None = None  # N×1×H×W, the image to aim at,
-    calm: Tensor | None = None  # N, see `looks.calmness`
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Batch:
-        """The same where a GPU can copy it from by itself; DataLoader asks for this."""
-        return self._each(Tensor.pin_memory)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """By their names."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: value for name, value in values.items() if torch.is_tensor(value)}
-
-    def _each(self, act: Callable[[Tensor], Tensor]) -> Batch:
-        changed: dict[str, Any] = {name: act(value) for name, value in self.tensors().items()}
-        return replace(self, **changed)
-
-    def told(self, reader: FusionNetwork) -> Tensor | None:
-        """What a network is told of the pairs: the texts, if they have any, and the look, if it has looks; else their
-        context."""
-        if self.text is None or reader.look is None:
-            return self.context if self.text is None else self.text
-        look = self.text.new_full((len(self.text),), reader.look) if self.look is None else self.look
-        return torch.cat([self.text, look[:, None]], 1)
-
-    def perception_loss(self, network: FusionNetwork) -> Tensor:
-        """How far a student is from knowing, by its context alone, what a text would tell it; 0 if it does not try."""
-        seen = None if self.context is None else network.perceived(self.context)
-        if seen is None or self.severities is None:
-            return self.first.new_zeros(())
-        return PERCEPTION * F.mse_loss(seen, self.severities)
-
-    def loss(self, fused: Tensor) -> Tensor:
-        """Distance from the target where there is one, else the fusion loss, mean over the batch. Always in float32:
-        variances are small differences of squares."""
-        with torch.autocast(fused.device.type, enabled=False):
-            fused, clean = fused.float(), (self.clean_first, self.clean_second)
-            if self.target is not None and self.calm is not None:
-                return target_loss(fused, self.target, *clean, self.calm, self.weights, self.terms).mean()
-            return fusion_loss(fused, *clean, self.weights, self.terms).mean()
 
 
 class Objective(Protocol):
@@ -125,131 +53,6 @@ class FusionObjective:
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
         fused, _ = network.with_features(batch.first, batch.second, batch.told(network))
         return batch.loss(fused) + batch.perception_loss(network)
-
-
-class Batches:
-    """Batches of a recipe, a pure function of (seed, step, rank): a resumed run draws what an unbroken one would.
-
-    A batch is of one task, drawn by the pixels that each has. Whole scenes are degraded (by ``recipe.degrade``) and
-    seen as a whole by ``network``; then patches are cut, three of each scene. The loss refers to the clean sources;
-    where text tells the network what is wrong, its weights go by the events (arXiv 2504.07029).
-    """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        data: dict[str, PairSet],
-        rank: int = 0,
-        texts: Texts | None = None,
-        network: FusionNetwork | None = None,
-    ) -> None:
-        self.recipe, self.data, self.rank, self.texts, self.network = recipe, data, rank, texts, network
-        self.areas = torch.tensor([float(pairs.area) for pairs in data.values()])
-
-    def __call__(self, step: int, device: torch.device) -> Batch:
-        return self._told(self.drawn(step)).to(device)
-
-    def ahead(self, first: int, last: int, device: torch.device, workers: int = 0) -> Iterator[Batch]:
-        """The batches of steps ``first`` … ``last`` − 1, drawn ahead by as many processes."""
-        if not workers:
-            yield from (self(step, device) for step in range(first, last))
-            return
-        drawn = DataLoader(
-            _Drawn(self),
-            batch_size=None,
-            sampler=range(first, last),  # type: ignore[arg-type]  # any iterable of indices
-            num_workers=workers,
-            prefetch_factor=2,
-            pin_memory=device.type == "cuda",
-            multiprocessing_context="fork" if sys.platform == "linux" else None,  # nothing is copied to them
-        )
-        for batch in drawn:
-            yield self._told(batch).to(device)
-
-    def _told(self, batch: Batch) -> Batch:
-        """With texts. Here and not where batches are drawn: what an encoder has met is kept for the checkpoint."""
-        return (
-            replace(batch, text=self.texts.vectors(batch.keys, batch.events, batch.wordings)) if self.texts else batch
-        )
-
-    def drawn(self, step: int) -> Batch:
-        """A batch in memory, without texts."""
-        recipe = self.recipe
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step * 257 + self.rank)
-        task = list(self.data)[int(torch.multinomial(self.areas, 1, generator=generator))]
-        patches: list[Tensor] = []
-        keys, events, contexts, looks = [], [], [], []
-        while len(patches) < recipe.batch:
-            images, found, key, context, look = self._scene(task, generator)
-            for _ in range(min(3, recipe.batch - len(patches))):
-                patches.append(cut_patch(images, recipe.patch, generator))
-                keys.append(key)
-                events.append(found)
-                contexts += [] if context is None else [context]
-                looks += [] if look is None else [look]
-        first, second, clean_first, clean_second, *target = torch.stack(patches).unsqueeze(2).unbind(1)
-        loss = recipe.loss_for(task)
-        sides = registry.TASKS[task].sides
-        rows = [event_weights([e.type for e in row] if self.texts else [], loss) for row in events]
-        calm = [calmness(float(look)) for look in looks]
-        if calm:
-            rows = [calmed(row, one) for row, one in zip(rows, calm, strict=True)]
-        weights = torch.stack([row.tensor() for row in rows])
-        wordings = torch.randint(VARIANTS, (len(keys),), generator=generator).tolist()
-        return Batch(
-            *(first, second, clean_first, clean_second, weights, keys, events, wordings, loss.terms),
-            context=torch.cat(contexts) if contexts else None,
-            severities=torch.tensor([severity_vector(row, sides) for row in events]),
-            look=torch.cat(looks) if looks else None,
-            target=target[0] if target else None,
-            calm=torch.tensor(calm) if calm else None,
-        )
-
-    def _scene(
-        self, task: str, generator: torch.Generator
-    ) -> tuple[Tensor, list[Event], str, Tensor | None, Tensor | None]:
-        """C×H×W of both inputs, both clean sources and, with looks, the target; what was done; key, context, look."""
-        recipe = self.recipe
-        planes, key = self.data[task].scene(recipe.patch, generator)
-        sides = registry.TASKS[task].sides
-        first, second = (planes.float() / 255)[:, None, None]
-        if recipe.sparse and torch.rand((), generator=generator) < recipe.sparse:
-            first, second = shrunk([first, second], generator)
-        if recipe.varied:
-            first, second = (of_another_camera(image, recipe.varied, generator) for image in (first, second))
-        if recipe.dull and torch.rand((), generator=generator) < recipe.dull:
-            first, second = (flattened(image, recipe.flat, generator) for image in (first, second))
-        if recipe.wear:
-            first, second = (
-                degrade(image, side, generator, clean_share=1 - recipe.wear, severity=(0, recipe.worn))[0]
-                for image, side in zip((first, second), sides, strict=True)
-            )
-        mends = self.network is not None and self.network.mends
-        if mends:  # what the network will never see is nothing to aim at
-            first, second = mend(first), mend(second)
-        inputs, events = [first, second], []
-        if recipe.degrade:
-            both = zip(inputs, sides, strict=True)
-            made = [degrade(image, side, generator, clean_share=1 - recipe.degrade) for image, side in both]
-            inputs, events = [image for image, _ in made], [event for _, found in made for event in found[0]]
-            inputs = [mend(image) for image in inputs] if mends else inputs
-        images, look = [*inputs, first, second], None
-        if recipe.looks:
-            look = (1.3 * torch.rand(1, generator=generator) - 0.15).clamp(0, 1)  # both ends come often
-            images.append(torch.from_numpy(between(first[0, 0].numpy(), second[0, 0].numpy(), float(look)))[None, None])
-        context = self.network.context(inputs[0], inputs[1], look) if self.network else None
-        return torch.cat(images)[:, 0], events, key, context, look
-
-
-class _Drawn(Dataset[Batch]):
-    """Batches by their step, as a DataLoader wants them."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-
-    def __getitem__(self, step: int) -> Batch:
-        cv2.setNumThreads(0)  # each process has a core
-        return self.batches.drawn(step)
 
 
 class Run:

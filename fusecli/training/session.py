@@ -22,9 +22,10 @@ from fusecli.models.network import FusionNetwork
 from fusecli.models.teacher import Teacher
 from fusecli.text.encode import open_encoder
 from fusecli.text.guide import describer
+from fusecli.training.batches import Batches
 from fusecli.training.data import PairSet
 from fusecli.training.distill import DistillObjective, DistillWeights
-from fusecli.training.loop import Batches, Run
+from fusecli.training.loop import Run
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
 
