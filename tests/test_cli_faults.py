@@ -566,3 +566,14 @@ def test_what_cannot_be_written_is_told_before_any_work(pairs, fusecli, tmp_path
     assert code == 2
     assert message in err
     assert not (tmp_path / "x.pgm").exists()
+
+
+def test_what_would_steer_a_terminal_is_spelled_out(pairs, fusecli):
+    root = pairs(1)
+    for side in ("ir", "vis"):
+        (root / side / "000.png").rename(root / side / "\x1b[31mred.png")
+    (root / "ir" / "\x1b[31mred.png").write_text("x")
+    code, _, err = fusecli(*command(root))
+    assert code == 1
+    assert "\x1b" not in err
+    assert "\\x1b[31mred" in err

@@ -631,3 +631,14 @@ def test_reading_is_safe_from_many_threads(tmp_path):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_gray_in_a_format_for_colour(tmp_path):
+    frames.write(tmp_path / "a.ppm", [picture(5, 7)])
+    np.testing.assert_array_equal(stored(tmp_path / "a.ppm"), np.stack([picture(5, 7)] * 3, -1))
+
+
+def test_lab_colours_are_refused_and_not_taken_for_others(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", picture(5, 7, 3), photometric="cielab")
+    with pytest.raises(InputError, match=r"L\*a\*b\*"):
+        stored(tmp_path / "a.tif")

@@ -301,6 +301,12 @@ def test_links_to_nothing_are_named(tmp_path):
     (tmp_path / "ir" / "b.png").symlink_to(tmp_path / "moved.png")
     with pytest.raises(UsageError, match=r"1 link leads to what is not there, as .*b\.png to .*moved\.png"):
         find_pairs(str(tmp_path / "vis"), str(tmp_path / "ir"), endings=[".png"])
+    (tmp_path / "vis" / "b.png").unlink()
+    (tmp_path / "vis" / "b.png").symlink_to(tmp_path / "moved.png")  # on both sides: no one lacks a partner
+    with pytest.raises(UsageError, match="1 link leads to what is not there"):
+        find_pairs(str(tmp_path / "vis"), str(tmp_path / "ir"), endings=[".png"])
+    (pair,) = find_pairs(str(tmp_path / "vis"), str(tmp_path / "ir"), endings=[".png"], ignore_unmatched=True)
+    assert pair.name == "a"
     (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"a link to .*nowhere, which is not there"):
         find_pairs(str(tmp_path / "vis"), str(tmp_path / "lost"), endings=[".png"])

@@ -1,5 +1,7 @@
 import dataclasses
+import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from fusecli import registry
-from fusecli.errors import FusecliError, UsageError
+from fusecli.errors import FusecliError, OutputError, UsageError
 from fusecli.models import checkpoint
 from fusecli.models.nano import Nano
 from fusecli.training import loop, session
@@ -122,6 +124,33 @@ def test_resume_with_another_recipe_is_refused(root, tmp_path):
     Run(RECIPE, tmp_path, device=CPU).save("last.pt")
     with pytest.raises(UsageError, match="lr"):
         Run(dataclasses.replace(RECIPE, lr=5e-4), tmp_path, device=CPU).resume()
+
+
+@pytest.mark.parametrize("kept", [0, 1000])
+def test_a_damaged_checkpoint_is_named_on_resume(root, tmp_path, kept):
+    path = Run(RECIPE, tmp_path, device=CPU).save("last.pt")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UsageError, match=r"last\.pt: not a fusecli checkpoint, or a damaged one"):
+        Run(RECIPE, tmp_path, device=CPU).resume()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(root, tmp_path, monkeypatch):
+    run = Run(RECIPE, tmp_path, device=CPU)
+    before = run.save("last.pt").read_bytes()
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="No space left"):
+        run.save("last.pt")
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_looks_need_a_network_that_has_them(root, tmp_path):
+    with pytest.raises(UsageError, match="looks = true"):
+        Run(dataclasses.replace(RECIPE, looks=True), tmp_path, device=CPU)
 
 
 def test_nan_loss_stops_and_keeps_the_weights(root, tmp_path):
@@ -379,6 +408,59 @@ def test_training_starts_from_other_weights(root, tmp_path):
 def test_settings_of_the_wrong_kind_are_named(setting):
     with pytest.raises(UsageError, match=f"{setting.partition('=')[0]} must be"):
         Recipe.from_dict({"train": {"ir-vis": ["a"]}}, [setting])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lr=-1", "lr must be at least 0, not -1"),
+        ("lr=nan", "lr must be at least 0"),
+        ("clip=-1", "clip must be at least 0"),
+        ("ema=3", "ema must be from 0 to 1"),
+        ("degrade=7", "degrade must be from 0 to 1"),
+        ("patch=8", "patch must be at least 11"),
+        ("flat=[0.9,0.1]", "flat must be two shares"),
+        ("steps.x=1", "steps is no table"),
+        ("loss.max=big", "weight max of the loss must be a number"),
+        ("losses.ir-vis.max=big", "weight max of the loss must be a number"),
+        ("loss=3", "loss must be a table"),
+        ("model=3", "model must be a table"),
+        ('train={ir-vis="a"}', "train.ir-vis must be a list of folders"),
+        ("train={ir-vis=[]}", "train.ir-vis names no folder"),
+        ("val={ir-vis=3}", "val.ir-vis must be a list of folders"),
+    ],
+)
+def test_settings_without_sense_are_named(setting, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Recipe.from_dict({"train": {"ir-vis": ["a"]}, "steps": 3}, [setting])
+
+
+@pytest.mark.parametrize(
+    "model", [{"width": -4}, {"width": "abc"}, {"blocks": [1, 1]}, {"look": "natural"}, {"look": 7}]
+)
+def test_sizes_without_sense_are_named(model):
+    with pytest.raises(UsageError, match="architecture base"):
+        checkpoint.build("base", model)
+
+
+def test_a_student_that_contradicts_the_recipe_is_refused(root, tmp_path, fusecli):
+    teacher = Run(dataclasses.replace(RECIPE, architecture="teacher", model=TINY_TEACHER), tmp_path, device=CPU)
+    path = teacher.save("last.pt")
+    recipe = tmp_path / "base.toml"
+    recipe.write_text('architecture = "base"\ntrain.ir-vis = ["set"]\n')
+    code, _, err = fusecli("distill", "--teacher", path, "--student", "nano", "--recipe", recipe, "--data-root", root)
+    assert code == 2
+    assert "--student nano: contradicts" in err
+
+
+def test_weights_are_for_all_to_read(tmp_path):
+    path = tmp_path / "nano.safetensors"
+    before = os.umask(0o022)
+    try:
+        checkpoint.save(path, Nano(**TINY), "nano", TINY, ["ir-vis"])
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_batches_drawn_ahead_are_the_same(root, tmp_path):

@@ -67,7 +67,9 @@ def load(name: str, root: Path | None, split: str = "all") -> PairSet:
     return found
 
 
-def from_folders(sides: dict[str, str], recursive: bool = False, pair_by: str = "stem") -> PairSet:
+def from_folders(
+    sides: dict[str, str], recursive: bool = False, pair_by: str = "stem", ignore_unmatched: bool = False
+) -> PairSet:
     """Pairs of two folders (files, globs) given by side name, such as ``{"vis": …, "ir": …}``."""
     task = registry.task_of(set(sides))
     if task is None:
@@ -80,6 +82,7 @@ def from_folders(sides: dict[str, str], recursive: bool = False, pair_by: str = 
         endings=ENDINGS,
         recursive=recursive,
         pair_by=pair_by,
+        ignore_unmatched=ignore_unmatched,
         sides=task.sides,
     )
     first = Path(sides[task.first])

@@ -50,6 +50,9 @@ def benchmark(
     mri: Annotated[str | None, typer.Option(help="… MRI folder.")] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Own pairs: sub-folders too.")] = False,
     pair_by: Annotated[str, typer.Option(help="Own pairs: stem, or patterns such as ir=*_IR,vis=*_RGB.")] = "stem",
+    ignore_unmatched: Annotated[
+        bool, typer.Option("--ignore-unmatched", help="Own pairs: leave out files without partner.")
+    ] = False,
     methods: Annotated[
         str,
         typer.Option(
@@ -99,6 +102,9 @@ def benchmark(
         )
     names = _metric_names(metrics, protocol)
     results = _fused_folders(fused)
+    csv, latex, markdown = (options.stream(path, "/dev/stdout") for path in (csv, latex, markdown))
+    pages = {"--csv": csv, "--json": json_file, "--latex": latex, "--markdown": markdown}
+    _check_writable({**pages, "--html": None if no_html else html})
 
     from fusecli.benchmark import compare, datasets, run
     from fusecli.benchmark.cache import Cache
@@ -107,7 +113,7 @@ def benchmark(
     gates = compare.gates(fail_below, protocol, names)
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]
     if sides:
-        sets.append(datasets.from_folders(sides, recursive, pair_by))
+        sets.append(datasets.from_folders(sides, recursive, pair_by, ignore_unmatched))
         if sets[-1].name in dataset:
             sets[-1].name += " (own)"
     count = workers or cores()
@@ -229,6 +235,16 @@ def _methods(
     if not chosen:
         raise UsageError("no method to measure: --methods none needs at least one --fused NAME=DIR")
     return chosen
+
+
+def _check_writable(files: dict[str, Path | None]) -> None:
+    """Before the long work."""
+    from fusecli.images.atomic import is_device
+    from fusecli.stream.plan import check_writable
+
+    for option, path in files.items():
+        if path is not None and path != Path("-") and not is_device(path):
+            check_writable(option, path.parent)
 
 
 def _write_files(

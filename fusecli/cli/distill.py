@@ -16,7 +16,9 @@ STUDENTS = ("nano", "base")
 
 def distill(
     teacher: Annotated[str, typer.Option(help="Teacher's checkpoint (.pt or .safetensors).")],
-    student: Annotated[str, typer.Option(help="nano (convolutional) or base (the paper's).")] = "nano",
+    student: Annotated[
+        str | None, typer.Option(help="nano (convolutional) or base (the paper's). Default: the recipe's, else nano.")
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML). Default: the teacher's sets.")] = None,
     data_root: options.DataRoot = None,
     output: Annotated[Path, options.output("Folder of the run; resumed if it has one.")] = Path("runs/student"),
@@ -28,7 +30,7 @@ def distill(
 ) -> None:
     """Distil a student from a teacher and print the path of its weights, ready for `fusecli fuse -m`."""
     options.set_up_logging("text", quiet=quiet, verbose=False)
-    if student not in STUDENTS:
+    if student not in (None, *STUDENTS):
         raise UsageError(f"unknown student {student!r}; known: {', '.join(STUDENTS)}")
     from fusecli.models import checkpoint
     from fusecli.training import session
@@ -40,9 +42,11 @@ def distill(
     root = session.data_root(data_root, state.get("data_root", ""))
     if recipe:
         plan = Recipe.read(recipe, settings)
+        if student not in (None, plan.architecture):
+            raise UsageError(f"--student {student}: contradicts {recipe}, which has architecture {plan.architecture}")
     elif state:
         taken = {key: state["recipe"][key] for key in ("train", "val", "degrade", "loss")}
-        plan = Recipe.from_dict({**taken, "architecture": student}, settings)
+        plan = Recipe.from_dict({**taken, "architecture": student or STUDENTS[0]}, settings)
     else:
         raise UsageError(f"{path}: holds weights without their recipe; name the data with --recipe")
     text = state.get("text", {})

@@ -158,12 +158,23 @@ def _descriptor(stream: TextIO) -> int | None:
         return None
 
 
+class _TextLines(logging.Formatter):
+    """Lines of text; what would steer a terminal, such as in the name of a stranger's file, is spelled out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", _spelled, super().format(record))
+
+
+def _spelled(character: re.Match[str]) -> str:
+    return ascii(character[0])[1:-1]
+
+
 def set_up_logging(log_format: str, *, quiet: bool, verbose: bool) -> None:
     """Messages to stderr. Raises UsageError for a format other than text and json."""
     if log_format not in ("text", "json"):
         raise UsageError(f"--log-format {log_format}: choose text or json")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if log_format == "json" else logging.Formatter("fusecli: %(message)s"))
+    handler.setFormatter(_JsonLines() if log_format == "json" else _TextLines("fusecli: %(message)s"))
     logger = logging.getLogger("fusecli")
     logger.handlers = [handler]
     logger.propagate = False

@@ -155,6 +155,8 @@ def _encode_still(path: Path, image: np.ndarray, ending: str, compress: bool) ->
         options = [cv2.IMWRITE_WEBP_QUALITY, 101]  # above 100: lossless
     else:
         options = []
+    if ending == ".ppm" and not color:  # which holds colour alone
+        image, color = np.stack([image] * 3, -1), True
     try:
         done, array = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if color else image, options)
     except cv2.error as error:

@@ -83,14 +83,15 @@ def find_pairs(
     common = sorted(a.files.keys() & b.files.keys())
     if not common:
         message = _nothing_in_common(a, b, sides if pair_by == "stem" else None)
-        raise NoPair("\n".join([message, *_not_read(a, b, endings), *_broken(a, b, recursive)]))
+        raise NoPair("\n".join([message, *_not_read(a, b, endings), *_broken(a, b)]))
     videos = sorted(key for key in a.foreign.keys() & b.foreign.keys() if a.foreign[key] in video.ENDINGS)
     if videos:
         log.warning("videos among pictures are left out, for example %s; fuse them in a run of their own", videos[0])
     lonely = [(side, paths) for side, other in ((a, b), (b, a)) if (paths := side.without_partner(other))]
-    if lonely and not (a.single or b.single):  # one file against a folder asks for that file only
-        reasons = [*_not_read(a, b, endings), *_broken(a, b, recursive)]
-        message = "\n".join([*(_list_of(side, paths) for side, paths in lonely), *reasons])
+    one_asked_for = a.single or b.single  # against a folder
+    if (lonely or a.broken or b.broken) and not one_asked_for:
+        listed = [_list_of(side, paths) for side, paths in lonely]
+        message = "\n".join([*listed, *_not_read(a, b, endings), *_broken(a, b)])
         if not ignore_unmatched:
             raise UsageError(
                 f"{message}\nAdd the missing files, or go on without these by --ignore-unmatched; "
@@ -138,7 +139,8 @@ def _distinct(pairs: list[Pair], sides: tuple[str, str]) -> list[Pair]:
 class _Side:
     """What one side of the command line names.
 
-    files: key -> path. other: files whose names miss the pattern. foreign: key -> ending that is not read.
+    files: key -> path. other: files whose names miss the pattern. foreign: key -> ending that is not read. broken:
+    links to what is not there.
     """
 
     option: str
@@ -147,6 +149,7 @@ class _Side:
     files: dict[str, Path] = field(default_factory=dict)
     other: list[Path] = field(default_factory=list)
     foreign: dict[str, str] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
 
     @property
     def paths(self) -> list[Path]:
@@ -157,18 +160,20 @@ class _Side:
         cls, option: str, typed: str, pattern: tuple[str, str], endings: tuple[str, ...], recursive: bool
     ) -> _Side:
         path = Path(typed)
+        broken: list[str] = []
         try:
             if path.is_dir():
-                found = list(_walk(typed, recursive))
+                found = list(_walk(typed, recursive, broken))
             elif path.exists():
                 found = [("", path.name, typed)]
             else:
-                found = list(_glob(typed))
+                found = list(_glob(typed, broken))
         except OSError as error:
             raise UsageError(
                 f"{option} {error.filename or typed}: cannot be listed: {error.strerror or error}"
             ) from error
-        side = cls(option, typed, single=path.is_file())
+        broken = [link for link in broken if _stem(Path(link).name, endings) is not None]
+        side = cls(option, typed, single=path.is_file(), broken=broken)
         for folder, name, location in found:
             stem = _stem(name, endings)
             middle = _middle(Path(name).stem if stem is None else stem, pattern)
@@ -186,7 +191,8 @@ class _Side:
                 )
             side.files[key] = Path(location)
         if not side.paths:
-            raise UsageError(f"{option} {typed}: {_why_none([name for _, name, _ in found], path, endings, recursive)}")
+            why = _of_links(broken) if broken else _why_none([name for _, name, _ in found], path, endings, recursive)
+            raise UsageError(f"{option} {typed}: {why}")
         return side
 
     def without_partner(self, partner: _Side) -> list[Path]:
@@ -226,8 +232,11 @@ def _stem(name: str, endings: Collection[str]) -> str | None:
     return name[:dot] if name[dot:].lower() in endings else None
 
 
-def _walk(root: str, recursive: bool) -> Iterator[tuple[str, str, str]]:
-    """(folder with slash, name, location) of all files that are not hidden; links that lead back are not followed."""
+def _walk(root: str, recursive: bool, broken: list[str] | None = None) -> Iterator[tuple[str, str, str]]:
+    """(folder with slash, name, location) of all files that are not hidden; links that lead back are not followed.
+
+    broken: gets the links that lead nowhere.
+    """
 
     def visit(folder: str, relative: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, str, str]]:
         status = os.stat(folder)
@@ -250,17 +259,20 @@ def _walk(root: str, recursive: bool) -> Iterator[tuple[str, str, str]]:
                     yield from visit(entry.path, f"{relative}{entry.name}/", above | {identity})
                 else:  # such as lost+found of a disk
                     log.warning("%s: cannot be listed: no permission", entry.path)
+            elif broken is not None and not is_folder and entry.is_symlink():
+                broken.append(entry.path)
 
     return visit(root, "", frozenset())
 
 
-def _glob(pattern: str) -> Iterator[tuple[str, str, str]]:
+def _glob(pattern: str, broken: list[str]) -> Iterator[tuple[str, str, str]]:
     """The same of a glob. The folder keeps those parts of the path that the pattern leaves open."""
     parts = Path(pattern).parts[:-1]
     deep = [index for index, part in enumerate(parts) if part == "**"]
     head, tail = (deep[0], len(parts) - 1 - deep[-1]) if deep else (len(parts), 0)
     for location in sorted(glob.glob(pattern, recursive=True)):
         if not os.path.isfile(location):
+            broken += [location] if os.path.islink(location) and not os.path.exists(location) else []
             continue
         *folders, name = Path(location).parts
         middle = folders[head : len(folders) - tail]
@@ -286,21 +298,12 @@ def _not_read(a: _Side, b: _Side, endings: Collection[str]) -> Iterator[str]:
             yield f"{side.option}: there are files of these names that are not read ({found}); {_reads(endings)}"
 
 
-def _broken(a: _Side, b: _Side, recursive: bool) -> Iterator[str]:
-    """For each side: the links in its folder that lead nowhere."""
-    for side in (a, b):
-        if links := _broken_links(Path(side.typed), recursive):
-            yield f"{side.option}: {_of_links(links)}"
+def _broken(a: _Side, b: _Side) -> Iterator[str]:
+    """For each side: the links that lead nowhere."""
+    yield from (f"{side.option}: {_of_links(side.broken)}" for side in (a, b) if side.broken)
 
 
-def _broken_links(folder: Path, recursive: bool) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    entries = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(entry for entry in entries if entry.is_symlink() and not os.path.exists(entry))
-
-
-def _of_links(links: list[Path]) -> str:
+def _of_links(links: list[str]) -> str:
     what = "1 link leads" if len(links) == 1 else f"{len(links)} links lead"
     return f"{what} to what is not there, as {links[0]} to {os.readlink(links[0])}"
 
@@ -315,8 +318,6 @@ def _why_none(names: list[str], path: Path, endings: tuple[str, ...], recursive:
         return f"no supported file among those found ({found}); {reads}"
     if not path.is_dir():
         return "no file matches"
-    if links := _broken_links(path, recursive):
-        return _of_links(links)
     if not recursive and any(entry.is_dir() for entry in path.iterdir()):
         return "the folder holds only sub-folders; --recursive takes these too"
     return "the folder is empty"

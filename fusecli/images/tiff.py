@@ -157,6 +157,8 @@ def _orientation(page: tifffile.TiffPage) -> int:
 def _with_tifffile(page: tifffile.TiffPage) -> np.ndarray | None:
     """The page's values, or None where OpenCV has to try."""
     kind = page.photometric
+    if kind in (PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB, PHOTOMETRIC.ITULAB):
+        raise Unreadable("the TIFF holds L*a*b* colours, which are not read; save it as RGB")
     if kind not in (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE) and not (
         kind == PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG  # decoded to RGB
     ):

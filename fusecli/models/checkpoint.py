@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from torch import nn
 
 from fusecli import registry
 from fusecli.errors import UsageError
+from fusecli.images.atomic import replacing
 from fusecli.models.network import FusionNetwork
 
 
@@ -27,17 +28,21 @@ def build(architecture: str, config: dict[str, Any]) -> FusionNetwork:
     except KeyError:
         known = ", ".join(sorted(registry.ARCHITECTURES))
         raise UsageError(f"unknown architecture {architecture!r}; known: {known}") from None
+    look = config.get("look")
+    if look is not None and not (isinstance(look, int | float) and 0 <= look <= 1):
+        raise UsageError(f"architecture {architecture}: look must be a number from 0 to 1, not {look!r}")
     try:
         return getattr(importlib.import_module(module), name)(**config)
-    except TypeError as error:
-        raise UsageError(f"architecture {architecture}: {error}") from error
+    except (TypeError, ValueError, RuntimeError, LookupError, ZeroDivisionError) as error:  # torch says it in many ways
+        raise UsageError(f"architecture {architecture} cannot be built with {config}: {error}") from error
 
 
 def save(path: Path, model: nn.Module, architecture: str, config: dict[str, Any], tasks: list[str]) -> None:
     """Write weights as safetensors; architecture, configuration and tasks go into its header as JSON strings."""
     header = {"architecture": architecture, "config": json.dumps(config), "tasks": json.dumps(tasks)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, path, metadata=header)
+    with replacing(path) as partial:
+        partial.write_bytes(serialized(tensors, header))  # `save_file` would let no one else read it
 
 
 def read(path: Path) -> tuple[str, dict[str, Any], list[str], dict[str, torch.Tensor]]:
@@ -77,20 +82,28 @@ def _read_safetensors(path: Path) -> tuple[Any, Any, Any, Any]:
 
 
 def _read_training(path: Path) -> tuple[Any, Any, Any, Any]:
+    state = _training(path)
+    return state["architecture"], state["config"], state["tasks"], state["model"]
+
+
+def _training(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return state["architecture"], state["config"], state["tasks"], state["model"]
-    except Exception as error:  # torch raises UnpicklingError, RuntimeError, KeyError … depending on what is wrong
+        state = torch.load(path, map_location=device, weights_only=True)
+        complete = {"architecture", "config", "tasks", "model"} <= state.keys()
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError … depending on what is wrong
         raise UsageError(
-            f"{path}: not a fusecli checkpoint ({type(error).__name__}: {error}); "
-            "files that need pickled code to load are refused"
+            f"{path}: not a fusecli checkpoint, or a damaged one ({type(error).__name__}); files that need pickled "
+            "code to load are refused"
         ) from error
+    if not complete:
+        raise UsageError(f"{path}: not a fusecli checkpoint")
+    return state
 
 
-def training_state(path: Path) -> dict[str, Any]:
+def training_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """All that a ``.pt`` training checkpoint carries (see training.loop.Run.state); empty for a plain weight file."""
     read(path)  # explains what is wrong with a file that is neither
-    return {} if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    return {} if path.suffix == ".safetensors" else _training(path, device)
 
 
 def load(model: str, task: str, look: float | None = None) -> FusionNetwork:

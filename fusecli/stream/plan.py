@@ -177,7 +177,9 @@ def check_writable(option: str, folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UsageError(f"{option} {folder}: cannot write here ({error.strerror or error})") from error
+        broken = folder.is_symlink() and not folder.exists()
+        reason = f"a link to {os.readlink(folder)}, which is not there" if broken else error.strerror or error
+        raise UsageError(f"{option} {folder}: cannot write here ({reason})") from error
 
 
 def _same_format(one: str, other: str) -> bool:

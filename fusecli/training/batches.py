@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -117,6 +118,7 @@ class Batches:
         if not workers:
             yield from (self(step, device) for step in range(first, last))
             return
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: as was asked for
         drawn = DataLoader(
             _Drawn(self),
             batch_size=None,

@@ -46,6 +46,8 @@ class PairSet:
         digest = hashlib.sha256()
         pairs = []
         for folder in folders:
+            if not (root / folder).is_dir():
+                raise UsageError(f"{root / folder}: no such folder; a recipe names folders below the data root")
             first, second = (root / folder / side for side in task.sides)
             for pair in pairing.find_pairs(str(first), str(second), endings=frames.ENDINGS, sides=task.sides):
                 a, b = read_luma(pair.first), read_luma(pair.second)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import csv
+import io
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fusecli import __version__
 from fusecli.errors import FusecliError, UsageError
+from fusecli.images.atomic import replacing
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.training.batches import Batch, Batches
@@ -62,6 +63,8 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.device = recipe, out, device
         self.network = checkpoint.build(recipe.architecture, recipe.model).to(device)
+        if recipe.looks and self.network.look is None:
+            raise UsageError("looks = true: this network has none; give it one, as --set model.look=0.15")
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         if recipe.init and not (out / LAST).exists():
             self._start_from(recipe.init)
@@ -122,9 +125,10 @@ class Run:
     def save(self, name: str) -> Path:
         """Write a checkpoint; a crash in mid-write leaves the old one."""
         self.out.mkdir(parents=True, exist_ok=True)
-        path, partial = self.out / name, self.out / f".{name}.partial"
-        torch.save(self.state(), partial)
-        os.replace(partial, path)
+        path, memory = self.out / name, io.BytesIO()
+        torch.save(self.state(), memory)  # not to the file, whose errors it would not tell apart
+        with replacing(path) as partial:
+            partial.write_bytes(memory.getbuffer())
         return path
 
     def resume(self) -> bool:
@@ -132,7 +136,7 @@ class Run:
         path = self.out / LAST
         if not path.exists():
             return False
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = checkpoint.training_state(path, self.device)
         if state["recipe"] != self.recipe.as_dict():
             changed = [key for key, value in self.recipe.as_dict().items() if state["recipe"].get(key) != value]
             raise UsageError(f"{path}: made with another {', '.join(changed)}; use a new folder or the old recipe")

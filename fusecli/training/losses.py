@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fusecli.errors import UsageError
 from fusecli.training.looks import vividness
 
 C1, C2 = 0.01**2, 0.03**2  # SSIM's usual constants for data in [0, 1]
@@ -36,6 +38,11 @@ class LossWeights:
     bright: float = 0.0
     excess: float = 0.0
     gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise UsageError(f"the weight {name} of the loss must be a number of at least 0, not {value!r}")
 
     def tensor(self) -> Tensor:
         return torch.tensor([getattr(self, field.name) for field in fields(self)])

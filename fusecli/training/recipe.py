@@ -1,8 +1,12 @@
-"""Recipe: everything that defines a training run, in one TOML file. The same recipe gives the same weights on a CPU."""
+"""Recipe: everything that defines a training run, in one TOML file.
+
+The same recipe gives the same weights on the same CPU with as many threads.
+"""
 
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -17,6 +21,15 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+# Name, least, most. Structural similarity needs patches of 11 px.
+_LIMITS = (
+    *((name, 1, math.inf) for name in ("steps", "batch", "val_every")),
+    ("patch", 11, math.inf),
+    *((name, 0, math.inf) for name in ("lr", "lr_end", "weight_decay", "clip")),
+    *((name, 0, 1) for name in ("ema", "varied", "dull", "sparse", "wear", "worn", "degrade")),
+)
 
 
 @dataclass(frozen=True)
@@ -52,9 +65,15 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("train", "val", "losses"):
+        for name in ("train", "val", "losses", "model"):
             if not isinstance(getattr(self, name), dict):
-                raise UsageError(f"recipe: {name} must be a table, by task")
+                raise UsageError(f"recipe: {name} must be a table{'' if name == 'model' else ', by task'}")
+        for name in ("train", "val"):
+            for task, folders in getattr(self, name).items():
+                if not isinstance(folders, list) or not all(isinstance(each, str) for each in folders):
+                    raise UsageError(f"recipe: {name}.{task} must be a list of folders")
+                if name == "train" and not folders:
+                    raise UsageError(f"recipe: {name}.{task} names no folder")
         unknown = sorted({*self.train, *self.val, *self.losses} - set(registry.TASKS))
         if unknown:
             raise UsageError(f"recipe: unknown task {', '.join(unknown)}; known: {', '.join(registry.TASKS)}")
@@ -64,9 +83,12 @@ class Recipe:
             fits = type(value) in ((int, float) if kind is float else (kind,))
             if expected and not fits:
                 raise UsageError(f"recipe: {item.name} must be {expected}, not {value!r}")
-        for name in ("steps", "batch", "patch", "val_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"recipe: {name} must be at least 1, not {getattr(self, name)}")
+        for name, least, most in _LIMITS:
+            if not least <= getattr(self, name) <= most:
+                limit = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+                raise UsageError(f"recipe: {name} must be {limit}, not {getattr(self, name)}")
+        if not (len(self.flat) == 2 and 0 <= self.flat[0] <= self.flat[1] <= 1):
+            raise UsageError(f"recipe: flat must be two shares of contrast, least and most, not {self.flat}")
         for task in self.losses:
             self.loss_for(task)  # raises where it has keys that no loss has
         if self.looks and self.tasks != ["ir-vis"]:
@@ -104,7 +126,10 @@ class Recipe:
         if unknown:
             raise UsageError(f"unknown recipe key {', '.join(unknown)}; known: {', '.join(sorted(known))}")
         try:
-            return cls(**{**values, "loss": LossWeights(**values.get("loss", {}))})
+            loss = values.get("loss", {})
+            if not isinstance(loss, dict):
+                raise UsageError("recipe: loss must be a table")
+            return cls(**{**values, "loss": LossWeights(**loss)})
         except TypeError as error:
             raise UsageError(str(error)) from error
 
@@ -127,5 +152,7 @@ def _with_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str,
         place = result
         for parent in parents:
             place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"--set {setting}: {parent} is no table")
         place[last] = value
     return result

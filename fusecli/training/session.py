@@ -20,6 +20,7 @@ from fusecli.machine import cores
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.models.teacher import Teacher
+from fusecli.stream.engine import pick_device
 from fusecli.text.encode import open_encoder
 from fusecli.text.guide import describer
 from fusecli.training.batches import Batches
@@ -78,7 +79,7 @@ def train(
     Raises FusecliError if memory runs out or the loss is not finite, UsageError for data that do not fit the recipe.
     """
     rank, local = _join_processes()
-    target = torch.device(device if device != "auto" else f"cuda:{local}" if torch.cuda.is_available() else "cpu")
+    target = pick_device(f"cuda:{local}" if device == "auto" and torch.cuda.is_available() else device)
     if workers is None:
         workers = 0 if target.type == "cpu" else cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     data = {task: PairSet.load(registry.TASKS[task], root, folders) for task, folders in recipe.train.items()}
