@@ -420,6 +420,9 @@ def test_settings_of_the_wrong_kind_are_named(setting):
         ("degrade=7", "degrade must be from 0 to 1"),
         ("patch=8", "patch must be at least 11"),
         ("flat=[0.9,0.1]", "flat must be two shares"),
+        ("flat=3", "flat must be two shares"),
+        ("train={}", "train names no task"),
+        ("losses.ir-vis=3", "losses must be a table for each task"),
         ("steps.x=1", "steps is no table"),
         ("loss.max=big", "weight max of the loss must be a number"),
         ("losses.ir-vis.max=big", "weight max of the loss must be a number"),
@@ -443,14 +446,24 @@ def test_sizes_without_sense_are_named(model):
         checkpoint.build("base", model)
 
 
-def test_a_student_that_contradicts_the_recipe_is_refused(root, tmp_path, fusecli):
+def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
     teacher = Run(dataclasses.replace(RECIPE, architecture="teacher", model=TINY_TEACHER), tmp_path, device=CPU)
-    path = teacher.save("last.pt")
-    recipe = tmp_path / "base.toml"
+    path, recipe = teacher.save("last.pt"), tmp_path / "r.toml"
+    small = ("--data-root", root, "-q", "--set", "steps=1", "--set", "batch=1", "--set", "patch=48")
+    call = ("distill", "--teacher", path, "--recipe", recipe, "-o", tmp_path / "out", *small)
     recipe.write_text('architecture = "base"\ntrain.ir-vis = ["set"]\n')
-    code, _, err = fusecli("distill", "--teacher", path, "--student", "nano", "--recipe", recipe, "--data-root", root)
+    code, out, err = fusecli(*call, "--student", "nano")
+    assert code == 0, err
+    assert out.strip().endswith("nano.safetensors")
+    recipe.write_text('architecture = "teacher"\ntrain.ir-vis = ["set"]\n')
+    code, _, err = fusecli(*call)
     assert code == 2
-    assert "--student nano: contradicts" in err
+    assert "teacher is no student" in err
+
+
+def test_a_student_is_shown_what_its_teacher_was():
+    with pytest.raises(UsageError, match=re.escape("--set model.mend=true")):
+        DistillObjective(Nano(mend=True, **TINY), Nano(**TINY))
 
 
 def test_weights_are_for_all_to_read(tmp_path):

@@ -220,3 +220,12 @@ def test_it_needs_two_folders_and_an_output_folder(pairs, fusecli):
     assert (code, "needs a folder" in err) == (2, True)
     code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out.png", "--watch")
     assert (code, "needs a folder" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["{foo}", "{stem}.png"])
+def test_a_name_that_is_none_is_told_before_anything_comes(pairs, fusecli, name):
+    root = pairs(1)
+    sides = ("--ir", root / "ir", "--vis", root / "vis")
+    code, _, err = fusecli("fuse", *sides, "-o", root / "out", "--watch", "--name", name)
+    assert code == 2
+    assert f"--name {name}" in err

@@ -104,7 +104,6 @@ def benchmark(
     results = _fused_folders(fused)
     csv, latex, markdown = (options.stream(path, "/dev/stdout") for path in (csv, latex, markdown))
     pages = {"--csv": csv, "--json": json_file, "--latex": latex, "--markdown": markdown}
-    _check_writable({**pages, "--html": None if no_html else html})
 
     from fusecli.benchmark import compare, datasets, run
     from fusecli.benchmark.cache import Cache
@@ -121,6 +120,7 @@ def benchmark(
     for found in sets:
         chosen = _methods(methods, found, device, precision, options.look_of(look), teacher, results, include_seen)
         jobs.append(run.prepare(found, chosen, count, degraded))
+    _check_writable({**pages, "--html": None if no_html else html})
     cache = Cache(None if no_cache else registry.cache_dir())
 
     from tqdm import tqdm

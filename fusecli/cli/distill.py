@@ -41,9 +41,9 @@ def distill(
     state = checkpoint.training_state(path)
     root = session.data_root(data_root, state.get("data_root", ""))
     if recipe:
-        plan = Recipe.read(recipe, settings)
-        if student not in (None, plan.architecture):
-            raise UsageError(f"--student {student}: contradicts {recipe}, which has architecture {plan.architecture}")
+        plan = Recipe.read(recipe, [*settings, f"architecture={student}"] if student else settings)
+        if plan.architecture not in STUDENTS:
+            raise UsageError(f"{recipe}: architecture {plan.architecture} is no student; known: {', '.join(STUDENTS)}")
     elif state:
         taken = {key: state["recipe"][key] for key in ("train", "val", "degrade", "loss")}
         plan = Recipe.from_dict({**taken, "architecture": student or STUDENTS[0]}, settings)

@@ -39,7 +39,7 @@ Look = Annotated[
 DrawWorkers = Annotated[
     int | None,
     typer.Option(
-        "--workers", "-j", help="Processes that draw batches. Default: one per core with a GPU, else none.", min=0
+        "--workers", "-j", help="Processes that draw batches. Default: with CUDA one per core, else none.", min=0
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]

@@ -56,6 +56,8 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     for option, path in naming["beside"].items():
         check_writable(option, path.parent)
 
+    result_name(naming["pattern"], {**naming["fields"], "stem": "0"})  # says so now if it gives no name
+
     def target(pair: Pair) -> Path:
         folder, _, stem = pair.name.rpartition("/")
         name = result_name(naming["pattern"], {**naming["fields"], "stem": stem})

@@ -81,7 +81,7 @@ class Engine:
         """Images of one size as one array; for CUDA in pinned memory, from which the device copies by itself."""
         if not self._streams:
             return np.stack(images)
-        kind = torch.from_numpy(images[0][:0]).dtype
+        kind = torch.from_numpy(np.empty(0, images[0].dtype)).dtype
         pinned = torch.empty((len(images), *images[0].shape), dtype=kind, pin_memory=True)
         return np.stack(images, out=pinned.numpy())
 

@@ -115,14 +115,17 @@ class Batches:
 
     def ahead(self, first: int, last: int, device: torch.device, workers: int = 0) -> Iterator[Batch]:
         """The batches of steps ``first`` … ``last`` − 1, drawn ahead by as many processes."""
-        if not workers:
-            yield from (self(step, device) for step in range(first, last))
+        alone = (
+            last if not workers else min(first + 1, last)
+        )  # while a graph is recorded no other thread may pin memory
+        yield from (self(step, device) for step in range(first, alone))
+        if alone == last:
             return
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: as was asked for
         drawn = DataLoader(
             _Drawn(self),
             batch_size=None,
-            sampler=range(first, last),  # type: ignore[arg-type]  # any iterable of indices
+            sampler=range(alone, last),  # type: ignore[arg-type]  # any iterable of indices
             num_workers=workers,
             prefetch_factor=2,
             pin_memory=device.type == "cuda",

@@ -34,6 +34,8 @@ class DistillObjective:
         self.teacher = teacher
         teacher.eval().requires_grad_(False)
         self.weights = weights or DistillWeights()
+        if teacher.mends and not student.mends:
+            raise UsageError("the teacher wants its sources mended, so the student must: --set model.mend=true")
         self.scales = sorted(set(teacher.feature_channels) & set(student.feature_channels))
         if self.weights.feature and not self.scales:
             raise UsageError("teacher and student have no feature scale in common")

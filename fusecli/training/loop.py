@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fusecli import __version__
-from fusecli.errors import FusecliError, UsageError
+from fusecli.errors import FusecliError, OutputError, UsageError
 from fusecli.images.atomic import replacing
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
@@ -250,11 +250,14 @@ class Run:
         path = self.out / "log.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        try:
+            with path.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, row)
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
         log.info(
             "step %d: %s", self.step, ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "step")
         )

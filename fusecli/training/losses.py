@@ -14,6 +14,7 @@ from torch import Tensor
 from fusecli.errors import UsageError
 from fusecli.training.looks import vividness
 
+LEAST_FOR_VIF = 41  # px a side, so that one is left at the fourth scale
 C1, C2 = 0.01**2, 0.03**2  # SSIM's usual constants for data in [0, 1]
 
 
@@ -125,7 +126,7 @@ def ssim(fused: Tensor, *sources: Tensor) -> Tensor:
 
 
 def vif(fused: Tensor, *sources: Tensor) -> Tensor:
-    """Sum of VIF(source, fused) over the sources per sample, N×1×H×W with H, W ≥ 80 in, N out.
+    """Sum of VIF(source, fused) over the sources per sample, N×1×H×W with H, W ≥ 41 in, N out.
 
     Pixel-domain visual information fidelity at four scales (Sheikh and Bovik, IEEE TIP 2006), as the protocol ``tang``
     has it but for small constants that keep gradients finite where an image is flat.

@@ -15,7 +15,7 @@ from typing import Any
 
 from fusecli import registry
 from fusecli.errors import UsageError
-from fusecli.training.losses import LossWeights
+from fusecli.training.losses import LEAST_FOR_VIF, LossWeights
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -68,6 +68,10 @@ class Recipe:
         for name in ("train", "val", "losses", "model"):
             if not isinstance(getattr(self, name), dict):
                 raise UsageError(f"recipe: {name} must be a table{'' if name == 'model' else ', by task'}")
+        if not self.train:
+            raise UsageError("recipe: train names no task")
+        if not all(isinstance(each, dict) for each in self.losses.values()):
+            raise UsageError("recipe: losses must be a table for each task")
         for name in ("train", "val"):
             for task, folders in getattr(self, name).items():
                 if not isinstance(folders, list) or not all(isinstance(each, str) for each in folders):
@@ -87,10 +91,13 @@ class Recipe:
             if not least <= getattr(self, name) <= most:
                 limit = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
                 raise UsageError(f"recipe: {name} must be {limit}, not {getattr(self, name)}")
-        if not (len(self.flat) == 2 and 0 <= self.flat[0] <= self.flat[1] <= 1):
+        numbers = isinstance(self.flat, list) and all(type(each) in (int, float) for each in self.flat)
+        if not (numbers and len(self.flat) == 2 and 0 <= self.flat[0] <= self.flat[1] <= 1):
             raise UsageError(f"recipe: flat must be two shares of contrast, least and most, not {self.flat}")
         for task in self.losses:
             self.loss_for(task)  # raises where it has keys that no loss has
+        if self.patch < LEAST_FOR_VIF and any(self.loss_for(task).vif for task in self.train):
+            raise UsageError(f"recipe: patch must be at least {LEAST_FOR_VIF} where loss.vif counts, not {self.patch}")
         if self.looks and self.tasks != ["ir-vis"]:
             raise UsageError("recipe: looks are for ir-vis alone")
 

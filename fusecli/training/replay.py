@@ -30,7 +30,7 @@ def replayed(
     """``act``, which computes a loss on a GPU in bfloat16, so that it replays what it does to these inputs, forth and
     back.
 
-    trained: the modules whose parameters get gradients; those must not have been used before. What is returned takes
+    trained: the modules whose parameters get gradients; they must be on the current device. What is returned takes
     inputs of the same shapes, and must be called within autocast as before. Where recording fails it is said, and
     ``act`` itself is returned.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from fusecli import registry
 from fusecli.errors import FusecliError, UsageError
+from fusecli.images.atomic import replacing
 from fusecli.machine import cores
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
@@ -75,13 +77,17 @@ def train(
 
     With ``teacher`` the network is distilled from it; ``recipe.text`` then names the teacher's encoder, and
     ``text_vectors`` are those that its checkpoint carries. Under ``torchrun`` every process takes a share of each step.
-    ``workers`` processes draw the batches (None: on a GPU one per core; on a CPU, which has enough to do, none).
+    ``workers`` processes draw the batches (None: for CUDA on Linux one per core; else none).
     Raises FusecliError if memory runs out or the loss is not finite, UsageError for data that do not fit the recipe.
     """
     rank, local = _join_processes()
-    target = pick_device(f"cuda:{local}" if device == "auto" and torch.cuda.is_available() else device)
+    auto = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+    target = pick_device(auto if device == "auto" else device)
+    if target.type == "cuda":
+        torch.cuda.set_device(target)  # where graphs are recorded and memory is pinned
     if workers is None:
-        workers = 0 if target.type == "cpu" else cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        share = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        workers = share if target.type == "cuda" and sys.platform == "linux" else 0
     data = {task: PairSet.load(registry.TASKS[task], root, folders) for task, folders in recipe.train.items()}
     val = {
         folder: PairSet.load(registry.TASKS[task], root, [folder])
@@ -120,7 +126,8 @@ def train(
         checkpoint.save(path, network, architecture, config, tasks)
         hashes = {task: pairs.sha256 for task, pairs in data.items()}
         summary = {"recipe": recipe.as_dict(), "data_sha256": hashes, "score": run.best if val else None}
-        (out / "run.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        with replacing(out / "run.json") as partial:
+            partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     if dist.is_initialized():
         dist.destroy_process_group()
     return path
