@@ -148,6 +148,18 @@ def test_a_full_disk_leaves_the_checkpoint_before(root, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
+def test_what_a_killed_save_left_is_removed(root, tmp_path, monkeypatch):
+    run = Run(RECIPE, tmp_path, device=CPU)
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)  # as if there had been no time for it
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.save("last.pt")
+    assert list(tmp_path.iterdir())
+    monkeypatch.undo()
+    assert not Run(RECIPE, tmp_path, device=CPU).resume()
+    assert not list(tmp_path.iterdir())
+
+
 def test_looks_need_a_network_that_has_them(root, tmp_path):
     with pytest.raises(UsageError, match="looks = true"):
         Run(dataclasses.replace(RECIPE, looks=True), tmp_path, device=CPU)

@@ -103,11 +103,11 @@ def benchmark(
     names = _metric_names(metrics, protocol)
     results = _fused_folders(fused)
     csv, latex, markdown = (options.stream(path, "/dev/stdout") for path in (csv, latex, markdown))
-    pages = {"--csv": csv, "--json": json_file, "--latex": latex, "--markdown": markdown}
 
     from fusecli.benchmark import compare, datasets, run
     from fusecli.benchmark.cache import Cache
     from fusecli.machine import cores
+    from fusecli.stream.plan import check_files
 
     gates = compare.gates(fail_below, protocol, names)
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]
@@ -120,7 +120,9 @@ def benchmark(
     for found in sets:
         chosen = _methods(methods, found, device, precision, options.look_of(look), teacher, results, include_seen)
         jobs.append(run.prepare(found, chosen, count, degraded))
-    _check_writable({**pages, "--html": None if no_html else html})
+    page_file = None if no_html else html
+    files = {"--csv": csv, "--json": json_file, "--latex": latex, "--markdown": markdown, "--html": page_file}
+    check_files({option: path for option, path in files.items() if path not in (None, Path("-"))})
     cache = Cache(None if no_cache else registry.cache_dir())
 
     from tqdm import tqdm
@@ -235,16 +237,6 @@ def _methods(
     if not chosen:
         raise UsageError("no method to measure: --methods none needs at least one --fused NAME=DIR")
     return chosen
-
-
-def _check_writable(files: dict[str, Path | None]) -> None:
-    """Before the long work."""
-    from fusecli.images.atomic import is_device
-    from fusecli.stream.plan import check_writable
-
-    for option, path in files.items():
-        if path is not None and path != Path("-") and not is_device(path):
-            check_writable(option, path.parent)
 
 
 def _write_files(

@@ -28,7 +28,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     from fusecli.images import frames, intensity, pairing
     from fusecli.images.atomic import sweep
     from fusecli.stream import watch
-    from fusecli.stream.plan import FORMATS, Plan, check_depth, check_writable, result_name, settle
+    from fusecli.stream.plan import FORMATS, Plan, check_depth, result_name, settle
     from fusecli.stream.work import Work
 
     task, naming, output = request.task, request.naming, request.output
@@ -52,10 +52,8 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     if output.is_file() or output.suffix.lower() in frames.ENDINGS:
         raise UsageError(f"-o {output}: --watch needs a folder")
     check_depth(request.bit_depth, [FORMATS.get(naming["file_format"], ".png")])
-    settle([], output, single=False, guarded=map(Path, typed), overwrite=False, skip_existing=False)
-    for option, path in naming["beside"].items():
-        check_writable(option, path.parent)
-
+    guarded, beside = map(Path, typed), naming["beside"]
+    settle([], output, single=False, guarded=guarded, overwrite=False, skip_existing=False, beside=beside)
     result_name(naming["pattern"], {**naming["fields"], "stem": "0"})  # says so now if it gives no name
 
     def target(pair: Pair) -> Path:

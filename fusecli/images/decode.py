@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +18,11 @@ from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
 from fusecli.machine import cores
 
-try:
-    import kornia_rs.io as kornia  # gray and RGB PNG about three times faster than OpenCV's, to the same values
-except ImportError:
-    kornia = None  # type: ignore[assignment]
 MANY_CORES = 4  # from so many on OpenCV is faster: kornia holds Python's lock, so that its threads wait for one another
-if cores() >= MANY_CORES:
-    kornia = None  # type: ignore[assignment]
+kornia: Any = None
+if cores() < MANY_CORES:
+    with suppress(ImportError):
+        import kornia_rs.io as kornia  # gray and RGB PNG about three times faster than OpenCV's, to the same values
 
 MAX_PIXELS = 2**29  # of all pages of a file together: 1.6 GB as 8-bit colour
 

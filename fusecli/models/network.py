@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -29,6 +30,13 @@ class FusionNetwork(nn.Module):
     def context(self, first: Tensor, second: Tensor, look: Tensor | None = None) -> Tensor | None:
         """N×D, what a tile has to know of the whole N×1×H×W pair; None for networks that see nothing but the tile."""
         return None
+
+    def told(self, text: Tensor, look: Tensor | None = None) -> Tensor:
+        """N×D, the ``guide`` of a network that reads texts: description vectors and, if it has looks, the look (N)."""
+        if self.look is None:
+            return text
+        wanted = text.new_full((len(text),), self.look) if look is None else look.to(text)
+        return torch.cat([text, wanted[:, None]], 1)
 
     def perceived(self, context: Tensor) -> Tensor | None:
         """N×SEVERITY_DIM, what a student makes out of a ``context`` to be wrong with the pairs; None if it does not."""

@@ -160,11 +160,9 @@ class Teacher(FusionNetwork):
 
         Where there are looks and nothing describes the pair, the vectors are zeros.
         """
-        text = self.describe(first, second) if self.describe and self.text_dim else None
-        if self.look is None:
-            return text
-        wanted = torch.full_like(first[:, 0, 0, 0], self.look) if look is None else look.to(first)
-        return torch.cat([first.new_zeros(len(first), self.text_dim) if text is None else text, wanted[:, None]], 1)
+        if self.describe and self.text_dim:
+            return self.told(self.describe(first, second), look)
+        return None if self.look is None else self.told(first.new_zeros(len(first), self.text_dim), look)
 
     def forward(self, first: Tensor, second: Tensor, text: Tensor | None = None) -> Tensor:
         """N×1×H×W. With neither text nor look the affine maps are left out. Clamped to [0, 1], save in training."""

@@ -127,11 +127,7 @@ def settle(
     if sheet is not None and _exists(sheet) and not overwrite and not skip_existing:
         raise UsageError(f"--preview: {sheet} exists already; --overwrite or --skip-existing replace it")
     check_writable("-o", output.parent if single else output)
-    for option, path in beside.items():
-        if path.is_dir():
-            raise UsageError(f"{option} {path}: is a folder; name a file")
-        if not is_device(path):
-            check_writable(option, path.parent)
+    check_files(beside)
     skipped = [job for job in existing if job.is_done()] if skip_existing and not overwrite else []
     left = {id(job) for job in skipped}
     return Plan([job for job in jobs if id(job) not in left], skipped)
@@ -182,6 +178,15 @@ def check_writable(option: str, folder: Path) -> None:
         raise UsageError(f"{option} {folder}: cannot write here ({reason})") from error
 
 
+def check_files(files: Mapping[str, Path]) -> None:
+    """Check that files, by option, can be written. Raises UsageError."""
+    for option, path in files.items():
+        if path.is_dir():
+            raise UsageError(f"{option} {path}: is a folder; name a file")
+        if not is_device(path):
+            check_writable(option, path.parent)
+
+
 def _same_format(one: str, other: str) -> bool:
     alike = {".tiff": ".tif", ".jpeg": ".jpg"}
     return alike.get(one.lower(), one.lower()) == other
@@ -199,7 +204,7 @@ def result_name(pattern: str, values: dict[str, str]) -> str:
         name = pattern.format_map(values)
     except ValueError as error:
         raise UsageError(f"--name {pattern}: {error}") from error
-    ending = next((one for one in frames.ENDINGS if one and pattern.lower().endswith(one)), None)
+    ending = next((one for one in frames.ENDINGS if pattern.lower().endswith(one)), None)
     if ending:
         raise UsageError(f"--name {pattern}: leave out {ending}; endings go by --format, or by the input's")
     if not name or name in {".", ".."} or "/" in name or "\0" in name:

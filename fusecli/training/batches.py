@@ -66,14 +66,6 @@ class Batch:
         changed: dict[str, Any] = {name: act(value) for name, value in self.tensors().items()}
         return replace(self, **changed)
 
-    def told(self, reader: FusionNetwork) -> Tensor | None:
-        """What a network is told of the pairs: the texts, if they have any, and the look, if it has looks; else their
-        context."""
-        if self.text is None or reader.look is None:
-            return self.context if self.text is None else self.text
-        look = self.text.new_full((len(self.text),), reader.look) if self.look is None else self.look
-        return torch.cat([self.text, look[:, None]], 1)
-
     def perception_loss(self, network: FusionNetwork) -> Tensor:
         """How far a student is from knowing, by its context alone, what a text would tell it; 0 if it does not try."""
         seen = None if self.context is None else network.perceived(self.context)
@@ -115,9 +107,8 @@ class Batches:
 
     def ahead(self, first: int, last: int, device: torch.device, workers: int = 0) -> Iterator[Batch]:
         """The batches of steps ``first`` … ``last`` − 1, drawn ahead by as many processes."""
-        alone = (
-            last if not workers else min(first + 1, last)
-        )  # while a graph is recorded no other thread may pin memory
+        # The first one here: while a graph is recorded from it, no other thread may pin memory.
+        alone = min(first + 1, last) if workers else last
         yield from (self(step, device) for step in range(first, alone))
         if alone == last:
             return
@@ -136,9 +127,9 @@ class Batches:
 
     def _told(self, batch: Batch) -> Batch:
         """With texts. Here and not where batches are drawn: what an encoder has met is kept for the checkpoint."""
-        return (
-            replace(batch, text=self.texts.vectors(batch.keys, batch.events, batch.wordings)) if self.texts else batch
-        )
+        if self.texts is None:
+            return batch
+        return replace(batch, text=self.texts.vectors(batch.keys, batch.events, batch.wordings))
 
     def drawn(self, step: int) -> Batch:
         """A batch in memory, without texts."""

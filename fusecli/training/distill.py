@@ -45,7 +45,11 @@ class DistillObjective:
 
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
         with torch.no_grad():
-            target, guides = self.teacher.with_features(batch.first, batch.second, self._told(batch))
+            if batch.text is None:
+                told = self.teacher.context(batch.first, batch.second, batch.look)
+            else:
+                told = self.teacher.told(batch.text, batch.look)
+            target, guides = self.teacher.with_features(batch.first, batch.second, told)
             target = target.clamp(0, 1)
         fused, features = network.with_features(batch.first, batch.second, batch.context)
         loss = self.weights.fusion * batch.loss(fused) + batch.perception_loss(network)
@@ -56,9 +60,3 @@ class DistillObjective:
             ]
             loss = loss + self.weights.feature * feature_loss([features[scale] for scale in self.scales], adapted)
         return loss
-
-    def _told(self, batch: Batch) -> Tensor | None:
-        """What the teacher is told."""
-        if batch.text is None:
-            return self.teacher.context(batch.first, batch.second, batch.look)
-        return batch.told(self.teacher)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fusecli import __version__
 from fusecli.errors import FusecliError, OutputError, UsageError
-from fusecli.images.atomic import replacing
+from fusecli.images.atomic import replacing, sweep
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.training.batches import Batch, Batches
@@ -32,7 +32,7 @@ from fusecli.training.validate import contact_sheet, score, validate
 log = logging.getLogger("fusecli.training")
 
 
-LAST = "last.pt"  # in a run's folder: what it is taken up from
+LAST, BEST = "last.pt", "best.pt"  # in a run's folder: what it is taken up from, and the weights with the best score
 SAVE_SECONDS = 300  # of work that a killed run loses at most
 FIRST_LOOKS = 100  # batches
 
@@ -52,7 +52,8 @@ class FusionObjective:
         self.modules = nn.Module()
 
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
-        fused, _ = network.with_features(batch.first, batch.second, batch.told(network))
+        guide = batch.context if batch.text is None else network.told(batch.text, batch.look)
+        fused, _ = network.with_features(batch.first, batch.second, guide)
         return batch.loss(fused) + batch.perception_loss(network)
 
 
@@ -124,7 +125,6 @@ class Run:
 
     def save(self, name: str) -> Path:
         """Write a checkpoint; a crash in mid-write leaves the old one."""
-        self.out.mkdir(parents=True, exist_ok=True)
         path, memory = self.out / name, io.BytesIO()
         torch.save(self.state(), memory)  # not to the file, whose errors it would not tell apart
         with replacing(path) as partial:
@@ -134,6 +134,7 @@ class Run:
     def resume(self) -> bool:
         """Take up ``last.pt`` if there is one. Raises UsageError if it belongs to another recipe."""
         path = self.out / LAST
+        sweep((path, self.out / BEST))
         if not path.exists():
             return False
         state = checkpoint.training_state(path, self.device)
@@ -226,7 +227,7 @@ class Run:
             if validating or time.monotonic() - saved > SAVE_SECONDS:
                 self.save(LAST)
                 saved = time.monotonic()
-        return self.out / ("best.pt" if val else LAST)
+        return self.out / (BEST if val else LAST)
 
     def _acquaint(self, batches: Batches, workers: int) -> None:
         """Let the network know what its data are like as a whole."""
@@ -246,7 +247,7 @@ class Run:
             contact_sheet(self.average, val, self.device, self.out / "contact.png")
             if row["score"] > self.best:
                 self.best = row["score"]
-                self.save("best.pt")
+                self.save(BEST)
         path = self.out / "log.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists()
