@@ -190,8 +190,8 @@ class Batches:
         if recipe.degrade:
             both = zip(inputs, sides, strict=True)
             made = [degrade(image, side, generator, clean_share=1 - recipe.degrade) for image, side in both]
-            inputs, events = [image for image, _ in made], [event for _, found in made for event in found[0]]
-            inputs = [mend(image) for image in inputs] if mends else inputs
+            events = [event for _, found in made for event in found[0]]
+            inputs = [mend(image) if found[0] and mends else image for image, found in made]
         images, look = [*inputs, first, second], None
         if recipe.looks:
             look = (1.3 * torch.rand(1, generator=generator) - 0.15).clamp(0, 1)  # both ends come often

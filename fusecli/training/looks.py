@@ -113,7 +113,7 @@ class Bands:
 
     def shares(self, faint: float) -> list[np.ndarray]:
         """What part the first gets of each scale: nearly all where it is the stronger; what is faint is shared."""
-        powers = [((a + faint) ** 4, (b + faint) ** 4) for a, b in self.strengths]
+        powers = [[np.square(np.square(each + faint)) for each in pair] for pair in self.strengths]
         return [a / (a + b) for a, b in powers]
 
 
