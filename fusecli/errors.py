@@ -30,5 +30,13 @@ class OutputError(FusecliError):
         self.full = full
 
 
+class Stopped(FusecliError):
+    """Ended by a signal, with all that is needed to go on."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number  # as of a program that the signal ended
+
+
 class InputError(FusecliError):
     """One input file cannot be read or used; costs its pair, not the run."""

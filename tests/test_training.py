@@ -3,6 +3,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 from fusecli import registry
-from fusecli.errors import FusecliError, OutputError, UsageError
+from fusecli.errors import FusecliError, OutputError, Stopped, UsageError
 from fusecli.models import checkpoint
 from fusecli.models.nano import Nano
+from fusecli.stream.stop import stopping
 from fusecli.training import loop, session
 from fusecli.training.batches import PERCEPTION, Batches
 from fusecli.training.data import PairSet
@@ -115,6 +117,27 @@ def test_killed_and_resumed_gives_the_same_weights(root, tmp_path, monkeypatch, 
     resumed = Run(RECIPE, tmp_path / "broken", device=CPU)
     assert resumed.resume()
     assert resumed.step == kept
+    resumed.fit(Batches(RECIPE, load(root)), load(root))
+    for name, tensor in weights_of(whole).items():
+        assert torch.equal(tensor, weights_of(resumed)[name]), name
+
+
+def test_stopped_and_resumed_gives_the_same_weights(root, tmp_path):
+    whole = Run(RECIPE, tmp_path / "whole", device=CPU)
+    whole.fit(Batches(RECIPE, load(root)), load(root))
+    with stopping() as stop:
+
+        def end(step: int, loss: float) -> None:
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        ended = Run(RECIPE, tmp_path / "ended", device=CPU)
+        with pytest.raises(Stopped, match="stopped by SIGTERM after step 4") as caught:
+            ended.fit(Batches(RECIPE, load(root)), load(root), end, stop=stop)
+    assert caught.value.exit_code == 143
+    resumed = Run(RECIPE, tmp_path / "ended", device=CPU)
+    assert resumed.resume()
+    assert resumed.step == 4
     resumed.fit(Batches(RECIPE, load(root)), load(root))
     for name, tensor in weights_of(whole).items():
         assert torch.equal(tensor, weights_of(resumed)[name]), name

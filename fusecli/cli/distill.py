@@ -10,6 +10,7 @@ import typer
 
 from fusecli.cli import options
 from fusecli.errors import UsageError
+from fusecli.stream.stop import stopping
 
 STUDENTS = ("nano", "base")
 
@@ -52,15 +53,17 @@ def distill(
     text = state.get("text", {})
     plan = replace(plan, text=text.get("encoder", ""), descriptions=state["recipe"]["descriptions"] if text else "")
     networks = [checkpoint.load(teacher, task) for task in plan.tasks]  # says so if it is a teacher of other tasks
-    path = session.train(
-        plan,
-        root,
-        output,
-        device=device,
-        teacher=networks[0],
-        weights=DistillWeights(feature=feature_weight),
-        text_vectors={key: vector.numpy() for key, vector in text.get("vectors", {}).items()},
-        workers=workers,
-        quiet=quiet,
-    )
+    with stopping() as stop:
+        path = session.train(
+            plan,
+            root,
+            output,
+            device=device,
+            teacher=networks[0],
+            weights=DistillWeights(feature=feature_weight),
+            text_vectors={key: vector.numpy() for key, vector in text.get("vectors", {}).items()},
+            workers=workers,
+            quiet=quiet,
+            stop=stop,
+        )
     typer.echo(path)

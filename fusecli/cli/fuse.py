@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from fusecli.cli import options, videos, volumes, watch
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, UsageError, counted
 from fusecli.machine import cores
-from fusecli.stream.stop import Stop
+from fusecli.stream.stop import stopping
 
 if TYPE_CHECKING:
     from fusecli.stream.plan import Plan
@@ -234,7 +233,7 @@ def fuse(
     rows = []
     with (
         _machines(cluster, spec, work, planned.jobs, output, workers) as (machine, outcomes),
-        _stopping() as stop,
+        stopping() as stop,
         _progress(len(planned.jobs) or None, quiet) as bar,
     ):
         account = Report(settings_given, {"name": model}, machine, keep=watch.KEPT if watching else None)
@@ -406,23 +405,3 @@ def _progress(total: int | None, quiet: bool) -> Iterator[Any]:
         else:
             with logging_redirect_tqdm([log]):
                 yield bar
-
-
-@contextmanager
-def _stopping() -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM end the run once what is under way is finished; a second one ends it at once."""
-    stop = Stop()
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def on_signal(number: int, frame: object) -> None:
-        stop.signal = signal.Signals(number)
-        stop.set()
-        for one in signals:
-            signal.signal(one, signal.SIG_DFL)
-
-    before = [signal.signal(one, on_signal) for one in signals]
-    try:
-        yield stop
-    finally:
-        for one, handler in zip(signals, before, strict=True):
-            signal.signal(one, handler)

@@ -10,6 +10,7 @@ import typer
 from fusecli import registry
 from fusecli.cli import options
 from fusecli.errors import UsageError
+from fusecli.stream.stop import stopping
 
 
 def train_teacher(
@@ -22,7 +23,7 @@ def train_teacher(
     workers: options.DrawWorkers = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a network with the fusion loss. A killed run goes on where it stopped when started again.
+    """Train a network with the fusion loss. A stopped or killed run goes on when started again.
 
     Several GPUs: torchrun --nproc-per-node 4 -m fusecli train-teacher …
     """
@@ -41,4 +42,6 @@ def train_teacher(
             settings,
         )
     )
-    typer.echo(session.train(plan, root, output, device=device, workers=workers, quiet=quiet))
+    with stopping() as stop:
+        path = session.train(plan, root, output, device=device, workers=workers, quiet=quiet, stop=stop)
+    typer.echo(path)

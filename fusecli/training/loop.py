@@ -7,6 +7,7 @@ import csv
 import io
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,10 +19,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fusecli import __version__
-from fusecli.errors import FusecliError, OutputError, UsageError
+from fusecli.errors import FusecliError, OutputError, Stopped, UsageError
 from fusecli.images.atomic import replacing, sweep
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
+from fusecli.stream.stop import Stop
 from fusecli.training.batches import Batch, Batches
 from fusecli.training.data import PairSet
 from fusecli.training.recipe import Recipe
@@ -204,10 +206,12 @@ class Run:
         val: dict[str, PairSet],
         progress: Callable[[int, float], None] | None = None,
         workers: int = 0,
+        stop: Stop | None = None,
     ) -> Path:
         """Train to the recipe's last step; returns the path of the best weights (the last ones without ``val``).
 
-        workers: processes that draw the batches, which are the same by any number of them.
+        workers: processes that draw the batches, which are the same by any number of them. stop: once set, the step
+        under way is finished and saved; then Stopped is raised.
         """
         recipe = self.recipe
         self.texts = batches.texts
@@ -219,14 +223,21 @@ class Run:
             losses.append(self.train_step(batch))
             if progress:
                 progress(self.step, losses[-1])
-            if batches.rank > 0:
-                continue
-            if validating := self.step % recipe.val_every == 0 or self.step == recipe.steps:
-                self._validate(val, sum(losses) / len(losses))
-                losses.clear()
-            if validating or time.monotonic() - saved > SAVE_SECONDS:
-                self.save(LAST)
-                saved = time.monotonic()
+            stopped = stop is not None and _on_any_rank(stop.is_set(), self.device) and self.step < recipe.steps
+            if batches.rank == 0:
+                if validating := self.step % recipe.val_every == 0 or self.step == recipe.steps:
+                    self._validate(val, sum(losses) / len(losses))
+                    losses.clear()
+                if validating or stopped or time.monotonic() - saved > SAVE_SECONDS:
+                    self.save(LAST)
+                    saved = time.monotonic()
+            if stopped:
+                number = (stop and stop.signal) or signal.SIGTERM
+                raise Stopped(
+                    f"stopped by {number.name} after step {self.step}, which {self.out / LAST} holds: "
+                    "the same command goes on from there",
+                    number,
+                )
         return self.out / (BEST if val else LAST)
 
     def _acquaint(self, batches: Batches, workers: int) -> None:
@@ -262,6 +273,15 @@ class Run:
         log.info(
             "step %d: %s", self.step, ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "step")
         )
+
+
+def _on_any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether it is set in any process of a ``torchrun``, so that all end with the same step."""
+    if not dist.is_initialized():
+        return flag
+    found = torch.tensor(float(flag), device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found)
 
 
 def _mean_over_ranks(loss: Tensor, parameters: list[nn.Parameter]) -> float:

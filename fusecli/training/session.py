@@ -23,6 +23,7 @@ from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.models.teacher import Teacher
 from fusecli.stream.engine import pick_device
+from fusecli.stream.stop import Stop
 from fusecli.text.encode import open_encoder
 from fusecli.text.guide import describer
 from fusecli.training.batches import Batches
@@ -72,13 +73,15 @@ def train(
     text_vectors: Mapping[str, np.ndarray] | None = None,
     workers: int | None = None,
     quiet: bool = False,
+    stop: Stop | None = None,
 ) -> Path:
     """Train, or resume if ``out`` holds ``last.pt``; the best weights end in ``<out>/<architecture>.safetensors``.
 
     With ``teacher`` the network is distilled from it; ``recipe.text`` then names the teacher's encoder, and
     ``text_vectors`` are those that its checkpoint carries. Under ``torchrun`` every process takes a share of each step.
     ``workers`` processes draw the batches (None: for CUDA on Linux one per core; else none).
-    Raises FusecliError if memory runs out or the loss is not finite, UsageError for data that do not fit the recipe.
+    Raises FusecliError if memory runs out or the loss is not finite, UsageError for data that do not fit the recipe,
+    Stopped once ``stop`` is set.
     """
     rank, local = _join_processes()
     auto = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
@@ -113,7 +116,7 @@ def train(
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
 
         try:
-            best = run.fit(Batches(recipe, data, rank, texts, run.network), val, progress, workers)
+            best = run.fit(Batches(recipe, data, rank, texts, run.network), val, progress, workers, stop)
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
             raise FusecliError(
                 f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"
