@@ -1,5 +1,6 @@
 """What several test files share: folders of small pairs, and the command line called in-process."""
 
+import logging
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist already uses the cores
@@ -23,6 +24,16 @@ def scene(seed: int, size: tuple[int, int] = (48, 64), color: bool = True) -> tu
     ir = np.uint8(np.clip((ir - 0.5) * 900 + 80, 0, 200))
     cv2.circle(ir, (size[1] // 3, size[0] // 2), max(1, min(size) // 8), 250, -1)
     return vis, ir
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was():
+    """After a command line that ran in-process, which sets up the logger of all that follow."""
+    yield
+    logger = logging.getLogger("fusecli")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

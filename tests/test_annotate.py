@@ -172,7 +172,7 @@ def test_a_broken_image_costs_its_pair_only(pairs, fusecli):
         (["--ir", "ir", "-o", "d.jsonl"], "exactly one pair of modalities"),
         (["--ir", "ir", "--vis", "vis"], "name the output"),
         (["--ir", "ir", "--vis", "vis", "-o", "ir"], "is a folder"),
-        (["--ir", "ir", "--vis", "vis", "-o", "ir/000.png"], "is one of the inputs"),
+        (["--ir", "ir", "--vis", "vis", "-o", "ir/000.png"], "this is an input"),
         (
             ["--ir", "ir", "--vis", "vis", "-o", "d.jsonl", "--backend", "openai", "--base-url", "localhost:1"],
             "http://",

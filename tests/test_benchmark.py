@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import itertools
 import json
@@ -9,17 +10,20 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fusecli import metrics, registry
-from fusecli.benchmark import classical, compare, datasets, results
+from fusecli.benchmark import charts, classical, compare, datasets, page, results
 from fusecli.cli import main
 from fusecli.errors import UsageError
 from fusecli.images import frames
+from fusecli.images.intensity import visible_range
 from fusecli.images.opencv import cv2
+from fusecli.training.degrade import degrade_pair
 
 SHARED = Path(os.environ.get("FUSECLI_SHARED", Path(__file__).parents[1].parent / "shared"))
 NAMES = ("a", "b", "c", "d")
@@ -126,6 +130,48 @@ def test_files_of_every_kind(data: Path) -> None:
 def test_json_on_stdout_is_nothing_but_json(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--json", "-") == 0
     assert json.loads(capsys.readouterr().out)["datasets"]["tno"]["n"] == 4
+
+
+def test_tables_on_stdout_are_added_and_nothing_else_is(data: Path) -> None:
+    command = [sys.executable, "-m", "fusecli", "benchmark", "--dataset", "tno", "--methods", "average", *QUICK]
+    Path("log").write_text("before\n")
+    with Path("log").open("a") as file:  # as the shell's >> does
+        subprocess.run([*command, "--csv", "-"], stdout=file, check=True)
+    lines = Path("log").read_text().splitlines()
+    assert lines[:2] == ["before", "protocol,dataset,pair,method,metric,value"]
+    assert all(line.startswith("tang,tno,") for line in lines[2:])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--csv", "{data}/tno/vis/a.png"), "--csv {data}/tno/vis/a.png: this is an input"),
+        (("--csv", "t.txt", "--markdown", "t.txt"), "--markdown t.txt: --csv would be written there too"),
+        (("--csv", "-", "--json", "-"), "would be written there too"),
+    ],
+)
+def test_files_that_would_destroy_others_are_refused(
+    data: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str
+) -> None:
+    given = [option.format(data=data) for option in options]
+    assert _run("--dataset", "tno", "--methods", "average", *QUICK, *given) == 2
+    assert said.format(data=data) in capsys.readouterr().err
+
+
+def test_mri_of_sixteen_bits_is_read_as_fuse_reads_it(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for side, most in (("ct", 4000), ("mri", 1200)):
+        stored = (_scene(3).astype(np.uint16) * most // 255).clip(0, most)
+        frames.write(tmp_path / side / "a.png", [stored])
+    seen = []
+    real = classical.fuse
+    monkeypatch.setattr(classical, "fuse", lambda name, *sides: seen.append(sides) or real(name, *sides))
+    sides = ("--ct", str(tmp_path / "ct"), "--mri", str(tmp_path / "mri"))
+    _report(*sides, "--methods", "average", "--no-cache")
+    for side, pixels in zip(("ct", "mri"), seen[0], strict=True):
+        stored = frames.read(tmp_path / side / "a.png", intensity=visible_range([tmp_path / side / "a.png"]))[0].pixels
+        assert np.array_equal(pixels, stored)
 
 
 def test_second_run_computes_nothing_and_changes_are_noticed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,6 +592,10 @@ def _page(data: Path, *options: str) -> str:
     return Path("benchmark.html").read_text(encoding="utf-8")
 
 
+def _cases(page: str) -> list[dict]:
+    return json.loads(re.search(r'id="cases">(.*?)</script>', page, re.S)[1])["tno"]  # type: ignore[index]
+
+
 def test_page_is_whole_and_needs_no_network(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fused = _fused_folder()
     page = _page(data, "--methods", "average,maximum", "--fused", f"<b>&mine={fused}")
@@ -555,7 +605,7 @@ def test_page_is_whole_and_needs_no_network(data: Path, capsys: pytest.CaptureFi
     assert "default-src 'none'" in page
     assert "<b>&mine" not in page.partition("<script")[0]
     assert "&lt;b&gt;&amp;mine" in page
-    embedded = json.loads(re.search(r'id="cases">(.*?)</script>', page, re.S)[1])["tno"]  # type: ignore[index]
+    embedded = _cases(page)
     assert len(embedded) == 2
     assert [image["name"] for image in embedded[0]["images"]] == ["vis", "ir", "average", "maximum", "<b>&mine"]
     assert page.count("<svg") >= len(results.DEFAULT_METRICS)
@@ -566,6 +616,25 @@ def test_page_is_written_from_the_cache(data: Path, monkeypatch: pytest.MonkeyPa
     first = _page(data, "--methods", "average,wavelet")
     monkeypatch.setattr(classical, "fuse", None)
     assert _page(data, "--methods", "average,wavelet") == first
+
+
+def test_page_of_damaged_inputs_shows_what_the_methods_got(data: Path) -> None:
+    _page(data, "--methods", "average")  # whose pictures in the cache are of clean inputs
+    for case in _cases(_page(data, "--methods", "average", "--degraded")):
+        name = f"{case['pair']}.png"
+        clean = [frames.read(data / "tno" / side / name)[0].pixels for side in ("vis", "ir")]
+        first, second, _ = degrade_pair(*clean, ("vis", "ir"), case["pair"])
+        expected = [page._webp(image) for image in (first, second, classical.fuse("average", first, second))]
+        found = [base64.b64decode(image["url"].partition(",")[2]) for image in case["images"]]
+        assert found == expected
+
+
+def test_a_method_without_values_is_said_so_within_its_chart() -> None:
+    values = {"known": [1.2, 1.3], "unknown": [None, None]}
+    methods = {name: results.MethodResult(name, "classical", name, {"SSIM": values[name]}) for name in values}
+    dataset = results.DatasetResult("tno", "TNO", "ir-vis", ["a", "b"], methods)
+    chart = charts.distribution(results.Report("tang", ["SSIM"], {"tno": dataset}), dataset, "SSIM")
+    assert 0 <= float(re.search(r'x="([^"]*)" y="[^"]*">no value', chart)[1]) < 300  # type: ignore[index]
 
 
 PROBE = """<script>

@@ -232,6 +232,25 @@ def test_a_steady_sequence_keeps_its_exposure(tmp_path, fusecli):
     assert changes[1] == 0 < changes[0]
 
 
+def test_a_damaged_pair_costs_itself_in_a_steady_sequence_too(pairs, fusecli):
+    root = pairs(3)
+    damaged = root / "ir" / "001.png"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--steady")
+    assert code == 8
+    assert "001.png" in err
+    assert sorted(path.name for path in (root / "out").iterdir()) == ["000.png", "002.png"]
+
+
+def test_a_file_beside_the_result_is_not_the_result_however_it_is_spelled(pairs, fusecli, monkeypatch):
+    root = pairs(1)
+    monkeypatch.chdir(root)
+    sides = ("--ir", root / "ir" / "000.png", "--vis", root / "vis" / "000.png")
+    code, _, err = fusecli("fuse", *sides, "-o", "one.png", "--report", root / "one.png")
+    assert code == 2
+    assert "would also be the result" in err
+
+
 def test_a_dash_is_a_stream(pairs, fusecli, monkeypatch, tmp_path):
     root = pairs(1)
     monkeypatch.chdir(tmp_path)
@@ -241,6 +260,11 @@ def test_a_dash_is_a_stream(pairs, fusecli, monkeypatch, tmp_path):
     done = subprocess.run(command, input=table, capture_output=True, text=True, check=True)
     assert [pair["name"] for pair in json.loads(done.stdout)["pairs"]] == ["one"]
     assert not (tmp_path / "-").exists()
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    with log.open("a") as file:  # as the shell's >> does
+        subprocess.run([*command, "--overwrite"], input=table, stdout=file, text=True, check=True)
+    assert log.read_text().startswith("before\n{")
     code, _, err = fusecli(*arguments[3:], "--report", "-", "--json")
     assert code == 2
     assert "--report - and --json would both write to stdout" in err

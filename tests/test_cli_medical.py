@@ -308,6 +308,36 @@ def test_existing_results_are_refused_replaced_or_skipped(heads, fusecli, averag
     assert not [path for path in root.rglob("*") if ".partial" in path.name]
 
 
+def test_no_file_beside_the_results_replaces_an_input_or_another_program_s(heads, fusecli, average):
+    ct, mr, root = heads
+    slice_ = sorted(ct.iterdir())[3]
+    before = {path: path.read_bytes() for path in (mr, slice_)}
+    arguments = ("fuse", "--ct", ct, "--mri", mr, "-m", average)
+    for path in before:
+        code, _, err = fusecli(*arguments, "-o", root / "out", "--report", path)
+        assert code == 2
+        assert f"--report {path}: this is an input" in err
+    (root / "out").mkdir()
+    (root / "out" / "preview.png").write_text("mine")
+    code, _, err = fusecli(*arguments, "-o", root / "out", "--preview")
+    assert code == 2
+    assert "preview.png exists already" in err
+    assert all(path.read_bytes() == data for path, data in before.items())
+
+
+def test_a_result_replaces_no_slice_that_is_read(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 1), (8, 8, 20))
+    values = phantom.head(small) * 1000
+    phantom.dicom_series(tmp_path / "ct", (values / 10 + 1024).astype(np.int16), small)
+    phantom.dicom_series(tmp_path / "mr", values.astype(np.int16), small, "MR", number=2)
+    (slice_,) = (tmp_path / "ct").iterdir()
+    before = slice_.read_bytes()
+    sides = ("--ct", tmp_path / "ct", "--mri", tmp_path / "mr")
+    code, _, err = fusecli("fuse", *sides, "-o", slice_, "-m", average, "--overwrite")
+    assert code == 2, err
+    assert slice_.read_bytes() == before
+
+
 # Several volumes -----------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +357,20 @@ def test_a_cohort_of_folders_is_mirrored(tmp_path, fusecli, average):
     assert "--recursive" in fusecli(*arguments)[2]
 
 
+def test_folders_that_are_links_are_found(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
+    for side in ("pet", "mr"):
+        phantom.nifti(tmp_path / "disk" / side / "head.nii.gz", values, small)
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "p1").symlink_to(tmp_path / "disk" / side)
+        (tmp_path / side / "p1" / "again").symlink_to(tmp_path / side)  # leads back
+    sides = ("--pet", tmp_path / "pet", "--mri", tmp_path / "mr")
+    code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "out", "-m", average, "-r")
+    assert code == 0, err
+    assert (tmp_path / "out" / "p1" / "head.nii.gz").exists()
+
+
 def test_a_cohort_of_nifti_files_pairs_by_name(tmp_path, fusecli, average):
     small = phantom.grid((12, 10, 4), (8, 8, 20))
     values = np.rint(phantom.head(small) * 1000).astype(np.int16)
@@ -340,6 +384,9 @@ def test_a_cohort_of_nifti_files_pairs_by_name(tmp_path, fusecli, average):
     assert "p3.nii" in err
     assert fusecli(*arguments, "--ignore-unmatched")[0] == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p1.nii.gz", "p2.nii.gz"]
+    code, _, err = fusecli(*arguments, "--ignore-unmatched", "--name", "{index}", "--skip-existing")
+    assert code == 2
+    assert "cannot tell what {index} was given to before" in err
 
 
 @pytest.mark.parametrize("side", ["pet", "mr"])
@@ -449,7 +496,7 @@ def test_too_many_voxels_are_refused_before_they_are_read(heads, fusecli, averag
     ct, mr, root = heads
     code, _, err = fusecli("fuse", "--ct", ct, "--mri", mr, "-o", root / "out", "-m", average, "--max-pixels", 1000)
     assert code == 1
-    assert "voxels are more than the limit of 1,000" in err
+    assert "voxels are more than the limit of 1,000; --max-pixels or FUSECLI_MAX_PIXELS raises it" in err
 
 
 # Previews ------------------------------------------------------------------------------------------------------------

@@ -119,10 +119,10 @@ def test_jpeg_keeps_the_colour_of_single_pixels(tmp_path):
 def test_gray_stays_gray_and_equal_channels_stay_colour(tmp_path, ending):
     gray = picture(20, 30)
     frames.write(tmp_path / f"gray{ending}", [gray])
-    assert not one(tmp_path / f"gray{ending}").is_color
+    assert one(tmp_path / f"gray{ending}").pixels.ndim == 2
     if ending != ".pgm":
         frames.write(tmp_path / f"three{ending}", [np.dstack([gray] * 3)])
-        assert one(tmp_path / f"three{ending}").is_color
+        assert one(tmp_path / f"three{ending}").pixels.ndim == 3
 
 
 def test_tiff_pages_that_go_round_in_a_circle_are_refused(tmp_path):
@@ -143,14 +143,11 @@ def test_several_pages_of_different_size(tmp_path):
     frames.write(path, pages)
     found = frames.read(path)
     assert frames.peek_size(path) == (3, 9, 7)
-    for page, frame, index in zip(pages, found, range(3), strict=True):
+    for page, frame in zip(pages, found, strict=True):
         np.testing.assert_array_equal(np.rint(frame.pixels * 65535), page)
-        assert str(frame.source) == f"{path}[{index}]"
-        assert frame.origin.extra["pages"] == 3
     (last,) = frames.read(path, pages=[2])
     np.testing.assert_array_equal(last.pixels, found[2].pixels)
-    assert last.source.index == 2
-    assert one(tmp_path / "stack.tif", pages=[1]).is_color
+    assert one(tmp_path / "stack.tif", pages=[1]).pixels.ndim == 3
 
 
 def test_same_input_same_bytes(tmp_path):
@@ -420,9 +417,7 @@ def test_float_with_gaps(tmp_path):
     path = tmp_path / "a.tif"
     image = np.array([[np.nan, 250, 300], [np.inf, -np.inf, 350]], np.float32)
     tifffile.imwrite(path, image)
-    frame = one(path)
-    assert (frame.origin.lo, frame.origin.hi) == (250, 350)
-    np.testing.assert_array_equal(frame.pixels, np.float32([[0, 0, 0.5], [1, 0, 1]]))
+    np.testing.assert_array_equal(one(path).pixels, np.float32([[0, 0, 0.5], [1, 0, 1]]))
 
 
 def test_tiff_without_imagecodecs(tmp_path):
@@ -465,7 +460,6 @@ def test_sixteen_bit_colour(tmp_path):
     assert cv2.imwrite(str(tmp_path / "a.png"), image[..., ::-1])
     frame = one(tmp_path / "a.png")
     assert frame.origin.dtype == np.uint16
-    assert (frame.origin.lo, frame.origin.hi) == (0, 65535)
     np.testing.assert_array_equal(np.rint(frame.pixels * 65535), image)
 
 
@@ -601,7 +595,7 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path, ending, monkeypatch
     _, height, width = frames.peek_size(path)
     assert height * width >= 16000**2
     began = time.process_time()
-    assert "FUSECLI_MAX_PIXELS" in refused(path, max_pixels=10**8)
+    assert "--max-pixels or FUSECLI_MAX_PIXELS raises it" in refused(path, max_pixels=10**8)
     assert time.process_time() - began < 0.5
     monkeypatch.setenv("FUSECLI_MAX_PIXELS", "1e8")
     assert "100,000,000" in refused(path)

@@ -239,6 +239,7 @@ def test_csv_mistakes(tmp_path):
     assert "line 2" in message("vis,ir\nv/a.png,\n")
     assert "line 3: " in message("vis,ir\nv/a.png,t/7.tif\nv/none.png,t/9.tif\n")
     assert "column called name" in message("vis,ir\nv/a.png,t/7.tif\nw/a.png,t/9.tif\n")
+    assert "line 3: --vis and --ir name the same file" in message("vis,ir\nv/a.png,t/7.tif\nt/9.tif,t/9.tif\n")
     assert "not a supported kind of file; fusecli reads .jpg" in message("vis,ir\nv/a.png,note.txt\n")
     assert "cannot be read" in refused("", "", pairs_csv=tmp_path / "gone.csv")
     table.write_bytes(b"\xff\xfe\x00")

@@ -165,6 +165,13 @@ def test_align_then_fuse(tmp_path, fusecli):
         assert np.corrcoef(fused.ravel(), true.ravel())[0, 1] > 0.95
     assert fusecli("fuse", *sides, "-o", tmp_path / "no", "--align", path, "--resize", "ir")[0] == 2
     assert fusecli("align", *sides, "-o", path)[0] == 2  # exists
+    path.unlink()
+    code, _, err = fusecli("align", *sides, "-o", path)  # its picture does
+    assert code == 2
+    assert "rig.png exists already" in err
+    code, _, err = fusecli("align", *sides, "-o", tmp_path / "vis" / f"{RIG[0]}.json", "--overwrite")
+    assert code == 2
+    assert f"{RIG[0]}.png: this is an input" in err
 
 
 def test_a_calibration_that_was_not_trusted_says_so(tmp_path, caplog):

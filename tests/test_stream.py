@@ -1,6 +1,7 @@
 """The stream itself, with a small network: batches, stops, failures, and what a plan refuses."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -12,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from conftest import scene
 
+from fusecli import registry
 from fusecli.errors import UsageError
 from fusecli.images.pairing import Pair
 from fusecli.models.network import FusionNetwork
 from fusecli.stream import run as stream
+from fusecli.stream import videos, volumes
 from fusecli.stream.engine import Engine
 from fusecli.stream.plan import plan
 from fusecli.stream.run import Job, Settings
@@ -147,6 +150,30 @@ def test_pairs_under_way_are_bounded(jobs, engine_class, monkeypatch):
         if done > 60:
             break
     assert most <= 16
+
+
+@pytest.mark.parametrize(
+    ("run", "settings"),
+    [
+        (stream.run, Settings),
+        (volumes.run, partial(volumes.VolumeSettings, registry.TASKS["pet-mri"], "average")),
+        (videos.run, partial(videos.VideoSettings, "auto")),
+    ],
+    ids=["pictures", "volumes", "videos"],
+)
+@pytest.mark.parametrize(
+    ("threads", "workers", "share"),
+    [(64, 2, 1), (64, 1, 2), (1, 1, 1), (2, 8, 1)],
+)
+def test_workers_share_the_cores_that_are_lent(run, settings, threads, workers, share, monkeypatch):
+    monkeypatch.setattr(stream, "cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    engines = Engine(Local(), "cpu", "fp32"), Batching(Local(), "cpu", "fp32")
+    for engine, expected in zip(engines, ([share, threads], []), strict=True):
+        given = []
+        monkeypatch.setattr(torch, "set_num_threads", given.append)
+        assert not list(run([], engine, settings(workers=workers)))
+        assert given == expected
 
 
 def test_digest_and_preview_are_of_what_was_written(jobs):

@@ -253,7 +253,9 @@ def test_no_video_and_usage(clips, fuse, fusecli, pairs):
     assert not (clips / "out.mp4").exists()
     assert fuse(ir="-", output="out.mp4")[0] == 2
     assert fusecli("fuse", "--ir", "-", "--vis", clips / "vis.mp4", "-o", clips / "out.mp4")[0] == 2  # no --raw
-    assert fuse("--max-pixels", 100)[0] == 1
+    code, _, err = fuse("--max-pixels", 100)
+    assert code == 1
+    assert "pixels a frame are more than the limit of 100; --max-pixels or FUSECLI_MAX_PIXELS raises it" in err
 
 
 def test_folders_of_clips(tmp_path, fuse):

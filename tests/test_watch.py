@@ -222,6 +222,16 @@ def test_it_needs_two_folders_and_an_output_folder(pairs, fusecli):
     assert (code, "needs a folder" in err) == (2, True)
 
 
+@pytest.mark.parametrize("options", [("--range", "9,1"), ("--format", "nifti")])
+def test_what_makes_no_sense_is_told_before_anything_comes(tmp_path, fusecli, options):
+    for side in ("ir", "vis"):
+        (tmp_path / side).mkdir()
+    sides = ("--ir", tmp_path / "ir", "--vis", tmp_path / "vis")
+    code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "out", "--watch", *options)
+    assert code == 2
+    assert options[0] in err
+
+
 @pytest.mark.parametrize("name", ["{foo}", "{stem}.png"])
 def test_a_name_that_is_none_is_told_before_anything_comes(pairs, fusecli, name):
     root = pairs(1)

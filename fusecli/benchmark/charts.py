@@ -42,16 +42,16 @@ def distribution(report: Report, dataset: DatasetResult, metric: str) -> str:
     for index, method in enumerate(methods):
         middle = top + row * index + row / 2
         parts.append(f'<text class="l" x="{left - 6}" y="{middle + 4}" text-anchor="end">{_short(method.name)}</text>')
-        parts.append(_row(dataset, method, metric, middle, x, tint[method.name]))
+        if method.known(metric):
+            parts.append(_row(dataset, method, metric, middle, x, tint[method.name]))
+        else:
+            parts.append(f'<text class="t" x="{left}" y="{middle + 4}">no value</text>')
     label = f"Distribution of {metric} over {counted(len(dataset.pairs), 'pair')}"
     return _svg(right + 8, height, label, parts)
 
 
 def _row(dataset: DatasetResult, method: MethodResult, metric: str, middle: float, x, color: str) -> str:
-    known = method.known(metric)
-    if not known:
-        return f'<text class="t" x="{x(0)}" y="{middle + 4}">no value</text>'
-    low, median, high = np.percentile(known, (25, 50, 75))
+    low, median, high = np.percentile(method.known(metric), (25, 50, 75))
     parts = [
         f'<rect x="{x(low):.1f}" y="{middle - 6:.1f}" width="{max(x(high) - x(low), 0.5):.1f}" height="12" '
         f'fill="{color}" opacity="0.22"/>'

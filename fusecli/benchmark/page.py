@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,24 +15,23 @@ import numpy as np
 from fusecli import __version__
 from fusecli.benchmark import charts
 from fusecli.benchmark.cache import Cache
-from fusecli.benchmark.methods import Method
 from fusecli.benchmark.report import caption, cost_columns, cost_headers, marks, notes, number
 from fusecli.benchmark.results import DatasetResult, MethodResult, Report
 from fusecli.benchmark.run import Job
 from fusecli.images import colour
+from fusecli.images.atomic import text_file
 from fusecli.images.opencv import cv2
-from fusecli.images.pairing import Pair
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SIDE = 800  # longer images are scaled down to this many pixels
 QUALITY = 82
 SHOWN_METRICS = ("VIF", "Qabf", "SSIM")
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
 class Case:
-    """A pair to look at. images: (name, WebP, caption), sources first. look: (x, y) of the zoomed crop, 0…1."""
+    """A pair to look at. images: (name, WebP, caption), inputs first. look: (x, y) of the zoomed crop, 0…1."""
 
     pair: str
     label: str
@@ -85,23 +85,18 @@ def _cases(report: Report, job: Job, count: int, cache: Cache) -> list[Case]:
 def _case(report: Report, job: Job, index: int, word: str, cache: Cache) -> Case:
     dataset = report.datasets[job.pair_set.name]
     pair = job.pair_set.pairs[index]
-    key = job.hashes[pair.name]
-    sources: list[np.ndarray] = []
-
-    def read() -> list[np.ndarray]:
-        if not sources:
-            sources.extend(job.read(pair))
-        return sources
-
+    key = job.hashes[pair.name]  # of damaged inputs another one
+    read = lru_cache(lambda: job.read(pair))
+    given = lru_cache(lambda: job.inputs(pair, *read()))
     images = []
     for side, name in enumerate(job.pair_set.task.sides):
-        data = _cached(cache, ("source", side, key), lambda side=side: read()[side])  # type: ignore[misc]
+        data = _cached(cache, ("source", side, key), lambda side=side: given()[side])  # type: ignore[misc]
         images.append((name, data, ""))
     for method in job.methods:
         data = _cached(
             cache,
             ("result", method.identity(pair), key),
-            lambda method=method: _fuse(method, pair, read()),  # type: ignore[misc]
+            lambda method=method: method.fuse(pair, *given()),  # type: ignore[misc]
         )
         shown = [metric for metric in SHOWN_METRICS if metric in report.metrics] or report.metrics[:3]
         values = dataset.methods[method.name].values
@@ -111,10 +106,6 @@ def _case(report: Report, job: Job, index: int, word: str, cache: Cache) -> Case
         look = {"at": _busiest(*read())}
         cache.write_json(Cache.key("look", VERSION, key), look)
     return Case(pair.name, word, tuple(look["at"]), images)
-
-
-def _fuse(method: Method, pair: Pair, sources: list[np.ndarray]) -> np.ndarray:
-    return method.fuse(pair, sources[0], sources[1])
 
 
 def _cached(cache: Cache, parts: tuple[object, ...], make: Any) -> bytes:
@@ -179,8 +170,8 @@ def write(path: Path, report: Report, cases: dict[str, list[Case]]) -> None:
         ("@CASES@", json.dumps(embedded, ensure_ascii=False).replace("<", "\\u003c")),
     ):
         page = page.replace(mark, text, 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    with text_file(path) as file:
+        file.write(page)
 
 
 def _case_json(case: Case) -> dict[str, Any]:

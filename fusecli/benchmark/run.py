@@ -20,7 +20,7 @@ from fusecli.benchmark.methods import Method
 from fusecli.benchmark.results import DatasetResult, MethodResult, Report
 from fusecli.errors import UsageError
 from fusecli.images import frames
-from fusecli.images.intensity import Range, sequence_range, visible_range
+from fusecli.images.intensity import Range, pair_ranges
 from fusecli.images.opencv import cv2
 from fusecli.images.pairing import Pair
 
@@ -34,7 +34,7 @@ class Job:
 
     pair_set: PairSet
     methods: list[Method]
-    ranges: tuple[Range | None, Range | None]
+    ranges: tuple[Range | str | None, Range | str | None]
     hashes: dict[str, str]
     degraded: bool = False  # whether methods get damaged inputs; metrics always compare with the clean ones
 
@@ -66,17 +66,24 @@ class Job:
         return list(zip((pair.first, pair.second), sides, strict=True))
 
 
-def prepare(pair_set: PairSet, methods: list[Method], workers: int, degraded: bool = False) -> Job:
-    """Check everything that can be checked before work starts. Raises UsageError with names."""
+def prepare(
+    pair_set: PairSet, methods: list[Method], workers: int, degraded: bool = False, option: str = "auto"
+) -> Job:
+    """Check everything that can be checked before work starts. Raises UsageError with names.
+
+    option: ``--range``, see `pair_ranges`.
+    """
     if not pair_set.pairs:
         raise UsageError(f"{pair_set.name}: no pairs to measure on")
     for method in methods:
         check = getattr(method, "check", None)
         if check is not None:
             check(pair_set.name, pair_set.pairs)
-    ranges = (
-        visible_range([pair.first for pair in pair_set.pairs]),
-        sequence_range("auto", [pair.second for pair in pair_set.pairs]),
+    ranges = pair_ranges(
+        [pair.first for pair in pair_set.pairs],
+        [pair.second for pair in pair_set.pairs],
+        infrared=pair_set.task.second == "ir",
+        option=option,
     )
     with ThreadPoolExecutor(workers) as pool:
         digests = pool.map(lambda pair: file_hash(pair.first) + file_hash(pair.second), pair_set.pairs)

@@ -18,7 +18,7 @@ def align(
     output: Annotated[Path, options.output("Calibration to write (JSON).")],
     model: Annotated[str, typer.Option(help="shift, similarity, affine or homography.")] = "affine",
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs to look at, evenly spread.")] = 9,
-    pair_by: Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")] = "stem",
+    pair_by: options.PairBy = "stem",
     overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
 ) -> None:
     """Estimate the one transform of a rigid rig, for `fusecli fuse --align`.
@@ -28,32 +28,36 @@ def align(
     """
     options.set_up_logging("text", quiet=False, verbose=False)
     from fusecli.images import frames, pairing, registration
-    from fusecli.images.atomic import replacing
+    from fusecli.images.atomic import text_file
     from fusecli.images.colour import luma, warn_of_colored
-    from fusecli.images.intensity import colored, sequence_range, visible_range
+    from fusecli.images.intensity import colored, evenly, pair_ranges
+    from fusecli.stream.plan import check_files
 
     if model not in registration.MODELS:
         raise UsageError(f"--model {model}: choose {', '.join(registration.MODELS)}")
     if output.suffix.lower() != ".json":
         raise UsageError(f"-o {output}: name a file that ends in .json")
-    if output.exists() and not overwrite:
-        raise UsageError(f"-o {output}: exists already; --overwrite replaces it")
+    picture = output.with_suffix(".png")
+    existing = next((path for path in (output, picture) if path.exists()), None)
+    if existing is not None and not overwrite:
+        raise UsageError(f"-o {output}: {existing} exists already; --overwrite replaces it")
     found = pairing.find_pairs(
         vis, ir, endings=frames.ENDINGS, sides=("vis", "ir"), pair_by=pair_by, ignore_unmatched=True
     )
-    chosen = found[:: max(1, -(-len(found) // pairs))]
-    ranges = (visible_range([pair.first for pair in chosen]), sequence_range("auto", [pair.second for pair in chosen]))
-    warn_of_colored(colored([pair.second for pair in chosen]))
+    files = {"-o": output, "the picture beside -o": picture}
+    check_files(files, (path for pair in found for path in (pair.first, pair.second)))
+    chosen = [found[index] for index in evenly(len(found), pairs)]
+    firsts, seconds = [pair.first for pair in chosen], [pair.second for pair in chosen]
+    ranges = pair_ranges(firsts, seconds, infrared=True)
+    warn_of_colored(colored(seconds))
     images = []
     for pair in chosen:
         sides = zip((pair.first, pair.second), ranges, strict=True)
         visible, infrared = (luma(frames.read(path, intensity=range_)[0].pixels) for path, range_ in sides)
         images.append((visible, infrared))
     estimate = registration.estimate([pair.name for pair in chosen], images, model)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(output) as partial:
-        partial.write_text(json.dumps(estimate.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    picture = output.with_suffix(".png")
+    with text_file(output) as file:
+        file.write(json.dumps(estimate.as_dict(), indent=1, ensure_ascii=False) + "\n")
     frames.write(picture, [registration.overlay(*images[len(images) // 2], estimate.calibration)])
     before, after = estimate.similarity
     agreement = f"edges agree {before:.2f} before, {after:.2f} after"

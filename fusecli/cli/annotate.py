@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -60,16 +59,14 @@ def annotate(
         typer.Option("--workers", "-j", min=1, help="Pairs at once. Default: one per core, 4 for openai."),
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too.")] = False,
-    pair_by: Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")] = "stem",
-    pairs: Annotated[
-        Path | None, typer.Option(help="CSV of explicit pairs: a column per side, and name (optional).")
-    ] = None,
+    pair_by: options.PairBy = "stem",
+    pairs: options.Pairs = None,
     ignore_unmatched: Annotated[bool, typer.Option(help="Take what has a partner; warn about the rest.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Describe every pair anew.")] = False,
     fail_fast: Annotated[bool, typer.Option(help="Stop at the first pair that fails.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")] = False,
-    log_format: Annotated[str, typer.Option(help="text or json (messages on stderr).")] = "text",
+    quiet: options.ErrorsOnly = False,
+    verbose: options.Verbose = False,
+    log_format: options.LogFormat = "text",
 ) -> None:
     """Describe the degradations of pairs: events with severity, and a sentence per modality.
 
@@ -85,10 +82,9 @@ def annotate(
         raise UsageError("name the output: -o descriptions.jsonl")
     if str(output) == "-":
         raise UsageError("-o -: descriptions are added to a file, one by one; name it")
-    if output.is_dir():
-        raise UsageError(f"-o {output} is a folder; name a file in it, such as {output / 'descriptions.jsonl'}")
 
     from fusecli.images import frames, pairing
+    from fusecli.stream.plan import check_files
     from fusecli.text.record import Appender
 
     found = pairing.find_pairs(
@@ -97,13 +93,11 @@ def annotate(
         endings=frames.ENDINGS,
         recursive=recursive,
         pair_by=pair_by,
-        pairs_csv=options.stream(pairs, "/dev/stdin"),
+        pairs_csv=options.listed(pairs),
         sides=task.sides,
         ignore_unmatched=ignore_unmatched,
     )
-    inputs = [path for pair in found for path in (pair.first, pair.second)]
-    if any(output.exists() and os.path.samefile(output, path) for path in inputs):
-        raise UsageError(f"-o {output} is one of the inputs")
+    check_files({"-o": output}, (path for pair in found for path in (pair.first, pair.second)))
     source = backend.value
     if backend is Backend.measure:
         describe = _measured(task)
@@ -175,9 +169,8 @@ def _reader(pairs: list[Pair], task: registry.Task) -> Callable[[Pair], tuple[An
     """The first pages of a pair, with the intensities that `fuse` gives them."""
     from fusecli.images import frames, intensity
 
-    first = intensity.visible_range([pair.first for pair in pairs])
-    seconds = [pair.second for pair in pairs]
-    second = intensity.sequence_range("auto", seconds) if task.second == "ir" else intensity.visible_range(seconds)
+    firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
+    first, second = intensity.pair_ranges(firsts, seconds, infrared=task.second == "ir")
     return lambda pair: (
         frames.read(pair.first, intensity=first, pages=[0])[0].pixels,
         frames.read(pair.second, intensity=second, pages=[0])[0].pixels,

@@ -53,6 +53,7 @@ def benchmark(
     ignore_unmatched: Annotated[
         bool, typer.Option("--ignore-unmatched", help="Own pairs: leave out files without partner.")
     ] = False,
+    range_: options.Range = "auto",
     methods: Annotated[
         str,
         typer.Option(
@@ -80,7 +81,7 @@ def benchmark(
     cases: Annotated[int, typer.Option(min=0, help="Worst and best pairs per data set on the page, each.")] = 3,
     fail_below: FailBelow = [],  # noqa: B006
     device: options.Device = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    precision: options.Precision = "auto",
     workers: Annotated[int, typer.Option("--workers", "-j", min=0, help="Pairs at a time; 0: one per core.")] = 0,
     no_speed: Annotated[bool, typer.Option("--no-speed", help="Do not measure times and memory.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure everything anew.")] = False,
@@ -102,10 +103,10 @@ def benchmark(
         )
     names = _metric_names(metrics, protocol)
     results = _fused_folders(fused)
-    csv, latex, markdown = (options.stream(path, "/dev/stdout") for path in (csv, latex, markdown))
 
     from fusecli.benchmark import compare, datasets, run
     from fusecli.benchmark.cache import Cache
+    from fusecli.images.atomic import STDOUT
     from fusecli.machine import cores
     from fusecli.stream.plan import check_files
 
@@ -115,14 +116,17 @@ def benchmark(
         sets.append(datasets.from_folders(sides, recursive, pair_by, ignore_unmatched))
         if sets[-1].name in dataset:
             sets[-1].name += " (own)"
+    if range_ != "auto" and any(found.task.second != "ir" for found in sets):
+        raise UsageError("--range is for infrared")
     count = workers or cores()
     jobs = []
     for found in sets:
         chosen = _methods(methods, found, device, precision, options.look_of(look), teacher, results, include_seen)
-        jobs.append(run.prepare(found, chosen, count, degraded))
+        jobs.append(run.prepare(found, chosen, count, degraded, range_))
     page_file = None if no_html else html
-    files = {"--csv": csv, "--json": json_file, "--latex": latex, "--markdown": markdown, "--html": page_file}
-    check_files({option: path for option, path in files.items() if path not in (None, Path("-"))})
+    named = {"--csv": csv, "--json": json_file, "--latex": latex, "--markdown": markdown, "--html": page_file}
+    files = {option: path for option, path in named.items() if path is not None}
+    check_files(files, (path for found in sets for pair in found.pairs for path in (pair.first, pair.second)))
     cache = Cache(None if no_cache else registry.cache_dir())
 
     from tqdm import tqdm
@@ -138,13 +142,13 @@ def benchmark(
             speed=not no_speed,
             progress=lambda n: bar.update(n) and None,
         )
-    _write_files(report, csv, json_file, latex, markdown)
+    _write_files(report, files)
     if not no_html:
         from fusecli.benchmark import page
 
         page.write(html, report, page.pick_cases(report, jobs, cases, cache))
         typer.echo(f"page: {html}", err=True)
-    if json_file != Path("-"):
+    if STDOUT not in files.values():
         from fusecli.benchmark.report import terminal
 
         terminal(report, _console())
@@ -239,26 +243,25 @@ def _methods(
     return chosen
 
 
-def _write_files(
-    report: Report, csv: Path | None, json_file: Path | None, latex: Path | None, markdown: Path | None
-) -> None:
+def _write_files(report: Report, files: dict[str, Path]) -> None:
     import json
 
     from fusecli.benchmark import report as tables
+    from fusecli.images.atomic import text_file
 
-    text = json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    if json_file == Path("-"):
-        typer.echo(text, nl=False)
-        json_file = None
-    for path, content in (
-        (csv, lambda: tables.to_csv(report)),
-        (json_file, lambda: text),
-        (latex, lambda: tables.to_latex(report)),
-        (markdown, lambda: tables.to_markdown(report)),
-    ):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content(), encoding="utf-8")
+    def as_json(report: Report) -> str:
+        return json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    made = {
+        "--csv": tables.to_csv,
+        "--json": as_json,
+        "--latex": tables.to_latex,
+        "--markdown": tables.to_markdown,
+    }
+    for option, make in made.items():
+        if option in files:
+            with text_file(files[option]) as file:
+                file.write(make(report))
 
 
 def _console() -> Console:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fusecli import registry
 from fusecli.cli import options
 from fusecli.errors import UsageError
 from fusecli.stream.stop import stopping
@@ -31,8 +32,8 @@ def distill(
 ) -> None:
     """Distil a student from a teacher and print the path of its weights, ready for `fusecli fuse -m`."""
     options.set_up_logging("text", quiet=quiet, verbose=False)
-    if student not in (None, *STUDENTS):
-        raise UsageError(f"unknown student {student!r}; known: {', '.join(STUDENTS)}")
+    if student is not None and student not in STUDENTS:
+        raise UsageError(registry.unknown("student", student, STUDENTS))
     from fusecli.models import checkpoint
     from fusecli.training import session
     from fusecli.training.distill import DistillWeights

@@ -14,9 +14,7 @@ from fusecli.errors import UsageError
 
 def export(
     output: Annotated[Path, options.output("File to write, such as nano.onnx.")],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")
-    ] = registry.DEFAULT_MODEL,
+    model: options.Model = registry.DEFAULT_MODEL,
     task: Annotated[str, typer.Option(help=f"{', '.join(registry.TASKS)}.")] = "ir-vis",
     look: options.Look = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,

@@ -65,12 +65,10 @@ def fuse(
     output: Annotated[
         Path | None, options.output("Folder of the results; a file for a single pair; - for raw video.")
     ] = None,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")
-    ] = registry.DEFAULT_MODEL,
+    model: options.Model = registry.DEFAULT_MODEL,
     look: options.Look = None,
     device: options.Device = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    precision: options.Precision = "auto",
     engine: Annotated[
         str, typer.Option(help="What computes the network: auto (torch), torch, onnxruntime or openvino.")
     ] = "auto",
@@ -83,15 +81,10 @@ def fuse(
     tile: Annotated[str, typer.Option("--tile", "-t", help="auto, 0 (never) or pixels.")] = "auto",
     tile_overlap: Annotated[str, typer.Option(help="auto (what the model sees) or pixels.")] = "auto",
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too, mirrored below -o.")] = False,
-    pair_by: Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")] = "stem",
-    pairs: Annotated[
-        Path | None, typer.Option(help="CSV of explicit pairs: a column per side, and name (optional).")
-    ] = None,
+    pair_by: options.PairBy = "stem",
+    pairs: options.Pairs = None,
     ignore_unmatched: Annotated[bool, typer.Option(help="Fuse what has a partner; warn about the rest.")] = False,
-    range_: Annotated[
-        str,
-        typer.Option("--range", help="Infrared intensity: auto (percentiles of the sequence), frame, full or LO,HI."),
-    ] = "auto",
+    range_: options.Range = "auto",
     steady: Annotated[
         bool, typer.Option("--steady", help="One exposure for the whole sequence, as video wants it.")
     ] = False,
@@ -146,9 +139,9 @@ def fuse(
     preview: Annotated[bool, typer.Option(help="Write preview.png: sources beside results.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write a JSON report to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")] = False,
-    log_format: Annotated[str, typer.Option(help="text or json (messages on stderr).")] = "text",
+    quiet: options.ErrorsOnly = False,
+    verbose: options.Verbose = False,
+    log_format: options.LogFormat = "text",
 ) -> None:
     """Fuse pairs of registered images.
 
@@ -172,6 +165,8 @@ def fuse(
         raise UsageError(f"{' and '.join(name for name, used in streams.items() if used)} would both write to stdout")
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other")
+    if skip_existing and "{index" in name:
+        raise UsageError("--skip-existing: cannot tell what {index} was given to before; name results by {stem}")
 
     # Threads that wait for one another sleep instead of spinning: on a shared machine spinning takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
@@ -180,7 +175,6 @@ def fuse(
     mine = part(num_parts, part_id)
     if mine and preview:
         raise UsageError("--preview shows a whole run; leave it out with --num-parts")
-    report, pairs = options.stream(report, "/dev/stdout"), options.stream(pairs, "/dev/stdin")
     sheet = None if not preview else _sheet(output)
     request = Request(
         task=task,
@@ -190,7 +184,7 @@ def fuse(
         pairing={
             "recursive": recursive,
             "pair_by": pair_by,
-            "pairs_csv": pairs,
+            "pairs_csv": options.listed(pairs),
             "ignore_unmatched": ignore_unmatched,
         },
         naming={
@@ -224,12 +218,13 @@ def fuse(
         raise UsageError("--cluster divides pictures and volumes among machines; videos and --watch are for one")
 
     from fusecli.images.atomic import sweep
+    from fusecli.images.intensity import evenly
     from fusecli.stream.report import Report
     from fusecli.stream.work import EngineSpec
 
     spec = EngineSpec(model, task.name, options.look_of(look), device, precision, tile, tile_overlap, engine)
     sweep(job.output for job in planned.jobs)
-    shown = {job.output for job in planned.jobs[:: max(1, -(-len(planned.jobs) // PREVIEWED))]} if preview else set()
+    shown = {planned.jobs[index].output for index in evenly(len(planned.jobs), PREVIEWED)} if preview else set()
     rows = []
     with (
         _machines(cluster, spec, work, planned.jobs, output, workers) as (machine, outcomes),
@@ -336,7 +331,7 @@ def _nothing(request: Request, reason: str) -> tuple[Plan, Work]:
 
 def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     """The plan for pictures, and how to run it."""
-    from fusecli.images import frames, intensity, pairing
+    from fusecli.images import frames, pairing
     from fusecli.stream import run as stream
     from fusecli.stream.plan import check_color, check_depth, plan
     from fusecli.stream.work import Work
@@ -353,11 +348,9 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     check_depth(request.bit_depth, (job.output.suffix.lower() for job in planned.jobs))
     check_color(planned.jobs, request.gray)
     firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
-    limit = request.max_pixels
-    # of whatever is left to do, every frame of the sequence gets the same
-    second = options.infrared(seconds, limit) if task.second == "ir" else intensity.visible_range(seconds, limit)
     settings = stream.Settings(
-        ranges=(intensity.visible_range(firsts, limit), second),
+        # of whatever is left to do, every frame of the sequence gets the same
+        ranges=options.ranges(task, firsts, seconds, request.max_pixels),
         resize=None if request.resize is None else task.sides.index(request.resize),
         align=options.calibration(),
         color=False if request.gray else None,

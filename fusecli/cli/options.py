@@ -42,6 +42,19 @@ DrawWorkers = Annotated[
         "--workers", "-j", help="Processes that draw batches. Default: with CUDA one per core, else none.", min=0
     ),
 ]
+Model = Annotated[str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+PairBy = Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")]
+Pairs = Annotated[
+    Path | None, typer.Option(help="CSV of explicit pairs: a column per side, and name (optional); - for stdin.")
+]
+Range = Annotated[
+    str,
+    typer.Option("--range", help="Infrared intensity: auto (percentiles of the sequence), frame, full or LO,HI."),
+]
+ErrorsOnly = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")]
+LogFormat = Annotated[str, typer.Option(help="text or json (messages on stderr).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
@@ -85,9 +98,9 @@ def output(text: str) -> Any:
     return typer.Option("--output", "-o", parser=parse, metavar="PATH", help=text)
 
 
-def stream(typed: Path | None, device: str) -> Path | None:
-    """``-`` is the stream of that device, as in other programs."""
-    return Path(device) if str(typed) == "-" else typed
+def listed(typed: Path | None) -> Path | None:
+    """``--pairs``, where - is standard input."""
+    return Path("/dev/stdin") if str(typed) == "-" else typed
 
 
 def task_of(**given: str | None) -> tuple[registry.Task, dict[str, str]]:

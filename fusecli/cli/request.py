@@ -41,17 +41,19 @@ class FrameOptions:
     steady: bool
     align: Path | None
 
-    def infrared(self, files: list[Path], max_pixels: int | None = None) -> Range | str | None:
-        """The intensity range of a sequence, the same for all its frames; says so if it is coloured.
+    def ranges(
+        self, task: registry.Task, firsts: list[Path], seconds: list[Path], max_pixels: int | None = None
+    ) -> tuple[Range | str | None, Range | str | None]:
+        """The intensity ranges of a sequence, the same for all its frames; says so if the infrared is coloured.
 
         Raises UsageError.
         """
         from fusecli.images import colour, intensity
 
-        colour.warn_of_colored(intensity.colored(files, max_pixels))
-        if self.range in ("frame", "full"):
-            return self.range
-        return intensity.sequence_range(self.range, files, max_pixels)
+        infrared = task.second == "ir"
+        if infrared:
+            colour.warn_of_colored(intensity.colored(seconds, max_pixels))
+        return intensity.pair_ranges(firsts, seconds, infrared=infrared, option=self.range, max_pixels=max_pixels)
 
     def calibration(self) -> Calibration | None:
         """How the infrared is moved onto the visible. Raises UsageError."""

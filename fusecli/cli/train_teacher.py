@@ -29,7 +29,7 @@ def train_teacher(
     """
     options.set_up_logging("text", quiet=quiet, verbose=False)
     if task not in registry.TASKS:
-        raise UsageError(f"unknown task {task!r}; known: {', '.join(registry.TASKS)}")
+        raise UsageError(registry.unknown("task", task, registry.TASKS))
     from fusecli.training import session
     from fusecli.training.recipe import Recipe
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) -> tuple[Plan, Work] | None:
     """The plan and how to run it; None where both sides are pictures. Raises UsageError for what makes no sense."""
     from fusecli.images.colour import warn_of_colored
+    from fusecli.images.intensity import sequence_range
     from fusecli.images.rawvideo import PIPE, RawFormat
     from fusecli.images.video import ENDINGS, WRITES, pyav
 
@@ -71,7 +72,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) 
     if typed[1] != PIPE:
         warn_of_colored(image for job in planned.jobs[:1] for image in _looks(job.second, request.max_pixels))
     settings = videos.VideoSettings(
-        infrared=options.infrared([]) or "auto",
+        infrared=sequence_range(options.range, []) or "auto",
         raw=None if raw is None else RawFormat.parse(raw),
         resize=None if request.resize is None else task.sides.index(request.resize),
         align=options.calibration(),
@@ -101,7 +102,7 @@ def _named(
 ) -> Plan:
     """Every pair with the name of its result."""
     from fusecli.images.pairing import Pair, find_pairs
-    from fusecli.stream.plan import Plan, result_name, settle
+    from fusecli.stream.plan import Plan, result_path, settle
     from fusecli.stream.run import Job
 
     output, naming = request.output, request.naming
@@ -122,10 +123,9 @@ def _named(
     for index, pair in enumerate(pairs):
         target = output
         if not single:
-            folder, _, stem = pair.name.rpartition("/")
-            name = result_name(naming["pattern"], {**naming["fields"], "stem": stem, "index": f"{index:06d}"})
             ending = pair.first.suffix.lower()
-            target = output / folder / (name + (ending if ending in writes else writes[0]))
+            ending = ending if ending in writes else writes[0]
+            target = result_path(output, pair.name, ending, naming["pattern"], naming["fields"], index)
         jobs.append(Job(pair.name, pair.first, pair.second, target))
     return settle(
         jobs,

@@ -75,7 +75,7 @@ def plan(request: Request, options: VolumeOptions) -> tuple[Plan, Work] | None:
         gray=request.gray,
         colormap=colors is not None,
         bit_depth=request.bit_depth,
-        **{key: value for key, value in request.naming.items() if key != "beside"},
+        **request.naming,
     )
     settings = volumes.VolumeSettings(
         task=task,

@@ -28,7 +28,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     from fusecli.images import frames, intensity, pairing
     from fusecli.images.atomic import sweep
     from fusecli.stream import watch
-    from fusecli.stream.plan import FORMATS, Plan, check_depth, result_name, settle
+    from fusecli.stream.plan import Plan, check_depth, ending_for, result_name, result_path, settle
     from fusecli.stream.work import Work
 
     task, naming, output = request.task, request.naming, request.output
@@ -51,15 +51,15 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
             raise UsageError(f"{option}: needs to know all pairs beforehand, and --watch does not")
     if output.is_file() or output.suffix.lower() in frames.ENDINGS:
         raise UsageError(f"-o {output}: --watch needs a folder")
-    check_depth(request.bit_depth, [FORMATS.get(naming["file_format"], ".png")])
+    check_depth(request.bit_depth, [ending_for(naming["file_format"], Path("a.png"))])
+    options.ranges(task, [], [])  # says so now if it makes no sense
     guarded, beside = map(Path, typed), naming["beside"]
     settle([], output, single=False, guarded=guarded, overwrite=False, skip_existing=False, beside=beside)
     result_name(naming["pattern"], {**naming["fields"], "stem": "0"})  # says so now if it gives no name
 
     def target(pair: Pair) -> Path:
-        folder, _, stem = pair.name.rpartition("/")
-        name = result_name(naming["pattern"], {**naming["fields"], "stem": stem})
-        return output / folder / (name + (FORMATS.get(naming["file_format"]) or pair.first.suffix.lower()))
+        ending = ending_for(naming["file_format"], pair.first)
+        return result_path(output, pair.name, ending, naming["pattern"], naming["fields"])
 
     patterns = pairing.patterns(request.pairing["pair_by"], task.sides)
     if patterns[0] == patterns[1] and os.path.samefile(*typed):
@@ -87,14 +87,15 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         from fusecli.stream import run as stream
 
         firsts, seconds = ([getattr(job, side) for job in jobs] for side in ("first", "second"))
-        second = options.infrared(seconds, request.max_pixels)
+        ranges = options.ranges(task, firsts, seconds, request.max_pixels)
+        second = ranges[1]
         if options.range == "auto" and isinstance(second, intensity.Range):
             log.warning(
                 "--range auto took %g,%g from the first %d infrared frames and keeps it; --range LO,HI settles it",
                 *(second.lo, second.hi, len(jobs)),
             )
         return stream.Settings(
-            ranges=(intensity.visible_range(firsts, request.max_pixels), second),
+            ranges=ranges,
             resize=None if request.resize is None else task.sides.index(request.resize),
             align=calibration,
             color=False if request.gray else None,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import secrets
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from fusecli.errors import OutputError
 
 PARTIAL = ".partial"
+STDOUT = Path("-")
 _SYSTEM = (("/", "dev"), ("/", "proc"))  # where names stand for what a process has opened
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -25,11 +29,16 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
 
     It is hidden, so that no run takes it as input, and keeps the ending, by which some libraries choose the format. Its
     name cannot be foreseen and it is made anew, so that in a folder such as /tmp no one can put a link in its place.
-    Raises OutputError with file and reason where the disk is full or writing is not permitted.
+    A device or a pipe is written to directly. Raises OutputError with file and reason where the disk is full or writing
+    is not permitted.
     """
+    if is_device(path):
+        with _explained(path):
+            yield path
+        return
     ending = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix[:12]
     partial = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}{PARTIAL}{ending}")
-    try:
+    with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if folder:
             partial.mkdir()
@@ -54,9 +63,32 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
             else:
                 partial.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"{path}: cannot be written: {reason}", full=error.errno in _FULL) from error
+
+
+@contextmanager
+def text_file(path: Path) -> Iterator[TextIO]:
+    """A file for UTF-8 text, whole or not at all; - is standard output. Raises OutputError.
+
+    What is no Unicode, as a file's name may be, is spelled out.
+    """
+    if path == STDOUT:  # which is not opened anew: that would empty a file it goes to
+        with _explained(path):
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+            yield sys.stdout
+            sys.stdout.flush()
+    else:
+        with replacing(path) as place, place.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
 
 
 def is_device(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Luma and colour, without torch: for previews and classical baselines. ITU-R BT.601, full range."""
+"""Luma and colour, without torch. ITU-R BT.601, full range."""
 
 from __future__ import annotations
 

@@ -116,9 +116,7 @@ def _decode_still(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
     if header.height < 1 or header.width < 1:
         raise Unreadable("the image has no pixels")
     if header.height * header.width > max_pixels:
-        from fusecli.images.tiff import too_large
-
-        raise Unreadable(too_large(header.height * header.width, max_pixels))
+        raise Unreadable(headers.too_large(header.height * header.width, "pixels", max_pixels))
     array = _decode_plain_png(data, header) if header.kind == "PNG" and kornia is not None else None
     array = _decode_any(data, header) if array is None else array
     return orient(array, header.orientation), header.metadata.turned(header.orientation)

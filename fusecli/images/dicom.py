@@ -50,7 +50,7 @@ _COUNTS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelRepresen
 
 @dataclass
 class Series:
-    """Files of one series, in the order of their names. headers: what `scan` read of each; patient: who it is of."""
+    """Files of one series, in the order of their names. headers: what `scan` read of each; patients: whose they are."""
 
     uid: str
     number: str
@@ -102,7 +102,7 @@ class Scan:
 
 @dataclass
 class Origin:
-    """Datasets without pixels: one per slice, or one in all and the frame (from 0) of each slice. series: its UID."""
+    """Datasets without pixels: one per slice, or one in all and the frame (from 0) of each slice."""
 
     datasets: list[Dataset]
     frames: list[int] | None = None

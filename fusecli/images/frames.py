@@ -11,7 +11,7 @@ from fusecli.errors import FusecliError
 from fusecli.images import png
 from fusecli.images.atomic import replacing
 from fusecli.images.decode import MAX_PIXELS, decode, peek
-from fusecli.images.frame import Frame, Origin, Source
+from fusecli.images.frame import Frame, Origin
 from fusecli.images.intensity import Range, frame_range, full_range
 from fusecli.images.metadata import NONE, Metadata, into_jpeg, into_png, into_webp
 from fusecli.images.opencv import cv2
@@ -55,11 +55,9 @@ def read(
     Raises InputError with file and reason: not an image, truncated, damaged, animated, too large, unreadable.
     """
     stored = decode(path, pages=pages, max_pixels=max_pixels)
-    indices = range(stored.count) if pages is None else [page for page in pages if page < stored.count]
-    extra = {"pages": stored.count, "kind": stored.kind}
     return [
-        _frame(array, Source(path, index if stored.count > 1 else None), intensity, extra, metadata)
-        for index, array, metadata in zip(indices, stored.pages, stored.metadata, strict=True)
+        Frame(shown(array, intensity), Origin(array.dtype, metadata))
+        for array, metadata in zip(stored.pages, stored.metadata, strict=True)
     ]
 
 
@@ -100,8 +98,8 @@ def write(
         partial.write_bytes(data)
 
 
-def shown(array: np.ndarray, intensity: Range | str | None) -> tuple[np.ndarray, Range]:
-    """Stored values as the network takes them (uint8, or float32 in [0, 1]), and the range that was used."""
+def shown(array: np.ndarray, intensity: Range | str | None) -> np.ndarray:
+    """Stored values as the network takes them: uint8, or float32 in [0, 1]."""
     if intensity == "frame":
         values = frame_range(array)
     elif isinstance(intensity, Range) and (intensity.eight_bit or array.dtype != np.uint8):
@@ -111,15 +109,8 @@ def shown(array: np.ndarray, intensity: Range | str | None) -> tuple[np.ndarray,
     else:
         raise ValueError(f"intensity {intensity!r}: expected a Range, 'frame', 'full' or None")
     if array.dtype != np.uint8:
-        return values.apply(array), values
-    return (array if (values.lo, values.hi) == (0.0, 255.0) else values.apply_uint8(array)), values
-
-
-def _frame(
-    array: np.ndarray, source: Source, intensity: Range | str | None, extra: dict[str, object], metadata: Metadata
-) -> Frame:
-    pixels, values = shown(array, intensity)
-    return Frame(pixels, source, Origin(array.dtype, values.lo, values.hi, dict(extra), metadata))
+        return values.apply(array)
+    return array if (values.lo, values.hi) == (0.0, 255.0) else values.apply_uint8(array)
 
 
 def _fast_png() -> list[int]:

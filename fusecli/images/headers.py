@@ -46,6 +46,12 @@ class Header:
 TRUNCATED = "the file is truncated: its end is missing"
 ANIMATED = "the file is an animation; split it into single frames first"
 
+
+def too_large(count: int, unit: str, limit: int) -> str:
+    """What is wrong with a file that has more than --max-pixels allows."""
+    return f"{count:,} {unit} are more than the limit of {limit:,}; --max-pixels or FUSECLI_MAX_PIXELS raises it"
+
+
 # First bytes of what people hand in by mistake, to name it in the message.
 _FOREIGN = (
     (b"GIF8", "a GIF"),

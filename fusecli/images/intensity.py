@@ -63,17 +63,33 @@ class Range:
         return array * np.float32(self.hi - self.lo) + np.float32(self.lo)
 
 
-def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = None) -> Range | None:
-    """The range of ``--range`` for a whole sequence.
+def pair_ranges(
+    firsts: Sequence[Path],
+    seconds: Sequence[Path],
+    *,
+    infrared: bool,
+    option: str = "auto",
+    max_pixels: int | None = None,
+) -> tuple[Range | str | None, Range | str | None]:
+    """What ``frames.read`` needs for both sides of a sequence of pairs.
+
+    infrared: whether the seconds are, and get what ``option`` says (see `sequence_range`); else they are as the firsts.
+    """
+    second = sequence_range(option, seconds, max_pixels) if infrared else visible_range(seconds, max_pixels)
+    return visible_range(firsts, max_pixels), second
+
+
+def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = None) -> Range | str | None:
+    """The range of ``--range`` for a whole sequence, as ``frames.read`` takes it.
 
     auto: the 0.5th and 99.9th percentile of an evenly spaced sample; None (unchanged) where all frames have 8 bits.
-    LO,HI: these values, for 8-bit frames too. frame, full: None; hand the word itself to ``frames.read``.
+    LO,HI: these values, for 8-bit frames too. frame, full: the word itself.
     The result depends on ``paths`` in their order: hand over the whole sequence, also when some frames are skipped.
     Files that cannot be read are passed over here; reading them fails by name. UsageError where option makes no sense.
     """
     option = option.strip()
     if option in ("frame", "full"):
-        return None
+        return option
     if option != "auto":
         given = _parse(option)
         _check_that_it_holds(given, option, paths, max_pixels)
@@ -160,7 +176,7 @@ def _sample(
 
     enough: once an integer is as large as this, no further files of integers are read, which takes long.
     """
-    chosen = _evenly(len(paths), SAMPLE_FRAMES)
+    chosen = evenly(len(paths), SAMPLE_FRAMES)
     per_file = max(1, SAMPLE_FRAMES // max(1, len(chosen)))
     sample: list[tuple[Path, np.ndarray]] = []
     types: dict[str, Path] = {}
@@ -174,7 +190,7 @@ def _sample(
         if header.dtype == np.uint8 or header.dtype.kind not in kinds or (integer and filled):
             continue
         try:
-            stored = decode(paths[index], pages=_evenly(header.pages, per_file), max_pixels=max_pixels)
+            stored = decode(paths[index], pages=evenly(header.pages, per_file), max_pixels=max_pixels)
         except InputError as error:
             log.debug("left out of the intensity range: %s", error)
             continue
@@ -204,7 +220,7 @@ def _misfit(sample: Sequence[tuple[Path, np.ndarray]], types: dict[str, Path], c
 
 def colored(paths: Sequence[Path], max_pixels: int | None = None) -> Iterator[tuple[Path, np.ndarray]]:
     """The first, middle and last file of a sequence with what it holds, unless the header says that it is gray."""
-    for index in _evenly(len(paths), 3):
+    for index in evenly(len(paths), 3):
         header = peek(paths[index])
         if header is not None and header.color:
             with suppress(InputError):  # reading it will fail by name
@@ -214,7 +230,7 @@ def colored(paths: Sequence[Path], max_pixels: int | None = None) -> Iterator[tu
 def _check_that_it_holds(given: Range, option: str, paths: Sequence[Path], max_pixels: int | None) -> None:
     """Say so where nothing that three frames show lies in a range, as where it is meant in other units."""
     seen = []
-    for index in _evenly(len(paths), 3):
+    for index in evenly(len(paths), 3):
         with suppress(InputError):  # reading it will fail by name
             values = _finite_sample(decode(paths[index], pages=[0], max_pixels=max_pixels).pages[0])
             seen += [(float(values.min()), float(values.max()))] if values.size else []
@@ -223,7 +239,7 @@ def _check_that_it_holds(given: Range, option: str, paths: Sequence[Path], max_p
         log.warning("--range %s holds nothing of %s …: values there go from %g to %g", option, paths[0], lo, hi)
 
 
-def _evenly(count: int, limit: int) -> list[int]:
+def evenly(count: int, limit: int) -> list[int]:
     """At most ``limit`` of 0 … count−1, evenly spaced, with both ends."""
     if count <= limit:
         return list(range(count))

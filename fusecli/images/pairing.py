@@ -108,9 +108,10 @@ def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]
 
 
 def is_empty(typed: str) -> bool:
-    """Whether this is a folder in which there is no file yet, nor in its sub-folders."""
+    """Whether this is a folder in which there is no file yet, nor in its sub-folders, nor a link to none."""
     try:
-        return Path(typed).is_dir() and next(files_in(typed, True), None) is None
+        broken: list[str] = []
+        return Path(typed).is_dir() and next(_walk(typed, True, broken), None) is None and not broken
     except OSError:  # what cannot be listed is told when it is to be read
         return False
 
@@ -124,15 +125,18 @@ def key_of(name: str, *, pattern: tuple[str, str], endings: Collection[str]) -> 
 
 def _distinct(pairs: list[Pair], sides: tuple[str, str]) -> list[Pair]:
     """The pairs, unless both sides turn out to be the same files."""
-    same = False
-    with suppress(OSError):  # gone since it was listed: then its pair will fail by name
-        same = os.path.samefile(pairs[0].first, pairs[0].second)
-    if same:
+    if _same(pairs[0].first, pairs[0].second):
         raise UsageError(
             f"--{sides[0]} and --{sides[1]} name the same file ({pairs[0].first}); where both sides share a folder, "
             f"tell them apart by --pair-by, as --pair-by '{sides[0]}=*_{sides[0]},{sides[1]}=*_{sides[1]}'"
         )
     return pairs
+
+
+def _same(first: Path, second: Path) -> bool:
+    with suppress(OSError):  # not there, or gone since it was listed: then its pair will fail by name
+        return os.path.samefile(first, second)
+    return False
 
 
 @dataclass
@@ -414,6 +418,8 @@ def _from_rows(
         for file in files:
             if _stem(file.name, endings) is None:
                 raise UsageError(f"{where}: {file} is not a supported kind of file; {_reads(endings)}")
+        if _same(*files):
+            raise UsageError(f"{where}: --{sides[0]} and --{sides[1]} name the same file ({files[0]})")
         name = cells.get("name") or files[0].name
         name = _stem(name, endings) or name
         if _leaves(name):

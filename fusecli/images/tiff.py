@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 from tifffile import PHOTOMETRIC
 
-from fusecli.images.headers import TRUNCATED, Unreadable
+from fusecli.images.headers import TRUNCATED, Unreadable, too_large
 from fusecli.images.metadata import Metadata, from_tiff, into_tiff
 from fusecli.images.opencv import cv2
 
@@ -47,7 +47,7 @@ def read(
         wanted = range(len(images)) if pages is None else [index for index in pages if index < len(images)]
         total = sum(images[index].imagelength * images[index].imagewidth for index in wanted)
         if total > max_pixels:
-            raise Unreadable(too_large(total, max_pixels))
+            raise Unreadable(too_large(total, "pixels", max_pixels))
         arrays, metadata = [], []
         for index in wanted:
             page = images[index]
@@ -86,10 +86,6 @@ def encode(pages: Sequence[np.ndarray], metadata: Sequence[Metadata], *, compres
                 extratags=tags,
             )
     return buffer.getbuffer()
-
-
-def too_large(pixels: int, limit: int) -> str:
-    return f"{pixels:,} pixels are more than the limit of {limit:,}; set FUSECLI_MAX_PIXELS to raise it"
 
 
 @contextmanager

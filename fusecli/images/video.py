@@ -15,6 +15,7 @@ import numpy as np
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images.decode import max_pixels_default
+from fusecli.images.headers import too_large
 
 log = logging.getLogger("fusecli")
 
@@ -73,7 +74,7 @@ class VideoFile:
             limit = max_pixels_default() if max_pixels is None else max_pixels
             width, height = stream.codec_context.width, stream.codec_context.height
             if width * height > limit:
-                raise InputError(f"{path}: frames of {width}×{height} pixels are more than --max-pixels {limit}")
+                raise InputError(f"{path}: {too_large(width * height, 'pixels a frame', limit)}")
             # An MP4's index says where every frame lies.
             ends = [entry.pos + entry.size for entry in list(getattr(stream, "index_entries", ()))[-100:]]
             if "mp4" in container.format.name and max(ends, default=0) > path.stat().st_size:

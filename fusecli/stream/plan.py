@@ -7,13 +7,13 @@ import mimetypes
 import os
 import string
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fusecli.errors import UsageError
 from fusecli.images import decode, frames
-from fusecli.images.atomic import is_device
+from fusecli.images.atomic import STDOUT, is_device
 from fusecli.images.pairing import Pair
 from fusecli.stream.parts import Part
 from fusecli.stream.run import Job
@@ -53,23 +53,17 @@ def plan(
     `settle`.
     Raises UsageError where outputs exist, coincide, lie in an input folder, or cannot be written.
     """
-    if skip_existing and "{index" in pattern:
-        raise UsageError("--skip-existing: cannot tell what {index} was given to before; name results by {stem}")
-    if file_format != "auto" and file_format not in FORMATS:
-        raise UsageError(f"--format {file_format}: choose auto, {', '.join(FORMATS)}")
     single = is_file(output)
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
-    if single and file_format != "auto" and not _same_format(output.suffix, FORMATS[file_format]):
+    if single and not _same_format(output.suffix, ending_for(file_format, output)):
         raise UsageError(f"-o {output}: contradicts --format {file_format}; leave out one of them")
     jobs = []
     for index, pair in enumerate(pairs):
         target = output
         if not single:
-            ending = FORMATS.get(file_format) or (pair.first, pair.second)[reference].suffix.lower()
-            folder, _, stem = pair.name.rpartition("/")
-            name = result_name(pattern, {**(fields or {}), "stem": stem, "index": f"{index:06d}"})
-            target = output / folder / (name + ending)
+            ending = ending_for(file_format, (pair.first, pair.second)[reference])
+            target = result_path(output, pair.name, ending, pattern, fields or {}, index)
         jobs.append(Job(pair.name, pair.first, pair.second, target))
     beside = beside or {}
     guarded = [Path(typed) for typed in inputs if Path(typed).is_dir()]
@@ -113,7 +107,7 @@ def settle(
     if part is not None:
         jobs = [job for job in jobs if part.takes(job.name)]
     existing = [job for job in jobs if _exists(job.output)]
-    _check_inputs_stay(jobs, existing, beside)
+    _check_inputs_stay([*(("-o", job.output) for job in existing), *beside.items()], _inputs(jobs))
     target = output.resolve()
     for folder in () if single else guarded:
         if folder.resolve() in (target, *target.parents):
@@ -178,18 +172,45 @@ def check_writable(option: str, folder: Path) -> None:
         raise UsageError(f"{option} {folder}: cannot write here ({reason})") from error
 
 
-def check_files(files: Mapping[str, Path]) -> None:
-    """Check that files, by option, can be written. Raises UsageError."""
+def check_files(files: Mapping[str, Path], inputs: Iterable[Path] = ()) -> None:
+    """Check that files, by option, can be written, are not the same, and none of the inputs. Raises UsageError."""
+    seen: dict[str, str] = {}
     for option, path in files.items():
         if path.is_dir():
             raise UsageError(f"{option} {path}: is a folder; name a file")
-        if not is_device(path):
+        if path == STDOUT or not is_device(path):
+            other = seen.setdefault(os.path.abspath(path), option)
+            if other != option:
+                raise UsageError(f"{option} {path}: {other} would be written there too")
+        if path != STDOUT and not is_device(path):
             check_writable(option, path.parent)
+    _check_inputs_stay(files.items(), inputs)
+
+
+def ending_for(file_format: str, reference: Path) -> str:
+    """The ending of a picture's result. Raises UsageError for a format that pictures have not."""
+    if file_format == "auto":
+        return reference.suffix.lower()
+    if file_format not in FORMATS:
+        raise UsageError(f"--format {file_format}: choose auto, {', '.join(FORMATS)}")
+    return FORMATS[file_format]
 
 
 def _same_format(one: str, other: str) -> bool:
     alike = {".tiff": ".tif", ".jpeg": ".jpg"}
     return alike.get(one.lower(), one.lower()) == other
+
+
+def result_path(
+    output: Path, name: str, ending: str, pattern: str, fields: Mapping[str, str], index: int | None = None
+) -> Path:
+    """Where in ``output`` the result of the pair ``name`` goes, by ``--name``; without index there is no {index}.
+
+    Raises UsageError as `result_name` does.
+    """
+    folder, _, stem = name.rpartition("/")
+    numbered = {} if index is None else {"index": f"{index:06d}"}
+    return output / folder / (result_name(pattern, {**fields, "stem": stem, **numbered}) + ending)
 
 
 def result_name(pattern: str, values: dict[str, str]) -> str:
@@ -226,21 +247,25 @@ def _check_distinct(jobs: Sequence[Job], beside: Mapping[str, Path]) -> None:
         alike += folded.setdefault(str(job.output).casefold(), job) is not job
     if alike:
         log.warning("%d outputs differ from another one in case only: one file on some systems", alike)
+    places = {os.path.abspath(path): job for path, job in seen.items()} if beside else {}
     for option, path in beside.items():
-        if path in seen:
-            raise UsageError(
-                f"{option} {path}: would also be the result of {seen[path].first}; --name tells them apart"
-            )
+        clash = places.get(os.path.abspath(path))
+        if clash is not None:
+            raise UsageError(f"{option} {path}: would also be the result of {clash.first}; --name tells them apart")
 
 
-def _check_inputs_stay(jobs: Sequence[Job], existing: Sequence[Job], beside: Mapping[str, Path]) -> None:
-    written = [("-o", job.output) for job in existing] + [one for one in beside.items() if one[1].exists()]
-    if not written:  # what does not exist is no input
+def _check_inputs_stay(written: Iterable[tuple[str, Path]], inputs: Iterable[Path]) -> None:
+    existing = [(option, path) for option, path in written if path != STDOUT and path.exists()]
+    if not existing:  # what does not exist is no input
         return
-    sources = {_identity(path) for job in jobs for path in (job.first, job.second)}
-    for option, path in written:
+    sources = {_identity(path) for path in inputs}
+    for option, path in existing:
         if _identity(path) in sources:
             raise UsageError(f"{option} {path}: this is an input; choose another output")
+
+
+def _inputs(jobs: Iterable[Job]) -> Iterator[Path]:
+    return (path for job in jobs for path in job.inputs)
 
 
 def _folders(paths: Iterable[Path]) -> set[Path]:

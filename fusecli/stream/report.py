@@ -7,14 +7,13 @@ import platform
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from fusecli import __version__
-from fusecli.images.atomic import is_device, replacing
+from fusecli.images.atomic import text_file
 from fusecli.stream.run import Job, Outcome
 
 
@@ -125,16 +124,10 @@ class Report:
         }
 
     def write(self, path: Path) -> None:
-        """Write the whole report, pairs by name, or leave an old one as it is. Raises OutputError.
-
-        Into a device or a pipe it is written directly.
-        """
+        """Write the whole report, pairs by name, or leave an old one as it is; see `text_file`. Raises OutputError."""
         head = _json({**self.head, "totals": self.summary, "pairs": []})
         before, after = head[: -len("]\n}")], "\n ]\n}\n" if self.pairs else "]\n}\n"
-        with (
-            nullcontext(path) if is_device(path) else replacing(path) as place,
-            place.open("w", encoding="utf-8", errors="backslashreplace") as file,  # file names may be no Unicode
-        ):
+        with text_file(path) as file:
             file.write(before)
             for index, entry in enumerate(sorted(self.pairs, key=lambda entry: entry.job.name)):  # one at a time
                 file.write((",\n  " if index else "\n  ") + _json(entry.as_json()).replace("\n", "\n  "))

@@ -10,7 +10,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from threading import Event
@@ -22,7 +24,7 @@ import torch
 from fusecli.errors import FusecliError, InputError, OutputError
 from fusecli.images import frames
 from fusecli.images.frame import Frame
-from fusecli.images.intensity import Range
+from fusecli.images.intensity import Range, evenly
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
 from fusecli.images.pairing import Pair
@@ -46,6 +48,11 @@ class Job:
     first: Path
     second: Path
     output: Path
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """All files that are read."""
+        return self.first, self.second
 
     def is_done(self) -> bool:
         """Whether there is a result. Broken copies and repaired disks leave empty files, which are none."""
@@ -117,8 +124,9 @@ def run(
     """
     stop = stop or Event()
     if settings.steady:
-        loaded = (load(Job(pair.name, pair.first, pair.second, pair.first), settings) for pair in settings.steady)
-        engine.keep_steady((each.first[0], each.second[0]) for each in loaded)
+        looked_at = [Job(pair.name, pair.first, pair.second, pair.first) for pair in settings.steady]
+        loaded = (guarded(job, partial(load, job, settings)) for job in looked_at)  # who fails will fail by name
+        engine.keep_steady((each.first[0], each.second[0]) for each in loaded if isinstance(each, Loaded))
     stages = _in_batches if engine.batches else _one_by_one
     with ThreadPoolExecutor(settings.workers) as pool:
         work = _Work(engine, settings, preview, stop, pool)
@@ -164,12 +172,8 @@ class _Work:
 
 def _one_by_one(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
     """On a CPU each worker takes a pair from file to file: the cores stay busy without waiting for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(threads, cores()) // work.settings.workers))
-    try:
+    with sharing_threads(work.engine, work.settings.workers):
         yield from windowed(jobs, lambda job: work.pool.submit(work.whole, job), 2 * work.settings.workers)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _in_batches(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
@@ -258,6 +262,20 @@ class _Batches:
                 self.writes.append(future)
 
 
+@contextmanager
+def sharing_threads(engine: Engine, workers: int) -> Iterator[None]:
+    """On a CPU, each of ``workers`` gets its share of torch's threads meanwhile."""
+    if engine.batches:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(threads, cores()) // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def windowed(items: Iterable[Any], submit: Callable[[Any], Future], size: int | Callable[[], int]) -> Iterator[Any]:
     """Results of submitted items in order, at most ``size`` under way. Those that are None are left out."""
     limit = size if callable(size) else lambda: size
@@ -299,7 +317,7 @@ def load(job: Job, settings: Settings) -> Loaded:
 
 def sample(pairs: Sequence[Pair]) -> Sequence[Pair]:
     """Up to SAMPLED pairs, evenly spread, that settle the exposure of a sequence."""
-    return pairs[:: max(1, -(-len(pairs) // SAMPLED))]
+    return [pairs[index] for index in evenly(len(pairs), SAMPLED)]
 
 
 def of_one_size(

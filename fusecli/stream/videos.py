@@ -30,9 +30,8 @@ from fusecli.images.preview import row
 from fusecli.images.rawvideo import PIPE, RawFormat, RawPipe, RawWriter
 from fusecli.images.registration import Calibration, completed, reach
 from fusecli.images.video import Look, Timed, VideoFile, VideoWriter, odd
-from fusecli.machine import cores
 from fusecli.stream.engine import Engine
-from fusecli.stream.run import BATCH_PAIRS, BATCH_PIXELS, Job, Outcome, gray, guarded, of_one_size
+from fusecli.stream.run import BATCH_PAIRS, BATCH_PIXELS, Job, Outcome, gray, guarded, of_one_size, sharing_threads
 from fusecli.stream.stop import Stop
 
 log = logging.getLogger("fusecli")
@@ -78,9 +77,7 @@ def run(
     with frames done and frames in all (0: unknown).
     """
     stop = stop or Stop()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads if engine.batches else max(1, cores() // settings.workers))
-    try:
+    with sharing_threads(engine, settings.workers):
         for job in jobs:
             if stop.is_set():
                 break
@@ -91,8 +88,6 @@ def run(
             if outcome.fatal:
                 stop.set()
             yield outcome
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass
@@ -257,8 +252,8 @@ class _Fusion:
                 which = first if a.shape != shape[0] else second
                 raise InputError(f"{which}: its frames change their size at {float(at):.1f} s; cut it there")
             a, b = of_one_size(a, b, self.job, self.settings.resize, self.settings.align)
-            a = frames.shown(a, None)[0]
-            b = frames.shown(b, None if range_ == "auto" else range_)[0]
+            a = frames.shown(a, None)
+            b = frames.shown(b, None if range_ == "auto" else range_)
             a, b = self.engine.mend(a, b)
             context = self.engine.context(a, b)
             if context is not None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import glob
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import dicom, frames, nifti, pairing
 from fusecli.images.decode import max_pixels_default
+from fusecli.images.headers import too_large
 from fusecli.images.volume import Volume
 from fusecli.registry import Task
 from fusecli.stream.parts import Part
-from fusecli.stream.plan import FORMATS, Plan, check_depth, result_name, settle
+from fusecli.stream.plan import FORMATS, Plan, check_depth, result_path, settle
 from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
@@ -98,10 +98,7 @@ class Input:
 
     def _check_size(self, voxels: int, limit: int) -> None:
         if voxels > limit:
-            raise InputError(
-                f"{self.path}: {voxels:,} voxels are more than the limit of {limit:,}; "
-                "set FUSECLI_MAX_PIXELS to raise it"
-            )
+            raise InputError(f"{self.path}: {too_large(voxels, 'voxels', limit)}")
 
 
 @dataclass(frozen=True)
@@ -124,6 +121,10 @@ class VolumeJob(Job):
     kind: str
     folder: bool
     color: bool
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        return *self.volumes.first.files, *self.volumes.second.files
 
 
 def find(
@@ -252,9 +253,8 @@ def plan(
                 raise UsageError(f"-o {output}: the result has {slices} files, one per slice; name a folder")
             path, folder = output, False
         else:
-            above, _, stem = pair.name.rpartition("/")
-            name = result_name(pattern, {**(fields or {}), "stem": stem, "index": f"{index:06d}"})
-            path = output / above / (name + ("" if folder else _ending(kind, target)))
+            ending = "" if folder else _ending(kind, target)
+            path = result_path(output, pair.name, ending, pattern, fields or {}, index)
         jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, pair, kind, folder, color))
     return settle(
         jobs,
@@ -273,11 +273,9 @@ def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
     path = Path(typed)
     if path.is_dir():
         units: dict[str, list[Path]] = {}
-        for folder, names in _walk(path, recursive):
-            files = [folder / name for name in names]
+        for relative, files in _folders(side, typed, recursive).items():
             images = [file for file in files if nifti.is_nifti(file)]
             series = [] if images else [file for file in files if _may_be_dicom(file) and dicom.is_dicom(file)]
-            relative = "" if folder == path else folder.relative_to(path).as_posix()
             for file in images:
                 units["/".join(filter(None, (relative, _stem(file))))] = [file]
             if series:
@@ -291,10 +289,15 @@ def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
     return {"": series} if series else {}
 
 
-def _walk(path: Path, recursive: bool) -> Iterator[tuple[Path, list[str]]]:
-    for folder, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
-        yield Path(folder), sorted(name for name in names if not name.startswith("."))
+def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
+    """The files of each folder below what was typed, by its path in there."""
+    found: dict[str, list[Path]] = {}
+    try:
+        for name, path in pairing.files_in(typed, recursive):
+            found.setdefault(name.rpartition("/")[0], []).append(path)
+    except OSError as error:
+        raise UsageError(f"--{side} {error.filename}: cannot be listed: {error.strerror}") from error
+    return found
 
 
 def _may_be_dicom(file: Path) -> bool:

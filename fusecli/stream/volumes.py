@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from fusecli.images.planes import Turn, planes
 from fusecli.images.volume import Volume, shown_range
 from fusecli.registry import Task
 from fusecli.stream.engine import Engine
-from fusecli.stream.run import Job, Outcome, guarded
+from fusecli.stream.run import Job, Outcome, guarded, sharing_threads, windowed
 from fusecli.stream.volume_jobs import VolumeJob
 
 log = logging.getLogger("fusecli")
@@ -68,20 +67,15 @@ def run(
     Errors of a pair are in its outcome. preview: whether an outcome shall carry small pictures.
     """
     stop = stop or Event()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads if engine.batches else max(1, threads // settings.workers))
-    try:
-        with ThreadPoolExecutor(settings.workers) as pool:
-            for job in jobs:
-                if stop.is_set():
-                    break
-                assert isinstance(job, VolumeJob)
-                outcome = guarded(job, partial(_fuse, job, engine, settings, pool, preview(job)))
-                if outcome.fatal:
-                    stop.set()
-                yield outcome
-    finally:
-        torch.set_num_threads(threads)
+    with sharing_threads(engine, settings.workers), ThreadPoolExecutor(settings.workers) as pool:
+        for job in jobs:
+            if stop.is_set():
+                break
+            assert isinstance(job, VolumeJob)
+            outcome = guarded(job, partial(_fuse, job, engine, settings, pool, preview(job)))
+            if outcome.fatal:
+                stop.set()
+            yield outcome
 
 
 def _fuse(job: VolumeJob, engine: Engine, settings: VolumeSettings, pool: ThreadPoolExecutor, preview: bool) -> Outcome:
@@ -159,13 +153,9 @@ class _Fusion:
         step = self.settings.batch if self.engine.batches else SLICES
         spans = [slice(start, min(start + step, size[0])) for start in range(0, size[0], step)]
         if self.engine.batches:
-            under_way: deque[Future[tuple[slice, np.ndarray, np.ndarray]]] = deque()
-            for start in [*spans, *[None] * (self.settings.workers + 1)]:
-                if start is not None:
-                    under_way.append(self.pool.submit(prepare, start))
-                if under_way and (start is None or len(under_way) > self.settings.workers):
-                    span, first, second = under_way.popleft().result()
-                    fused[span] = self.engine.fuse(first, second, levels, context)
+            prepared = windowed(spans, lambda span: self.pool.submit(prepare, span), self.settings.workers + 1)
+            for span, first, second in prepared:
+                fused[span] = self.engine.fuse(first, second, levels, context)
         else:  # each thread takes slices all the way, so that the cores do not wait for one another
             for _ in self.pool.map(whole, spans):
                 pass
