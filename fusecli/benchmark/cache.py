@@ -58,12 +58,3 @@ class Cache:
 
     def write_json(self, key: str, value: dict[str, Any]) -> None:
         self.write(key, "json", json.dumps(value).encode())
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -13,8 +13,8 @@ import numpy as np
 
 from fusecli import __version__, registry
 from fusecli.benchmark import classical
-from fusecli.benchmark.cache import file_hash
 from fusecli.errors import UsageError
+from fusecli.images.atomic import file_hash
 from fusecli.images.decode import decode
 from fusecli.images.frames import ENDINGS, peek_size
 from fusecli.images.pairing import Pair

@@ -14,12 +14,13 @@ import numpy as np
 
 from fusecli import metrics
 from fusecli.benchmark import cost
-from fusecli.benchmark.cache import Cache, file_hash
+from fusecli.benchmark.cache import Cache
 from fusecli.benchmark.datasets import PairSet
 from fusecli.benchmark.methods import Method
 from fusecli.benchmark.results import DatasetResult, MethodResult, Report
 from fusecli.errors import UsageError
 from fusecli.images import frames
+from fusecli.images.atomic import file_hash
 from fusecli.images.intensity import Range, pair_ranges
 from fusecli.images.opencv import cv2
 from fusecli.images.pairing import Pair

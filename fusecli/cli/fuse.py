@@ -337,7 +337,7 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     from fusecli.stream.work import Work
 
     task = request.task
-    typed = (request.sides[task.first], request.sides[task.second])
+    typed = request.typed
     try:
         pairs = pairing.find_pairs(*typed, endings=frames.ENDINGS, sides=task.sides, **request.pairing)
     except pairing.NoPair as error:
@@ -351,9 +351,9 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     settings = stream.Settings(
         # of whatever is left to do, every frame of the sequence gets the same
         ranges=options.ranges(task, firsts, seconds, request.max_pixels),
-        resize=None if request.resize is None else task.sides.index(request.resize),
+        resize=request.resized,
         align=options.calibration(),
-        color=False if request.gray else None,
+        gray=request.gray,
         bit_depth=request.bit_depth,
         batch=request.batch_size,
         workers=request.workers or max(1, min(cores(), len(planned.jobs))),

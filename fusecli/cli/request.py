@@ -32,6 +32,16 @@ class Request:
     compress: bool
     digest: bool
 
+    @property
+    def typed(self) -> tuple[str, str]:
+        """Both sides as they were typed, in the task's order."""
+        return self.sides[self.task.first], self.sides[self.task.second]
+
+    @property
+    def resized(self) -> int | None:
+        """Which side is brought to the other's size."""
+        return None if self.resize is None else self.task.sides.index(self.resize)
+
 
 @dataclass(frozen=True)
 class FrameOptions:

@@ -27,7 +27,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) 
     from fusecli.images.video import ENDINGS, WRITES, pyav
 
     task, output = request.task, request.output
-    typed = (request.sides[task.first], request.sides[task.second])
+    typed = request.typed
     moving = [text == PIPE or is_video(text, request.pairing["recursive"]) for text in typed]
     to_video = output == Path(PIPE) or (output.suffix.lower() in ENDINGS and not output.is_dir())
     if raw is not None and PIPE not in typed:
@@ -74,9 +74,9 @@ def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) 
     settings = videos.VideoSettings(
         infrared=sequence_range(options.range, []) or "auto",
         raw=None if raw is None else RawFormat.parse(raw),
-        resize=None if request.resize is None else task.sides.index(request.resize),
+        resize=request.resized,
         align=options.calibration(),
-        color=False if request.gray else None,
+        gray=request.gray,
         batch=request.batch_size,
         workers=request.workers or cores(),
         max_pixels=request.max_pixels,

@@ -34,7 +34,7 @@ class VolumeOptions:
 
 def plan(request: Request, options: VolumeOptions) -> tuple[Plan, Work] | None:
     """The plan and how to run it; None where both sides are pictures. Raises UsageError for what makes no sense."""
-    task, sides = request.task, request.sides
+    task = request.task
     if task.second != "mri":
         options.refuse("for DICOM and NIfTI volumes only")
         return None
@@ -43,7 +43,7 @@ def plan(request: Request, options: VolumeOptions) -> tuple[Plan, Work] | None:
     from fusecli.stream import volume_jobs, volumes
     from fusecli.stream.work import Work
 
-    typed = (sides[task.first], sides[task.second])
+    typed = request.typed
     pairs = volume_jobs.find(
         typed,
         task,

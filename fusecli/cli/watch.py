@@ -32,7 +32,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     from fusecli.stream.work import Work
 
     task, naming, output = request.task, request.naming, request.output
-    typed = (request.sides[task.first], request.sides[task.second])
+    typed = request.typed
     if task.second != "ir":
         raise UsageError("--watch is for --ir with --vis")
     for side, folder in zip(task.sides, typed, strict=True):
@@ -96,9 +96,9 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
             )
         return stream.Settings(
             ranges=ranges,
-            resize=None if request.resize is None else task.sides.index(request.resize),
+            resize=request.resized,
             align=calibration,
-            color=False if request.gray else None,
+            gray=request.gray,
             bit_depth=request.bit_depth,
             batch=request.batch_size,
             workers=request.workers or cores(),

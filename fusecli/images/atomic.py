@@ -91,6 +91,16 @@ def text_file(path: Path) -> Iterator[TextIO]:
             yield file
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes; of a folder's files in the order of their names."""
+    digest = hashlib.sha256()
+    for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with each.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def is_device(path: Path) -> bool:
     """Whether this is a device, a pipe or the like, to be written to and never replaced, such as /dev/stdout."""
     return path.exists() and not path.is_dir() and (not path.is_file() or path.parts[:2] in _SYSTEM)

@@ -5,7 +5,6 @@ Memory is bounded by what is under way, never by the number of files. A pair tha
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ import torch
 
 from fusecli.errors import FusecliError, InputError, OutputError
 from fusecli.images import frames
+from fusecli.images.atomic import file_hash
 from fusecli.images.frame import Frame
 from fusecli.images.intensity import Range, evenly
 from fusecli.images.metadata import Metadata
@@ -68,7 +68,7 @@ class Settings:
     ranges: tuple[Range | str | None, Range | str | None] = (None, None)  # of first and second
     resize: int | None = None  # which side (0, 1) is brought to the other's size; None: different sizes are an error
     align: Calibration | None = None  # brings the second, infrared, to the first's grid
-    color: bool | None = None  # False: gray results
+    gray: bool = False  # results without colour
     bit_depth: int | None = None  # 8 or 16; None: the first input's, as far as the output's format holds it
     batch: int | None = None  # pages at once on an accelerator; None: by their size
     workers: int = 2
@@ -310,7 +310,7 @@ def load(job: Job, settings: Settings) -> Loaded:
         first[index], second[index] = of_one_size(a, b, job, settings.resize, settings.align)
         if first[index].shape != a.shape:
             metadata[index] = metadata[index].resized()
-    if settings.color is False:
+    if settings.gray:
         first = [gray(page) for page in first]
     return Loaded(job, first, second, reaches, _levels(sides[0][0], job.output, settings), metadata, began)
 
@@ -347,7 +347,7 @@ def save(loaded: Loaded, settings: Settings, preview: bool) -> Outcome:
     output, pages = loaded.job.output, enumerate(loaded.first)
     results = [completed(loaded.results[index], page, loaded.reaches[index]) for index, page in pages]
     frames.write(output, results, compress=settings.compress, metadata=loaded.metadata)
-    digest = hashlib.sha256(output.read_bytes()).hexdigest() if settings.digest else None
+    digest = file_hash(output) if settings.digest else None
     pictures = row(loaded.first[0], loaded.second[0], results[0]) if preview else None
     return Outcome(loaded.job, None, time.perf_counter() - loaded.began, digest, results[0].shape[:2], pictures)
 

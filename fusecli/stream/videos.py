@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import math
@@ -24,7 +23,7 @@ import torch
 
 from fusecli.errors import InputError
 from fusecli.images import frames, intensity
-from fusecli.images.atomic import replacing
+from fusecli.images.atomic import file_hash, replacing
 from fusecli.images.intensity import Range
 from fusecli.images.preview import row
 from fusecli.images.rawvideo import PIPE, RawFormat, RawPipe, RawWriter
@@ -55,7 +54,7 @@ class VideoSettings:
     raw: RawFormat | None = None
     resize: int | None = None
     align: Calibration | None = None
-    color: bool | None = None
+    gray: bool = False
     batch: int | None = None
     workers: int = 2
     max_pixels: int | None = None
@@ -155,7 +154,7 @@ class _Fusion:
             "%s: %d frames, %s fps, in %.1f s (%.1f frames/s)",
             *(_shown(self.job.output), count, _decimal(rate), seconds, count / seconds),
         )
-        digest = _digest(self.job.output) if self.settings.digest and self.job.output != Path(PIPE) else None
+        digest = file_hash(self.job.output) if self.settings.digest and self.job.output != Path(PIPE) else None
         details = {"frames": count, "fps": round(float(rate), 3)}
         return Outcome(self.job, None, seconds, digest, size, pictures, details=details)
 
@@ -163,7 +162,7 @@ class _Fusion:
         """Both sides; says what is done with them."""
         settings, piped = self.settings, Path(PIPE)
         paths = (self.job.first, self.job.second)
-        color = (settings.color is not False, False)
+        color = (not settings.gray, False)
         files = [
             None if path == piped else VideoFile(path, color=wanted, max_pixels=settings.max_pixels)
             for path, wanted in zip(paths, color, strict=True)
@@ -258,7 +257,7 @@ class _Fusion:
             context = self.engine.context(a, b)
             if context is not None:
                 exposure = context if exposure is None else torch.lerp(exposure, context, follows)
-            yield _Prepared(at, (gray(a) if self.settings.color is False else a, b), exposure, share)
+            yield _Prepared(at, (gray(a) if self.settings.gray else a, b), exposure, share)
 
     def _place(self) -> Any:
         return nullcontext() if self.job.output == Path(PIPE) else replacing(self.job.output)
@@ -422,11 +421,3 @@ def _shown(output: Path) -> str:
 
 def _decimal(rate: Fraction) -> str:
     return f"{float(rate):.6g}"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

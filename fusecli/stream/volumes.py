@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -18,6 +17,7 @@ import torch
 from fusecli import __version__
 from fusecli.errors import InputError
 from fusecli.images import colormap, derived, dicom, frames, grid, nifti
+from fusecli.images.atomic import file_hash
 from fusecli.images.colour import luma
 from fusecli.images.grid import Grid
 from fusecli.images.intensity import Range
@@ -120,7 +120,7 @@ class _Fusion:
         turn = Turn.upright(self.reference.grid) if self.reference.grid else Turn()
         fused, *shown = (turn.back(stack) for stack in self._fuse(preview))
         self._write(fused)
-        digest = _digest(self.job.output) if self.settings.digest else None
+        digest = file_hash(self.job.output) if self.settings.digest else None
         columns, rows, _ = self.reference.shape
         pictures = None
         if preview:
@@ -295,15 +295,6 @@ def _bytes(values: np.ndarray) -> np.ndarray:
     """uint8 of float32 in [0, 1] or of uint16."""
     scale = np.float32(255 if values.dtype == np.float32 else 1 / 257)
     return np.rint(values * scale).astype(np.uint8)
-
-
-def _digest(output: Path) -> str:
-    """SHA-256 of a file; of a folder's files in the order of their names."""
-    files = sorted(output.iterdir()) if output.is_dir() else [output]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _ascii(text: str) -> str:
