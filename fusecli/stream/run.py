@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 AHEAD_BYTES = 2**30  # of decoded pairs that wait for an accelerator
 SAMPLED = 16  # pairs that settle the exposure of a sequence
-BATCH_PIXELS, BATCH_PAIRS = 2**23, 16  # limits of a batch where --batch-size does not say
+BATCH_PIXELS, BATCH_PAIRS = 10**7, 32  # limits of a batch where --batch-size does not say
 
 
 @dataclass(frozen=True)
