@@ -325,6 +325,7 @@ def test_several_models_have_to_be_chosen_from(pairs, fusecli):
         ("Event Type: Thermal Low Contrast\nDescription: 40 % less", [("infrared low contrast", "ir", 0.4)]),
         ("Event Type: Noise\nDescription: a\nEvent Type: Noise\nDescription: heavy", [("high noise", "vis", 0.9)]),
         ("Event Type: Blur, Description: slight, in the infrared image", [("motion blur", "ir", 0.3)]),
+        ("Event Type: Noise\nDescription: several dead pixels, very slight", [("high noise", "vis", 0.3)]),
         ("Event Type: None", []),
         ("Event Type: No degradation\nDescription: -", []),
         ("None.", []),

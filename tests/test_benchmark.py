@@ -148,11 +148,13 @@ def test_tables_on_stdout_are_added_and_nothing_else_is(data: Path) -> None:
         (("--csv", "{data}/tno/vis/a.png"), "--csv {data}/tno/vis/a.png: this is an input"),
         (("--csv", "t.txt", "--markdown", "t.txt"), "--markdown t.txt: --csv would be written there too"),
         (("--csv", "-", "--json", "-"), "would be written there too"),
+        (("--fused", "mine=mine", "--json", "mine/a.tif"), "--json mine/a.tif: this is an input"),
     ],
 )
 def test_files_that_would_destroy_others_are_refused(
     data: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str
 ) -> None:
+    _fused_folder()
     given = [option.format(data=data) for option in options]
     assert _run("--dataset", "tno", "--methods", "average", *QUICK, *given) == 2
     assert said.format(data=data) in capsys.readouterr().err

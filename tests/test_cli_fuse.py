@@ -2,6 +2,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -249,6 +250,35 @@ def test_a_file_beside_the_result_is_not_the_result_however_it_is_spelled(pairs,
     code, _, err = fusecli("fuse", *sides, "-o", "one.png", "--report", root / "one.png")
     assert code == 2
     assert "would also be the result" in err
+
+
+def test_a_report_replaces_nothing_that_the_run_reads(pairs, fusecli, average):
+    root = pairs(1)
+    sides = ("--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
+    (root / "pairs.csv").write_text("vis,ir\n000.png,000.png\n")
+    (root / "rig.json").write_text('{"scale": 1, "shift": [0, 0]}')
+    model = root / "mine.safetensors"
+    model.write_bytes(average.read_bytes())
+    for option, path in (("--pairs", root / "pairs.csv"), ("--align", root / "rig.json"), ("-m", model)):
+        before = path.read_bytes()
+        code, _, err = fusecli("fuse", *sides, option, path, "--report", path)
+        assert code == 2, err
+        assert f"--report {path}: this is an input" in err
+        assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
+@pytest.mark.parametrize("option", ["--report", "--json"])
+def test_what_was_fused_counts_where_nothing_can_be_written_beside_it(pairs, option):
+    root = pairs(2)
+    command = [sys.executable, "-m", "fusecli", "fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out"]
+    with open("/dev/full", "w") as full:
+        more = [option, "/dev/full"] if option == "--report" else [option]
+        done = subprocess.run([*map(str, command), *more], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 8
+    where = "/dev/full" if option == "--report" else "standard output"
+    assert f"{where}: cannot be written: No space left on device" in done.stderr
+    assert "2 done" in done.stderr
 
 
 def test_a_dash_is_a_stream(pairs, fusecli, monkeypatch, tmp_path):

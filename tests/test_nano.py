@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusecli.models import phases
+from fusecli.errors import UsageError
+from fusecli.models import checkpoint, phases
 from fusecli.models.borders import extend, fill
 from fusecli.models.nano import Nano
 from fusecli.models.statistics import SIZE, pair_statistics
@@ -131,3 +132,27 @@ def test_statistics_tell_noise_blur_and_stripes_apart():
         assert noisy[place] > clean[place] + 0.3
     assert striped[across] < noisy[across] - 0.3
     assert striped[columns] > noisy[columns] + 0.1
+
+
+def test_equal_weights_make_equal_files(tmp_path):
+    torch.manual_seed(0)
+    network = Nano()
+    for index in range(4):
+        checkpoint.save(tmp_path / f"{index}.safetensors", network, "nano", {}, ["ir-vis", "ct-mri"])
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert checkpoint.load(str(tmp_path / "0.safetensors"), "ct-mri").state_dict().keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "said"),
+    [
+        ("nan", {}, "unknown architecture 'nan'; did you mean nano"),
+        ("nano", {"widht": 3}, "unknown value of a nano model 'widht'; known: fine"),
+        ("base", {"widt": 3}, "did you mean width"),
+        ("nano", {"middle": 0}, "every width must be at least 1"),
+        ("teacher", {"width": 0}, "width must be at least 2"),
+    ],
+)
+def test_models_that_cannot_be_are_refused(architecture, config, said):
+    with pytest.raises(UsageError, match=said):
+        checkpoint.build(architecture, config)

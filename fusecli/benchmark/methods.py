@@ -42,6 +42,10 @@ class Method:
         """The result of a pair of images, uint8 or float in [0, 1]; called from several threads."""
         raise NotImplementedError
 
+    def files(self) -> Iterable[Path]:
+        """What it reads besides the pairs."""
+        return ()
+
 
 class Classical(Method):
     """A rule of `fusecli.benchmark.classical`."""
@@ -84,6 +88,9 @@ class Network(Method):
 
     def identity(self, pair: Pair) -> str:
         return self._weights
+
+    def files(self) -> Iterable[Path]:
+        return (self.path,)
 
     @cached_property
     def engine(self) -> Engine:
@@ -137,6 +144,9 @@ class Folder(Method):
 
     def identity(self, pair: Pair) -> str:
         return "file " + file_hash(self.paths[pair.first])
+
+    def files(self) -> Iterable[Path]:
+        return self.paths.values()
 
     def fuse(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """The stored result: uint8 and uint16 as they are, floats as they are if they keep to [0, 1]."""

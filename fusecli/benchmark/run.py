@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,13 @@ class Job:
         from fusecli.training.degrade import degrade_pair
 
         return degrade_pair(first, second, self.pair_set.task.sides, pair.name)[:2]
+
+    def files(self) -> Iterator[Path]:
+        """All that is read."""
+        for pair in self.pair_set.pairs:
+            yield from (pair.first, pair.second)
+        for method in self.methods:
+            yield from method.files()
 
     def read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """Both sources as `fusecli fuse` reads them: uint8, or float32 in [0, 1]. Raises UsageError if sizes differ."""

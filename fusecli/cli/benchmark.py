@@ -126,7 +126,7 @@ def benchmark(
     page_file = None if no_html else html
     named = {"--csv": csv, "--json": json_file, "--latex": latex, "--markdown": markdown, "--html": page_file}
     files = {option: path for option, path in named.items() if path is not None}
-    check_files(files, (path for found in sets for pair in found.pairs for path in (pair.first, pair.second)))
+    check_files(files, (path for job in jobs for path in job.files()))
     cache = Cache(None if no_cache else registry.cache_dir())
 
     from tqdm import tqdm

@@ -36,24 +36,25 @@ def distill(
         raise UsageError(registry.unknown("student", student, STUDENTS))
     from fusecli.models import checkpoint
     from fusecli.training import session
-    from fusecli.training.distill import DistillWeights
     from fusecli.training.recipe import Recipe
 
     path = Path(teacher)
     state = checkpoint.training_state(path)
     root = session.data_root(data_root, state.get("data_root", ""))
+    carried = state.get("text", {})
+    told = {"text": carried["encoder"], "descriptions": state["recipe"]["descriptions"]} if carried else {}
     if recipe:
         plan = Recipe.read(recipe, [*settings, f"architecture={student}"] if student else settings)
-        if plan.architecture not in STUDENTS:
-            raise UsageError(f"{recipe}: architecture {plan.architecture} is no student; known: {', '.join(STUDENTS)}")
     elif state:
-        taken = {key: state["recipe"][key] for key in ("train", "val", "degrade", "loss")}
-        plan = Recipe.from_dict({**taken, "architecture": student or STUDENTS[0]}, settings)
+        taken = {key: state["recipe"][key] for key in ("train", "val", "degrade", "loss", "losses")}
+        plan = Recipe.from_dict({**taken, **told, "architecture": student or STUDENTS[0]}, settings)
     else:
         raise UsageError(f"{path}: holds weights without their recipe; name the data with --recipe")
-    text = state.get("text", {})
-    plan = replace(plan, text=text.get("encoder", ""), descriptions=state["recipe"]["descriptions"] if text else "")
+    if plan.architecture not in STUDENTS:
+        raise UsageError("recipe: " + registry.unknown("student", plan.architecture, STUDENTS))
     networks = [checkpoint.load(teacher, task) for task in plan.tasks]  # says so if it is a teacher of other tasks
+    if getattr(networks[0], "text_dim", 0) and not plan.text:
+        plan = replace(plan, **(told or {"text": "minilm"}))
     with stopping() as stop:
         path = session.train(
             plan,
@@ -61,8 +62,8 @@ def distill(
             output,
             device=device,
             teacher=networks[0],
-            weights=DistillWeights(feature=feature_weight),
-            text_vectors={key: vector.numpy() for key, vector in text.get("vectors", {}).items()},
+            feature_weight=feature_weight,
+            text_vectors={key: vector.numpy() for key, vector in carried.get("vectors", {}).items()},
             workers=workers,
             quiet=quiet,
             stop=stop,

@@ -18,7 +18,7 @@ import typer
 from fusecli import registry
 from fusecli.cli import options, videos, volumes, watch
 from fusecli.cli.request import FrameOptions, Request
-from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, UsageError, counted
+from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, OutputError, UsageError, counted
 from fusecli.machine import cores
 from fusecli.stream.stop import stopping
 
@@ -219,9 +219,11 @@ def fuse(
 
     from fusecli.images.atomic import sweep
     from fusecli.images.intensity import evenly
+    from fusecli.stream.plan import check_files
     from fusecli.stream.report import Report
     from fusecli.stream.work import EngineSpec
 
+    check_files(request.naming["beside"], [path for path in (pairs, align, Path(model)) if path and path.is_file()])
     spec = EngineSpec(model, task.name, options.look_of(look), device, precision, tile, tile_overlap, engine)
     sweep(job.output for job in planned.jobs)
     shown = {planned.jobs[index].output for index in evenly(len(planned.jobs), PREVIEWED)} if preview else set()
@@ -244,10 +246,11 @@ def fuse(
                     stop.set()
     left = account.missing(planned.jobs) if work.left is None else work.left()
     account.close(left, interrupted=stop.signal is not None)
+    whole = True  # what is written beside the results
     if report is not None:
-        account.write(report)
+        whole = _written(partial(account.write, report))
     if as_json:
-        typer.echo(json.dumps(account.summary))
+        whole = _written(partial(_print, json.dumps(account.summary))) and whole
     _tell(account)
     if watching and left:  # a stop is how such a run ends
         log.warning("%s left, which --watch finds again, for example %s", counted(len(left), "pair"), left[0].name)
@@ -258,9 +261,26 @@ def fuse(
     if sheet is not None and rows:
         from fusecli.images.preview import contact_sheet
 
-        contact_sheet(rows, sheet)
-    if account.count("failed"):
+        whole = _written(partial(contact_sheet, rows, sheet)) and whole
+    if account.count("failed") or not whole:
         raise typer.Exit(EXIT_PARTIAL if account.count("done") + account.count("skipped") else EXIT_NOTHING_DONE)
+
+
+def _written(write: Callable[[], None]) -> bool:
+    """Whether that could be written; else it is said why, and what the run has done stays done."""
+    try:
+        write()
+    except OutputError as error:
+        log.error("%s", error)
+        return False
+    return True
+
+
+def _print(line: str) -> None:
+    from fusecli.images.atomic import STDOUT, text_file
+
+    with text_file(STDOUT) as file:
+        file.write(line + "\n")
 
 
 def _as_given(values: dict[str, Any]) -> dict[str, Any]:

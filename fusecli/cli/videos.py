@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) -> tuple[Plan, Work] | None:
     """The plan and how to run it; None where both sides are pictures. Raises UsageError for what makes no sense."""
     from fusecli.images.colour import warn_of_colored
+    from fusecli.images.decode import max_pixels_default
+    from fusecli.images.headers import too_large
     from fusecli.images.intensity import sequence_range
     from fusecli.images.rawvideo import PIPE, RawFormat
     from fusecli.images.video import ENDINGS, WRITES, pyav
@@ -63,6 +65,10 @@ def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) 
         )
         raise UsageError(f"{', '.join(given)}: not for videos: {why}")
 
+    layout = None if raw is None else RawFormat.parse(raw)
+    limit = max_pixels_default() if request.max_pixels is None else request.max_pixels
+    if layout is not None and layout.width * layout.height > limit:
+        raise UsageError(f"--raw {raw}: {too_large(layout.width * layout.height, 'pixels a frame', limit)}")
     pyav()
 
     from fusecli.stream import videos
@@ -73,7 +79,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) 
         warn_of_colored(image for job in planned.jobs[:1] for image in _looks(job.second, request.max_pixels))
     settings = videos.VideoSettings(
         infrared=sequence_range(options.range, []) or "auto",
-        raw=None if raw is None else RawFormat.parse(raw),
+        raw=layout,
         resize=request.resized,
         align=options.calibration(),
         gray=request.gray,

@@ -66,9 +66,11 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path | str) -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:  # a reader that has seen enough
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"{path}: cannot be written: {reason}", full=error.errno in _FULL) from error
@@ -81,7 +83,7 @@ def text_file(path: Path) -> Iterator[TextIO]:
     What is no Unicode, as a file's name may be, is spelled out.
     """
     if path == STDOUT:  # which is not opened anew: that would empty a file it goes to
-        with _explained(path):
+        with _explained("standard output"):
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
             yield sys.stdout

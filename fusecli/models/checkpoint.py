@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,21 @@ def build(architecture: str, config: dict[str, Any]) -> FusionNetwork:
 
     Raises UsageError for an unknown architecture, or one that has no such arguments.
     """
-    try:
-        module, _, name = registry.ARCHITECTURES[architecture].partition(":")
-    except KeyError:
-        known = ", ".join(sorted(registry.ARCHITECTURES))
-        raise UsageError(f"unknown architecture {architecture!r}; known: {known}") from None
+    if architecture not in registry.ARCHITECTURES:
+        raise UsageError(registry.unknown("architecture", architecture, registry.ARCHITECTURES))
+    module, _, name = registry.ARCHITECTURES[architecture].partition(":")
     look = config.get("look")
     if look is not None and not (isinstance(look, int | float) and 0 <= look <= 1):
         raise UsageError(f"architecture {architecture}: look must be a number from 0 to 1, not {look!r}")
+    kind = getattr(importlib.import_module(module), name)
+    takes = [inspect.signature(each).parameters for each in kind.__mro__ if issubclass(each, FusionNetwork)]
+    named = (key for each in takes for key, one in each.items() if one.kind is one.POSITIONAL_OR_KEYWORD)
+    known = dict.fromkeys(named)
+    for key in config:
+        if key not in known:
+            raise UsageError(registry.unknown(f"value of a {architecture} model", key, known))
     try:
-        return getattr(importlib.import_module(module), name)(**config)
+        return kind(**config)
     except (TypeError, ValueError, RuntimeError, LookupError, ZeroDivisionError) as error:  # torch says it in many ways
         raise UsageError(f"architecture {architecture} cannot be built with {config}: {error}") from error
 
@@ -42,7 +48,15 @@ def save(path: Path, model: nn.Module, architecture: str, config: dict[str, Any]
     header = {"architecture": architecture, "config": json.dumps(config), "tasks": json.dumps(tasks)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as partial:
-        partial.write_bytes(serialized(tensors, header))  # `save_file` would let no one else read it
+        partial.write_bytes(_in_order(serialized(tensors, header)))  # `save_file` would let no one else read it
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same with its header sorted, whose metadata else come in any order: equal weights make equal files."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # as the tensors' places want it
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def read(path: Path) -> tuple[str, dict[str, Any], list[str], dict[str, torch.Tensor]]:

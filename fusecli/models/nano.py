@@ -78,6 +78,8 @@ class Nano(FusionNetwork):
         mend: bool = False,
     ) -> None:
         super().__init__()
+        if min(fine, middle, coarse, perceive, steer) < 1:
+            raise ValueError("every width must be at least 1")
         self.look, self.mends = look, mend
         self.widths = (fine, middle, coarse)
         self.stem = Conv(2, fine, kernel=6, stride=2)

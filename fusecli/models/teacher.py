@@ -122,6 +122,8 @@ class Teacher(FusionNetwork):
         mend: bool = False,
     ) -> None:
         super().__init__()
+        if width < 2:
+            raise ValueError("width must be at least 2")
         self.look, self.mends = look, mend
         widths = [width * 2**level for level in range(LEVELS)]
         attention = [

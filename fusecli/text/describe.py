@@ -120,26 +120,22 @@ def severities(found: Measurement, side: str) -> dict[str, float]:
     if side == "ir":  # dark is what cold looks like, and fog hardly scatters heat
         return result | {"low contrast": faint}
     dark = max(rated("luminance") if faint < 0.5 else 0, rated("white") if found.contrast > 0.5 else 0)
-    if dark >= faint:
-        faint = 0.0  # little light leaves little range: one cause, one event
-    elif result["over exposure"] >= EVENT_THRESHOLD:
-        faint = 0.0
+    if dark >= faint or result["over exposure"] >= EVENT_THRESHOLD:
+        faint = 0.0  # too little light leaves little range, and so does too much: one cause, one event
     # Airlight lifts whites and mean; a flat tone curve pulls both to the middle.
     veiled = found.white + found.luminance > 1.4
     return result | {"low light": dark, "haze": faint * veiled, "low contrast": faint * (not veiled)}
 
 
-def describe(
-    first: np.ndarray, second: np.ndarray, sides: tuple[str, str], name: str = "", threshold: float = EVENT_THRESHOLD
-) -> Description:
-    """Describe a pair of H×W float luma images in [0, 1]; events from ``threshold`` on, severities to two decimals.
+def describe(first: np.ndarray, second: np.ndarray, sides: tuple[str, str], name: str = "") -> Description:
+    """Describe a pair of H×W float luma images in [0, 1]; events from EVENT_THRESHOLD on, severities to two decimals.
 
     The wording is chosen by ``name``, so that equal input gives equal text.
     """
     events: list[Event] = []
     for image, side in zip((first, second), sides, strict=True):
         rated = severities(measure(image, scan=side in MEDICAL_SIDES), side)
-        found = {kind: round(rated[kind], 2) for kind in KINDS if rated.get(kind, 0) >= threshold}
+        found = {kind: round(rated[kind], 2) for kind in KINDS if rated.get(kind, 0) >= EVENT_THRESHOLD}
         events += [event(kind, side, severity) for kind, severity in found.items()]
     sentences = {side: sentence(events, side, variant_of(name)) for side in sides}
     return Description(sides, tuple(events), sentences)

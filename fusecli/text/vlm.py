@@ -61,9 +61,10 @@ _KINDS = (
     ("blur", r"blur|focus|sharp|detail|edge"),
     ("low contrast", r"contrast"),
 )
+# The first degree whose words occur is meant: a very slight noise is slight.
 _SEVERITIES = (
-    (0.9, r"sever|extrem|heav|very|strong|complete"),
     (0.3, r"slight|mild|minor|weak|little|subtle|faint"),
+    (0.9, r"severe|extrem|heav|very|strong|complete"),
     (0.5, r"moderate|medium|partial"),
 )
 SHORT = 100  # characters: a longer answer without events is no plain "none"

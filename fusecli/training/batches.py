@@ -37,7 +37,7 @@ class Batch:
     second: Tensor
     clean_first: Tensor
     clean_second: Tensor
-    weights: Tensor  # N×10, see LossWeights
+    weights: Tensor  # N×9, see LossWeights
     keys: list[str]  # which pairs the patches are from
     events: list[list[Event]]  # what was done to each pair
     wordings: list[int]  # which of the wordings of its description each pair gets
@@ -149,7 +149,8 @@ class Batches:
         first, second, clean_first, clean_second, *target = torch.stack(patches).unsqueeze(2).unbind(1)
         loss = recipe.loss_for(task)
         sides = registry.TASKS[task].sides
-        rows = [event_weights([e.type for e in row] if self.texts else [], loss) for row in events]
+        told = [self.texts.events(*pair) if self.texts else [] for pair in zip(keys, events, strict=True)]
+        rows = [event_weights([event.type for event in row], loss) for row in told]
         calm = [calmness(float(look)) for look in looks]
         if calm:
             rows = [calmed(row, one) for row, one in zip(rows, calm, strict=True)]

@@ -23,7 +23,7 @@ LARGEST = 384  # px a side of a scene
 
 @dataclass(frozen=True)
 class LumaPair:
-    """One pair as uint8 H×W luma; ``key`` is ``folder/name`` and unique within a set."""
+    """One pair as uint8 H×W luma; ``key`` is ``task/folder/name`` and unique within a run."""
 
     key: str
     first: Tensor
@@ -34,6 +34,7 @@ class LumaPair:
 class PairSet:
     """Pairs of one task held in memory, and ``sha256`` over their names and pixels for the model card."""
 
+    task: registry.Task
     pairs: list[LumaPair]
     sha256: str
 
@@ -49,6 +50,9 @@ class PairSet:
             if not (root / folder).is_dir():
                 raise UsageError(f"{root / folder}: no such folder; a recipe names folders below the data root")
             first, second = (root / folder / side for side in task.sides)
+            for path in (first, second):
+                if not path.is_dir():
+                    raise UsageError(f"{path}: no such folder; a set of {task.name} holds {' and '.join(task.sides)}")
             for pair in pairing.find_pairs(str(first), str(second), endings=frames.ENDINGS, sides=task.sides):
                 a, b = read_luma(pair.first), read_luma(pair.second)
                 if a.shape != b.shape:
@@ -56,16 +60,23 @@ class PairSet:
                     raise UsageError(
                         f"{pair.first} and {pair.second}: sizes differ ({sizes}); train on registered pairs"
                     )
-                key = f"{folder}/{pair.name}"
-                for part in (key.encode(), a.tobytes(), b.tobytes()):
+                for part in (f"{folder}/{pair.name}".encode(), a.tobytes(), b.tobytes()):
                     digest.update(part)
-                pairs.append(LumaPair(key, torch.from_numpy(a), torch.from_numpy(b)))
-        return cls(pairs, digest.hexdigest())
+                pairs.append(LumaPair(f"{task.name}/{folder}/{pair.name}", torch.from_numpy(a), torch.from_numpy(b)))
+        return cls(task, pairs, digest.hexdigest())
 
     @property
     def area(self) -> int:
         """Pixels of all pairs."""
         return sum(pair.first.numel() for pair in self.pairs)
+
+    def check_patch(self, size: int) -> None:
+        """Raises UsageError for patches that would be little but reflections."""
+        largest = max((max(pair.first.shape) for pair in self.pairs), default=0)
+        if size > 2 * largest:
+            raise UsageError(
+                f"recipe: patch = {size} is more than twice as large as any picture ({largest} px at most)"
+            )
 
     def scene(self, size: int, generator: torch.Generator) -> tuple[Tensor, str]:
         """One pair as a camera might show it: uint8 2×H×W, H and W at least ``size``, and its key.
@@ -84,7 +95,7 @@ class PairSet:
             height, width = (round(length * (least + (1 - least) * zoom)) for length in planes.shape[1:])
             resized = [cv2.resize(plane.numpy(), (width, height), interpolation=cv2.INTER_AREA) for plane in planes]
             planes = torch.from_numpy(np.stack(resized))
-        planes = _cut(planes, [min(LARGEST, max(size, length)) for length in planes.shape[1:]], generator)
+        planes = _cut(planes, [max(size, min(LARGEST, length)) for length in planes.shape[1:]], generator)
         turn = int(torch.randint(8, (), generator=generator))
         planes = torch.rot90(planes, turn % 4, (1, 2))
         return (planes.flip(2) if turn >= 4 else planes).contiguous(), pair.key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,7 @@ from fusecli.models.network import FusionNetwork
 from fusecli.training.batches import Batch
 from fusecli.training.losses import feature_loss, output_loss
 
-
-@dataclass(frozen=True)
-class DistillWeights:
-    """The paper's weights of the three parts of the distillation loss."""
-
-    fusion: float = 1.0
-    output: float = 1.0
-    feature: float = 0.1
+FEATURE = 0.1  # the paper's weight of the feature loss; those of fusion and output loss are 1
 
 
 class DistillObjective:
@@ -30,14 +23,14 @@ class DistillObjective:
     stay random and the feature loss would teach noise.
     """
 
-    def __init__(self, teacher: FusionNetwork, student: FusionNetwork, weights: DistillWeights | None = None) -> None:
-        self.teacher = teacher
+    def __init__(self, teacher: FusionNetwork, student: FusionNetwork, feature: float = FEATURE) -> None:
+        self.teacher, self.feature = teacher, feature
         teacher.eval().requires_grad_(False)
-        self.weights = weights or DistillWeights()
+        self.about = {"teacher": _digest(teacher), "feature weight": feature}
         if teacher.mends and not student.mends:
             raise UsageError("the teacher wants its sources mended, so the student must: --set model.mend=true")
         self.scales = sorted(set(teacher.feature_channels) & set(student.feature_channels))
-        if self.weights.feature and not self.scales:
+        if feature and not self.scales:
             raise UsageError("teacher and student have no feature scale in common")
         self.modules: nn.Module = nn.ModuleList(
             nn.Conv2d(teacher.feature_channels[scale], student.feature_channels[scale], 1) for scale in self.scales
@@ -52,11 +45,18 @@ class DistillObjective:
             target, guides = self.teacher.with_features(batch.first, batch.second, told)
             target = target.clamp(0, 1)
         fused, features = network.with_features(batch.first, batch.second, batch.context)
-        loss = self.weights.fusion * batch.loss(fused) + batch.perception_loss(network)
-        loss = loss + self.weights.output * output_loss(fused, target)
-        if self.weights.feature:
+        loss = batch.loss(fused) + batch.perception_loss(network) + output_loss(fused, target)
+        if self.feature:
             adapted = [
                 adapter(guides[scale]) for adapter, scale in zip(self.modules.children(), self.scales, strict=True)
             ]
-            loss = loss + self.weights.feature * feature_loss([features[scale] for scale in self.scales], adapted)
+            loss = loss + self.feature * feature_loss([features[scale] for scale in self.scales], adapted)
         return loss
+
+
+def _digest(network: nn.Module) -> str:
+    """SHA-256 of the weights."""
+    digest = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

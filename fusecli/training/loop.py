@@ -21,15 +21,18 @@ from torch import Tensor, nn
 from fusecli import __version__
 from fusecli.errors import FusecliError, OutputError, Stopped, UsageError
 from fusecli.images.atomic import replacing, sweep
+from fusecli.images.preview import contact_sheet
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
+from fusecli.models.teacher import Teacher
 from fusecli.stream.stop import Stop
+from fusecli.text.guide import describer
 from fusecli.training.batches import Batch, Batches
 from fusecli.training.data import PairSet
 from fusecli.training.recipe import Recipe
 from fusecli.training.replay import replayed
 from fusecli.training.texts import Texts
-from fusecli.training.validate import contact_sheet, score, validate
+from fusecli.training.validate import pictures, score, validate
 
 log = logging.getLogger("fusecli.training")
 
@@ -40,9 +43,13 @@ FIRST_LOOKS = 100  # batches
 
 
 class Objective(Protocol):
-    """What a step minimises. ``modules`` are trained along with the network (feature adapters, say)."""
+    """What a step minimises. ``modules`` are trained along with the network (feature adapters, say).
+
+    about: what it goes by besides the recipe, in plain values; a run is taken up with the same only.
+    """
 
     modules: nn.Module
+    about: dict[str, Any]
 
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor: ...
 
@@ -52,6 +59,7 @@ class FusionObjective:
 
     def __init__(self) -> None:
         self.modules = nn.Module()
+        self.about: dict[str, Any] = {}
 
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
         guide = batch.context if batch.text is None else network.told(batch.text, batch.look)
@@ -110,6 +118,7 @@ class Run:
             "recipe": self.recipe.as_dict(),
             "network": self.network.state_dict(),
             "objective": self.objective.modules.state_dict(),
+            "about": self.objective.about,
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "best": self.best,
@@ -118,7 +127,7 @@ class Run:
         }
 
     def text_table(self) -> dict[str, Any]:
-        """Encoder and vectors of all texts met, so that distillation works where the encoder is not installed."""
+        """Encoder and vectors of all texts met, for a distillation where the encoder is not installed."""
         if self.texts is None:
             return {}
         encoder = self.texts.encoder
@@ -143,6 +152,10 @@ class Run:
         if state["recipe"] != self.recipe.as_dict():
             changed = [key for key, value in self.recipe.as_dict().items() if state["recipe"].get(key) != value]
             raise UsageError(f"{path}: made with another {', '.join(changed)}; use a new folder or the old recipe")
+        before, now = state.get("about", {}), self.objective.about
+        if before != now:
+            changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+            raise UsageError(f"{path}: made with another {', '.join(changed)}; use a new folder")
         self.average.load_state_dict(state["model"])
         self.network.load_state_dict(state["network"])
         self.objective.modules.load_state_dict(state["objective"])
@@ -173,8 +186,9 @@ class Run:
         value = _mean_over_ranks(loss.detach(), parameters)
         if not math.isfinite(value):
             raise FusecliError(
-                f"step {self.step}: the loss is {value} (patches: {', '.join(sorted(set(batch.keys)))}); "
-                f"{self.out / LAST} holds the last good weights. Lower lr, or look at these files"
+                f"step {self.step}: the loss is {value} (patches: {', '.join(sorted(set(batch.keys)))})"
+                + (f"; {self.out / LAST} holds the last good weights" if (self.out / LAST).exists() else "")
+                + ". Lower lr, or look at these files"
             )
         torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
         self.optimizer.step()
@@ -252,10 +266,15 @@ class Run:
     def _validate(self, val: dict[str, PairSet], loss: float) -> None:
         row: dict[str, float] = {"step": self.step, "loss": round(loss, 5), "rate": self.rate(self.step)}
         if val:
-            results = validate(self.average, val, self.device)
+            results, rows = {}, []
+            for name, data in val.items():
+                if self.texts and isinstance(self.average, Teacher):  # validated as it will be used
+                    self.average.describe = describer(self.texts.encoder, data.task.sides)
+                results[name] = validate(self.average, data, self.device)
+                rows += pictures(self.average, data, self.device)
             row |= {f"{name}/{metric}": value for name, values in results.items() for metric, value in values.items()}
             row["score"] = score(results)
-            contact_sheet(self.average, val, self.device, self.out / "contact.png")
+            contact_sheet(rows, self.out / "contact.png")
             if row["score"] > self.best:
                 self.best = row["score"]
                 self.save(BEST)

@@ -14,7 +14,6 @@ from torch import Tensor
 from fusecli.errors import UsageError
 from fusecli.training.looks import vividness
 
-LEAST_FOR_VIF = 41  # px a side, so that one is left at the fourth scale
 C1, C2 = 0.01**2, 0.03**2  # SSIM's usual constants for data in [0, 1]
 
 
@@ -22,10 +21,9 @@ C1, C2 = 0.01**2, 0.03**2  # SSIM's usual constants for data in [0, 1]
 class LossWeights:
     """Weights of the fusion loss. The first four have the paper's default values; the others are this project's own.
 
-    vif: information kept of both sources (the benchmark's VIF, made differentiable). contrast: the result's spread of
-    intensities shall reach ``gain`` times the greater of the sources'. both: SSIM with both sources, in
+    vif: information kept of both sources (the benchmark's VIF, made differentiable). both: SSIM with both sources, in
     `target_loss`, whose ``ssim`` is that with the target. bright: distance from the per-pixel maximum where that is
-    bright (bone, hot spots). gain also scales the gradients aimed at. excess: by how much more a gradient counts in
+    bright (bone, hot spots). gain scales the gradients aimed at. excess: by how much more a gradient counts in
     `target_loss` that is above the one aimed at, since an edge that no source has is worse than a faint one.
     """
 
@@ -34,7 +32,6 @@ class LossWeights:
     consist: float = 40.0
     grad: float = 48.0
     vif: float = 0.0
-    contrast: float = 0.0
     both: float = 0.0
     bright: float = 0.0
     excess: float = 0.0
@@ -163,7 +160,7 @@ def sobel(images: Tensor) -> Tensor:
 def fusion_loss(
     fused: Tensor, first: Tensor, second: Tensor, weights: Tensor, counted: Sequence[str] = tuple(COLUMN)
 ) -> Tensor:
-    """The fusion loss per sample: N×1×H×W luma and N×10 weights (``LossWeights.tensor``) in, N out.
+    """The fusion loss per sample: N×1×H×W luma and N×9 weights (``LossWeights.tensor``) in, N out.
 
     counted: weights that are not 0 for all samples; to know them spares the time of the others.
     Colour has no term here: this project fuses luma and puts the first image's Cb and Cr back exactly.
@@ -172,13 +169,11 @@ def fusion_loss(
     maximum = torch.maximum(first, second)
     from_maximum = (fused - maximum).abs()
     gradient = gain.view(-1, 1, 1, 1) * torch.maximum(sobel(first), sobel(second))
-    spread = torch.maximum(first.std((1, 2, 3)), second.std((1, 2, 3)))
     terms = {
         "ssim": 2 - ssim(fused, first, second),
         "max": from_maximum.mean((1, 2, 3)),
         "consist": ((fused - first).abs() + (fused - second).abs()).mean((1, 2, 3)) / 2,
         "grad": (sobel(fused) - gradient).abs().mean((1, 2, 3)),
-        "contrast": F.relu(gain * spread - fused.std((1, 2, 3))),
         "bright": (from_maximum * maximum**6).mean((1, 2, 3)),
     }
     if "vif" in counted:
@@ -195,11 +190,12 @@ def target_loss(
     weights: Tensor,
     counted: Sequence[str] = tuple(COLUMN),
 ) -> Tensor:
-    """Distance from an explicit target per sample, in intensity, gradient and structure; the rest as `fusion_loss`.
+    """Distance from an explicit target per sample, in intensity, gradient and structure.
 
     Of the weights, ``max`` counts for intensity (where the paper has the per-pixel maximum); ``grad``, ``ssim``,
-    ``vif`` and ``both`` for what they are called. calm: N in [0, 1] (`looks.calmness`); at 0 the gradients aimed at are
-    the stronger ones of the clean sources, as in the paper, at 1 they are no stronger than the target's.
+    ``vif`` and ``both`` for what they are called, ``gain`` and ``excess`` for gradients; the others do not. calm: N in
+    [0, 1] (`looks.calmness`); at 0 the gradients aimed at are the stronger ones of the clean sources, as in the paper,
+    at 1 they are no stronger than the target's.
     """
     gain, excess, calm = (x.view(-1, 1, 1, 1) for x in (weights[:, COLUMN["gain"]], weights[:, COLUMN["excess"]], calm))
     stronger = torch.maximum(sobel(first), sobel(second))
@@ -217,7 +213,7 @@ def target_loss(
 
 
 def _weighted(terms: dict[str, Tensor], weights: Tensor) -> Tensor:
-    """Sum of the terms (N each) by their weights (N×10)."""
+    """Sum of the terms (N each) by their weights (N×9)."""
     return sum((term * weights[:, COLUMN[name]] for name, term in terms.items()), start=weights.new_zeros(()))
 
 

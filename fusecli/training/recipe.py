@@ -15,7 +15,8 @@ from typing import Any
 
 from fusecli import registry
 from fusecli.errors import UsageError
-from fusecli.training.losses import LEAST_FOR_VIF, LossWeights
+from fusecli.metrics.structure import SSIM_WINDOW, VIF_SIDE
+from fusecli.training.losses import LossWeights
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,7 +27,8 @@ else:
 # Name, least, most. Structural similarity needs patches of 11 px.
 _LIMITS = (
     *((name, 1, math.inf) for name in ("steps", "batch", "val_every")),
-    ("patch", 11, math.inf),
+    ("patch", SSIM_WINDOW, math.inf),
+    ("seed", 0, 2**40),
     *((name, 0, math.inf) for name in ("lr", "lr_end", "weight_decay", "clip")),
     *((name, 0, 1) for name in ("ema", "varied", "dull", "sparse", "wear", "worn", "degrade")),
 )
@@ -80,7 +82,7 @@ class Recipe:
                     raise UsageError(f"recipe: {name}.{task} names no folder")
         unknown = sorted({*self.train, *self.val, *self.losses} - set(registry.TASKS))
         if unknown:
-            raise UsageError(f"recipe: unknown task {', '.join(unknown)}; known: {', '.join(registry.TASKS)}")
+            raise UsageError("recipe: " + registry.unknown("task", unknown[0], registry.TASKS))
         for item in fields(self):
             kind, value = type(item.default), getattr(self, item.name)
             expected = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind)
@@ -96,8 +98,10 @@ class Recipe:
             raise UsageError(f"recipe: flat must be two shares of contrast, least and most, not {self.flat}")
         for task in self.losses:
             self.loss_for(task)  # raises where it has keys that no loss has
-        if self.patch < LEAST_FOR_VIF and any(self.loss_for(task).vif for task in self.train):
-            raise UsageError(f"recipe: patch must be at least {LEAST_FOR_VIF} where loss.vif counts, not {self.patch}")
+        if self.patch < VIF_SIDE and any(self.loss_for(task).vif for task in self.train):
+            raise UsageError(f"recipe: patch must be at least {VIF_SIDE} where loss.vif counts, not {self.patch}")
+        if self.descriptions and not self.text:
+            raise UsageError("recipe: descriptions are for networks that read text; add text = minilm")
         if self.looks and self.tasks != ["ir-vis"]:
             raise UsageError("recipe: looks are for ir-vis alone")
 
@@ -107,7 +111,7 @@ class Recipe:
 
     def loss_for(self, task: str) -> LossWeights:
         """The weights of a task's loss."""
-        return replace(self.loss, **self.losses.get(task, {}))
+        return replace(self.loss, **_known_weights(self.losses.get(task, {})))
 
     @classmethod
     def read(cls, path: Path, settings: Sequence[str] = ()) -> Recipe:
@@ -131,17 +135,24 @@ class Recipe:
         known = {item.name for item in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise UsageError(f"unknown recipe key {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-        try:
-            loss = values.get("loss", {})
-            if not isinstance(loss, dict):
-                raise UsageError("recipe: loss must be a table")
-            return cls(**{**values, "loss": LossWeights(**loss)})
-        except TypeError as error:
-            raise UsageError(str(error)) from error
+            raise UsageError(registry.unknown("recipe key", unknown[0], sorted(known)))
+        if "train" not in values:
+            raise UsageError('train is missing: the folders of each task, as train.ir-vis = ["train/mine"]')
+        loss = values.get("loss", {})
+        if not isinstance(loss, dict):
+            raise UsageError("recipe: loss must be a table")
+        return cls(**{**values, "loss": replace(LossWeights(), **_known_weights(loss))})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _known_weights(values: dict[str, Any]) -> dict[str, Any]:
+    names = [item.name for item in fields(LossWeights)]
+    for name in values:
+        if name not in names:
+            raise UsageError(registry.unknown("weight of the loss", name, names))
+    return values
 
 
 def _with_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:

@@ -21,14 +21,12 @@ from fusecli.images.atomic import replacing
 from fusecli.machine import cores
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
-from fusecli.models.teacher import Teacher
 from fusecli.stream.engine import pick_device
 from fusecli.stream.stop import Stop
 from fusecli.text.encode import open_encoder
-from fusecli.text.guide import describer
 from fusecli.training.batches import Batches
 from fusecli.training.data import PairSet
-from fusecli.training.distill import DistillObjective, DistillWeights
+from fusecli.training.distill import FEATURE, DistillObjective
 from fusecli.training.loop import Run
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
@@ -69,7 +67,7 @@ def train(
     *,
     device: str = "auto",
     teacher: FusionNetwork | None = None,
-    weights: DistillWeights | None = None,
+    feature_weight: float = FEATURE,
     text_vectors: Mapping[str, np.ndarray] | None = None,
     workers: int | None = None,
     quiet: bool = False,
@@ -77,9 +75,10 @@ def train(
 ) -> Path:
     """Train, or resume if ``out`` holds ``last.pt``; the best weights end in ``<out>/<architecture>.safetensors``.
 
-    With ``teacher`` the network is distilled from it; ``recipe.text`` then names the teacher's encoder, and
-    ``text_vectors`` are those that its checkpoint carries. Under ``torchrun`` every process takes a share of each step.
-    ``workers`` processes draw the batches (None: for CUDA on Linux one per core; else none).
+    With ``teacher`` the network is distilled from it (``feature_weight``: of the feature loss); ``recipe.text`` then
+    names the teacher's encoder, and ``text_vectors`` are those that its checkpoint carries. Under ``torchrun`` every
+    process takes a share of each step. ``workers`` processes draw the batches (None: for CUDA on Linux one per core;
+    else none).
     Raises FusecliError if memory runs out or the loss is not finite, UsageError for data that do not fit the recipe,
     Stopped once ``stop`` is set.
     """
@@ -92,8 +91,10 @@ def train(
         share = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         workers = share if target.type == "cuda" and sys.platform == "linux" else 0
     data = {task: PairSet.load(registry.TASKS[task], root, folders) for task, folders in recipe.train.items()}
+    for pairs in data.values():
+        pairs.check_patch(recipe.patch)
     val = {
-        folder: PairSet.load(registry.TASKS[task], root, [folder])
+        f"{task}/{folder}": PairSet.load(registry.TASKS[task], root, [folder])
         for task, folders in recipe.val.items()
         for folder in folders
     }
@@ -103,11 +104,16 @@ def train(
     run = Run(recipe, out, device=target)
     run.data_root = str(root.resolve())
     if teacher is not None:
-        run.set_objective(DistillObjective(teacher.to(target), run.network, weights))
+        run.set_objective(DistillObjective(teacher.to(target), run.network, feature_weight))
+    reads = getattr(teacher or run.network, "text_dim", 0)
+    if texts and reads != texts.dim:
+        reader = "the teacher" if teacher else f"this {recipe.architecture}"
+        raise UsageError(
+            f"recipe: text = {recipe.text} gives {texts.dim} numbers a pair, and {reader} reads {reads or 'no text'}; "
+            "leave out text or model.text_dim (--set text=)"
+        )
     resumed = run.resume()
     with tqdm(total=recipe.steps, initial=run.step, disable=True if quiet or rank else None, unit="step") as bar:
-        if texts and isinstance(run.average, Teacher):  # validated as it will be used
-            run.average.describe = describer(texts.encoder, registry.TASKS[recipe.tasks[0]].sides)
         if resumed:
             bar.write(f"going on from step {run.step} of {out / 'last.pt'}")
 

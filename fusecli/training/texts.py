@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fusecli import registry
 from fusecli.errors import UsageError
 from fusecli.text import record
 from fusecli.text.describe import describe
@@ -29,25 +28,39 @@ class Texts:
     def of(cls, encoder: Remembered, data: Mapping[str, PairSet], descriptions: Path | None = None) -> Texts:
         """From a JSONL file that `fusecli annotate` wrote, or measured here.
 
-        Raises UsageError for a pair that the file does not describe.
+        Raises UsageError for pairs that the file does not describe, or describes as others than they are.
         """
         own: dict[str, Description] = {}
         written = record.load(descriptions) if descriptions else {}
-        for task, pairs in data.items():
+        known: dict[str, str] = {}  # name -> key
+        for pairs in data.values():
+            sides = pairs.task.sides
             for pair in pairs.pairs:
                 name = pair.key.rpartition("/")[2]
-                if descriptions and name not in written:
-                    raise UsageError(f"{descriptions}: no line describes {name}; annotate the training pairs first")
-                if written:
-                    own[pair.key] = written[name]
-                else:
+                if not descriptions:
                     first, second = pair.first.numpy() / 255, pair.second.numpy() / 255
-                    own[pair.key] = describe(first, second, registry.TASKS[task].sides, name)
+                    own[pair.key] = describe(first, second, sides, name)
+                    continue
+                if name not in written:
+                    raise UsageError(f"{descriptions}: no line describes {name}; annotate the training pairs first")
+                if written[name].sides != sides:
+                    described = " + ".join(written[name].sides)
+                    raise UsageError(f"{descriptions}: describes {name} as {described}, not as {' + '.join(sides)}")
+                if name in known:
+                    raise UsageError(
+                        f"{descriptions}: {known[name]} and {pair.key} have one name, so it is not clear which it "
+                        "describes; rename the files, or leave descriptions out to have all pairs measured"
+                    )
+                known[name], own[pair.key] = pair.key, written[name]
         return cls(encoder, own)
 
     @property
     def dim(self) -> int:
         return vector_dim(self.encoder)
+
+    def events(self, key: str, made: Sequence[Event]) -> list[Event]:
+        """All that is wrong with a pair: by its own description, and what degradation ``made``."""
+        return [*self.own[key].events, *made]
 
     def vectors(self, keys: Sequence[str], made: Sequence[list[Event]], wordings: Sequence[int]) -> Tensor:
         """N×dim: pairs' own events and those ``made`` by degradation, each in one of VARIANTS wordings."""
@@ -55,7 +68,7 @@ class Texts:
         for key, events, variant in zip(keys, made, wordings, strict=True):
             own = self.own[key]
             if events:
-                every = (*own.events, *events)
+                every = tuple(self.events(key, events))
                 own = Description(own.sides, every, {side: sentence(every, side, variant) for side in own.sides})
             described.append(own)
         return torch.from_numpy(description_vectors(described, self.encoder))

@@ -1,21 +1,26 @@
-"""Scores on whole validation images, and a sheet of pictures to look at."""
+"""Scores on whole validation images, and pictures to look at."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import logging
 
 import numpy as np
 import torch
 
 from fusecli import metrics
-from fusecli.images import preview
+from fusecli.errors import UsageError
+from fusecli.images.intensity import evenly
+from fusecli.metrics.errors import MetricError
 from fusecli.models.mending import mend
 from fusecli.models.network import FusionNetwork
 from fusecli.training.data import LumaPair, PairSet
 
+log = logging.getLogger("fusecli.training")
+
 # What weights are chosen by: information, edges and structure kept (protocol tang). EN, SD, SF, AG reward noise.
 CHOSEN_BY = ("VIF", "Qabf", "SSIM")
 WATCHED = ("EN", "SD", "SF", "AG", "MI", "SCD", *CHOSEN_BY, "Nabf")
+SHOWN = 3  # pairs of a set
 
 
 @torch.inference_mode()
@@ -27,16 +32,21 @@ def fuse_luma(network: FusionNetwork, pair: LumaPair, device: torch.device) -> n
     return network(first, second)[0, 0].mul(255).round().to(torch.uint8).cpu().numpy()
 
 
-def validate(network: FusionNetwork, val: dict[str, PairSet], device: torch.device) -> dict[str, dict[str, float]]:
-    """Mean metrics (protocol tang, on luma) per validation set."""
-    results = {}
-    for name, data in val.items():
-        rows = [
-            metrics.evaluate("tang", pair.first.numpy(), pair.second.numpy(), fuse_luma(network, pair, device), WATCHED)
-            for pair in data.pairs
-        ]
-        results[name] = {metric: float(np.mean([row[metric] for row in rows])) for metric in WATCHED}
-    return results
+def validate(network: FusionNetwork, data: PairSet, device: torch.device) -> dict[str, float]:
+    """Mean metrics (protocol tang, on luma) of a validation set, over the pairs for which they are defined.
+
+    Others, such as those with a black source, are named in a warning. Raises UsageError if there is no pair left.
+    """
+    rows = []
+    for pair in data.pairs:
+        fused = fuse_luma(network, pair, device)
+        try:
+            rows.append(metrics.evaluate("tang", pair.first.numpy(), pair.second.numpy(), fused, WATCHED))
+        except MetricError as error:
+            log.warning("%s: left out of the score: %s", pair.key, error)
+    if not rows:
+        raise UsageError("no pair of this validation set can be scored")
+    return {metric: float(np.mean([row[metric] for row in rows])) for metric in WATCHED}
 
 
 def score(results: dict[str, dict[str, float]]) -> float:
@@ -44,13 +54,7 @@ def score(results: dict[str, dict[str, float]]) -> float:
     return float(np.mean([values["VIF"] + values["Qabf"] + values["SSIM"] / 2 for values in results.values()]))
 
 
-def contact_sheet(
-    network: FusionNetwork, val: dict[str, PairSet], device: torch.device, path: Path, per_set: int = 3
-) -> None:
-    """Rows of first, second, fused: ``per_set`` pairs of every set, spread over it."""
-    rows = []
-    for data in val.values():
-        for index in np.linspace(0, len(data.pairs) - 1, min(per_set, len(data.pairs))).astype(int):
-            pair = data.pairs[index]
-            rows.append([pair.first.numpy(), pair.second.numpy(), fuse_luma(network, pair, device)])
-    preview.contact_sheet(rows, path)
+def pictures(network: FusionNetwork, data: PairSet, device: torch.device) -> list[list[np.ndarray]]:
+    """First, second and fused of SHOWN pairs, spread over a set."""
+    chosen = [data.pairs[index] for index in evenly(len(data.pairs), SHOWN)]
+    return [[pair.first.numpy(), pair.second.numpy(), fuse_luma(network, pair, device)] for pair in chosen]
