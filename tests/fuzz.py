@@ -236,11 +236,12 @@ def read_volume(path: Path) -> None:
     from fusecli import registry
     from fusecli.images.volume import shown_range
     from fusecli.stream import volume_jobs
+    from fusecli.stream.plan import Naming
 
     typed = path.parent if path.suffix == ".dcm" else path
     task = registry.TASKS["ct-mri"]
     pairs = volume_jobs.find((str(typed), str(typed)), task, volume="0", max_voxels=MAX_PIXELS) or []
-    volume_jobs.plan(pairs, path.parent.parent / "out", folders=[])
+    volume_jobs.plan(pairs, path.parent.parent / "out", Naming(), folders=[])
     for pair in pairs:
         for side in (pair.first, pair.second):
             volume = side.read()

@@ -20,7 +20,7 @@ from fusecli.models.network import FusionNetwork
 from fusecli.stream import run as stream
 from fusecli.stream import videos, volumes
 from fusecli.stream.engine import Engine
-from fusecli.stream.plan import plan
+from fusecli.stream.plan import Naming, plan
 from fusecli.stream.run import Job, Settings
 
 
@@ -200,8 +200,8 @@ def test_a_named_format_takes_the_depth_it_can_hold(tmp_path):
         assert cv2.imread(str(target.output), cv2.IMREAD_UNCHANGED).dtype == dtype
 
 
-def planned(pairs, output, **more):
-    return [job.output for job in plan(pairs, output, **more).jobs]
+def planned(pairs, output, inputs=(), **naming):
+    return [job.output for job in plan(pairs, output, Naming(**naming), inputs=inputs).jobs]
 
 
 def test_plan_names_results_in_the_reference_s_format(tmp_path):
@@ -216,7 +216,7 @@ def test_plan_names_results_in_the_reference_s_format(tmp_path):
     ]
     for pattern in ("{stem}/x", "..", "{stem", "{stem.__class__}", ""):
         with pytest.raises(UsageError, match="--name"):
-            plan(pairs, tmp_path, pattern=pattern)
+            planned(pairs, tmp_path, pattern=pattern)
 
 
 def test_explicit_files_may_have_their_result_beside_them_folders_may_not(jobs, tmp_path):
@@ -228,24 +228,24 @@ def test_explicit_files_may_have_their_result_beside_them_folders_may_not(jobs, 
     assert planned(pair, vis / "fused", inputs=(f"{vis}/*.png", f"{ir}/*.png")) == [vis / "fused" / "00.png"]
     for typed in ((str(vis), str(ir)), (f"{vis}/*.png", f"{ir}/*.png")):
         with pytest.raises(UsageError, match="input"):
-            plan(pair, vis, inputs=typed, pattern="{stem}_fused")
+            planned(pair, vis, inputs=typed, pattern="{stem}_fused")
 
 
 def test_reports_and_sheets_take_no_input_s_place(jobs, tmp_path):
     pair = [Pair("preview", jobs[0].first, jobs[0].second)]
     with pytest.raises(UsageError, match="--report"):
-        plan(pair, tmp_path / "out", beside={"--report": jobs[0].second})
+        planned(pair, tmp_path / "out", beside={"--report": jobs[0].second})
     with pytest.raises(UsageError, match="--preview"):
-        plan(pair, tmp_path / "out", beside={"--preview": tmp_path / "out" / "preview.png"})
+        planned(pair, tmp_path / "out", beside={"--preview": tmp_path / "out" / "preview.png"})
     with pytest.raises(UsageError, match="--report"):
-        plan(pair, tmp_path / "out", beside={"--report": jobs[0].second / "below" / "a.json"})
+        planned(pair, tmp_path / "out", beside={"--report": jobs[0].second / "below" / "a.json"})
 
 
 def test_links_to_an_input_are_seen_through(jobs, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "00.png").hardlink_to(jobs[0].first)
     with pytest.raises(UsageError, match="this is an input"):
-        plan([Pair("00", jobs[0].first, jobs[0].second)], tmp_path / "out", overwrite=True)
+        planned([Pair("00", jobs[0].first, jobs[0].second)], tmp_path / "out", overwrite=True)
 
 
 def test_outputs_alike_but_for_case_are_warned_of(jobs, tmp_path, caplog):

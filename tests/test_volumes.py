@@ -15,6 +15,7 @@ from fusecli.images.planes import Turn
 from fusecli.models import checkpoint
 from fusecli.stream import volume_jobs, volumes
 from fusecli.stream.engine import Engine
+from fusecli.stream.plan import Naming
 
 SAMPLE = Path(__file__).parents[1] / "sample_data"
 TASK = registry.TASKS["pet-mri"]
@@ -38,7 +39,7 @@ def jobs_of(root: Path, count: int, **options):
         phantom.nifti(root / "pet" / f"{index}.nii", phantom.head(PET).astype(np.float32), PET)
         phantom.nifti(root / "mri" / f"{index}.nii", np.rint(phantom.head(MR) * 900).astype(np.int16), MR)
     pairs = volume_jobs.find((str(root / "pet"), str(root / "mri")), TASK)
-    return volume_jobs.plan(pairs, root / "out", folders=[], overwrite=True, **options).jobs
+    return volume_jobs.plan(pairs, root / "out", Naming(overwrite=True), folders=[], **options).jobs
 
 
 @pytest.mark.parametrize("color", [False, True])

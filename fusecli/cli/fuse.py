@@ -171,6 +171,7 @@ def fuse(
     # Threads that wait for one another sleep instead of spinning: on a shared machine spinning takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
     from fusecli.stream.parts import part
+    from fusecli.stream.plan import Naming, check_files
 
     mine = part(num_parts, part_id)
     if mine and preview:
@@ -187,15 +188,15 @@ def fuse(
             "pairs_csv": options.listed(pairs),
             "ignore_unmatched": ignore_unmatched,
         },
-        naming={
-            "file_format": file_format.value,
-            "pattern": name,
-            "fields": {"task": task.name, "model": Path(model).stem},
-            "overwrite": overwrite,
-            "skip_existing": skip_existing,
-            "part": mine,
-            "beside": {option: path for option, path in (("--report", report), ("--preview", sheet)) if path},
-        },
+        naming=Naming(
+            file_format.value,
+            name,
+            {"task": task.name, "model": Path(model).stem},
+            overwrite,
+            skip_existing,
+            {option: path for option, path in (("--report", report), ("--preview", sheet)) if path},
+            mine,
+        ),
         resize=resize,
         gray=color is Color.gray,
         bit_depth=None if bit_depth is BitDepth.keep else int(bit_depth.value),
@@ -219,11 +220,10 @@ def fuse(
 
     from fusecli.images.atomic import sweep
     from fusecli.images.intensity import evenly
-    from fusecli.stream.plan import check_files
     from fusecli.stream.report import Report
     from fusecli.stream.work import EngineSpec
 
-    check_files(request.naming["beside"], [path for path in (pairs, align, Path(model)) if path and path.is_file()])
+    check_files(request.naming.beside, [path for path in (pairs, align, Path(model)) if path and path.is_file()])
     spec = EngineSpec(model, task.name, options.look_of(look), device, precision, tile, tile_overlap, engine)
     sweep(job.output for job in planned.jobs)
     shown = {planned.jobs[index].output for index in evenly(len(planned.jobs), PREVIEWED)} if preview else set()
@@ -321,7 +321,7 @@ def _nothing_yet(request: Request) -> tuple[Plan, Work] | None:
 
     typed, output, naming = request.sides.values(), request.output, request.naming
     unmatched = request.pairing["ignore_unmatched"]
-    repeated = (unmatched or naming["skip_existing"]) and str(output) != "-"
+    repeated = (unmatched or naming.skip_existing) and str(output) != "-"
     if not repeated or not all(Path(folder).is_dir() for folder in typed):
         return None
     empty = [folder for folder in typed if pairing.is_empty(folder)]
@@ -337,15 +337,8 @@ def _nothing(request: Request, reason: str) -> tuple[Plan, Work]:
 
     log.warning("nothing to fuse yet: %s", reason)
     output = request.output
-    planned = settle(
-        [],
-        output,
-        single=bool(output.suffix) and not output.is_dir(),
-        guarded=map(Path, request.sides.values()),
-        overwrite=False,
-        skip_existing=True,
-        beside=request.naming["beside"],
-    )
+    single = bool(output.suffix) and not output.is_dir()
+    planned = settle([], output, request.naming, single=single, guarded=map(Path, request.sides.values()))
     return planned, Work(stream.run, stream.Settings())
 
 
@@ -361,10 +354,10 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     try:
         pairs = pairing.find_pairs(*typed, endings=frames.ENDINGS, sides=task.sides, **request.pairing)
     except pairing.NoPair as error:
-        if request.naming["skip_existing"] and request.pairing["ignore_unmatched"]:  # partners may come until next time
+        if request.naming.skip_existing and request.pairing["ignore_unmatched"]:  # partners may come until next time
             return _nothing(request, str(error))
         raise
-    planned = plan(pairs, request.output, inputs=typed, **request.naming)
+    planned = plan(pairs, request.output, request.naming, inputs=typed)
     check_depth(request.bit_depth, (job.output.suffix.lower() for job in planned.jobs))
     check_color(planned.jobs, request.gray)
     firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]

@@ -11,6 +11,7 @@ from fusecli import registry
 if TYPE_CHECKING:
     from fusecli.images.intensity import Range
     from fusecli.images.registration import Calibration
+    from fusecli.stream.plan import Naming
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Request:
     output: Path
     model: str
     pairing: dict[str, Any]
-    naming: dict[str, Any]
+    naming: Naming
     resize: str | None
     gray: bool
     bit_depth: int | None

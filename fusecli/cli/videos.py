@@ -51,10 +51,10 @@ def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) 
     given = [
         option
         for option, is_given in (
-            ("--format", naming["file_format"] != "auto"),
+            ("--format", naming.file_format != "auto"),
             ("--bit-depth 16", request.bit_depth == 16),
             ("--compress", request.compress),
-            ("--preview", output == Path(PIPE) and "--preview" in naming["beside"]),
+            ("--preview", output == Path(PIPE) and "--preview" in naming.beside),
             ("--steady", options.steady),
         )
         if is_given
@@ -108,7 +108,7 @@ def _named(
 ) -> Plan:
     """Every pair with the name of its result."""
     from fusecli.images.pairing import Pair, find_pairs
-    from fusecli.stream.plan import Plan, result_path, settle
+    from fusecli.stream.plan import Plan, settle
     from fusecli.stream.run import Job
 
     output, naming = request.output, request.naming
@@ -131,18 +131,10 @@ def _named(
         if not single:
             ending = pair.first.suffix.lower()
             ending = ending if ending in writes else writes[0]
-            target = result_path(output, pair.name, ending, naming["pattern"], naming["fields"], index)
+            target = naming.path(output, pair.name, ending, index)
         jobs.append(Job(pair.name, pair.first, pair.second, target))
-    return settle(
-        jobs,
-        output,
-        single=single,
-        guarded=[Path(text) for text in typed if Path(text).is_dir()],
-        overwrite=naming["overwrite"],
-        skip_existing=naming["skip_existing"],
-        beside=naming["beside"],
-        part=naming["part"],
-    )
+    guarded = [Path(text) for text in typed if Path(text).is_dir()]
+    return settle(jobs, output, naming, single=single, guarded=guarded)
 
 
 def _looks(path: Path, max_pixels: int | None) -> Iterator[tuple[Path, np.ndarray]]:

@@ -70,12 +70,12 @@ def plan(request: Request, options: VolumeOptions) -> tuple[Plan, Work] | None:
     planned = volume_jobs.plan(
         pairs,
         request.output,
+        request.naming,
         folders=[Path(text).resolve() for text in typed if Path(text).is_dir()],
         reference=reference,
         gray=request.gray,
         colormap=colors is not None,
         bit_depth=request.bit_depth,
-        **request.naming,
     )
     settings = volumes.VolumeSettings(
         task=task,

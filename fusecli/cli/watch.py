@@ -28,7 +28,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     from fusecli.images import frames, intensity, pairing
     from fusecli.images.atomic import sweep
     from fusecli.stream import watch
-    from fusecli.stream.plan import Plan, check_depth, ending_for, result_name, result_path, settle
+    from fusecli.stream.plan import Plan, check_depth, settle
     from fusecli.stream.work import Work
 
     task, naming, output = request.task, request.naming, request.output
@@ -42,24 +42,22 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
             raise UsageError(f"--{side} {folder}: holds videos, and --watch is for pictures")
     for option, given in (
         ("--pairs", request.pairing["pairs_csv"] is not None),
-        ("--preview", "--preview" in naming["beside"]),
+        ("--preview", "--preview" in naming.beside),
         ("--steady", options.steady),
-        ("--num-parts", naming["part"] is not None),
-        ("--name with {index}", "{index" in naming["pattern"]),
+        ("--num-parts", naming.part is not None),
+        ("--name with {index}", "{index" in naming.pattern),
     ):
         if given:
             raise UsageError(f"{option}: needs to know all pairs beforehand, and --watch does not")
     if output.is_file() or output.suffix.lower() in frames.ENDINGS:
         raise UsageError(f"-o {output}: --watch needs a folder")
-    check_depth(request.bit_depth, [ending_for(naming["file_format"], Path("a.png"))])
+    check_depth(request.bit_depth, [naming.ending(Path("a.png"))])
     options.ranges(task, [], [])  # says so now if it makes no sense
-    guarded, beside = map(Path, typed), naming["beside"]
-    settle([], output, single=False, guarded=guarded, overwrite=False, skip_existing=False, beside=beside)
-    result_name(naming["pattern"], {**naming["fields"], "stem": "0"})  # says so now if it gives no name
+    naming.path(output, "0", "")  # says so now if it gives no name
+    settle([], output, naming, single=False, guarded=map(Path, typed))
 
     def target(pair: Pair) -> Path:
-        ending = ending_for(naming["file_format"], pair.first)
-        return result_path(output, pair.name, ending, naming["pattern"], naming["fields"])
+        return naming.path(output, pair.name, naming.ending(pair.first))
 
     patterns = pairing.patterns(request.pairing["pair_by"], task.sides)
     if patterns[0] == patterns[1] and os.path.samefile(*typed):
@@ -72,7 +70,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         ),
         target=target,
         recursive=request.pairing["recursive"],
-        overwrite=naming["overwrite"],
+        overwrite=naming.overwrite,
     )
     try:
         sweep(job.output for job in watcher.pairs())

@@ -7,8 +7,8 @@ import mimetypes
 import os
 import string
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fusecli.errors import UsageError
@@ -31,98 +31,102 @@ class Plan:
     skipped: list[Job]
 
 
+@dataclass(frozen=True)
+class Naming:
+    """How results are named and what they may replace; see the options of `fusecli fuse`.
+
+    file_format: auto (that of the reference) or one of FORMATS. pattern: the file's name; {stem}, {index} and
+    ``fields`` stand for values. beside: other files that the run writes, by option. part: whose jobs are planned.
+    """
+
+    file_format: str = "auto"
+    pattern: str = "{stem}"
+    fields: Mapping[str, str] = field(default_factory=dict)
+    overwrite: bool = False
+    skip_existing: bool = False
+    beside: Mapping[str, Path] = field(default_factory=dict)
+    part: Part | None = None
+
+    def ending(self, reference: Path) -> str:
+        """The ending of a picture's result. Raises UsageError for a format that pictures have not."""
+        if self.file_format == "auto":
+            return reference.suffix.lower()
+        if self.file_format not in FORMATS:
+            raise UsageError(f"--format {self.file_format}: choose auto, {', '.join(FORMATS)}")
+        return FORMATS[self.file_format]
+
+    def path(self, output: Path, pair: str, ending: str, index: int | None = None) -> Path:
+        """Where in ``output`` the result of the pair of that name goes; without index there is no {index}.
+
+        Raises UsageError for unknown values and for what is no file name.
+        """
+        folder, _, stem = pair.rpartition("/")
+        numbered = {} if index is None else {"index": f"{index:06d}"}
+        return output / folder / (_file_name(self.pattern, {**self.fields, "stem": stem, **numbered}) + ending)
+
+
 def plan(
     pairs: list[Pair],
     output: Path,
+    naming: Naming,
     *,
     inputs: Sequence[str] = (),
     reference: int = 0,
-    file_format: str = "auto",
-    pattern: str = "{stem}",
-    fields: dict[str, str] | None = None,
-    overwrite: bool = False,
-    skip_existing: bool = False,
-    beside: Mapping[str, Path] | None = None,
-    part: Part | None = None,
 ) -> Plan:
     """Name every pair's result and check that writing it harms nothing.
 
     output: a folder, or a file for a single pair (see `is_file`). inputs: both sides as typed; a folder among them is
-    no place for results. file_format: auto (that of the reference) or one of FORMATS. pattern: the file's name;
-    {stem}, {index} and ``fields`` stand for values. beside: other files that the run writes, by option. part: see
-    `settle`.
-    Raises UsageError where outputs exist, coincide, lie in an input folder, or cannot be written.
+    no place for results. Raises UsageError where outputs exist, coincide, lie in an input folder, or cannot be written.
     """
     single = is_file(output)
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
-    if single and not _same_format(output.suffix, ending_for(file_format, output)):
-        raise UsageError(f"-o {output}: contradicts --format {file_format}; leave out one of them")
+    if single and not _same_format(output.suffix, naming.ending(output)):
+        raise UsageError(f"-o {output}: contradicts --format {naming.file_format}; leave out one of them")
     jobs = []
     for index, pair in enumerate(pairs):
         target = output
         if not single:
-            ending = ending_for(file_format, (pair.first, pair.second)[reference])
-            target = result_path(output, pair.name, ending, pattern, fields or {}, index)
+            target = naming.path(output, pair.name, naming.ending((pair.first, pair.second)[reference]), index)
         jobs.append(Job(pair.name, pair.first, pair.second, target))
-    beside = beside or {}
     guarded = [Path(typed) for typed in inputs if Path(typed).is_dir()]
     for side, typed in enumerate(inputs):
         is_glob = not single and not Path(typed).exists()
         if is_glob and output.resolve() in _folders((pair.first, pair.second)[side] for pair in pairs):
             raise UsageError(f"-o {output}: {typed} would find the results as inputs; choose another folder")
-    return settle(
-        jobs,
-        output,
-        single=single,
-        guarded=guarded,
-        overwrite=overwrite,
-        skip_existing=skip_existing,
-        beside=beside,
-        part=part,
-    )
+    return settle(jobs, output, naming, single=single, guarded=guarded)
 
 
-def settle(
-    jobs: Sequence[Job],
-    output: Path,
-    *,
-    single: bool,
-    guarded: Iterable[Path],
-    overwrite: bool,
-    skip_existing: bool,
-    beside: Mapping[str, Path] | None = None,
-    part: Part | None = None,
-) -> Plan:
+def settle(jobs: Sequence[Job], output: Path, naming: Naming, *, single: bool, guarded: Iterable[Path]) -> Plan:
     """Check that writing the results of ``jobs`` harms nothing.
 
-    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. beside: other
-    files that the run writes, by option. part: whose jobs are planned; names are checked in all of them, files that
-    exist in its own only, since other parts may be at work. Raises UsageError.
+    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. Names are
+    checked in all jobs, files that exist in the part's own only: other parts may be at work. Raises UsageError.
     """
-    beside = beside or {}
+    beside, replaces = naming.beside, naming.overwrite or naming.skip_existing
     if not single and output.suffix and not output.is_dir() and _is_medium(output.name):
         raise UsageError(f"-o {output}: {output.suffix} files are not written here; name a folder, or another format")
     _check_distinct(jobs, beside)
-    if part is not None:
-        jobs = [job for job in jobs if part.takes(job.name)]
+    if naming.part is not None:
+        jobs = [job for job in jobs if naming.part.takes(job.name)]
     existing = [job for job in jobs if _exists(job.output)]
-    _check_inputs_stay([*(("-o", job.output) for job in existing), *beside.items()], _inputs(jobs))
+    inputs = (path for job in jobs for path in job.inputs)
+    _check_inputs_stay([*(("-o", job.output) for job in existing), *beside.items()], inputs)
     target = output.resolve()
     for folder in () if single else guarded:
         if folder.resolve() in (target, *target.parents):
             raise UsageError(f"-o {output}: lies in the input folder {folder}; choose a folder beside it")
-    if existing and not overwrite and not skip_existing:
+    if existing and not replaces:
         shown = _some(job.output for job in existing)
         raise UsageError(
             f"{len(existing)} of {len(jobs)} outputs exist already ({shown}); --overwrite or --skip-existing"
         )
     sheet = beside.get("--preview")  # its name is not the user's choice, so it may be another program's
-    if sheet is not None and _exists(sheet) and not overwrite and not skip_existing:
+    if sheet is not None and _exists(sheet) and not replaces:
         raise UsageError(f"--preview: {sheet} exists already; --overwrite or --skip-existing replace it")
     check_writable("-o", output.parent if single else output)
     check_files(beside)
-    skipped = [job for job in existing if job.is_done()] if skip_existing and not overwrite else []
+    skipped = [job for job in existing if job.is_done()] if not naming.overwrite else []
     left = {id(job) for job in skipped}
     return Plan([job for job in jobs if id(job) not in left], skipped)
 
@@ -187,33 +191,12 @@ def check_files(files: Mapping[str, Path], inputs: Iterable[Path] = ()) -> None:
     _check_inputs_stay(files.items(), inputs)
 
 
-def ending_for(file_format: str, reference: Path) -> str:
-    """The ending of a picture's result. Raises UsageError for a format that pictures have not."""
-    if file_format == "auto":
-        return reference.suffix.lower()
-    if file_format not in FORMATS:
-        raise UsageError(f"--format {file_format}: choose auto, {', '.join(FORMATS)}")
-    return FORMATS[file_format]
-
-
 def _same_format(one: str, other: str) -> bool:
     alike = {".tiff": ".tif", ".jpeg": ".jpg"}
     return alike.get(one.lower(), one.lower()) == other
 
 
-def result_path(
-    output: Path, name: str, ending: str, pattern: str, fields: Mapping[str, str], index: int | None = None
-) -> Path:
-    """Where in ``output`` the result of the pair ``name`` goes, by ``--name``; without index there is no {index}.
-
-    Raises UsageError as `result_name` does.
-    """
-    folder, _, stem = name.rpartition("/")
-    numbered = {} if index is None else {"index": f"{index:06d}"}
-    return output / folder / (result_name(pattern, {**fields, "stem": stem, **numbered}) + ending)
-
-
-def result_name(pattern: str, values: dict[str, str]) -> str:
+def _file_name(pattern: str, values: dict[str, str]) -> str:
     """The file name that ``--name`` gives. Raises UsageError for unknown values and for what is no file name."""
     try:
         parts = [(name, spec or how) for _, name, spec, how in string.Formatter().parse(pattern) if name is not None]
@@ -262,10 +245,6 @@ def _check_inputs_stay(written: Iterable[tuple[str, Path]], inputs: Iterable[Pat
     for option, path in existing:
         if _identity(path) in sources:
             raise UsageError(f"{option} {path}: this is an input; choose another output")
-
-
-def _inputs(jobs: Iterable[Job]) -> Iterator[Path]:
-    return (path for job in jobs for path in job.inputs)
 
 
 def _folders(paths: Iterable[Path]) -> set[Path]:

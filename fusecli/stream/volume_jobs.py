@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from fusecli.images.decode import max_pixels_default
 from fusecli.images.headers import too_large
 from fusecli.images.volume import Volume
 from fusecli.registry import Task
-from fusecli.stream.parts import Part
-from fusecli.stream.plan import FORMATS, Plan, check_depth, result_path, settle
+from fusecli.stream.plan import FORMATS, Naming, Plan, check_depth, settle
 from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
@@ -206,25 +205,18 @@ def find(
 def plan(
     pairs: list[VolumePair],
     output: Path,
+    naming: Naming,
     *,
     folders: list[Path],
     reference: int = 0,
     gray: bool = False,
     colormap: bool = False,
     bit_depth: int | None = None,
-    file_format: str = "auto",
-    pattern: str = "{stem}",
-    fields: dict[str, str] | None = None,
-    overwrite: bool = False,
-    skip_existing: bool = False,
-    beside: Mapping[str, Path] | None = None,
-    part: Part | None = None,
 ) -> Plan:
     """Name every pair's result and check that writing it harms nothing.
 
-    output: a folder, or a file for a single pair. file_format: auto (the kind of the reference), nifti, or a
-    picture's for slices, in a folder. folders: input folders, in which nothing may be written. beside: other files that
-    the run writes, by option. part: whose jobs are planned, of all that are checked. Raises UsageError.
+    output: a folder, or a file for a single pair. The format may also be nifti; that of pictures is for slices, in a
+    folder. folders: input folders, in which nothing may be written. Raises UsageError.
     """
     single = _is_file(output)
     if single and len(pairs) > 1:
@@ -241,7 +233,7 @@ def plan(
             if len(pairs) == 1:
                 raise
             slices, multi_frame, color = 1, False, False  # a damaged volume costs its pair, when that is read
-        kind = _kind(output if single else None, file_format, target)
+        kind = _kind(output if single else None, naming.file_format, target)
         folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not multi_frame)))
         if kind == "dicom" and bit_depth:
             raise UsageError("--bit-depth: a DICOM result keeps its reference's; write NIfTI, PNG or TIFF for another")
@@ -253,19 +245,9 @@ def plan(
                 raise UsageError(f"-o {output}: the result has {slices} files, one per slice; name a folder")
             path, folder = output, False
         else:
-            ending = "" if folder else _ending(kind, target)
-            path = result_path(output, pair.name, ending, pattern, fields or {}, index)
+            path = naming.path(output, pair.name, "" if folder else _ending(kind, target), index)
         jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, pair, kind, folder, color))
-    return settle(
-        jobs,
-        output,
-        single=single,
-        guarded=folders,
-        overwrite=overwrite,
-        skip_existing=skip_existing,
-        beside=beside,
-        part=part,
-    )
+    return settle(jobs, output, naming, single=single, guarded=folders)
 
 
 def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
