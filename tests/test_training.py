@@ -617,6 +617,9 @@ def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
     code, _, err = fusecli(*call)
     assert code == 2
     assert "unknown student 'teacher'" in err
+    code, _, err = fusecli("distill", "--teacher", tmp_path / "none.pt", "--recipe", recipe)
+    assert code == 2
+    assert "none.pt: no such model file" in err
 
 
 def test_a_student_is_shown_what_its_teacher_was():

@@ -52,8 +52,9 @@ def to_levels(image: Image) -> Image:
     raise MetricError(f"has samples of type {image.dtype}; use uint8, uint16 or floats in [0, 1]")
 
 
-def _is_gray(image: Image) -> bool:
-    return image.ndim == 2 or bool((image[..., :1] == image).all())
+def _one_channel(image: Image) -> Image:
+    """Three equal channels count as one."""
+    return image[..., 0] if image.ndim == 3 and bool((image[..., :1] == image).all()) else image
 
 
 def truncated_luma(image: Image) -> Image:
@@ -65,12 +66,12 @@ def truncated_luma(image: Image) -> Image:
 
 def plain_luma(image: Image) -> Image:
     """The same weights, nothing cut; three equal channels count as one."""
-    return (image[..., 0] if image.ndim == 3 else image) if _is_gray(image) else image @ [0.2989, 0.5870, 0.1140]
+    image = _one_channel(image)
+    return image if image.ndim == 2 else image @ [0.2989, 0.5870, 0.1140]
 
 
 def _tang(first: Image, second: Image, fused: Image) -> Trio:
-    second = second[..., 0] if second.ndim == 3 and _is_gray(second) else second
-    return Trio(truncated_luma(first), truncated_luma(second), truncated_luma(fused))
+    return Trio(truncated_luma(first), truncated_luma(_one_channel(second)), truncated_luma(fused))
 
 
 def _standard(first: Image, second: Image, fused: Image) -> Trio:

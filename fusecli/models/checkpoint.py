@@ -64,13 +64,21 @@ def read(path: Path) -> tuple[str, dict[str, Any], list[str], dict[str, torch.Te
 
     Raises UsageError if the file is missing, broken, or holds pickled code.
     """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such model file")
+    _check_that_it_is_there(path)
     try:
-        found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_training(path)
+        found = _read_safetensors(path) if path.suffix == ".safetensors" else _model_in(_training(path))
     except SafetensorError as error:
         raise UsageError(f"{path}: not a readable safetensors file ({error})") from error
-    architecture, config, tasks, tensors = found
+    _check_sense(path, *found)
+    return found
+
+
+def _check_that_it_is_there(path: Path) -> None:
+    if not path.is_file():
+        raise UsageError(f"{path}: no such model file")
+
+
+def _check_sense(path: Path, architecture: Any, config: Any, tasks: Any, tensors: Any) -> None:
     if not (
         isinstance(architecture, str)
         and isinstance(config, dict)
@@ -80,7 +88,6 @@ def read(path: Path) -> tuple[str, dict[str, Any], list[str], dict[str, torch.Te
         and all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
     ):
         raise UsageError(f"{path}: damaged: what it says of its model makes no sense")
-    return found
 
 
 def _read_safetensors(path: Path) -> tuple[Any, Any, Any, Any]:
@@ -93,11 +100,6 @@ def _read_safetensors(path: Path) -> tuple[Any, Any, Any, Any]:
         return header["architecture"], json.loads(header["config"]), json.loads(header["tasks"]), tensors
     except (KeyError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: its fusecli header is broken ({error})") from error
-
-
-def _read_training(path: Path) -> tuple[Any, Any, Any, Any]:
-    state = _training(path)
-    return state["architecture"], state["config"], state["tasks"], state["model"]
 
 
 def _training(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -114,10 +116,19 @@ def _training(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     return state
 
 
+def _model_in(state: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    return state["architecture"], state["config"], state["tasks"], state["model"]
+
+
 def training_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """All that a ``.pt`` training checkpoint carries (see training.loop.Run.state); empty for a plain weight file."""
-    read(path)  # explains what is wrong with a file that is neither
-    return {} if path.suffix == ".safetensors" else _training(path, device)
+    if path.suffix == ".safetensors":
+        read(path)  # explains what is wrong with it
+        return {}
+    _check_that_it_is_there(path)
+    state = _training(path, device)
+    _check_sense(path, *_model_in(state))
+    return state
 
 
 def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
