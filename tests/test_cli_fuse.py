@@ -243,6 +243,20 @@ def test_a_damaged_pair_costs_itself_in_a_steady_sequence_too(pairs, fusecli):
     assert sorted(path.name for path in (root / "out").iterdir()) == ["000.png", "002.png"]
 
 
+def test_a_model_that_is_not_there_is_told_before_frames_are_looked_at(pairs, fusecli, monkeypatch):
+    root = pairs(1)
+
+    def looked_at(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr("fusecli.images.intensity.pair_ranges", looked_at)
+    sides = ("--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
+    for options, said in ((("-m", "nope"), "no model 'nope'"), (("-d", "cuda:9"), "--device cuda:9")):
+        code, _, err = fusecli("fuse", *sides, *options)
+        assert code == 2
+        assert said in err
+
+
 def test_a_file_beside_the_result_is_not_the_result_however_it_is_spelled(pairs, fusecli, monkeypatch):
     root = pairs(1)
     monkeypatch.chdir(root)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +23,7 @@ from fusecli.machine import cores
 from fusecli.stream.stop import stopping
 
 if TYPE_CHECKING:
+    from fusecli.stream.engine import Engine
     from fusecli.stream.plan import Plan
     from fusecli.stream.report import Computes, Report
     from fusecli.stream.run import Job, Outcome
@@ -172,11 +173,14 @@ def fuse(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
     from fusecli.stream.parts import part
     from fusecli.stream.plan import Naming, check_files
+    from fusecli.stream.work import EngineSpec
 
     mine = part(num_parts, part_id)
     if mine and preview:
         raise UsageError("--preview shows a whole run; leave it out with --num-parts")
     sheet = None if not preview else _sheet(output)
+    spec = EngineSpec(model, task.name, options.look_of(look), device, precision, tile, tile_overlap, engine)
+    built = cache(spec.build)
     request = Request(
         task=task,
         sides=sides,
@@ -205,6 +209,7 @@ def fuse(
         max_pixels=max_pixels,
         compress=compress,
         digest=report is not None,
+        check_engine=built if cluster is None else lambda: None,
     )
     of_volumes = volumes.VolumeOptions(series, volume, window, reference, colormap)
     of_frames = FrameOptions(range_, steady, align)
@@ -221,15 +226,13 @@ def fuse(
     from fusecli.images.atomic import sweep
     from fusecli.images.intensity import evenly
     from fusecli.stream.report import Report
-    from fusecli.stream.work import EngineSpec
 
     check_files(request.naming.beside, [path for path in (pairs, align, Path(model)) if path and path.is_file()])
-    spec = EngineSpec(model, task.name, options.look_of(look), device, precision, tile, tile_overlap, engine)
     sweep(job.output for job in planned.jobs)
     shown = {planned.jobs[index].output for index in evenly(len(planned.jobs), PREVIEWED)} if preview else set()
     rows = []
     with (
-        _machines(cluster, spec, work, planned.jobs, output, workers) as (machine, outcomes),
+        _machines(cluster, spec, built, work, planned.jobs, output, workers) as (machine, outcomes),
         stopping() as stop,
         _progress(len(planned.jobs) or None, quiet) as bar,
     ):
@@ -298,12 +301,17 @@ def _as_given(values: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _machines(
-    cluster: str | None, spec: EngineSpec, work: Work, jobs: Sequence[Job], output: Path, workers: int | None
+    cluster: str | None,
+    spec: EngineSpec,
+    built: Callable[[], Engine],
+    work: Work,
+    jobs: Sequence[Job],
+    output: Path,
+    workers: int | None,
 ) -> Iterator[tuple[Computes, Callable[..., Generator[Outcome, None, None]]]]:
     """What computes, this machine or a cluster, and the function that begins."""
     if cluster is None:
-        engine = spec.build()
-        yield engine, partial(work, jobs, engine)
+        yield built(), partial(work, jobs, built())
         return
     from fusecli.stream.cluster import connect
 
@@ -360,6 +368,7 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     planned = plan(pairs, request.output, request.naming, inputs=typed)
     check_depth(request.bit_depth, (job.output.suffix.lower() for job in planned.jobs))
     check_color(planned.jobs, request.gray)
+    request.check_engine()  # before frames are looked at, which may take long
     firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
     settings = stream.Settings(
         # of whatever is left to do, every frame of the sequence gets the same

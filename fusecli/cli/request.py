@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ class Request:
     max_pixels: int | None
     compress: bool
     digest: bool
+    check_engine: Callable[[], object]  # raises UsageError for a model, device or precision that is not to be had here
 
     @property
     def typed(self) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,6 @@ def warp(infrared: np.ndarray, visible: tuple[int, int], calibration: Calibratio
     return np.rint(here * 255).astype(np.uint8) if infrared.dtype == np.uint8 else here
 
 
-@lru_cache(8)  # the same for all frames of a rig
 def reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Calibration | None) -> np.ndarray | None:
     """H×W in [0, 1] for frames of these heights and widths: 0 where no infrared is, 1 well inside it.
 
@@ -111,6 +111,15 @@ def reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Cali
     """
     if calibration is None:
         return None
+    with _reaching:  # else two threads would both look, and both say what they found
+        return _reach(infrared, visible, calibration)
+
+
+_reaching = Lock()
+
+
+@lru_cache(8)  # the same for all frames of a rig
+def _reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Calibration) -> np.ndarray | None:
     size = visible[::-1]
     whole = np.ones(infrared, np.float32)
     known = cv2.warpPerspective(whole, calibration.between(infrared[::-1], size), size, flags=cv2.INTER_LINEAR)
