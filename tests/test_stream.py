@@ -223,7 +223,11 @@ def test_explicit_files_may_have_their_result_beside_them_folders_may_not(jobs, 
     vis, ir = tmp_path / "vis", tmp_path / "ir"
     pair = [Pair("00", vis / "00.png", ir / "00.png")]
     one = (str(vis / "00.png"), str(ir / "00.png"))
-    assert planned(pair, vis / "fused.png", inputs=one) == [vis / "fused.png"]
+    for name in ("fused.png", "fused.tiff", "fused.tif", "fused.JPEG"):
+        assert planned(pair, vis / name, inputs=one) == [vis / name]
+    assert planned(pair, vis / "fused.tiff", inputs=one, file_format="tiff") == [vis / "fused.tiff"]
+    with pytest.raises(UsageError, match="contradicts --format png"):
+        planned(pair, vis / "fused.tiff", inputs=one, file_format="png")
     assert planned(pair, vis, inputs=one, pattern="{stem}_fused") == [vis / "00_fused.png"]
     assert planned(pair, vis / "fused", inputs=(f"{vis}/*.png", f"{ir}/*.png")) == [vis / "fused" / "00.png"]
     for typed in ((str(vis), str(ir)), (f"{vis}/*.png", f"{ir}/*.png")):

@@ -81,7 +81,7 @@ def plan(
     single = is_file(output)
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
-    if single and not _same_format(output.suffix, naming.ending(output)):
+    if single and _format_of(output.suffix) != _format_of(naming.ending(output)):
         raise UsageError(f"-o {output}: contradicts --format {naming.file_format}; leave out one of them")
     jobs = []
     for index, pair in enumerate(pairs):
@@ -191,9 +191,9 @@ def check_files(files: Mapping[str, Path], inputs: Iterable[Path] = ()) -> None:
     _check_inputs_stay(files.items(), inputs)
 
 
-def _same_format(one: str, other: str) -> bool:
-    alike = {".tiff": ".tif", ".jpeg": ".jpg"}
-    return alike.get(one.lower(), one.lower()) == other
+def _format_of(ending: str) -> str:
+    """One ending for each format."""
+    return {".tiff": ".tif", ".jpeg": ".jpg"}.get(ending.lower(), ending.lower())
 
 
 def _file_name(pattern: str, values: dict[str, str]) -> str:
