@@ -243,6 +243,14 @@ def test_a_damaged_pair_costs_itself_in_a_steady_sequence_too(pairs, fusecli):
     assert sorted(path.name for path in (root / "out").iterdir()) == ["000.png", "002.png"]
 
 
+def test_a_log_shows_that_a_long_run_goes_on(pairs, fusecli, monkeypatch):
+    root = pairs(3)
+    monkeypatch.setattr("fusecli.cli.fuse.TELL_SECONDS", -1)
+    command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--overwrite")
+    assert "fusecli: 2 of 3\n" in fusecli(*command)[2]
+    assert not fusecli(*command, "--quiet")[2]
+
+
 def test_a_model_that_is_not_there_is_told_before_frames_are_looked_at(pairs, fusecli, monkeypatch):
     root = pairs(1)
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fusecli")
 
 PREVIEWED = 8
+TELL_SECONDS = 60  # between signs of life where there is no progress bar
 INPUT = "Folder, file or glob of {}."
 
 
@@ -87,7 +89,7 @@ def fuse(
     ignore_unmatched: Annotated[bool, typer.Option(help="Fuse what has a partner; warn about the rest.")] = False,
     range_: options.Range = "auto",
     steady: Annotated[
-        bool, typer.Option("--steady", help="One exposure for the whole sequence, as video wants it.")
+        bool, typer.Option("--steady", help="One exposure for a whole sequence of pictures, as for a film.")
     ] = False,
     resize: Annotated[
         str | None, typer.Option(help="Side to bring to the other's size, such as ir. Default: other sizes are errors.")
@@ -238,9 +240,13 @@ def fuse(
     ):
         account = Report(settings_given, {"name": model}, machine, keep=watch.KEPT if watching else None)
         account.skipped(planned.skipped)
+        told = time.monotonic()
         for outcome in outcomes(preview=lambda job: job.output in shown, stop=stop):
             account.add(outcome)
             bar.update()
+            if planned.jobs and bar.disable and time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                log.info("%d of %d", account.count("done") + account.count("failed"), len(planned.jobs))
             if outcome.preview:
                 rows.append(outcome.preview)
             if outcome.error:
