@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch import nn
 
 from fusecli.errors import UsageError
+from fusecli.images.opencv import cv2
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.stream import engine as engines
@@ -80,6 +82,21 @@ def test_released_student_is_the_same_in_tiles(nano):
     for tile in (64, 150):
         tiled = Engine(nano, "cpu", tile=tile).fuse(first, second)
         assert abs(tiled - whole).max() <= 2
+
+
+def test_a_white_sky_stays_white_and_darkens_little_else(nano):
+    """However much of the frame it takes."""
+    sides = (Path(__file__).parents[1] / "sample_data" / side / "back_yard.png" for side in ("vis", "ir"))
+    visible, infrared = (cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[None] for path in sides)
+    visible = np.ascontiguousarray(visible[..., ::-1])
+    engine = Engine(nano, "cpu", "fp32")
+    below = engine.fuse(visible, infrared)[:, 250:].mean()
+    for rows in (60, 85, 100, 150):  # of 360; some statistics are quantiles, which jump at a quarter
+        white = visible.copy()
+        white[:, :rows] = 255
+        fused = engine.fuse(white, infrared)
+        assert fused[:, :rows].mean() > 225
+        assert fused[:, 250:].mean() > 0.8 * below
 
 
 def test_bytes_do_not_depend_on_the_neighbours_in_a_stack(nano):

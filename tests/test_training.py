@@ -22,7 +22,7 @@ from fusecli.models.nano import Nano
 from fusecli.stream.stop import stopping
 from fusecli.training import loop, session
 from fusecli.training.batches import PERCEPTION, Batches
-from fusecli.training.data import LumaPair, PairSet
+from fusecli.training.data import LumaPair, PairSet, partly_clipped
 from fusecli.training.distill import DistillObjective
 from fusecli.training.loop import Run
 from fusecli.training.losses import event_weights
@@ -283,6 +283,20 @@ def test_a_patch_is_never_mirrored_where_there_is_more_to_see():
     for seed in range(6):
         planes, _ = pairs.scene(512, torch.Generator().manual_seed(seed))
         assert min(planes.shape[1:]) >= 512
+
+
+def test_a_part_is_clipped_and_the_rest_stays():
+    image = torch.linspace(0.3, 0.7, 80).expand(1, 1, 60, 80).contiguous()
+    shares = {"white": [], "black": []}
+    for seed in range(40):
+        clipped = partly_clipped(image, torch.Generator().manual_seed(seed))
+        assert clipped.shape == image.shape
+        white, black = (clipped > 0.9).float().mean().item(), (clipped < 0.1).float().mean().item()
+        shares["white" if white > black else "black"].append(max(white, black))
+        assert (clipped == image).float().mean() > 0.2
+    assert min(len(found) for found in shares.values()) > 5
+    assert 0.03 < min(map(min, shares.values())) < 0.15
+    assert 0.4 < max(map(max, shares.values())) < 0.7
 
 
 def test_what_makes_no_sense_of_the_data_is_told_before_training(root, tmp_path):

@@ -19,7 +19,7 @@ from fusecli.models.mending import mend
 from fusecli.models.network import FusionNetwork
 from fusecli.text.events import Event, severity_vector
 from fusecli.text.sentences import VARIANTS
-from fusecli.training.data import PairSet, cut_patch, flattened, of_another_camera, shrunk
+from fusecli.training.data import PairSet, cut_patch, flattened, of_another_camera, partly_clipped, shrunk
 from fusecli.training.degrade import degrade
 from fusecli.training.looks import between, calmness
 from fusecli.training.losses import calmed, event_weights, fusion_loss, target_loss
@@ -179,6 +179,8 @@ class Batches:
             first, second = (of_another_camera(image, recipe.varied, generator) for image in (first, second))
         if recipe.dull and torch.rand((), generator=generator) < recipe.dull:
             first, second = (flattened(image, recipe.flat, generator) for image in (first, second))
+        if recipe.clipped and torch.rand((), generator=generator) < recipe.clipped:
+            first = partly_clipped(first, generator)
         if recipe.wear:
             first, second = (
                 degrade(image, side, generator, clean_share=1 - recipe.wear, severity=(0, recipe.worn))[0]
