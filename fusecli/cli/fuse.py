@@ -174,7 +174,7 @@ def fuse(
     # Threads that wait for one another sleep instead of spinning: on a shared machine spinning takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
     from fusecli.stream.parts import part
-    from fusecli.stream.plan import Naming, check_files
+    from fusecli.stream.plan import Naming
     from fusecli.stream.work import EngineSpec
 
     mine = part(num_parts, part_id)
@@ -202,6 +202,7 @@ def fuse(
             skip_existing,
             {option: path for option, path in (("--report", report), ("--preview", sheet)) if path},
             mine,
+            [path for path in (pairs, align, Path(model)) if path and path.is_file()],
         ),
         resize=resize,
         gray=color is Color.gray,
@@ -229,7 +230,6 @@ def fuse(
     from fusecli.images.intensity import evenly
     from fusecli.stream.report import Report
 
-    check_files(request.naming.beside, [path for path in (pairs, align, Path(model)) if path and path.is_file()])
     sweep(job.output for job in planned.jobs)
     shown = {planned.jobs[index].output for index in evenly(len(planned.jobs), PREVIEWED)} if preview else set()
     rows = []

@@ -108,7 +108,7 @@ def _named(
 ) -> Plan:
     """Every pair with the name of its result."""
     from fusecli.images.pairing import Pair, find_pairs
-    from fusecli.stream.plan import Plan, settle
+    from fusecli.stream.plan import Plan, check_files, settle
     from fusecli.stream.run import Job
 
     output, naming = request.output, request.naming
@@ -122,6 +122,7 @@ def _named(
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one result for {len(pairs)} pairs; name a folder")
     if single and output == Path(pipe):
+        check_files(naming.beside, naming.reads)
         return Plan([Job(pair.name, pair.first, pair.second, output) for pair in pairs], [])
     if single and output.suffix.lower() not in writes:
         raise UsageError(f"-o {output}: fusecli writes {', '.join(writes)}")

@@ -9,6 +9,7 @@ import string
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from fusecli.errors import UsageError
@@ -37,6 +38,7 @@ class Naming:
 
     file_format: auto (that of the reference) or one of FORMATS. pattern: the file's name; {stem}, {index} and
     ``fields`` stand for values. beside: other files that the run writes, by option. part: whose jobs are planned.
+    reads: files that the run reads besides the pairs.
     """
 
     file_format: str = "auto"
@@ -46,6 +48,7 @@ class Naming:
     skip_existing: bool = False
     beside: Mapping[str, Path] = field(default_factory=dict)
     part: Part | None = None
+    reads: Sequence[Path] = ()
 
     def ending(self, reference: Path) -> str:
         """The ending of a picture's result. Raises UsageError for a format that pictures have not."""
@@ -110,7 +113,7 @@ def settle(jobs: Sequence[Job], output: Path, naming: Naming, *, single: bool, g
     if naming.part is not None:
         jobs = [job for job in jobs if naming.part.takes(job.name)]
     existing = [job for job in jobs if _exists(job.output)]
-    inputs = (path for job in jobs for path in job.inputs)
+    inputs = chain(naming.reads, (path for job in jobs for path in job.inputs))
     _check_inputs_stay([*(("-o", job.output) for job in existing), *beside.items()], inputs)
     target = output.resolve()
     for folder in () if single else guarded:
@@ -182,11 +185,12 @@ def check_files(files: Mapping[str, Path], inputs: Iterable[Path] = ()) -> None:
     for option, path in files.items():
         if path.is_dir():
             raise UsageError(f"{option} {path}: is a folder; name a file")
-        if path == STDOUT or not is_device(path):
-            other = seen.setdefault(os.path.abspath(path), option)
-            if other != option:
-                raise UsageError(f"{option} {path}: {other} would be written there too")
-        if path != STDOUT and not is_device(path):
+        if is_device(path):
+            continue
+        other = seen.setdefault(os.path.abspath(path), option)
+        if other != option:
+            raise UsageError(f"{option} {path}: {other} would be written there too")
+        if path != STDOUT:
             check_writable(option, path.parent)
     _check_inputs_stay(files.items(), inputs)
 

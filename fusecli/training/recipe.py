@@ -24,7 +24,7 @@ else:
     import tomli as tomllib
 
 
-# Name, least, most. Structural similarity needs patches of 11 px.
+# Name, least, most.
 _LIMITS = (
     *((name, 1, math.inf) for name in ("steps", "batch", "val_every")),
     ("patch", SSIM_WINDOW, math.inf),
@@ -142,7 +142,7 @@ class Recipe:
         loss = values.get("loss", {})
         if not isinstance(loss, dict):
             raise UsageError("recipe: loss must be a table")
-        return cls(**{**values, "loss": replace(LossWeights(), **_known_weights(loss))})
+        return cls(**{**values, "loss": LossWeights(**_known_weights(loss))})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
