@@ -233,7 +233,7 @@ def test_bit_depths_may_differ(data: Path) -> None:
             assert methods[name]["mean"][metric] == pytest.approx(mean, rel=1e-6), metric
 
 
-@pytest.mark.parametrize("case", ["missing", "size", "nan", "range", "no folder", "no image"])
+@pytest.mark.parametrize("case", ["missing", "twice", "size", "nan", "range", "no folder", "no image"])
 def test_bad_results_are_named_with_exit_code_2(case: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = _fused_folder()
     wrong = folder / "c.tif"
@@ -241,6 +241,9 @@ def test_bad_results_are_named_with_exit_code_2(case: str, data: Path, capsys: p
     if case == "missing":
         wrong.unlink()
         expected = str(folder / "c")
+    elif case == "twice":
+        (folder / "c.png").write_bytes(b"not looked at")
+        expected = f"{folder / 'c.png'}: c.tif is there too; keep one of them"
     elif case == "size":
         frames.write(wrong, [np.zeros((56, 71), np.uint8)])
         expected = f"{wrong}: 71×56 pixels, the pair has 72×56"

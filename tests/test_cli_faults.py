@@ -171,6 +171,17 @@ def test_a_run_that_comes_before_its_inputs_is_no_failure(tmp_path, fusecli, sid
     assert fusecli(*arguments, "--ignore-unmatched")[0] == 2
 
 
+@pytest.mark.parametrize("option", ["--skip-existing", "--ignore-unmatched"])
+def test_what_a_table_lists_is_fused_though_the_folders_are_empty(pairs, fusecli, option):
+    root = pairs(1)
+    (root / "empty").mkdir()
+    (root / "pairs.csv").write_text(f"ir,vis\n{root}/ir/000.png,{root}/vis/000.png\n")
+    sides = ("--ir", root / "empty", "--vis", root / "empty", "--pairs", root / "pairs.csv")
+    code, _, err = fusecli("fuse", *sides, "-o", root / "out", option)
+    assert code == 0, err
+    assert sorted(contents(root / "out")) == ["000.png"]
+
+
 def test_partners_of_the_first_frames_may_come_until_the_next_run(pairs, fusecli):
     root = pairs(1)
     (root / "ir" / "000.png").rename(root / "ir" / "001.png")
@@ -188,6 +199,25 @@ def test_output_in_an_input_folder_is_refused(pairs, fusecli, where):
     assert code == 2
     assert "input" in err
     assert contents(root) == before
+
+
+def test_output_that_a_glob_would_find_is_refused(pairs, fusecli):
+    root = pairs(1)
+    before = contents(root)
+    (root / "ir" / "000.png").rename(root / "ir" / "000.jpg")
+    sides = ("fuse", "--ir", root / "ir" / "*.jpg", "--vis", root / "vis" / "**" / "*.png")
+    for output in (root / "vis" / "fused", root / "vis" / "new" / "fused"):
+        code, _, err = fusecli(*sides, "-o", output, "--skip-existing")
+        assert code == 2
+        assert "would find the results as inputs" in err
+    (root / "ir" / "000.jpg").rename(root / "ir" / "000.png")
+    assert contents(root) == before
+    both = ("--ir", root / "**" / "ir" / "*.png", "--vis", root / "**" / "vis" / "*.png")
+    assert fusecli("fuse", *both, "-o", root / "vis")[0] == 2
+    for output in ("first", "second"):  # where neither pattern finds them
+        code, _, err = fusecli("fuse", *both, "-o", root / output)
+        assert code == 0, err
+        assert list(contents(root / output)) == ["000.png"]
 
 
 def test_output_file_that_is_an_input_is_refused(pairs, fusecli):
@@ -306,7 +336,7 @@ def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
     sides = ("fuse", "--ir", root / "ir" / "000.png", "--vis", root / "vis" / "000.png", "-o")
     for output, reason in (
         ("", "names nothing"),
-        (root / "out.gif", ".gif files"),
+        *((root / name, "files of this kind are not written") for name in ("out.gif", "a.nii.gz", "a.NII", "a.dcm")),
         (root / "out.mp4", "is for videos"),
     ):
         code, _, err = fusecli(*sides, output)

@@ -190,6 +190,14 @@ def test_log_format_json_is_json(pairs, fusecli):
     assert any("1 done" in line["message"] for line in lines)
 
 
+def test_log_format_json_shows_no_bar_on_a_terminal(pairs, fusecli, monkeypatch):
+    root = pairs(1)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--overwrite")
+    assert "1/1" in fusecli(*command)[2]
+    assert all(json.loads(line) for line in fusecli(*command, "--log-format", "json")[2].splitlines())
+
+
 def test_models_lists_what_is_released(fusecli):
     code, out, _ = fusecli("models", "--json")
     assert code == 0
@@ -320,3 +328,15 @@ def test_a_dash_is_a_stream(pairs, fusecli, monkeypatch, tmp_path):
     code, _, err = fusecli(*arguments[3:], "--report", "-", "--json")
     assert code == 2
     assert "--report - and --json would both write to stdout" in err
+
+
+def test_pairs_from_stdin_lie_in_the_current_folder(pairs):
+    root = pairs(1)
+    sides = ("--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
+    command = [sys.executable, "-m", "fusecli", "fuse", *map(str, sides), "--pairs", "-"]
+    for table, code in (("vis/000.png,ir/000.png", 0), ("vis/000.png,ir/009.png", 2)):
+        done = subprocess.run(
+            command, input=f"vis,ir\n{table}\n", cwd=root, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+    assert "line 2: ir/009.png" in done.stderr

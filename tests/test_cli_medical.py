@@ -371,6 +371,24 @@ def test_folders_that_are_links_are_found(tmp_path, fusecli, average):
     assert (tmp_path / "out" / "p1" / "head.nii.gz").exists()
 
 
+def test_a_folder_of_both_kinds_is_refused(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
+    phantom.dicom_series(tmp_path / "mix", values, small)
+    for folder in ("mix", "mr"):
+        phantom.nifti(tmp_path / folder / "head.nii.gz", values, small)
+    rest = ("--mri", tmp_path / "mr", "-m", average)
+    for ct in (tmp_path / "mix", tmp_path / "mix" / "*"):
+        code, _, err = fusecli("fuse", "--ct", ct, *rest, "-o", tmp_path / "out")
+        assert code == 2
+        assert f"--ct: holds DICOM ({tmp_path / 'mix' / 'IM0000.dcm'}) and NIfTI" in err
+    code, _, err = fusecli("fuse", "--ct", tmp_path / "mix" / "*.dcm", *rest, "-o", tmp_path / "out")
+    assert code == 0, err
+    (tmp_path / "pairs.csv").write_text("ct,mri\nhead.nii.gz,head.nii.gz\n")  # says which
+    table = ("--pairs", tmp_path / "pairs.csv")
+    assert fusecli("fuse", "--ct", tmp_path / "mix", *rest, "-o", tmp_path / "listed", *table)[0] == 0
+
+
 def test_a_cohort_of_nifti_files_pairs_by_name(tmp_path, fusecli, average):
     small = phantom.grid((12, 10, 4), (8, 8, 20))
     values = np.rint(phantom.head(small) * 1000).astype(np.int16)
@@ -440,6 +458,8 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
     ("options", "reason"),
     [
         (["--resize", "mri"], "--resize is for pictures"),
+        (["--steady"], "--steady is for pictures"),
+        (["--raw", "3x3"], "--raw tells what the frames on stdin are like"),
         (["--reference", "pet"], "choose ct or mri"),
         (["--window", "40"], "expected two numbers"),
         (["--colormap", "hot"], "--colormap is for gray PET and SPECT"),

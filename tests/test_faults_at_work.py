@@ -1,5 +1,6 @@
 """Faults while a run is at work, names at the limit, bombs, and who may read what is written."""
 
+import errno
 import io
 import os
 import signal
@@ -18,7 +19,7 @@ import tifffile
 from conftest import scene
 
 from fusecli.images import decode, intensity, tiff
-from fusecli.images.atomic import PARTIAL, replacing
+from fusecli.images.atomic import PARTIAL, replacing, sweep
 
 
 def command(root, *more):
@@ -248,6 +249,67 @@ def test_temporary_names_cannot_be_foreseen_and_follow_no_link(tmp_path, monkeyp
     with pytest.raises(Exception, match="File exists"), replacing(tmp_path / "a.png") as partial:
         partial.write_bytes(b"overwritten")
     assert victim.read_bytes() == b"precious"
+
+
+def put_into(partial, data):
+    (partial / "0001.png" if partial.is_dir() else partial).write_bytes(data)  # which opens it by its name
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_another_run_is_writing_is_not_swept(tmp_path, folder):
+    path = tmp_path / "a.png"
+    for _ in range(2):  # the second replaces the first
+        with replacing(path, folder=folder) as partial:
+            put_into(partial, b"begun")
+            assert sweep([path]) == 0
+            put_into(partial, b"whole")
+        assert (path / "0001.png" if folder else path).read_bytes() == b"whole"
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_a_killed_run_was_writing_is_swept(tmp_path, folder):
+    path = tmp_path / "a.png"
+    code = f"""if True:
+        import os, pathlib, signal
+        from fusecli.images.atomic import replacing
+        with replacing(pathlib.Path({str(path)!r}), folder={folder}):
+            os.kill(os.getpid(), signal.SIGKILL)"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 1
+    assert sweep([path]) == 1
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_is_swept_before_it_is_locked_is_made_again(tmp_path, monkeypatch, folder):
+    fcntl, path, swept = pytest.importorskip("fcntl"), tmp_path / "a.png", []
+    flock = fcntl.flock
+
+    def late(descriptor, how):
+        monkeypatch.setattr("fcntl.flock", flock)
+        swept.append(sweep([path]))
+        flock(descriptor, how)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    with replacing(path, folder=folder) as partial:
+        put_into(partial, b"x")
+    assert swept == [1]
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_file_systems_without_locks_are_written_to_and_swept(tmp_path, monkeypatch):
+    def refuse(descriptor, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    path = tmp_path / "a.png"
+    with replacing(path) as partial:
+        (tmp_path / partial.name.replace(PARTIAL, "0" + PARTIAL)).touch()
+        partial.write_bytes(b"x")
+    assert path.read_bytes() == b"x"
+    assert sweep([path]) == 1
+    assert os.listdir(tmp_path) == ["a.png"]
 
 
 def test_sigterm_while_it_starts(pairs):

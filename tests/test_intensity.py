@@ -238,16 +238,57 @@ def test_16_bit_files_of_cameras_of_fewer_bits(tmp_path, caplog, most, bits):
     ramp = np.linspace(0, most, 64 * 64).astype(np.uint16).reshape(64, 64)
     frames.write(path, [ramp])
     found = visible_range([path])
-    assert found == (None if bits == 16 else Range(0, 2**bits - 1, eight_bit=False))
+    assert found == (Range(0, 2**bits - 1, eight_bit=False) if most else None)
     assert (f"{bits} bits" in caplog.text) == (bits < 16)
+
+
+def test_a_lamp_of_few_pixels_counts(tmp_path):
+    image = np.full((1000, 1000), 9000, np.uint16)
+    image[500, 503] = 60000  # none of every 16th
+    frames.write(tmp_path / "a.png", [image])
+    assert visible_range([tmp_path / "a.png"]).hi == 65535
+
+
+def test_what_is_known_is_only_widened(tmp_path, caplog):
+    paths = {most: tmp_path / f"{most}.png" for most in (0, 9000, 60000)}
+    for most, path in paths.items():
+        frames.write(path, [np.full((8, 8), most, np.uint16)])
+    known, said = None, []
+    for most in (0, 9000, 0, 9000, 60000, 9000, 0):  # a lens cap at first, then nights and a day
+        caplog.clear()
+        known = visible_range([paths[most]], known=known)
+        said.append((known and known.hi, len(caplog.records)))
+    assert said == [(None, 0), (16383, 1), (16383, 0), (16383, 0), (65535, 1), (65535, 0), (65535, 0)]
+    floats = tmp_path / "floats.tif"
+    frames.write(floats, [np.linspace(-1, 5, 64, dtype=np.float32).reshape(8, 8)])
+    assert visible_range([floats], known=Range(-3, 4, eight_bit=False)) == Range(-3, 5, eight_bit=False)
+
+
+def test_signed_and_wide_integers_look_like_uint16(tmp_path, caplog):
+    slice_ = np.linspace(100, 900, 64).astype(np.uint16).reshape(8, 8)
+    looks = []
+    for dtype in ("uint16", "int16", "int32", "uint32"):
+        tifffile.imwrite(path := tmp_path / f"{dtype}.tif", slice_.astype(dtype))
+        looks.append(frames.read(path, intensity=visible_range([path]))[0].pixels)
+        np.testing.assert_allclose(looks[-1], looks[0], atol=1e-6)
+    assert "camera of 10 bits" in caplog.text
+    for dtype, offset, scale in (("int16", -1024, 1), ("int32", 0, 1000)):  # as CT; no camera's
+        caplog.clear()
+        tifffile.imwrite(path := tmp_path / f"{dtype}.tif", slice_.astype(dtype) * scale + offset)
+        (frame,) = frames.read(path, intensity=visible_range([path]))
+        np.testing.assert_allclose(frame.pixels, (slice_ - 100) / 800, atol=1e-6)
+        assert f"extremes of its {dtype} samples, {100 * scale + offset} and" in caplog.text
 
 
 def test_one_frame_that_fills_16_bits_is_enough(tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(intensity, "decode", lambda path, **options: read.append(path) or decode(path, **options))
     paths = sequence(tmp_path, 5)  # dead pixels are white
-    assert visible_range(paths) is None
+    found = visible_range(paths)
+    assert found == Range(0, 65535, eight_bit=False)
     assert read == paths[:1]
+    assert visible_range(paths, known=found) == found
+    assert read == paths[:1]  # it cannot become wider
 
 
 @pytest.mark.parametrize(

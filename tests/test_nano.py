@@ -132,6 +132,78 @@ def test_statistics_tell_noise_blur_and_stripes_apart():
         assert noisy[place] > clean[place] + 0.3
     assert striped[across] < noisy[across] - 0.3
     assert striped[columns] > noisy[columns] + 0.1
+    grain = steps.mT + 0.004 * torch.randn(128, 128, generator=generator)
+    edge = (torch.arange(128) == 50).float() * 0.4
+    assert of(grain + edge)[columns] < of(grain + 0.006 * torch.randn(1, 128, generator=generator))[columns] - 0.1
+
+
+def test_jitter_moves_all_that_is_known_alike_and_leaves_the_look():
+    generator = torch.Generator().manual_seed(0)
+    contexts = 0.3 + 0.1 * torch.randn(500, SIZE + 1, generator=generator)
+    network = Nano()
+    network.acquaint(contexts)
+    moved = network.jittered(contexts, 0.2, generator)
+    assert torch.equal(moved[:, SIZE:], contexts[:, SIZE:])
+    distance = network.whiten(moved[:, :SIZE]) - network.whiten(contexts[:, :SIZE])
+    torch.testing.assert_close(distance.std(0), torch.full((SIZE,), 0.2), atol=0.03, rtol=0)
+    assert distance.mean(0).abs().max() < 0.04
+
+
+SHARES = slice(40, 44)  # of white and of black, in the vector
+
+
+def scene_and_other(generator):
+    return 0.2 + 0.6 * torch.rand(1, 1, 320, 240, generator=generator), torch.rand(1, 1, 320, 240, generator=generator)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+@pytest.mark.parametrize("slope", [0.0, 0.5, -20.0])
+def test_a_blown_out_or_blank_part_of_any_size_changes_nothing_but_its_share(level, slope):
+    """Quantiles of all jump where its share passes them: a frame with a quarter of white came out half as bright."""
+    scene, other = scene_and_other(torch.Generator().manual_seed(0))
+    whole = pair_statistics(scene, other)[0]
+    place = torch.arange(320)[:, None] + slope * torch.arange(240)
+    for share in (0.05, 0.2, 0.25, 0.3, 0.5, 0.6):
+        inside = place < place.flatten().quantile(share)
+        found = pair_statistics(torch.where(inside, level, scene), other)[0]
+        assert found[40 if level else 42] == pytest.approx(share, abs=0.03)
+        found[SHARES] = whole[SHARES]
+        torch.testing.assert_close(found, whole, atol=0.12, rtol=0)
+
+
+def test_of_scans_the_background_counts():
+    generator = torch.Generator().manual_seed(0)
+    scene, other = scene_and_other(generator)
+    scene[..., :200, :] = 0
+    noisy = (scene + 0.01 * torch.randn(scene.shape, generator=generator)).clamp(0, 1)
+    lowest = 18  # of the details along rows: of the background, for it is more than a tenth
+    (plain, faint), (of_rest, of_noisy_rest) = (
+        [pair_statistics(image, other, whole)[0, lowest] for image in (scene, noisy)] for whole in (True, False)
+    )
+    assert faint > plain + 0.1
+    assert of_noisy_rest == pytest.approx(of_rest.item(), abs=0.02)
+
+
+@pytest.mark.parametrize("whitest", [True, False])
+def test_statistics_do_not_jump_with_the_level_of_a_sky_or_a_margin(whitest):
+    """Or a film would flicker with its noise. In the end they count it in."""
+    scene, other = scene_and_other(torch.Generator().manual_seed(0))
+    levels, found = range(0, 24), []
+    for step in levels:
+        part = scene.clone()
+        part[..., :100, :] = (255 - step if whitest else step) / 255
+        found.append(pair_statistics(part, other)[0])
+    moves = torch.stack(found).diff(dim=0).abs()
+    assert moves[:, :18].max() < 0.3  # brightness; a flat part also has no noise at all, which is told in its turn
+    assert (found[0] - found[-1])[SHARES].abs().max() > 0.28
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (100, 16)])
+def test_statistics_are_numbers_for_any_image(size, level):
+    found = pair_statistics(torch.full((1, 1, *size), level), torch.rand(1, 1, *size))
+    assert found.shape == (1, SIZE)
+    assert torch.isfinite(found).all()
 
 
 def test_equal_weights_make_equal_files(tmp_path):

@@ -57,6 +57,13 @@ def test_a_known_transform_is_found_across_modalities(rig, model):
     assert estimate.similarity[1] > estimate.similarity[0] + 0.1
 
 
+def test_shift_only_moves(rig):
+    """Though the infrared sees less of the scene, and a scale would fit better."""
+    found = registration.estimate(RIG, rig, "shift").calibration.matrix
+    np.testing.assert_allclose(found[:2, :2], registration.resizing(CAMERA, (480, 360))[:2, :2], rtol=1e-9)
+    assert found[2].tolist() == [0, 0, 1]
+
+
 def test_pairs_that_have_nothing_in_common_are_not_trusted():
     rng = np.random.default_rng(0)
     pairs = [tuple(cv2.GaussianBlur(rng.random((120, 160), np.float32), (0, 0), 3) for _ in range(2)) for _ in range(3)]

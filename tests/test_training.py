@@ -24,6 +24,7 @@ from fusecli.training import loop, session
 from fusecli.training.batches import PERCEPTION, Batches
 from fusecli.training.data import LumaPair, PairSet, partly_clipped
 from fusecli.training.distill import DistillObjective
+from fusecli.training.looks import between
 from fusecli.training.loop import Run
 from fusecli.training.losses import event_weights
 from fusecli.training.recipe import Recipe
@@ -127,24 +128,50 @@ def test_killed_and_resumed_gives_the_same_weights(root, tmp_path, monkeypatch, 
 
 
 def test_stopped_and_resumed_gives_the_same_weights(root, tmp_path):
-    whole = Run(RECIPE, tmp_path / "whole", device=CPU)
-    whole.fit(Batches(RECIPE, load(root)), load(root))
+    recipe = dataclasses.replace(RECIPE, jitter=0.2)
+
+    def fit(run: Run, *arguments, **options) -> None:
+        run.fit(Batches(recipe, load(root), network=run.network), load(root), *arguments, **options)
+
+    whole = Run(recipe, tmp_path / "whole", device=CPU)
+    fit(whole)
     with stopping() as stop:
 
         def end(step: int, loss: float) -> None:
             if step == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        ended = Run(RECIPE, tmp_path / "ended", device=CPU)
+        ended = Run(recipe, tmp_path / "ended", device=CPU)
         with pytest.raises(Stopped, match="stopped by SIGTERM after step 4") as caught:
-            ended.fit(Batches(RECIPE, load(root)), load(root), end, stop=stop)
+            fit(ended, end, stop=stop)
     assert caught.value.exit_code == 143
-    resumed = Run(RECIPE, tmp_path / "ended", device=CPU)
+    resumed = Run(recipe, tmp_path / "ended", device=CPU)
     assert resumed.resume()
     assert resumed.step == 4
-    resumed.fit(Batches(RECIPE, load(root)), load(root))
+    fit(resumed)
     for name, tensor in weights_of(whole).items():
         assert torch.equal(tensor, weights_of(resumed)[name]), name
+
+
+def test_a_run_from_before_a_field_was_known_is_taken_up(root, tmp_path):
+    run = Run(RECIPE, tmp_path, device=CPU)
+    state = run.state()
+    del state["recipe"]["jitter"]
+    torch.save(state, tmp_path / loop.LAST)
+    assert run.resume()
+
+
+def test_batches_are_drawn_as_other_processes_would_draw_them(root, monkeypatch):
+    """By one thread, since sums depend on their number in the last bits."""
+    drawn, threads = Batches.drawn, torch.get_num_threads()
+    seen = []
+    monkeypatch.setattr(Batches, "drawn", lambda *given: seen.append(torch.get_num_threads()) or drawn(*given))
+    torch.set_num_threads(2)
+    try:
+        Batches(RECIPE, load(root))(0, CPU)
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_resume_with_another_recipe_is_refused(root, tmp_path):
@@ -289,14 +316,33 @@ def test_a_part_is_clipped_and_the_rest_stays():
     image = torch.linspace(0.3, 0.7, 80).expand(1, 1, 60, 80).contiguous()
     shares = {"white": [], "black": []}
     for seed in range(40):
-        clipped = partly_clipped(image, torch.Generator().manual_seed(seed))
+        clipped, part = partly_clipped(image, torch.Generator().manual_seed(seed))
         assert clipped.shape == image.shape
+        assert torch.equal(clipped[0, 0][part == 0], image[0, 0][part == 0])
         white, black = (clipped > 0.9).float().mean().item(), (clipped < 0.1).float().mean().item()
         shares["white" if white > black else "black"].append(max(white, black))
         assert (clipped == image).float().mean() > 0.2
     assert min(len(found) for found in shares.values()) > 5
     assert 0.03 < min(map(min, shares.values())) < 0.15
     assert 0.4 < max(map(max, shares.values())) < 0.7
+
+
+def test_what_is_not_clipped_shall_look_as_in_the_whole_scene(root):
+    """Brightness and contrast of a target go by the scene's mean: a white part would darken the rest."""
+    recipe = dataclasses.replace(RECIPE, degrade=0.0, looks=True, model={**TINY, "look": 0.15})
+    for seed in range(5):
+        clipped, plain = (
+            Batches(dataclasses.replace(recipe, clipped=share), load(root))._scene(
+                "ir-vis", torch.Generator().manual_seed(seed)
+            )
+            for share in (1.0, 1e-9)
+        )
+        look, first, second = float(clipped[4]), plain[0][0].numpy(), plain[0][1].numpy()
+        rest = clipped[0][0] == plain[0][0]
+        assert rest.any()
+        assert not rest.all()
+        expected = torch.from_numpy(between(first, second, look))
+        torch.testing.assert_close(clipped[0][4][rest], expected[rest])
 
 
 def test_what_makes_no_sense_of_the_data_is_told_before_training(root, tmp_path):
@@ -409,6 +455,16 @@ def test_distillation_trains_the_adapters_and_leaves_the_teacher_alone(root, tmp
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
 
 
+def test_a_teacher_that_sees_statistics_has_those_of_whole_scenes(root, tmp_path, monkeypatch):
+    run, teacher, told = Run(RECIPE, tmp_path, device=CPU), Nano(**TINY), []
+    given = teacher.with_features
+    monkeypatch.setattr(teacher, "with_features", lambda *images: told.append(images[2]) or given(*images))
+    batch = Batches(RECIPE, load(root), network=run.network)(0, CPU)
+    DistillObjective(teacher, run.network)(run.network, batch)
+    assert torch.equal(told[0], batch.context)
+    assert not torch.equal(batch.context, teacher.context(batch.first, batch.second))
+
+
 def test_a_distillation_is_taken_up_with_its_own_teacher_only(root, tmp_path):
     def run(seed: int, feature: float = 0.1) -> Run:
         result = Run(RECIPE, tmp_path, device=CPU)
@@ -478,7 +534,7 @@ def test_two_processes_train_one_network(root, tmp_path):
         "from fusecli.training.recipe import Recipe\n"
         "torch.set_num_threads(1)\n"
         "recipe = Recipe.read(Path(sys.argv[1]))\n"
-        "session.train(recipe, Path(sys.argv[2]), Path(sys.argv[3]), device='cpu', quiet=True)\n"
+        "print(session.train(recipe, Path(sys.argv[2]), Path(sys.argv[3]), device='cpu', quiet=True))\n"
     )
     (tmp_path / "recipe.toml").write_text(
         'steps = 3\nbatch = 2\npatch = 32\nval_every = 3\n[train]\n"ir-vis" = ["set"]\n'
@@ -486,7 +542,8 @@ def test_two_processes_train_one_network(root, tmp_path):
     )
     arguments = [str(script), str(tmp_path / "recipe.toml"), str(root)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*launch, *arguments, str(tmp_path / "two")], check=True, capture_output=True, timeout=120)
+    two = subprocess.run([*launch, *arguments, str(tmp_path / "two")], check=True, capture_output=True, timeout=120)
+    assert sorted(two.stdout.decode().split()) == sorted([str(tmp_path / "two" / "nano.safetensors"), "None"])
     subprocess.run([sys.executable, *arguments, str(tmp_path / "one")], check=True, capture_output=True, timeout=120)
     two, one = (checkpoint.read(tmp_path / name / "nano.safetensors")[3] for name in ("two", "one"))
     assert all(torch.isfinite(tensor).all() for tensor in two.values())
@@ -522,6 +579,10 @@ def test_teacher_reads_text_and_is_distilled_without_the_encoder(root, tmp_path,
 
     monkeypatch.setenv("FUSECLI_CACHE", str(tmp_path / "elsewhere"))
     monkeypatch.setattr(encode.MiniLM, "encode", missing)
+    resumed = Run(Recipe.from_dict(state["recipe"]), tmp_path / "teacher", device=CPU)
+    assert resumed.resume()
+    resumed.fit(Batches(recipe, load(root), texts=Texts.of(encode.open_encoder("minilm"), load(root))), {})
+    assert resumed.text_table()["vectors"].keys() == state["text"]["vectors"].keys()
     teacher = checkpoint.load(str(tmp_path / "teacher" / "last.pt"), "ir-vis")
     vectors = {key: vector.numpy() for key, vector in state["text"]["vectors"].items()}
     student = dataclasses.replace(recipe, architecture="nano", model=TINY)

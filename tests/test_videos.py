@@ -32,7 +32,7 @@ def write(path, images, rate=25, times=None, codec="libx264", pix_fmt="yuv420p",
             stream.set_display_rotation(rotation)
         audio = container.add_stream("aac", rate=48000) if sound else None
         for index, image in enumerate(images):
-            plain = {"uint16": "gray16le", "uint8": "gray"}[image.dtype.name]
+            plain = "gray" if image.dtype == np.uint8 else pix_fmt if pix_fmt.startswith("gray") else "gray16le"
             frame = av.VideoFrame.from_ndarray(image, format="rgb24" if image.ndim == 3 else plain)
             frame.pts = times[index] if times else index
             frame.time_base = stream.codec_context.time_base
@@ -200,7 +200,7 @@ def test_deep_infrared_has_one_range(tmp_path, fuse):
     write(tmp_path / "vis.mkv", [np.full((48, 64), 128, np.uint8)] * 8, codec="ffv1", pix_fmt="gray")
     frames = [ramp + np.uint16(100 * index) for index in range(8)]
     write(tmp_path / "ir.mkv", frames, codec="ffv1", pix_fmt="gray16le")
-    assert VideoFile(tmp_path / "ir.mkv").deep
+    assert VideoFile(tmp_path / "ir.mkv").bits == 16
     assert fuse(ir="ir.mkv", vis="vis.mkv")[0] == 0
     column = [float(frame[:, 32].mean()) for frame in decoded(tmp_path / "out.mp4")[1]]
     steps = np.diff(column)
@@ -210,6 +210,16 @@ def test_deep_infrared_has_one_range(tmp_path, fuse):
     assert code == 0, err
     middle = decoded(tmp_path / "out.mp4")[1][0][24, 32, 0]
     assert abs(int(middle) - (128 + 255 * 960 / 3000) / 2) <= 2
+
+
+@pytest.mark.parametrize("bits", [9, 10, 12, 14])
+def test_gray_of_fewer_than_16_bits_fills_them(tmp_path, fuse, bits):
+    for name in ("vis", "ir"):
+        deep = [np.full((48, 64), 3 * 2**bits // 4, np.uint16)] * 3
+        write(tmp_path / f"{name}.mkv", deep, codec="ffv1", pix_fmt=f"gray{bits}le")
+    code, _, err = fuse("--range", "full", ir="ir.mkv", vis="vis.mkv")
+    assert code == 0, err
+    assert abs(int(decoded(tmp_path / "out.mp4")[1][0][24, 32, 0]) - 191) <= 2
 
 
 @pytest.mark.parametrize("size", [(48, 64), (720, 1280)])
@@ -274,6 +284,14 @@ def test_folders_of_clips(tmp_path, fuse):
     assert (code, "2 skipped" in err) == (0, True)
 
 
+def test_json_lines_are_mixed_with_no_bar(clips, fuse, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert "12/12" in fuse()[2]
+    code, _, err = fuse("--log-format", "json", "--overwrite")
+    assert code == 0
+    assert all(json.loads(line) for line in err.splitlines())
+
+
 def test_a_stopped_run_leaves_no_file(tmp_path, fuse):
     for name, images in zip(("vis", "ir"), moving(400, (48, 64)), strict=True):
         write(tmp_path / f"{name}.mp4", images)
@@ -323,6 +341,27 @@ def test_a_pipe_that_is_stopped_ends_there(tmp_path, average):
     process.send_signal(signal.SIGTERM)  # while it waits for the rest of a frame
     assert process.wait(20) == 0, process.stderr.read()
     assert len(decoded(tmp_path / "out.mp4")[0]) == 7
+
+
+def test_a_stream_replaces_what_exists_and_its_report_no_input(tmp_path, average, fusecli):
+    vis, ir = moving(3)
+    write(tmp_path / "vis.mp4", vis)
+    write(tmp_path / "ir.mp4", ir)
+    before = (tmp_path / "vis.mp4").read_bytes()
+    sides = ("--ir", tmp_path / "ir.mp4", "--vis", tmp_path / "vis.mp4")
+    code, _, err = fusecli("fuse", "-m", average, *sides, "-o", "-", "--report", tmp_path / "vis.mp4")
+    assert code == 2, err
+    assert f"--report {tmp_path / 'vis.mp4'}: this is an input" in err
+    frames = b"".join(image.tobytes() for image in ir)
+    process = piped(tmp_path, average, "-o", "-", "--report", tmp_path / "vis.mp4")
+    process.communicate(frames)
+    assert process.returncode == 2
+    assert (tmp_path / "vis.mp4").read_bytes() == before
+    (tmp_path / "out.mp4").write_bytes(b"older")
+    process = piped(tmp_path, average, "-o", tmp_path / "out.mp4", "--overwrite")
+    _, err = process.communicate(frames)
+    assert process.returncode == 0, err
+    assert len(decoded(tmp_path / "out.mp4")[0]) == 3
 
 
 def test_a_reader_that_leaves_ends_the_run(tmp_path, average):

@@ -7,6 +7,7 @@ import threading
 import time
 
 import cv2
+import numpy as np
 import pytest
 from conftest import scene
 
@@ -153,6 +154,47 @@ def test_a_damaged_file_fails_alone_once_it_changes_no_more(tmp_path, watched, m
     assert {pair["name"]: pair["status"] for pair in report["pairs"]} == {"000": "failed", "001": "done"}
 
 
+def test_the_infrared_range_is_settled_by_the_first_pair_that_can_be_read(tmp_path, watched, monkeypatch):
+    monkeypatch.setattr(watch, "PATIENCE", 0.2)
+    vis, ir = scene(0, color=False)
+
+    def act():
+        put(tmp_path / "ir", "000.png", ir)
+        (tmp_path / "ir" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        put(tmp_path / "vis", "000.png", vis)
+        time.sleep(1.5)
+        for name, frame in (("001", ir), ("002", ir // 2)):
+            put(tmp_path / "ir", f"{name}.png", np.uint16(27000) + frame)
+            put(tmp_path / "vis", f"{name}.png", vis)
+            wait_for(tmp_path / "out" / f"{name}.png")
+
+    code, report, err = watched(act, "--range", "auto")
+    assert {pair["name"]: pair["status"] for pair in report["pairs"]} == {"000": "failed", "001": "done", "002": "done"}
+    assert code == 8
+    assert err.count("--range auto took 270") == 1
+    first, second = (np.ptp(cv2.imread(str(tmp_path / "out" / f"00{index}.png"), -1) - vis / 2) for index in (1, 2))
+    assert first > 100  # of 125, half of the infrared
+    assert second < 0.6 * first
+
+
+def test_the_visible_range_grows_from_night_to_day(tmp_path, watched):
+    ramp = np.tile(np.linspace(0, 1, 64), (48, 1))
+
+    def act():
+        for name, most in (("dusk", 9000), ("noon", 60000), ("stars", 3000)):
+            put(tmp_path / "ir", f"{name}.png", np.zeros((48, 64), np.uint8))
+            put(tmp_path / "vis", f"{name}.png", np.uint16(ramp * most))
+            wait_for(tmp_path / "out" / f"{name}.png")
+
+    code, _, err = watched(act)
+    assert code == 0, err
+    assert err.count("camera of") == 2
+    assert "noon.png …: values up to 60000 in 16 bits are taken for those of a camera of 16 bits from here on" in err
+    for name, white in (("dusk", 9000 / 16383), ("noon", 60000 / 65535), ("stars", 3000 / 65535)):
+        result = cv2.imread(str(tmp_path / "out" / f"{name}.png"), -1)[24] / 65535
+        np.testing.assert_allclose(result, ramp[24] * white / 2, atol=0.01)
+
+
 def test_pairs_that_wait_when_it_is_stopped_are_named(tmp_path, watched, monkeypatch):
     monkeypatch.setattr(watch, "SETTLE", 1000)  # what is written in place is never ready here
 
@@ -239,3 +281,21 @@ def test_a_name_that_is_none_is_told_before_anything_comes(pairs, fusecli, name)
     code, _, err = fusecli("fuse", *sides, "-o", root / "out", "--watch", "--name", name)
     assert code == 2
     assert f"--name {name}" in err
+
+
+def test_a_report_into_a_watched_folder_is_refused(pairs, fusecli):
+    root = pairs(1)
+    before = (root / "vis" / "000.png").read_bytes()
+    sides = ("--ir", root / "ir", "--vis", root / "vis")
+    code, _, err = fusecli("fuse", *sides, "-o", root / "out", "--watch", "--report", root / "vis" / "000.png")
+    assert code == 2
+    assert f"--report {root / 'vis' / '000.png'}: lies in the input folder" in err
+    assert (root / "vis" / "000.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("option", [("--series", "3"), ("--raw", "3x3")])
+def test_options_of_other_inputs_are_refused(pairs, fusecli, option):
+    root = pairs(1)
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--watch", *option)
+    assert code == 2
+    assert option[0] in err

@@ -119,16 +119,20 @@ class Folder(Method):
     def check(self, dataset: str, pairs: Iterable[Pair]) -> None:
         """Find every result before any work. Raises UsageError that lists what is missing or of wrong size."""
         root = self.folder / dataset if (self.folder / dataset).is_dir() else self.folder
-        files: dict[str, Path] = {}
+        files: dict[str, list[Path]] = {}
         for path in sorted(root.rglob("*")):
             if path.suffix.lower() in ENDINGS and not path.name.startswith("."):
-                files.setdefault(path.relative_to(root).with_suffix("").as_posix(), path)
+                files.setdefault(path.relative_to(root).with_suffix("").as_posix(), []).append(path)
         wrong: list[str] = []
         for pair in pairs:
             if pair.name not in files:
                 wrong.append(f"{root / pair.name}.*: no result for this pair")
                 continue
-            path = self.paths[pair.first] = files[pair.name]
+            path, *others = files[pair.name]
+            if others:
+                wrong.append(f"{path}: {', '.join(other.name for other in others)} is there too; keep one of them")
+                continue
+            self.paths[pair.first] = path
             size, expected = peek_size(path), peek_size(pair.first)
             if size is None:
                 wrong.append(f"{path}: not a readable image")

@@ -16,9 +16,12 @@ def align(
     ir: Annotated[str, typer.Option(help="Folder, file or glob of infrared frames.")],
     vis: Annotated[str, typer.Option(help="Folder, file or glob of visible frames.")],
     output: Annotated[Path, options.output("Calibration to write (JSON).")],
-    model: Annotated[str, typer.Option(help="shift, similarity, affine or homography.")] = "affine",
+    model: Annotated[
+        str, typer.Option(help="shift (as wide as the visible), similarity, affine or homography.")
+    ] = "affine",
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs to look at, evenly spread.")] = 9,
     pair_by: options.PairBy = "stem",
+    range_: options.Range = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
 ) -> None:
     """Estimate the one transform of a rigid rig, for `fusecli fuse --align`.
@@ -48,7 +51,7 @@ def align(
     check_files(files, (path for pair in found for path in (pair.first, pair.second)))
     chosen = [found[index] for index in evenly(len(found), pairs)]
     firsts, seconds = [pair.first for pair in chosen], [pair.second for pair in chosen]
-    ranges = pair_ranges(firsts, seconds, infrared=True)
+    ranges = pair_ranges(firsts, seconds, infrared=True, option=range_)
     warn_of_colored(colored(seconds))
     images = []
     for pair in chosen:

@@ -116,8 +116,9 @@ def annotate(
             raise UsageError(f"{output} describes {known} pairs; name another file, or --overwrite it")
         todo = [pair for pair in found if pair.name not in records.done]
         skipped = len(found) - len(todo)
+        hidden = options.without_bars(quiet, log_format)
         count = workers or (4 if backend is Backend.openai else cores())
-        for pair, described in _each(lambda pair: describe(*read(pair), pair.name), todo, count, quiet):
+        for pair, described in _each(lambda pair: describe(*read(pair), pair.name), todo, count, hidden):
             if isinstance(described, InputError):
                 failed += 1
                 log.error("%s: %s", pair.name, described)
@@ -178,7 +179,7 @@ def _reader(pairs: list[Pair], task: registry.Task) -> Callable[[Pair], tuple[An
 
 
 def _each(
-    work: Callable[[Pair], Description], pairs: list[Pair], workers: int, quiet: bool
+    work: Callable[[Pair], Description], pairs: list[Pair], workers: int, hidden: bool
 ) -> Iterator[tuple[Pair, Description | InputError]]:
     """Each pair with its description or its failure, in the order of ``pairs``; a few more are under way."""
     from tqdm import tqdm
@@ -189,7 +190,6 @@ def _each(
         except InputError as error:
             return error
 
-    hidden = quiet or not sys.stderr.isatty()
     waiting: deque[tuple[Pair, Future[Description | InputError]]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:

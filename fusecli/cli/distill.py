@@ -56,7 +56,7 @@ def distill(
     if getattr(networks[0], "text_dim", 0) and not plan.text:
         plan = replace(plan, **(told or {"text": "minilm"}))
     with stopping() as stop:
-        path = session.train(
+        made = session.train(
             plan,
             root,
             output,
@@ -68,4 +68,5 @@ def distill(
             quiet=quiet,
             stop=stop,
         )
-    typer.echo(path)
+    if made is not None:
+        typer.echo(made)

@@ -163,6 +163,11 @@ def fuse(
         raise UsageError("--align is for infrared with visible frames, and in place of --resize")
     if range_ != "auto" and task.second != "ir":
         raise UsageError("--range is for infrared; of CT volumes --window says what is shown")
+    of_volumes = volumes.VolumeOptions(series, volume, window, reference, colormap)
+    if task.second != "mri":
+        of_volumes.refuse("for DICOM and NIfTI volumes only")
+    if raw is not None and "-" not in sides.values():
+        raise UsageError("--raw tells what the frames on stdin are like; name the side that they are by -")
     streams = {"-o -": str(output) == "-", "--report -": str(report) == "-", "--json": as_json}
     if sum(streams.values()) > 1:
         raise UsageError(f"{' and '.join(name for name, used in streams.items() if used)} would both write to stdout")
@@ -214,13 +219,13 @@ def fuse(
         digest=report is not None,
         check_engine=built if cluster is None else lambda: None,
     )
-    of_volumes = volumes.VolumeOptions(series, volume, window, reference, colormap)
     of_frames = FrameOptions(range_, steady, align)
+    hidden = options.without_bars(quiet, log_format)
     planned, work = (
         (watching and watch.plan(request, of_frames))
         or _nothing_yet(request)
-        or volumes.plan(request, of_volumes)
-        or videos.plan(request, of_frames, raw, quiet)
+        or volumes.plan(request, of_volumes, steady)
+        or videos.plan(request, of_frames, raw, hidden)
         or _frames(request, of_frames)
     )
     if cluster is not None and not work.divisible:
@@ -236,7 +241,7 @@ def fuse(
     with (
         _machines(cluster, spec, built, work, planned.jobs, output, workers) as (machine, outcomes),
         stopping() as stop,
-        _progress(len(planned.jobs) or None, quiet) as bar,
+        _progress(len(planned.jobs) or None, hidden) as bar,
     ):
         account = Report(settings_given, {"name": model}, machine, keep=watch.KEPT if watching else None)
         account.skipped(planned.skipped)
@@ -329,13 +334,14 @@ def _machines(
 def _nothing_yet(request: Request) -> tuple[Plan, Work] | None:
     """A plan of nothing where a run that will be repeated comes before its inputs; None where there is something.
 
-    With --ignore-unmatched one empty folder is enough for that, with --skip-existing alone both must be empty.
+    With --ignore-unmatched one empty folder is enough for that, with --skip-existing alone both must be empty. What
+    --pairs lists may lie elsewhere.
     """
     from fusecli.images import pairing
 
     typed, output, naming = request.sides.values(), request.output, request.naming
     unmatched = request.pairing["ignore_unmatched"]
-    repeated = (unmatched or naming.skip_existing) and str(output) != "-"
+    repeated = (unmatched or naming.skip_existing) and str(output) != "-" and request.pairing["pairs_csv"] is None
     if not repeated or not all(Path(folder).is_dir() for folder in typed):
         return None
     empty = [folder for folder in typed if pairing.is_empty(folder)]
@@ -415,11 +421,10 @@ def _tell(account: Report) -> None:
 
 
 @contextmanager
-def _progress(total: int | None, quiet: bool) -> Iterator[Any]:
+def _progress(total: int | None, hidden: bool) -> Iterator[Any]:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    hidden = quiet or not sys.stderr.isatty()
     with tqdm(total=total, unit="pair", disable=hidden, file=sys.stderr) as bar:
         if hidden:
             yield bar

@@ -192,3 +192,8 @@ def set_up_logging(log_format: str, *, quiet: bool, verbose: bool) -> None:
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)
+
+
+def without_bars(quiet: bool, log_format: str) -> bool:
+    """Whether progress bars are hidden: where they are not wanted, nobody sees them, or stderr holds JSON lines."""
+    return quiet or log_format == "json" or not sys.stderr.isatty()

@@ -44,4 +44,5 @@ def train_teacher(
     )
     with stopping() as stop:
         path = session.train(plan, root, output, device=device, workers=workers, quiet=quiet, stop=stop)
-    typer.echo(path)
+    if path is not None:
+        typer.echo(path)

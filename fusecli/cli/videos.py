@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from fusecli.stream.work import Work
 
 
-def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) -> tuple[Plan, Work] | None:
+def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool) -> tuple[Plan, Work] | None:
     """The plan and how to run it; None where both sides are pictures. Raises UsageError for what makes no sense."""
     from fusecli.images.colour import warn_of_colored
     from fusecli.images.decode import max_pixels_default
@@ -32,8 +33,6 @@ def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) 
     typed = request.typed
     moving = [text == PIPE or is_video(text, request.pairing["recursive"]) for text in typed]
     to_video = output == Path(PIPE) or (output.suffix.lower() in ENDINGS and not output.is_dir())
-    if raw is not None and PIPE not in typed:
-        raise UsageError("--raw tells what the frames on stdin are like; name the side that they are by -")
     if not any(moving):
         if to_video:
             raise UsageError(f"-o {output}: is for videos, and the inputs are pictures; name a folder")
@@ -92,7 +91,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, quiet: bool) 
     def run(jobs, engine, settings, *, preview, stop):  # type: ignore[no-untyped-def]
         from tqdm import tqdm
 
-        with tqdm(unit="frame", leave=False, disable=quiet or not sys.stderr.isatty(), file=sys.stderr) as bar:
+        with tqdm(unit="frame", leave=False, disable=hidden, file=sys.stderr) as bar:
 
             def tick(done: int, total: int) -> None:
                 bar.total = total or None
@@ -122,7 +121,7 @@ def _named(
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one result for {len(pairs)} pairs; name a folder")
     if single and output == Path(pipe):
-        check_files(naming.beside, naming.reads)
+        check_files(naming.beside, chain(naming.reads, (path for pair in pairs for path in (pair.first, pair.second))))
         return Plan([Job(pair.name, pair.first, pair.second, output) for pair in pairs], [])
     if single and output.suffix.lower() not in writes:
         raise UsageError(f"-o {output}: fusecli writes {', '.join(writes)}")

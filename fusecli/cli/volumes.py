@@ -32,11 +32,10 @@ class VolumeOptions:
             raise UsageError(f"{', '.join(given)}: {why}")
 
 
-def plan(request: Request, options: VolumeOptions) -> tuple[Plan, Work] | None:
+def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, Work] | None:
     """The plan and how to run it; None where both sides are pictures. Raises UsageError for what makes no sense."""
     task = request.task
     if task.second != "mri":
-        options.refuse("for DICOM and NIfTI volumes only")
         return None
     from fusecli.images import colormap
     from fusecli.images.volume import parse_window
@@ -55,6 +54,8 @@ def plan(request: Request, options: VolumeOptions) -> tuple[Plan, Work] | None:
     if pairs is None:
         options.refuse("for DICOM and NIfTI volumes only, and both sides are pictures")
         return None
+    if steady:
+        raise UsageError("--steady is for pictures; all slices of a volume are treated alike without it")
     if request.resize is not None:
         raise UsageError("--resize is for pictures; volumes are brought together by geometry (--reference chooses how)")
     if options.reference not in (None, *task.sides):

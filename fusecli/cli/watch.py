@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     from fusecli.images import frames, intensity, pairing
     from fusecli.images.atomic import sweep
     from fusecli.stream import watch
-    from fusecli.stream.plan import Plan, check_depth, settle
+    from fusecli.stream.plan import Plan, check_depth, check_outside, settle
     from fusecli.stream.work import Work
 
     task, naming, output = request.task, request.naming, request.output
@@ -55,6 +56,8 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     options.ranges(task, [], [])  # says so now if it makes no sense
     naming.path(output, "0", "")  # says so now if it gives no name
     settle([], output, naming, single=False, guarded=map(Path, typed))
+    for option, path in naming.beside.items():  # it would replace, or be, a frame
+        check_outside(option, path, map(Path, typed))
 
     def target(pair: Pair) -> Path:
         return naming.path(output, pair.name, naming.ending(pair.first))
@@ -80,11 +83,18 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
 
     calibration = options.calibration()
 
-    def settings(jobs: list[Job]) -> Settings:
-        """What `_frames` of cli/fuse.py settles for a sequence, from the pairs that are there when the first is."""
+    def settings(jobs: list[Job], before: Settings | None) -> Settings:
+        """What `_frames` of cli/fuse.py settles for a sequence, from the pairs that are there when the first is.
+
+        The visible range is widened later, when day comes after night: no option can settle it.
+        """
         from fusecli.stream import run as stream
 
         firsts, seconds = ([getattr(job, side) for job in jobs] for side in ("first", "second"))
+        if before is not None:
+            visible, infrared = before.ranges
+            assert not isinstance(visible, str)
+            return replace(before, ranges=(intensity.visible_range(firsts, request.max_pixels, visible), infrared))
         ranges = options.ranges(task, firsts, seconds, request.max_pixels)
         second = ranges[1]
         if options.range == "auto" and isinstance(second, intensity.Range):

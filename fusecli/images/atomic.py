@@ -11,11 +11,16 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 from fusecli.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 PARTIAL = ".partial"
 STDOUT = Path("-")
@@ -36,14 +41,7 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
         with _explained(path):
             yield path
         return
-    ending = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix[:12]
-    partial = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}{PARTIAL}{ending}")
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if folder:
-            partial.mkdir()
-        else:
-            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask
+    with _explained(path), _made(path, folder) as partial:
         try:
             yield partial
             if folder and path.is_dir() and not path.is_symlink():
@@ -54,7 +52,7 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
                 old = partial.with_name(partial.name + ".old")
                 os.rename(path, old)
                 os.rename(partial, path)
-                shutil.rmtree(old)
+                shutil.rmtree(old, ignore_errors=True)  # another run may be sweeping it already
             else:
                 os.replace(partial, path)
         except BaseException:
@@ -63,6 +61,45 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
             else:
                 partial.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def _made(path: Path, folder: bool) -> Iterator[Path]:
+    """A new temporary file or folder for ``path``, locked for as long as it is worked on."""
+    ending = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix[:12]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        partial = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}{PARTIAL}{ending}")
+        if folder:
+            partial.mkdir()
+        else:
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask
+        with _locked(partial) as free:
+            if free and partial.exists():  # else another run swept it before it was locked
+                yield partial
+                return
+
+
+@contextmanager
+def _locked(place: Path) -> Iterator[bool]:
+    """Hold the lock of a temporary file or folder, which ends with this process; False where another run holds it.
+
+    Where there are no locks, no one does. Raises OSError for what cannot be opened.
+    """
+    if fcntl is None:
+        yield True
+        return
+    access = os.O_RDONLY if place.is_dir() else os.O_WRONLY  # NFS locks only what may be written
+    descriptor = os.open(place, access | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        free = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:  # or a file system without locks
+            free = not isinstance(error, BlockingIOError)
+        yield free
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -109,7 +146,7 @@ def is_device(path: Path) -> bool:
 
 
 def sweep(paths: Iterable[Path]) -> int:
-    """Remove what killed runs left beside ``paths``, and say how many. No one else may be writing these."""
+    """Remove what killed runs left beside ``paths``, and say how many; what another run is writing stays."""
     prefixes: dict[Path, set[str]] = defaultdict(set)
     for path in paths:
         prefixes[path.parent].add(_prefix(path))
@@ -117,11 +154,14 @@ def sweep(paths: Iterable[Path]) -> int:
     for folder, known in prefixes.items():
         leftovers = [path for path in folder.glob(f".*{PARTIAL}*") if path.name.partition("-")[0] + "-" in known]
         for path in leftovers:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        found += len(leftovers)
+            with suppress(OSError), _locked(path) as free:  # another user's, or a link that someone else made, stays
+                if not free:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+                found += 1
     return found
 
 

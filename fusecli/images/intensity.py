@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,9 @@ class Range:
         return array * np.float32(self.hi - self.lo) + np.float32(self.lo)
 
 
+WHOLE = Range(0, 2**16 - 1, eight_bit=False)  # of 16 bits
+
+
 def pair_ranges(
     firsts: Sequence[Path],
     seconds: Sequence[Path],
@@ -94,7 +97,7 @@ def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = 
         given = _parse(option)
         _check_that_it_holds(given, option, paths, max_pixels)
         return given
-    sample, types = _sample(paths, max_pixels)
+    sample, types = _sample(paths, max_pixels, _finite_sample)
     found = _percentile_range(np.concatenate([values for _, values in sample]), eight_bit=False) if sample else None
     misfit = _misfit(sample, types, found)
     if misfit:
@@ -112,27 +115,40 @@ def range_of(pages: Iterable[np.ndarray]) -> Range | None:
     return _percentile_range(sample, eight_bit=False) if sample.size else None
 
 
-def visible_range(paths: Sequence[Path], max_pixels: int | None = None) -> Range | None:
-    """The range of a sequence that does not fill its sample type, by what a sample of it holds; None for others.
+def visible_range(paths: Sequence[Path], max_pixels: int | None = None, known: Range | None = None) -> Range | None:
+    """The range of a sequence, by what a sample of its frames holds; None for 8 bits, and for floats in [0, 1].
 
-    Of floats that leave [0, 1] it is their extremes; of 16-bit samples that a camera of 8 to 14 bits made, its bits.
+    Of other floats it is their extremes; of integers that a camera of 8 to 14 bits may have made, its bits; of other
+    uint16 the whole type, of other integers, as of CT in int16, the extremes.
+    known: what holds for earlier frames of the sequence, and is only widened.
     """
-    sample, _ = _sample(paths, max_pixels, kinds="uf", enough=2 ** max(CAMERAS))
-    deep = [values for _, values in sample if values.dtype == np.uint16]
-    if deep and len(deep) == len(sample):
-        most = int(max(values.max() for values in deep))
-        bits = next((bits for bits in CAMERAS if most < 2**bits), 16)
-        if bits == 16 or most == 0:
-            return None
-        log.warning(
-            "%s …: values up to %d in 16 bits are taken for those of a camera of %d bits; results fill all 16",
-            *(paths[0], most, bits),
-        )
-        return Range(0, 2**bits - 1, eight_bit=False)
+    filled = known is not None and known.hi >= WHOLE.hi
+    sample, _ = _sample(paths, max_pixels, _extremes, enough=0 if filled else 2 ** max(CAMERAS))
     floats = [values for _, values in sample if values.dtype.kind == "f"]
-    lo = min((float(values.min()) for values in floats), default=0.0)
-    hi = max((float(values.max()) for values in floats), default=1.0)
-    return None if lo >= 0 and hi <= 1 else Range(lo, hi, eight_bit=False)
+    extremes = floats or [values for _, values in sample]
+    if not extremes:
+        return known
+    lo, hi = min(float(values[0]) for values in extremes), max(float(values[1]) for values in extremes)
+    all_uint16 = all(values.dtype == np.uint16 for values in extremes)
+    if (floats and lo >= 0 and hi <= 1) or (all_uint16 and hi == 0):
+        return known
+    bits = 0
+    if lo >= 0 and not floats:
+        bits = next((bits for bits in CAMERAS if hi < 2**bits), 16 if all_uint16 else 0)
+    found = Range(0, 2**bits - 1, eight_bit=False) if bits else Range(lo, hi, eight_bit=False)
+    if known is not None:
+        found = Range(min(found.lo, known.lo), max(found.hi, known.hi), eight_bit=False)
+    if bits and found != (known or WHOLE):
+        log.warning(
+            "%s …: values up to %d in %d bits are taken for those of a camera of %d bits%s; results fill all 16",
+            *(paths[0], hi, 8 * extremes[0].itemsize, bits, " from here on" if known else ""),
+        )
+    elif not (bits or floats or known):
+        log.warning(
+            "%s …: the extremes of its %s samples, %d and %d, become black and white",
+            *(paths[0], extremes[0].dtype, lo, hi),
+        )
+    return found
 
 
 def full_range(array: np.ndarray) -> Range:
@@ -170,33 +186,36 @@ def _parse(option: str) -> Range:
 
 
 def _sample(
-    paths: Sequence[Path], max_pixels: int | None, kinds: str = "iuf", enough: float = math.inf
+    paths: Sequence[Path],
+    max_pixels: int | None,
+    take: Callable[[np.ndarray], np.ndarray],
+    enough: float = math.inf,
 ) -> tuple[list[tuple[Path, np.ndarray]], dict[str, Path]]:
-    """Finite stored values of evenly spaced pages of more than 8 bits; every sample type met, with its first file.
+    """What ``take`` keeps of evenly spaced pages of more than 8 bits; every sample type met, with its first file.
 
-    enough: once an integer is as large as this, no further files of integers are read, which takes long.
+    enough: once a uint16 is as large as this, no further files of these are read, which takes long.
     """
     chosen = evenly(len(paths), SAMPLE_FRAMES)
     per_file = max(1, SAMPLE_FRAMES // max(1, len(chosen)))
     sample: list[tuple[Path, np.ndarray]] = []
     types: dict[str, Path] = {}
-    filled = False
+    filled = enough <= 0
     for index in chosen:
         header = peek(paths[index])
         if header is None:
             continue
         types.setdefault(header.dtype.name, paths[index])
-        integer = header.dtype.kind in "iu"
-        if header.dtype == np.uint8 or header.dtype.kind not in kinds or (integer and filled):
+        deep = header.dtype == np.uint16
+        if header.dtype == np.uint8 or header.dtype.kind not in "iuf" or (deep and filled):
             continue
         try:
             stored = decode(paths[index], pages=evenly(header.pages, per_file), max_pixels=max_pixels)
         except InputError as error:
             log.debug("left out of the intensity range: %s", error)
             continue
-        parts = [_finite_sample(page) for page in stored.pages if page.dtype.kind in kinds]
+        parts = [take(page) for page in stored.pages if page.dtype.kind in "iuf" and page.dtype != np.uint8]
         sample += [(paths[index], values) for values in parts if values.size]
-        filled = filled or (integer and any(values.size and values.max() >= enough for values in parts))
+        filled = filled or (deep and any(values.size and values.max() >= enough for values in parts))
     return sample, types
 
 
@@ -249,5 +268,14 @@ def evenly(count: int, limit: int) -> list[int]:
 def _finite_sample(array: np.ndarray) -> np.ndarray:
     """Every k-th finite value, at most SAMPLE_PIXELS of them."""
     flat = array.reshape(-1)
-    flat = flat[:: max(1, -(-flat.size // SAMPLE_PIXELS))]
-    return flat[np.isfinite(flat)] if flat.dtype.kind == "f" else flat
+    return _finite(flat[:: max(1, -(-flat.size // SAMPLE_PIXELS))])
+
+
+def _extremes(array: np.ndarray) -> np.ndarray:
+    """The least and the greatest finite value, of all of them: a lamp is few pixels; none where none is finite."""
+    finite = _finite(array)
+    return np.array([finite.min(), finite.max()]) if finite.size else finite
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    return array[np.isfinite(array)] if array.dtype.kind == "f" else array

@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import Any
 
 from fusecli.errors import UsageError
 from fusecli.images import video
+from fusecli.images.atomic import is_device
 
 log = logging.getLogger(__name__)
 
@@ -262,11 +264,17 @@ def _walk(root: str, recursive: bool, broken: list[str] | None = None) -> Iterat
                 if os.access(entry.path, os.R_OK | os.X_OK):
                     yield from visit(entry.path, f"{relative}{entry.name}/", above | {identity})
                 else:  # such as lost+found of a disk
-                    log.warning("%s: cannot be listed: no permission", entry.path)
+                    _tell_closed(entry.path)
             elif broken is not None and not is_folder and entry.is_symlink():
                 broken.append(entry.path)
 
     return visit(root, "", frozenset())
+
+
+@cache
+def _tell_closed(folder: str) -> None:
+    """Once for each folder: --watch looks twice a second."""
+    log.warning("%s: cannot be listed: no permission", folder)
 
 
 def _glob(pattern: str, broken: list[str]) -> Iterator[tuple[str, str, str]]:
@@ -439,7 +447,7 @@ def _from_rows(
 
 
 def _locate(cell: str, folder: str, table: Path) -> Path:
-    beside = table.parent / cell
+    beside = Path(cell) if is_device(table) else table.parent / cell  # stdin lies nowhere
     inside = Path(folder) / cell if folder else beside
     return inside if _is_file(inside) else beside
 

@@ -60,7 +60,7 @@ class RawPipe:
         self.layout = layout
         self.look = Look(layout.rate or rate, 1 / (layout.rate or rate))
         self.size = (layout.height, layout.width)
-        self.deep = layout.dtype != np.uint8
+        self.bits = 8 * layout.dtype.itemsize
         self._pipe = io.FileIO(fileno, closefd=False)  # no buffer, whose lock a waiting thread would hold at the end
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -175,8 +175,9 @@ class Estimate:
 def estimate(names: Sequence[str], pairs: Sequence[tuple[np.ndarray, np.ndarray]], model: str = "affine") -> Estimate:
     """One transform for all pairs (visible, infrared), each H×W luma in [0, 1], all of a side of one size.
 
-    Edges are what both bands share. Scale and shift are searched at low resolution over all pairs together, then the
-    model's parameters are refined by a pattern search from coarse to fine, on the mean correlation of edges. residual:
+    Edges are what both bands share. Shift and scale are searched at low resolution over all pairs together (for the
+    model shift the infrared is as wide as the visible), then the model's parameters are refined by a pattern search
+    from coarse to fine, on the mean correlation of edges. residual:
     mean distance of the corners between what every other pair says and what the rest says (0 for one pair).
     Raises UsageError for sides of several sizes.
     """
@@ -184,7 +185,7 @@ def estimate(names: Sequence[str], pairs: Sequence[tuple[np.ndarray, np.ndarray]
     if any(len(found) > 1 for found in sizes):
         raise UsageError("align: the frames of a side must all have one size; choose those of one rig")
     vis_size, ir_size = (found.pop() for found in sizes)
-    matrix = _search(pairs, vis_size, ir_size)
+    matrix = _search(pairs, vis_size, ir_size, (1.0,) if model == "shift" else SCALES)
     for width in WIDTHS:
         matrix = _refine([_Edges.of(pair, width) for pair in pairs], matrix, model, step=4.0)
     residual = 0.0
@@ -220,14 +221,16 @@ def _edges(image: np.ndarray, sigma: float = 1.5) -> np.ndarray:
     return magnitude / (around + 0.02)
 
 
-def _search(pairs: Sequence[tuple[np.ndarray, np.ndarray]], vis_size: Size, ir_size: Size) -> np.ndarray:
+def _search(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], vis_size: Size, ir_size: Size, scales: Iterable[float]
+) -> np.ndarray:
     """Scale and shift at which the edges of all pairs together agree best, as a 3×3 of full-size frames."""
     width = WIDTHS[0]
     small = (width, max(8, round(width * vis_size[1] / vis_size[0])))
     best, found = -np.inf, np.eye(3)
     margin = width // 4
     edges = [np.pad(_resized_edges(visible, small), margin) for visible, _ in pairs]
-    for scale in SCALES:
+    for scale in scales:
         shape = (round(small[0] * scale), max(8, round(small[0] * scale * ir_size[1] / ir_size[0])))
         inner = [round(0.15 * length) for length in shape]  # the middle of the infrared is looked for in the visible
         patches = [

@@ -59,7 +59,7 @@ class Look:
 class VideoFile:
     """The frames of a video file, in order of time; may be iterated more than once.
 
-    Rotation metadata is applied. color False: luma alone. Gray of 9 to 16 bits stays as stored (``deep``); all else is
+    Rotation metadata is applied. color False: luma alone. Gray of 9 to 16 bits stays as stored (``bits``); all else is
     8-bit. look, size (height, width), frames (0 where the header does not say), audio: from the header and first frame.
     Raises InputError with file and reason: not a video, no frame, too large, damaged; at the end: truncated.
     """
@@ -99,7 +99,7 @@ class VideoFile:
             )
             pixels = self._upright(first)
         self.size: tuple[int, int] = pixels.shape[:2]
-        self.deep = pixels.dtype != np.uint8
+        self.bits = 8 if pixels.dtype == np.uint8 else first.format.components[0].bits
 
     def __str__(self) -> str:
         return str(self.path)

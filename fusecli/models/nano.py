@@ -1,4 +1,4 @@
-"""Nano: the convolutional student that does the daily work. Three scales, no text, 133 thousand parameters."""
+"""Nano: the convolutional student that does the daily work. Three scales, no text, 134 thousand parameters."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ class Nano(FusionNetwork):
     ``look``: for weights trained with looks, what the result shall look like where the caller does not say: from 0
     (thermal: bright is what is bright in either) to 1 (natural: the visible, and what is hot). None: one look only.
     ``mend``: for weights trained on sources that `mending.mend` has seen; whoever calls the network mends them first.
+    ``whole``: for weights of scans, whose black background belongs to the statistics (see `pair_statistics`).
 
     Any H, W ≥ 1. ``halo`` is how far a pixel of the result sees (but for the statistics, see ``context``); ``align`` is
     the size of one cell of the coarsest scale.
@@ -76,11 +77,12 @@ class Nano(FusionNetwork):
         steer: int = 192,
         look: float | None = None,
         mend: bool = False,
+        whole: bool = False,
     ) -> None:
         super().__init__()
         if min(fine, middle, coarse, perceive, steer) < 1:
             raise ValueError("every width must be at least 1")
-        self.look, self.mends = look, mend
+        self.look, self.mends, self.whole = look, mend, whole
         self.widths = (fine, middle, coarse)
         self.stem = Conv(2, fine, kernel=6, stride=2)
         self.down = Conv(fine, middle, kernel=2, stride=2, border=1)
@@ -110,13 +112,14 @@ class Nano(FusionNetwork):
 
     def context(self, first: Tensor, second: Tensor, look: Tensor | None = None) -> Tensor:
         """N×(SIZE + 1): what tiles need to know of the whole N×1×H×W pair, and the look (N, in [0, 1])."""
-        found = pair_statistics(first, second)
+        found = pair_statistics(first, second, self.whole)
         wanted = torch.full_like(found[:, 0], self.look or 0.0) if look is None else look.to(found)
         return torch.cat([found, wanted[:, None]], 1)
 
     def perceived(self, context: Tensor) -> Tensor:
         """N×SEVERITY_DIM, what seems to be wrong with the pairs (see `text.events.severity_vector`)."""
-        return self.perceive(self._known(context))
+        with torch.autocast(context.device.type, enabled=False):  # as `with_features` has it
+            return self.perceive(self._known(context))
 
     def _known(self, context: Tensor) -> Tensor:
         """N×SIZE, the statistics as `acquaint` has them, no further out than training showed: steering would guess."""
@@ -137,10 +140,15 @@ class Nano(FusionNetwork):
         self.whiten.weight.copy_(matrix)
         self.whiten.bias.copy_(-matrix @ mean)
 
+    def jittered(self, contexts: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+        """With noise of this standard deviation on the statistics as `acquaint` scales and turns them."""
+        noise = strength * torch.randn(SIZE, len(contexts), generator=generator).to(contexts)
+        return contexts + F.pad(torch.linalg.solve(self.whiten.weight, noise).mT, (0, contexts.shape[1] - SIZE))
+
     def with_features(
         self, first: Tensor, second: Tensor, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """(fused, features by scale, the finest before they are steered).
+        """(fused, features by scale, the finest before they are steered). Clamped to [0, 1], save in training.
 
         ``guide``: the ``context``, where it is not that of these very images.
         """
@@ -176,7 +184,8 @@ class Nano(FusionNetwork):
         for pixels, doubled in zip(details.unbind(2), phases.double(torch.cat([ground, weights], 1)), strict=True):
             fused.append(_add_products(doubled[:, :1], doubled[:, 1:], pixels, 1))
         features = {2: fine, 4: middle, 8: coarse}
-        return phases.join(fused)[..., :height, :width].clamp(0, 1), features
+        result = phases.join(fused)[..., :height, :width]
+        return result if self.training else result.clamp(0, 1), features
 
     def _maps(self, features: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
         """The head's maps, as planes (few channels: all that follows is faster on them than in channels_last).

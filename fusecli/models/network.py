@@ -45,6 +45,10 @@ class FusionNetwork(nn.Module):
     def acquaint(self, contexts: Tensor) -> None:
         """Show a student what the ``context`` (N×D) of many pairs is like, once, before it is trained."""
 
+    def jittered(self, contexts: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+        """N×D with noise on the statistics in it, so that training does not come to rely on trifles."""
+        return contexts
+
     def with_features(
         self, first: Tensor, second: Tensor, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:

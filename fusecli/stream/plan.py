@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import mimetypes
 import os
@@ -9,7 +10,7 @@ import string
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 
 from fusecli.errors import UsageError
@@ -21,6 +22,7 @@ from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
 SHOWN = 5
+VOLUMES = (".nii", ".nii.gz", ".dcm")  # without the libraries that read them
 FORMATS = {"png": ".png", "tiff": ".tif", "jpg": ".jpg", "webp": ".webp"}
 
 
@@ -94,8 +96,10 @@ def plan(
         jobs.append(Job(pair.name, pair.first, pair.second, target))
     guarded = [Path(typed) for typed in inputs if Path(typed).is_dir()]
     for side, typed in enumerate(inputs):
-        is_glob = not single and not Path(typed).exists()
-        if is_glob and output.resolve() in _folders((pair.first, pair.second)[side] for pair in pairs):
+        if single or Path(typed).exists():  # which is no glob
+            continue
+        folders = _folders((pair.first, pair.second)[side] for pair in pairs)
+        if output.resolve() in folders or _would_find(typed, output, jobs):
             raise UsageError(f"-o {output}: {typed} would find the results as inputs; choose another folder")
     return settle(jobs, output, naming, single=single, guarded=guarded)
 
@@ -108,17 +112,15 @@ def settle(jobs: Sequence[Job], output: Path, naming: Naming, *, single: bool, g
     """
     beside, replaces = naming.beside, naming.overwrite or naming.skip_existing
     if not single and output.suffix and not output.is_dir() and _is_medium(output.name):
-        raise UsageError(f"-o {output}: {output.suffix} files are not written here; name a folder, or another format")
+        raise UsageError(f"-o {output}: files of this kind are not written here; name a folder, or another format")
     _check_distinct(jobs, beside)
     if naming.part is not None:
         jobs = [job for job in jobs if naming.part.takes(job.name)]
     existing = [job for job in jobs if _exists(job.output)]
     inputs = chain(naming.reads, (path for job in jobs for path in job.inputs))
     _check_inputs_stay([*(("-o", job.output) for job in existing), *beside.items()], inputs)
-    target = output.resolve()
-    for folder in () if single else guarded:
-        if folder.resolve() in (target, *target.parents):
-            raise UsageError(f"-o {output}: lies in the input folder {folder}; choose a folder beside it")
+    if not single:
+        check_outside("-o", output, guarded)
     if existing and not replaces:
         shown = _some(job.output for job in existing)
         raise UsageError(
@@ -139,6 +141,14 @@ def is_file(output: Path) -> bool:
     return output.suffix.lower() in frames.ENDINGS and not output.is_dir()
 
 
+def check_outside(option: str, path: Path, folders: Iterable[Path]) -> None:
+    """Raises UsageError where what is written would lie in an input folder."""
+    target = path.resolve()
+    for folder in () if path == STDOUT else folders:
+        if folder.resolve() in (target, *target.parents):
+            raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
+
+
 def check_depth(bits: int | None, endings: Iterable[str]) -> None:
     """Raises UsageError where ``--bit-depth`` asks for more than pictures of these endings hold."""
     shallow = [ending for ending in sorted(set(endings)) if "uint16" not in frames.WRITES[ending]]
@@ -156,8 +166,9 @@ def check_color(jobs: Iterable[Job], gray: bool) -> None:
 
 
 def _is_medium(name: str) -> bool:
-    """Whether a file of that name would be a picture or a video, of whatever format."""
-    return (mimetypes.guess_type(name)[0] or "").startswith(("image/", "video/", "audio/"))
+    """Whether a file of that name would be a picture, a video or a volume, of whatever format."""
+    kind = mimetypes.guess_type(name)[0] or ""
+    return kind.startswith(("image/", "video/", "audio/")) or name.lower().endswith(VOLUMES)
 
 
 def _exists(output: Path) -> bool:
@@ -245,10 +256,21 @@ def _check_inputs_stay(written: Iterable[tuple[str, Path]], inputs: Iterable[Pat
     existing = [(option, path) for option, path in written if path != STDOUT and path.exists()]
     if not existing:  # what does not exist is no input
         return
-    sources = {_identity(path) for path in inputs}
+    sources = {_identity(path) for path in inputs if path != STDOUT}  # as an input - is stdin
     for option, path in existing:
         if _identity(path) in sources:
             raise UsageError(f"{option} {path}: this is an input; choose another output")
+
+
+def _would_find(pattern: str, output: Path, jobs: Iterable[Job]) -> bool:
+    """Whether a pattern with ** would find results: they lie below what it begins with, and end as it does."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return False
+    head = Path(*takewhile(lambda part: not glob.has_magic(part), parts)).resolve()
+    tail = os.path.join("*", *parts[len(parts) - parts[::-1].index("**") :])
+    target = output.resolve()
+    return head in (target, *target.parents) and any(Path(os.path.abspath(job.output)).match(tail) for job in jobs)
 
 
 def _folders(paths: Iterable[Path]) -> set[Path]:

@@ -228,8 +228,9 @@ class _Fusion:
         """
         first, second = steps.sources
         pairs = iter(steps)
+        whole = [Range(0, 2**side.bits - 1, eight_bit=False) for side in steps.sources]
         range_ = self.settings.infrared
-        if range_ == "auto" and second.deep:
+        if range_ == "auto" and second.bits > 8:
             if isinstance(second, VideoFile):
                 found = intensity.range_of(second.sample(intensity.SAMPLE_FRAMES))
             else:
@@ -242,6 +243,7 @@ class _Fusion:
                         *(found.lo, found.hi, len(head)),
                     )
             range_ = found or "full"
+        range_ = whole[1] if range_ in ("auto", "full") else range_
         shape, exposure = None, None
         share = reach(second.size, first.size, self.settings.align)
         follows = 1 - math.exp(-1 / (ADAPTS * steps.look.rate))
@@ -251,8 +253,7 @@ class _Fusion:
                 which = first if a.shape != shape[0] else second
                 raise InputError(f"{which}: its frames change their size at {float(at):.1f} s; cut it there")
             a, b = of_one_size(a, b, self.job, self.settings.resize, self.settings.align)
-            a = frames.shown(a, None)
-            b = frames.shown(b, None if range_ == "auto" else range_)
+            a, b = frames.shown(a, whole[0]), frames.shown(b, range_)
             a, b = self.engine.mend(a, b)
             context = self.engine.context(a, b)
             if context is not None:

@@ -144,7 +144,7 @@ def find(
     and those of the same path below both sides are a pair. NIfTI files pair by name as pictures do. Raises UsageError
     where one side has volumes and the other has not, or no partner.
     """
-    found = [_collect(side, text, recursive) for side, text in zip(task.sides, typed, strict=True)]
+    found = [_collect(side, text, recursive, pairs_csv is None) for side, text in zip(task.sides, typed, strict=True)]
     if not any(found):
         return None
     for side, text, units in zip(task.sides, typed, found, strict=True):
@@ -250,25 +250,39 @@ def plan(
     return settle(jobs, output, naming, single=single, guarded=folders)
 
 
-def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
-    """Volumes below what was typed: name within it -> files. Several NIfTI files are several volumes."""
+def _collect(side: str, typed: str, recursive: bool, told_apart: bool) -> dict[str, list[Path]]:
+    """Volumes below what was typed: name within it -> files. Several NIfTI files are several volumes.
+
+    told_apart: where a folder holds both kinds this raises UsageError; else NIfTI files alone are taken.
+    """
     path = Path(typed)
     if path.is_dir():
         units: dict[str, list[Path]] = {}
         for relative, files in _folders(side, typed, recursive).items():
-            images = [file for file in files if nifti.is_nifti(file)]
-            series = [] if images else [file for file in files if _may_be_dicom(file) and dicom.is_dicom(file)]
+            images, series = _kinds(side, files, told_apart)
             for file in images:
                 units["/".join(filter(None, (relative, _stem(file))))] = [file]
             if series:
                 units[relative] = series
         return units
     files = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(typed, recursive=True))]
-    images = [file for file in files if nifti.is_nifti(file)]
+    images, series = _kinds(side, files, told_apart)
     if images:
         return {_stem(file): [file] for file in images}
-    series = [file for file in files if file.is_file() and _may_be_dicom(file) and dicom.is_dicom(file)]
     return {"": series} if series else {}
+
+
+def _kinds(side: str, files: Sequence[Path], told_apart: bool) -> tuple[list[Path], list[Path]]:
+    """The NIfTI files and the DICOM files of one place; see `_collect`."""
+    images = [file for file in files if nifti.is_nifti(file)]
+    if images and not told_apart:
+        return images, []
+    series = [file for file in files if file.is_file() and _may_be_dicom(file) and dicom.is_dicom(file)]
+    if images and series:
+        raise UsageError(
+            f"--{side}: holds DICOM ({series[0]}) and NIfTI ({images[0]}); name the file, or the DICOM files by a glob"
+        )
+    return images, series
 
 
 def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
@@ -283,7 +297,7 @@ def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
 
 
 def _may_be_dicom(file: Path) -> bool:
-    return file.suffix.lower() not in frames.ENDINGS
+    return file.suffix.lower() not in frames.ENDINGS and not nifti.is_nifti(file)
 
 
 def _called(typed: str, files: Sequence[Path]) -> Path:

@@ -182,14 +182,15 @@ def run(
     watcher: Watcher,
     jobs: Iterable[Job],
     engine: Engine,
-    settings: Callable[[list[Job]], Settings],
+    settings: Callable[[list[Job], Settings | None], Settings],
     *,
     preview: Callable[[Job], bool] = lambda job: False,
     stop: Event,
 ) -> Generator[Outcome, None, None]:
     """Fuse what becomes ready and yield the outcomes, until ``stop`` is set.
 
-    jobs: those known beforehand, none. settings: given the first pairs that come.
+    jobs: those known beforehand, none. settings: given the pairs that come, and what held for those before; it holds
+    once one of them is fused, since nothing can be told from files that cannot be read.
     """
     settled: Settings | None = None
     while not stop.is_set():
@@ -198,10 +199,12 @@ def run(
         if not found:
             stop.wait(max(POLL, 10 * (time.monotonic() - began)))
             continue
-        settled = settled or settings(found)
-        for outcome in run_jobs(found, engine, settled, preview=preview, stop=Round(stop)):
+        latest = settings(found, settled)
+        for outcome in run_jobs(found, engine, latest, preview=preview, stop=Round(stop)):
             if outcome.fatal:
                 stop.set()
+            if outcome.error is None:
+                settled = latest
             if watcher.is_final(outcome):
                 yield outcome
 

@@ -167,6 +167,10 @@ class Remembered:
         rows = [self._vectors[text_key(text)] for text in sentences]
         return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
 
+    def add(self, vectors: Mapping[str, np.ndarray]) -> None:
+        """Remember what a ``table`` held."""
+        self._vectors = {**vectors, **self._vectors}
+
     def table(self) -> dict[str, np.ndarray]:
         """Text key -> vector of everything met so far, for a checkpoint."""
         return dict(self._vectors)

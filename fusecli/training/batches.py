@@ -103,7 +103,13 @@ class Batches:
         self.areas = torch.tensor([float(pairs.area) for pairs in data.values()])
 
     def __call__(self, step: int, device: torch.device) -> Batch:
-        return self._told(self.drawn(step)).to(device)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as the processes that draw ahead have: sums depend on it, in their last bits
+        try:
+            drawn = self.drawn(step)
+        finally:
+            torch.set_num_threads(threads)
+        return self._told(drawn).to(device)
 
     def ahead(self, first: int, last: int, device: torch.device, workers: int = 0) -> Iterator[Batch]:
         """The batches of steps ``first`` … ``last`` − 1, drawn ahead by as many processes."""
@@ -179,8 +185,6 @@ class Batches:
             first, second = (of_another_camera(image, recipe.varied, generator) for image in (first, second))
         if recipe.dull and torch.rand((), generator=generator) < recipe.dull:
             first, second = (flattened(image, recipe.flat, generator) for image in (first, second))
-        if recipe.clipped and torch.rand((), generator=generator) < recipe.clipped:
-            first = partly_clipped(first, generator)
         if recipe.wear:
             first, second = (
                 degrade(image, side, generator, clean_share=1 - recipe.wear, severity=(0, recipe.worn))[0]
@@ -189,6 +193,9 @@ class Batches:
         mends = self.network is not None and self.network.mends
         if mends:  # what the network will never see is nothing to aim at
             first, second = mend(first), mend(second)
+        whole, part = first, torch.zeros(first.shape[2:])
+        if recipe.clipped and torch.rand((), generator=generator) < recipe.clipped:
+            first, part = partly_clipped(first, generator)
         inputs, events = [first, second], []
         if recipe.degrade:
             both = zip(inputs, sides, strict=True)
@@ -198,7 +205,12 @@ class Batches:
         images, look = [*inputs, first, second], None
         if recipe.looks:
             look = (1.3 * torch.rand(1, generator=generator) - 0.15).clamp(0, 1)  # both ends come often
-            images.append(torch.from_numpy(between(first[0, 0].numpy(), second[0, 0].numpy(), float(look)))[None, None])
+            targets = [
+                torch.from_numpy(between(each[0, 0].numpy(), second[0, 0].numpy(), float(look)))[None, None]
+                for each in ((whole, first) if part.any() else (first,))
+            ]
+            # What is not clipped looks as it does in the whole scene, and white stays white.
+            images.append(targets[0].lerp(torch.maximum(targets[-1], first), part))
         context = self.network.context(inputs[0], inputs[1], look) if self.network else None
         return torch.cat(images)[:, 0], events, key, context, look
 

@@ -122,8 +122,8 @@ def flattened(image: Tensor, contrasts: list[float], generator: torch.Generator)
     return contrast * image - low + place * (1 - high + low)
 
 
-def partly_clipped(image: Tensor, generator: torch.Generator) -> Tensor:
-    """1×1×H×W with a part white or black: a blown-out sky, snow, an unlit yard. That is the scene and no fault."""
+def partly_clipped(image: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """1×1×H×W with a part white or black (a blown-out sky, snow, an unlit yard: no fault), and which part, H×W."""
     share, angle, kind, level, following = torch.rand(5, generator=generator).tolist()
     height, width = image.shape[2:]
     down, across = torch.linspace(-0.5, 0.5, height)[:, None], torch.linspace(-0.5, 0.5, width)
@@ -132,7 +132,7 @@ def partly_clipped(image: Tensor, generator: torch.Generator) -> Tensor:
     place = place + following * (image[0, 0] if white else 1 - image[0, 0])  # its border follows what is there
     limit = place.flatten().kthvalue(max(1, round((0.95 - 0.6 * share) * place.numel()))).values
     part = torch.from_numpy(blur((place > limit).float().numpy(), 1.5))
-    return image.lerp(torch.tensor(1 - 0.06 * level if white else 0.04 * level), part)
+    return image.lerp(torch.tensor(1 - 0.06 * level if white else 0.04 * level), part), part
 
 
 def of_another_camera(image: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -38,12 +38,14 @@ class DistillObjective:
 
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
         with torch.no_grad():
-            if batch.text is None:
-                told = self.teacher.context(batch.first, batch.second, batch.look)
-            else:
+            told: Tensor | None
+            if batch.text is not None:
                 told = self.teacher.told(batch.text, batch.look)
+            elif self.teacher.sees_statistics and batch.context is not None:  # of whole scenes, not of patches
+                told = batch.context
+            else:
+                told = self.teacher.context(batch.first, batch.second, batch.look)
             target, guides = self.teacher.with_features(batch.first, batch.second, told)
-            target = target.clamp(0, 1)
         fused, features = network.with_features(batch.first, batch.second, batch.context)
         loss = batch.loss(fused) + batch.perception_loss(network) + output_loss(fused, target)
         if self.feature:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -84,6 +85,7 @@ class Run:
         self.recorded: dict[tuple[str, ...], Callable[..., Tensor]] = {}  # by the terms of the loss, see `replayed`
         self.best = -math.inf
         self.texts: Texts | None = None
+        self.text_vectors: dict[str, np.ndarray] = {}  # met before the run was taken up
         self.data_root = ""  # where the recipe's folders were, for a distillation that does not say
         self.set_objective(FusionObjective())
 
@@ -149,8 +151,9 @@ class Run:
         if not path.exists():
             return False
         state = checkpoint.training_state(path, self.device)
-        if state["recipe"] != self.recipe.as_dict():
-            changed = [key for key, value in self.recipe.as_dict().items() if state["recipe"].get(key) != value]
+        made_with = Recipe(train=self.recipe.train).as_dict() | state["recipe"]  # perhaps before a field was there
+        if made_with != self.recipe.as_dict():
+            changed = [key for key, value in self.recipe.as_dict().items() if made_with.get(key) != value]
             raise UsageError(f"{path}: made with another {', '.join(changed)}; use a new folder or the old recipe")
         before, now = state.get("about", {}), self.objective.about
         if before != now:
@@ -161,6 +164,7 @@ class Run:
         self.objective.modules.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best = state["step"], state["best"]
+        self.text_vectors = {key: vector.numpy() for key, vector in state["text"].get("vectors", {}).items()}
         return True
 
     # -- steps ---------------------------------------------------------------------------------------------------
@@ -177,6 +181,7 @@ class Run:
         """One update; returns the loss. Raises FusecliError, weights untouched, if the loss is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)
+        batch = self._jittered(batch)
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = self._loss(batch)
@@ -197,6 +202,15 @@ class Run:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
         return value
+
+    def _jittered(self, batch: Batch) -> Batch:
+        """With noise on what a student knows of the whole pairs, the same for a step whenever it is done."""
+        if not self.recipe.jitter or batch.context is None:
+            return batch
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        # Another stream than the one that drew the batch.
+        generator = torch.Generator().manual_seed(2**61 + self.recipe.seed * 1_000_003 + self.step * 257 + rank)
+        return replace(batch, context=self.network.jittered(batch.context, self.recipe.jitter, generator))
 
     def _loss(self, batch: Batch) -> Tensor:
         """The objective, on a GPU replayed."""
@@ -229,6 +243,8 @@ class Run:
         """
         recipe = self.recipe
         self.texts = batches.texts
+        if self.texts and self.text_vectors:
+            self.texts.encoder.add(self.text_vectors)
         if self.step == 0 and not recipe.init and self.network.sees_statistics:
             self._acquaint(batches, workers)
         losses: list[float] = []

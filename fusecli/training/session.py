@@ -72,13 +72,13 @@ def train(
     workers: int | None = None,
     quiet: bool = False,
     stop: Stop | None = None,
-) -> Path:
+) -> Path | None:
     """Train, or resume if ``out`` holds ``last.pt``; the best weights end in ``<out>/<architecture>.safetensors``.
 
     With ``teacher`` the network is distilled from it (``feature_weight``: of the feature loss); ``recipe.text`` then
     names the teacher's encoder, and ``text_vectors`` are those that its checkpoint carries. Under ``torchrun`` every
-    process takes a share of each step. ``workers`` processes draw the batches (None: for CUDA on Linux one per core;
-    else none).
+    process takes a share of each step; all but the first return None. ``workers`` processes draw the batches (None: for
+    CUDA on Linux one per core; else none).
     Raises FusecliError if memory runs out or the loss is not finite, UsageError for data that do not fit the recipe,
     Stopped once ``stop`` is set.
     """
@@ -127,18 +127,19 @@ def train(
             raise FusecliError(
                 f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"
             ) from error
-    path = out / f"{recipe.architecture}.safetensors"
-    if rank == 0:
-        architecture, config, tasks, tensors = checkpoint.read(best)
-        network = checkpoint.build(architecture, config)
-        network.load_state_dict(tensors)
-        checkpoint.save(path, network, architecture, config, tasks)
-        hashes = {task: pairs.sha256 for task, pairs in data.items()}
-        summary = {"recipe": recipe.as_dict(), "data_sha256": hashes, "score": run.best if val else None}
-        with replacing(out / "run.json") as partial:
-            partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     if dist.is_initialized():
         dist.destroy_process_group()
+    if rank:
+        return None
+    path = out / f"{recipe.architecture}.safetensors"
+    architecture, config, tasks, tensors = checkpoint.read(best)
+    network = checkpoint.build(architecture, config)
+    network.load_state_dict(tensors)
+    checkpoint.save(path, network, architecture, config, tasks)
+    hashes = {task: pairs.sha256 for task, pairs in data.items()}
+    summary = {"recipe": recipe.as_dict(), "data_sha256": hashes, "score": run.best if val else None}
+    with replacing(out / "run.json") as partial:
+        partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return path
 
 
