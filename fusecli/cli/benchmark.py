@@ -132,7 +132,7 @@ def benchmark(
     from tqdm import tqdm
 
     total = sum(len(job.pair_set.pairs) * len(job.methods) for job in jobs)
-    with tqdm(total=total, unit="result", disable=quiet or not sys.stderr.isatty(), file=sys.stderr) as bar:
+    with tqdm(total=total, unit="result", disable=options.without_bars(quiet), file=sys.stderr) as bar:
         report = run.run(
             jobs,
             protocol,

@@ -194,6 +194,6 @@ def set_up_logging(log_format: str, *, quiet: bool, verbose: bool) -> None:
     logger.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)
 
 
-def without_bars(quiet: bool, log_format: str) -> bool:
+def without_bars(quiet: bool, log_format: str = "text") -> bool:
     """Whether progress bars are hidden: where they are not wanted, nobody sees them, or stderr holds JSON lines."""
     return quiet or log_format == "json" or not sys.stderr.isatty()

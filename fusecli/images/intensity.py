@@ -38,6 +38,11 @@ class Range:
     hi: float
     eight_bit: bool = True
 
+    @classmethod
+    def of_bits(cls, bits: int) -> Range:
+        """All values of so many bits; frames of 8 are kept as they are."""
+        return cls(0, 2**bits - 1, eight_bit=False)
+
     def apply(self, array: np.ndarray) -> np.ndarray:
         """Stored values of any type -> float32 in [0, 1], same shape. NaN and −inf become 0, +inf becomes 1.
 
@@ -63,7 +68,7 @@ class Range:
         return array * np.float32(self.hi - self.lo) + np.float32(self.lo)
 
 
-WHOLE = Range(0, 2**16 - 1, eight_bit=False)  # of 16 bits
+WHOLE = Range.of_bits(16)
 
 
 def pair_ranges(
@@ -135,7 +140,7 @@ def visible_range(paths: Sequence[Path], max_pixels: int | None = None, known: R
     bits = 0
     if lo >= 0 and not floats:
         bits = next((bits for bits in CAMERAS if hi < 2**bits), 16 if all_uint16 else 0)
-    found = Range(0, 2**bits - 1, eight_bit=False) if bits else Range(lo, hi, eight_bit=False)
+    found = Range.of_bits(bits) if bits else Range(lo, hi, eight_bit=False)
     if known is not None:
         found = Range(min(found.lo, known.lo), max(found.hi, known.hi), eight_bit=False)
     if bits and found != (known or WHOLE):
@@ -156,7 +161,7 @@ def full_range(array: np.ndarray) -> Range:
     if array.dtype.kind in "iu":
         limits = np.iinfo(array.dtype)
         return Range(float(limits.min), float(limits.max))
-    finite = array[np.isfinite(array)]
+    finite = _finite(array)
     if finite.size == 0 or (finite.min() >= 0 and finite.max() <= 1):
         return Range(0.0, 1.0)
     return Range(float(finite.min()), float(finite.max()))

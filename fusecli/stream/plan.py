@@ -145,7 +145,7 @@ def check_outside(option: str, path: Path, folders: Iterable[Path]) -> None:
     """Raises UsageError where what is written would lie in an input folder."""
     target = path.resolve()
     for folder in () if path == STDOUT else folders:
-        if folder.resolve() in (target, *target.parents):
+        if target.is_relative_to(folder.resolve()):
             raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
 
 
@@ -269,8 +269,7 @@ def _would_find(pattern: str, output: Path, jobs: Iterable[Job]) -> bool:
         return False
     head = Path(*takewhile(lambda part: not glob.has_magic(part), parts)).resolve()
     tail = os.path.join("*", *parts[len(parts) - parts[::-1].index("**") :])
-    target = output.resolve()
-    return head in (target, *target.parents) and any(Path(os.path.abspath(job.output)).match(tail) for job in jobs)
+    return output.resolve().is_relative_to(head) and any(Path(os.path.abspath(job.output)).match(tail) for job in jobs)
 
 
 def _folders(paths: Iterable[Path]) -> set[Path]:

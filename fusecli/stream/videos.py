@@ -228,7 +228,7 @@ class _Fusion:
         """
         first, second = steps.sources
         pairs = iter(steps)
-        whole = [Range(0, 2**side.bits - 1, eight_bit=False) for side in steps.sources]
+        whole = [Range.of_bits(side.bits) for side in steps.sources]
         range_ = self.settings.infrared
         if range_ == "auto" and second.bits > 8:
             if isinstance(second, VideoFile):

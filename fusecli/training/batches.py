@@ -193,7 +193,7 @@ class Batches:
         mends = self.network is not None and self.network.mends
         if mends:  # what the network will never see is nothing to aim at
             first, second = mend(first), mend(second)
-        whole, part = first, torch.zeros(first.shape[2:])
+        whole, part = first, None
         if recipe.clipped and torch.rand((), generator=generator) < recipe.clipped:
             first, part = partly_clipped(first, generator)
         inputs, events = [first, second], []
@@ -205,14 +205,17 @@ class Batches:
         images, look = [*inputs, first, second], None
         if recipe.looks:
             look = (1.3 * torch.rand(1, generator=generator) - 0.15).clamp(0, 1)  # both ends come often
-            targets = [
-                torch.from_numpy(between(each[0, 0].numpy(), second[0, 0].numpy(), float(look)))[None, None]
-                for each in ((whole, first) if part.any() else (first,))
-            ]
-            # What is not clipped looks as it does in the whole scene, and white stays white.
-            images.append(targets[0].lerp(torch.maximum(targets[-1], first), part))
+            target = _aim(whole, second, float(look))
+            if part is not None:  # what is not clipped looks as it does in the whole scene, and white stays white
+                target = target.lerp(torch.maximum(_aim(first, second, float(look)), first), part)
+            images.append(target)
         context = self.network.context(inputs[0], inputs[1], look) if self.network else None
         return torch.cat(images)[:, 0], events, key, context, look
+
+
+def _aim(visible: Tensor, infrared: Tensor, look: float) -> Tensor:
+    """`looks.between` of 1×1×H×W."""
+    return torch.from_numpy(between(visible[0, 0].numpy(), infrared[0, 0].numpy(), look))[None, None]
 
 
 class _Drawn(Dataset[Batch]):
