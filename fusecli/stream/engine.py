@@ -66,6 +66,7 @@ class Engine:
             self._recordings = {
                 levels: Recording(model, partial(self._operate, levels)) for levels in (255, 65535, None)
             }
+        self._examine = Recording(model, _examined).run if self._recordings else _examined
 
     @property
     def runtime(self) -> str:
@@ -202,11 +203,7 @@ class Engine:
             self._free()
 
     def _mended_at_once(self, *sides: Tensor) -> list[Tensor]:
-        parts = [
-            torch.cat([to_luma(side[(slice(None), *part)])[:, 0] for side in sides])
-            for part in mending.samples(*sides[0].shape[1:3])
-        ]
-        found = mending.examine(*parts)
+        found = mending.Faults(*self._examine(*sides))
         if not found.any():
             return list(sides)
         each = [mending.Faults(*halves) for halves in zip(*(value.chunk(2) for value in found), strict=True)]
@@ -235,6 +232,12 @@ class Engine:
         half = self.precision != torch.float32
         with torch.autocast(self.device.type, self.precision, enabled=half, cache_enabled=False):  # each used once
             return self.model(first, second, context).float()
+
+
+def _examined(*sides: Tensor) -> tuple[Tensor, ...]:
+    """`mending.examine` of both sides, uint8 or float32, the second's images after the first's."""
+    parts = mending.samples(*sides[0].shape[1:3])
+    return mending.examine(*(torch.cat([to_luma(side[(slice(None), *part)])[:, 0] for side in sides]) for part in parts))
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -20,6 +20,7 @@ FAINT = 0.004  # local detail, in luma, that is not worth taking over from the i
 VIVID = 0.2  # by how much contrast and gradients are raised at the thermal end,
 PLAIN = 0.15  # falling to nothing at this look, which is the default of the released weights
 DEEPEST = 0.05  # luma by which infrared detail may darken a bright visible; else dark rims run along edges in skies
+WHITE = (0.9, 0.98)  # visible luma: from the first on parts go for white, from the second on wholly
 BRIGHTER = 0.2  # luma by which the visible is above the infrared where that counts in full
 
 
@@ -48,7 +49,8 @@ def thermal(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = Non
     The spread of intensities is brought to the greater of the sources' (where both are flat: to 1.5 times that, FLAT at
     most), but at most doubled, around a mean that is drawn half-way down to BRIGHT where it lies above: so nothing
     drowns in white. ``calm`` (`calmness`): at 0 contrast is raised by VIVID besides; at 1 infrared detail darkens
-    nothing by more than DEEPEST where the visible is the brighter.
+    nothing by more than DEEPEST where the visible is the brighter, and what is white in the visible does not count for
+    the mean, so that it may stay white, and a large white sky makes nothing else dark.
     """
     bands = bands or split(visible, infrared)
     added = np.zeros_like(visible)
@@ -57,7 +59,7 @@ def thermal(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = Non
     ahead = np.clip((bands.means[0] - bands.means[1]) / BRIGHTER, 0, 1)
     added += calm * ahead * (shallow(added) - added)
     fused = np.maximum(*bands.means) + sum(a for a, _ in bands.details) + added
-    mean = fused.mean()
+    mean = float(np.average(fused, weights=1.001 - calm * np.interp(visible, WHITE, (0, 1))))
     greater = max(visible.std(), infrared.std())
     lively = max(greater, min(FLAT, 1.5 * greater))
     spread = float(np.interp(mean, DARK, (greater, lively)))
