@@ -134,12 +134,10 @@ def visible_range(paths: Sequence[Path], max_pixels: int | None = None, known: R
     if not extremes:
         return known
     lo, hi = min(float(values[0]) for values in extremes), max(float(values[1]) for values in extremes)
-    all_uint16 = all(values.dtype == np.uint16 for values in extremes)
-    if (floats and lo >= 0 and hi <= 1) or (all_uint16 and hi == 0):
+    types = {values.dtype for values in extremes}
+    if (floats and lo >= 0 and hi <= 1) or (types == {np.dtype(np.uint16)} and hi == 0):
         return known
-    bits = 0
-    if lo >= 0 and not floats:
-        bits = next((bits for bits in CAMERAS if hi < 2**bits), 16 if all_uint16 else 0)
+    bits = 0 if floats or lo < 0 else _camera_bits(hi, types)
     found = Range.of_bits(bits) if bits else Range(lo, hi, eight_bit=False)
     if known is not None:
         found = Range(min(found.lo, known.lo), max(found.hi, known.hi), eight_bit=False)
@@ -154,6 +152,12 @@ def visible_range(paths: Sequence[Path], max_pixels: int | None = None, known: R
             *(paths[0], extremes[0].dtype, lo, hi),
         )
     return found
+
+
+def _camera_bits(highest: float, types: set[np.dtype]) -> int:
+    """Of the camera that integers of these types, none negative, are from; 0 where no camera has so many."""
+    fitting = (bits for bits in CAMERAS if highest < 2**bits)
+    return next(fitting, 16 if types == {np.dtype(np.uint16)} else 0)
 
 
 def full_range(array: np.ndarray) -> Range:

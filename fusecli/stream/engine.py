@@ -236,8 +236,11 @@ class Engine:
 
 def _examined(*sides: Tensor) -> tuple[Tensor, ...]:
     """`mending.examine` of both sides, uint8 or float32, the second's images after the first's."""
-    parts = mending.samples(*sides[0].shape[1:3])
-    return mending.examine(*(torch.cat([to_luma(side[(slice(None), *part)])[:, 0] for side in sides]) for part in parts))
+    parts = [
+        torch.cat([to_luma(side[(slice(None), *part)])[:, 0] for side in sides])
+        for part in mending.samples(*sides[0].shape[1:3])
+    ]
+    return mending.examine(*parts)
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,25 +19,25 @@ MOST_SIZES = 8
 
 
 class Recording(nn.Module):
-    """Calls ``act``, which uses ``network``; for inputs of a kind that comes often, as a graph that gives the same.
+    """Calls ``act``, which may use ``network``; for inputs of a kind that comes often, as a graph that gives the same.
 
     Between two operations another thread may take Python's lock, to decode or encode a file, and the next operation
     waits for it: with two threads on two cores that, and Python itself, cost a seventh of the time. Safe for several
-    threads. ``act`` must do the same operations for all inputs of equal shapes and types.
+    threads. ``act``, from tensors to one or several, must do the same operations for all of equal shapes and types.
     """
 
-    def __init__(self, network: nn.Module, act: Callable[..., Tensor]) -> None:
+    def __init__(self, network: nn.Module, act: Callable[..., Any]) -> None:
         super().__init__()
         self.network, self.act = network, act  # weights of a module are no constants of its graphs
         self.seen: Counter[tuple] = Counter()
-        self.graphs: dict[tuple, Callable[..., Tensor]] = {}
+        self.graphs: dict[tuple, Callable[..., Any]] = {}
         self.lock = Lock()
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Any:
         return self.act(*inputs)
 
-    def run(self, *inputs: Tensor) -> Tensor:
-        """What ``act`` returns for these inputs."""
+    def run(self, *inputs: Tensor) -> Any:
+        """What ``act`` returns for these inputs, a tensor or a tuple."""
         kind = tuple((each.shape, each.dtype) for each in inputs)
         with self.lock:
             self.seen[kind] += 1
@@ -45,7 +46,7 @@ class Recording(nn.Module):
             self.graphs[kind] = self._record(inputs)
         return self.graphs.get(kind, self.act)(*inputs)
 
-    def _record(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+    def _record(self, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that sizes become constants, and that torch.export is to be preferred
             try:
