@@ -16,6 +16,7 @@ log = logging.getLogger("fusecli")
 
 OFTEN = 16  # recording takes as long as ten pairs
 MOST_SIZES = 8
+_ONE_AT_A_TIME = Lock()  # warnings are hushed for all threads, and heard again
 
 
 class Recording(nn.Module):
@@ -47,7 +48,7 @@ class Recording(nn.Module):
         return self.graphs.get(kind, self.act)(*inputs)
 
     def _record(self, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
-        with warnings.catch_warnings():
+        with _ONE_AT_A_TIME, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that sizes become constants, and that torch.export is to be preferred
             try:
                 return torch.jit.trace(self, inputs, check_trace=False)
