@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ LUMA = (0.299, 0.587, 0.114)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AUTO_TILE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # pixels a side; larger frames are cut, which bounds the memory
 SMALLEST_TILE = 64
+
+T = TypeVar("T")
 
 
 class Engine:
@@ -157,30 +160,53 @@ class Engine:
             context = self._steady
         if context is not None:
             context = context.expand(len(first), -1)
+        return self._within_memory(
+            partial(self._fuse_tiled, first, second, levels, context), partial(self._smaller_tile, first)
+        )
+
+    def _fuse_tiled(self, first: Tensor, second: Tensor, levels: int | None, context: Tensor | None) -> Tensor:
+        if context is None and tiled(first.shape[1:3], self.tile):
+            context = self.model.context(*(to_luma(side) for side in (first, second)))
+        act = self._recordings[levels].run if self._recordings else partial(self._operate, levels)
+
+        def piece(first: Tensor, second: Tensor) -> Tensor:
+            return act(first, second, *(() if context is None else (context,)))
+
+        return fuse_tiled(piece, first, second, tile=self.tile, overlap=self.overlap, align=self.model.align, axis=1)
+
+    def _within_memory(self, act: Callable[[], T], reduce: Callable[[], str | None]) -> T:
+        """What ``act`` returns, tried again with less at once as long as the device has not memory enough.
+
+        reduce: sees to it that less is done at once, and says what is; None where no less can be.
+        """
         while True:
             try:
-                if context is None and tiled(first.shape[1:3], self.tile):
-                    context = self.model.context(*(to_luma(side) for side in (first, second)))
-
-                def piece(first: Tensor, second: Tensor, context: Tensor | None = context) -> Tensor:
-                    act = self._recordings[levels].run if self._recordings else partial(self._operate, levels)
-                    return act(first, second, *(() if context is None else (context,)))
-
-                return fuse_tiled(
-                    piece, first, second, tile=self.tile, overlap=self.overlap, align=self.model.align, axis=1
-                )
+                return act()
             except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                smaller = self._smaller_tile(first, error)
-                if smaller is None:
+                said = reduce() if _out_of_memory(error) else None
+                if said is None:
                     raise
-                log.warning("out of memory on %s: tiles of %d pixels from here on", self.device, smaller)
-                self.tile = smaller
-            self._free()
+                log.warning("out of memory on %s: %s from here on", self.device, said)
+            if self.device.type == "cuda":  # here and not in except, whose traceback holds the tensors
+                torch.cuda.empty_cache()
 
-    def _free(self) -> None:
-        """Give back what is no longer used; to be called outside of except, whose traceback holds the tensors."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _smaller_tile(self, image: Tensor) -> str | None:
+        longest = max(image.shape[1:3])
+        smaller = min(self.tile or longest, longest) // 2
+        if smaller < SMALLEST_TILE:
+            return None
+        self.tile = smaller
+        return f"tiles of {smaller} pixels"
+
+    def _fewer_at_once(self, stack: Tensor) -> str | None:
+        fewer = self._at_once(stack) // 2
+        if not fewer:
+            return None
+        self._mends = fewer
+        return f"{fewer} pairs are mended at once"
+
+    def _at_once(self, stack: Tensor) -> int:
+        return min(self._mends or len(stack), len(stack))
 
     def _mended(self, *sides: Tensor) -> list[Tensor]:
         """What `mending.mend` does to the luma of both sides, all channels moved by as much.
@@ -189,18 +215,13 @@ class Engine:
         """
         if not self.model.mends:
             return list(sides)
-        while True:
-            count = min(self._mends or len(sides[0]), len(sides[0]))
-            stacks = zip(*(side.split(count) for side in sides), strict=True)
-            try:
-                parts = [self._mended_at_once(*stack) for stack in stacks]
-                return parts[0] if len(parts) == 1 else [torch.cat(part) for part in zip(*parts, strict=True)]
-            except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if count == 1 or not _out_of_memory(error):
-                    raise
-                self._mends = count // 2  # smaller tiles would not help: it takes the whole of an image
-                log.warning("out of memory on %s: %d pairs are mended at once from here on", self.device, self._mends)
-            self._free()
+
+        def in_parts() -> list[Tensor]:
+            stacks = zip(*(side.split(self._at_once(side)) for side in sides), strict=True)
+            parts = [self._mended_at_once(*stack) for stack in stacks]
+            return parts[0] if len(parts) == 1 else [torch.cat(part) for part in zip(*parts, strict=True)]
+
+        return self._within_memory(in_parts, partial(self._fewer_at_once, sides[0]))  # smaller tiles would not help
 
     def _mended_at_once(self, *sides: Tensor) -> list[Tensor]:
         found = mending.Faults(*self._examine(*sides))
@@ -222,11 +243,6 @@ class Engine:
         if levels is None:
             return fused
         return fused.mul_(levels).round_().to(torch.uint8 if levels == 255 else torch.uint16)
-
-    def _smaller_tile(self, image: Tensor, error: Exception) -> int | None:
-        longest = max(image.shape[1:3])
-        now = min(self.tile or longest, longest)
-        return now // 2 if _out_of_memory(error) and now // 2 >= SMALLEST_TILE else None
 
     def _network(self, first: Tensor, second: Tensor, context: Tensor | None) -> Tensor:
         half = self.precision != torch.float32
