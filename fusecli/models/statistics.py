@@ -37,6 +37,7 @@ def pair_statistics(first: Tensor, second: Tensor, whole: bool = False) -> Tenso
     cells = (_cells(means * seen) / shown).flatten(2)
     along = (rows[..., 0, 2:] - 2 * rows[..., 0, 1:-1] + rows[..., 0, :-2]).abs()
     across = (rows[..., 0, :] - 2 * rows[..., 1, :] + rows[..., 2, :]).abs()
+    details = _cells(torch.cat([F.pad(along, (1, 1)), across], 1)).flatten(2)
     upper, lower = rows[..., :2, :].mean(-2), rows[..., 2:, :].mean(-2)
     differences = [
         _halved(upper).diff().abs().mean((-2, -1)),
@@ -54,8 +55,7 @@ def pair_statistics(first: Tensor, second: Tensor, whole: bool = False) -> Tenso
         _quantiles(cells, shown, LEVELS),
         mean,
         spread,
-        _logarithm(_quantiles(_cells(F.pad(along, (1, 1))).flatten(2), shown, DETAIL_LEVELS)),
-        _logarithm(_quantiles(_cells(across).flatten(2), shown, DETAIL_LEVELS)),
+        _logarithm(_quantiles(details, shown.repeat(1, 2, 1), DETAIL_LEVELS)),
         *(_logarithm(difference / shown.mean(-1)) for difference in differences),
         _logarithm(columns),
         _logarithm(lines),
@@ -95,7 +95,7 @@ def _stripes(means: Tensor, seen: Tensor) -> Tensor:
 
 
 def _quantiles(values: Tensor, weights: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """N×2×levels of N×2×count: means of what lies about each level, the less the further away."""
+    """N×C×levels of N×C×count: means of what lies about each level, the less the further away."""
     values, order = values.sort(-1)
     weights = weights.gather(-1, order)
     total = weights.sum(-1, keepdim=True)
