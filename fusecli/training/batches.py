@@ -27,6 +27,7 @@ from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
 
 PERCEPTION = 30.0  # weight of the perception loss
+HOT = 0.4  # share of the clipped scenes in which it is the second source: a wall or water may be too warm for a camera
 
 
 @dataclass
@@ -195,7 +196,10 @@ class Batches:
             first, second = mend(first), mend(second)
         whole, part = first, None
         if recipe.clipped and torch.rand((), generator=generator) < recipe.clipped:
-            first, part = partly_clipped(first, generator)
+            if torch.rand((), generator=generator) < HOT:
+                second, _ = partly_clipped(second, generator)
+            else:
+                first, part = partly_clipped(first, generator)
         inputs, events = [first, second], []
         if recipe.degrade:
             both = zip(inputs, sides, strict=True)

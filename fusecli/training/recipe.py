@@ -57,7 +57,7 @@ class Recipe:
     varied: float = 0.0  # share of sources that get another camera's tone curve and sharpness, which are to be kept
     dull: float = 0.0  # share of scenes that are flat on both sides, which is to be kept
     flat: list[float] = field(default_factory=lambda: [0.2, 0.5])  # least and most contrast that is left to them
-    clipped: float = 0.0  # share of scenes with a white or black part in the first source, which is to be kept
+    clipped: float = 0.0  # share of scenes with a white or black part in one of the sources, which is to be kept
     sparse: float = 0.0  # share of scenes that are shrunk within black: the last slices of volumes show little
     wear: float = 0.0  # share of sources that get the small faults of an old camera, which are to be kept
     worn: float = 0.25  # severity of these faults at most
