@@ -22,7 +22,7 @@ from fusecli.models.nano import Nano
 from fusecli.stream.stop import stopping
 from fusecli.training import loop, session
 from fusecli.training.batches import PERCEPTION, Batches
-from fusecli.training.data import LumaPair, PairSet, partly_clipped
+from fusecli.training.data import LumaPair, PairSet, cut_part, partly_clipped, saturated
 from fusecli.training.distill import DistillObjective
 from fusecli.training.looks import between
 from fusecli.training.loop import Run
@@ -346,13 +346,55 @@ def test_what_is_not_clipped_shall_look_as_in_the_whole_scene(root):
         side = 1 if same[0].all() else 0
         sides.add(side)
         rest = same[side]
-        assert rest.any()
+        assert rest.any() or side  # an infrared of which the end of the range is white is another one everywhere
         assert not rest.all()
         assert same[1 - side].all()
         expected = torch.from_numpy(between(first, clipped[0][1].numpy() if side else second, look))
         seen = slice(None) if side else rest
         torch.testing.assert_close(clipped[0][4][seen], expected[seen])
     assert sides == {0, 1}
+
+
+def test_what_is_beyond_a_camera_s_range_is_white_and_order_stays():
+    image = torch.linspace(0, 0.8, 4800).view(1, 1, 60, 80)
+    shares = []
+    for seed in range(20):
+        result = saturated(image, torch.Generator().manual_seed(seed)).flatten()
+        assert (result.diff() >= 0).all()
+        assert (result >= image.flatten()).all()
+        shares.append((result == 1).float().mean().item())
+    assert max(shares) < 0.26  # what is at 0.6 of the range stays below white
+    assert max(shares) - min(shares) > 0.1
+
+
+def test_a_part_shall_look_as_it_does_in_the_whole_scene(root):
+    """Only what is seen differs, so that a result depends less on what lies around it."""
+    recipe = dataclasses.replace(RECIPE, degrade=0.0, looks=True, model={**TINY, "look": 0.15})
+    network = Nano(look=0.15)
+    sizes, alike = set(), 0
+    for seed in range(6):
+        part, whole = (
+            Batches(dataclasses.replace(recipe, parts=share), load(root), network=network)._scene(
+                "ir-vis", torch.Generator().manual_seed(seed)
+            )
+            for share in (1.0, 0.0)
+        )
+        height, width = part[0].shape[1:]
+        windows = whole[0].unfold(1, height, 1).unfold(2, width, 1)
+        assert (windows == part[0][:, None, None]).all(-1).all(-1).all(0).any()
+        alike += torch.equal(part[3], whole[3])
+        sizes.add((height, width))
+    assert len(sizes) > 1
+    assert alike < 3
+
+
+def test_a_part_is_large_enough_for_a_patch():
+    images = torch.rand(2, 70, 200)
+    for seed in range(10):
+        height, width = cut_part(images, 64, torch.Generator().manual_seed(seed)).shape[1:]
+        assert 64 <= height <= 70
+        assert 120 <= width <= 200
+    assert torch.equal(cut_part(images, 300, torch.Generator()), images)
 
 
 def test_what_makes_no_sense_of_the_data_is_told_before_training(root, tmp_path):

@@ -19,7 +19,16 @@ from fusecli.models.mending import mend
 from fusecli.models.network import FusionNetwork
 from fusecli.text.events import Event, severity_vector
 from fusecli.text.sentences import VARIANTS
-from fusecli.training.data import PairSet, cut_patch, flattened, of_another_camera, partly_clipped, shrunk
+from fusecli.training.data import (
+    PairSet,
+    cut_part,
+    cut_patch,
+    flattened,
+    of_another_camera,
+    partly_clipped,
+    saturated,
+    shrunk,
+)
 from fusecli.training.degrade import degrade
 from fusecli.training.looks import between, calmness
 from fusecli.training.losses import calmed, event_weights, fusion_loss, target_loss
@@ -197,7 +206,8 @@ class Batches:
         whole, part = first, None
         if recipe.clipped and torch.rand((), generator=generator) < recipe.clipped:
             if torch.rand((), generator=generator) < HOT:
-                second, _ = partly_clipped(second, generator)
+                hot = torch.rand((), generator=generator) < 0.5
+                second = saturated(second, generator) if hot else partly_clipped(second, generator)[0]
             else:
                 first, part = partly_clipped(first, generator)
         inputs, events = [first, second], []
@@ -213,8 +223,11 @@ class Batches:
             if part is not None:  # what is not clipped looks as it does in the whole scene, and white stays white
                 target = target.lerp(torch.maximum(_aim(first, second, float(look)), first), part)
             images.append(target)
-        context = self.network.context(inputs[0], inputs[1], look) if self.network else None
-        return torch.cat(images)[:, 0], events, key, context, look
+        planes = torch.cat(images)[:, 0]
+        if recipe.looks and recipe.parts and torch.rand((), generator=generator) < recipe.parts:
+            planes = cut_part(planes, recipe.patch, generator)
+        context = self.network.context(planes[:1, None], planes[1:2, None], look) if self.network else None
+        return planes, events, key, context, look
 
 
 def _aim(visible: Tensor, infrared: Tensor, look: float) -> Tensor:

@@ -114,6 +114,13 @@ def cut_patch(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return _cut(images, [size, size], generator)
 
 
+def cut_part(images: Tensor, least: int, generator: torch.Generator) -> Tensor:
+    """A random part of C×H×W, 60 % of each side or more, and ``least`` pixels where there are as many."""
+    shares = (0.6 + 0.4 * torch.rand(2, generator=generator)).tolist()
+    size = [min(max(least, round(x * s)), x) for x, s in zip(images.shape[1:], shares, strict=True)]
+    return _cut(images, size, generator)
+
+
 def flattened(image: Tensor, contrasts: list[float], generator: torch.Generator) -> Tensor:
     """1×1×H×W with less contrast, around another level. Where both sides are so, it is the scene and no fault."""
     share, place = torch.rand(2, generator=generator).tolist()
@@ -133,6 +140,13 @@ def partly_clipped(image: Tensor, generator: torch.Generator) -> tuple[Tensor, T
     limit = place.flatten().kthvalue(max(1, round((0.95 - 0.6 * share) * place.numel()))).values
     part = torch.from_numpy(blur((place > limit).float().numpy(), 1.5))
     return image.lerp(torch.tensor(1 - 0.06 * level if white else 0.04 * level), part), part
+
+
+def saturated(image: Tensor, generator: torch.Generator) -> Tensor:
+    """1×1×H×W with up to 40 % of it at white, where a thermal camera's range may end: that is hot, and no fault."""
+    share = 0.4 * float(torch.rand((), generator=generator))
+    end = float(image.flatten().kthvalue(max(1, round((1 - share) * image.numel()))).values)
+    return (image / max(end, 0.6)).clamp(max=1)
 
 
 def of_another_camera(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
