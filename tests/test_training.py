@@ -22,7 +22,7 @@ from fusecli.models.nano import Nano
 from fusecli.stream.stop import stopping
 from fusecli.training import loop, session
 from fusecli.training.batches import PERCEPTION, Batches
-from fusecli.training.data import LumaPair, PairSet, cut_part, partly_clipped, saturated
+from fusecli.training.data import LumaPair, PairSet, cut_part, partly_clipped, saturated, within_black
 from fusecli.training.distill import DistillObjective
 from fusecli.training.looks import between
 from fusecli.training.loop import Run
@@ -395,6 +395,15 @@ def test_a_part_is_large_enough_for_a_patch():
         assert 64 <= height <= 70
         assert 120 <= width <= 200
     assert torch.equal(cut_part(images, 300, torch.Generator()), images)
+
+
+def test_black_around_a_scan_is_all_that_is_added():
+    images = torch.rand(2, 60, 80) + 0.01
+    for seed in range(10):
+        framed = within_black(images, torch.Generator().manual_seed(seed))
+        assert torch.equal(framed[framed > 0], images.flatten())
+        assert 60 <= framed.shape[1] <= 90
+        assert 80 <= framed.shape[2] <= 120
 
 
 def test_what_makes_no_sense_of_the_data_is_told_before_training(root, tmp_path):

@@ -28,6 +28,7 @@ from fusecli.training.data import (
     partly_clipped,
     saturated,
     shrunk,
+    within_black,
 )
 from fusecli.training.degrade import degrade
 from fusecli.training.looks import between, calmness
@@ -224,8 +225,9 @@ class Batches:
                 target = target.lerp(torch.maximum(_aim(first, second, float(look)), first), part)
             images.append(target)
         planes = torch.cat(images)[:, 0]
-        if recipe.looks and recipe.parts and torch.rand((), generator=generator) < recipe.parts:
-            planes = cut_part(planes, recipe.patch, generator)
+        if recipe.parts and torch.rand((), generator=generator) < recipe.parts:
+            wider = task != "ir-vis" and torch.rand((), generator=generator) < 0.5
+            planes = within_black(planes, generator) if wider else cut_part(planes, recipe.patch, generator)
         context = self.network.context(planes[:1, None], planes[1:2, None], look) if self.network else None
         return planes, events, key, context, look
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fusecli import registry
@@ -119,6 +120,13 @@ def cut_part(images: Tensor, least: int, generator: torch.Generator) -> Tensor:
     shares = (0.6 + 0.4 * torch.rand(2, generator=generator)).tolist()
     size = [min(max(least, round(x * s)), x) for x, s in zip(images.shape[1:], shares, strict=True)]
     return _cut(images, size, generator)
+
+
+def within_black(images: Tensor, generator: torch.Generator) -> Tensor:
+    """C×H×W with margins of up to a quarter of a side, as where the field of view of a scanner is wider."""
+    height, width = images.shape[1:]
+    margins = 0.25 * torch.rand(4, generator=generator) * torch.tensor([width, width, height, height])
+    return F.pad(images, [round(margin) for margin in margins.tolist()])
 
 
 def flattened(image: Tensor, contrasts: list[float], generator: torch.Generator) -> Tensor:

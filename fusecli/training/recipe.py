@@ -54,7 +54,7 @@ class Recipe:
     clip: float = 10.0  # largest gradient norm
     ema: float = 0.999  # decay of the averaged weights, which are the ones kept
     jitter: float = 0.0  # standard deviation of noise on the statistics a student goes by: trifles shall not count
-    parts: float = 0.0  # share of scenes of which a part is seen, to look as it does in the whole scene (with looks)
+    parts: float = 0.0  # share of scenes of which less is seen (or of scans, more of what is black), to look the same
     varied: float = 0.0  # share of sources that get another camera's tone curve and sharpness, which are to be kept
     dull: float = 0.0  # share of scenes that are flat on both sides, which is to be kept
     flat: list[float] = field(default_factory=lambda: [0.2, 0.5])  # least and most contrast that is left to them
