@@ -406,6 +406,17 @@ def test_black_around_a_scan_is_all_that_is_added():
         assert 80 <= framed.shape[2] <= 120
 
 
+def test_scans_are_seen_in_part_or_within_more_black():
+    plane = torch.full((100, 120), 200, dtype=torch.uint8)
+    data = {"ct-mri": PairSet(registry.TASKS["ct-mri"], [LumaPair("a", plane, plane)], "")}
+    recipe = dataclasses.replace(RECIPE, train={"ct-mri": ["set"]}, parts=1.0, degrade=0.0)
+    batches = Batches(recipe, data)
+    scenes = [batches._scene("ct-mri", torch.Generator().manual_seed(seed))[0] for seed in range(20)]
+    within_more = [bool((planes == 0).any()) for planes in scenes]
+    assert 4 < sum(within_more) < 16
+    assert all((planes > 0.7).any() for planes in scenes)
+
+
 def test_what_makes_no_sense_of_the_data_is_told_before_training(root, tmp_path):
     for changed, said in (
         ({"patch": 400}, "patch = 400 is more than twice"),
