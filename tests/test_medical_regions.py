@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -109,24 +110,44 @@ def test_neighbouring_slices_do_not_flicker(tmp_path, fusecli):
     assert changes[0].mean() <= np.maximum(changes[1], changes[2]).mean()
 
 
+def slices(task: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The validation slices: name, both sources."""
+    kind = task.partition("-")[0]
+    folder = SHARED / "data" / "val" / task
+    for path in sorted((folder / kind).iterdir()):
+        first, second = (frames.read(folder / side / path.name)[0].as_float() for side in (kind, "mri"))
+        yield path.name, first, second
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "val").is_dir(), reason="needs the validation slices")
+@pytest.mark.parametrize(("task", "levels"), [("ct-mri", 3), ("pet-mri", 1.2), ("spect-mri", 1)])
+def test_more_black_around_a_head_changes_little(task, levels):
+    """A field of view is a matter of the scanner; what is in it shall look the same."""
+    engine = EngineSpec("nano", task, device="cpu").build()
+    changes = []
+    for _, *pair in slices(task):
+        wider = [np.pad(image, ((40, 40), (40, 40), (0, 0))[: image.ndim]) for image in pair]
+        fused, framed = (luma(engine.fuse(a[None], b[None], None)[0]) for a, b in (pair, wider))
+        changes.append(np.abs(framed[40:-40, 40:-40] - fused)[fused > 0.02].mean())
+    assert np.mean(changes) <= levels * LEVEL
+
+
 @pytest.mark.skipif(not (SHARED / "data" / "val").is_dir(), reason="needs the validation slices")
 @pytest.mark.parametrize("task", ["ct-mri", "pet-mri", "spect-mri"])
 def test_regions_of_validation_slices(task):
     engine = EngineSpec("nano", task, device="cpu").build()
     kind = task.partition("-")[0]
-    folder = SHARED / "data" / "val" / task
-    for path in sorted((folder / kind).iterdir()):
-        first, second = (frames.read(folder / side / path.name)[0].as_float() for side in (kind, "mri"))
+    for name, first, second in slices(task):
         a, b = luma(first), luma(second)
         result = engine.fuse(first[None], second[None], None)[0]
         fused = luma(result)
         dark = cv2.erode(np.uint8((a == 0) & (b == 0)), np.ones((7, 7), np.uint8)) > 0
-        assert fused[dark].mean() <= LEVEL, path.name
+        assert fused[dark].mean() <= LEVEL, name
         hot = a > 0.8 if kind == "ct" else a >= np.quantile(a[a > 0.1], 0.98)
-        assert fused[hot].mean() > (0.9 if kind == "ct" else 0.75) * a[hot].mean(), path.name
+        assert fused[hot].mean() > (0.9 if kind == "ct" else 0.75) * a[hot].mean(), name
         if first.ndim == 3:
             shift = (result - fused[..., None]) - (first - a[..., None])
-            assert np.abs(shift)[hot].mean() < 0.1, path.name
+            assert np.abs(shift)[hot].mean() < 0.1, name
         beside_bone = cv2.dilate(np.uint8(a > 0.8), np.ones((7, 7), np.uint8)) > 0  # where the CT is white as it can be
         alone = (edges(b) > np.quantile(edges(b)[b > 0.05], 0.9)) & (edges(a) < 0.2 * edges(b)) & ~beside_bone
-        assert edges(fused)[alone].mean() > 0.5 * edges(b)[alone].mean(), path.name
+        assert edges(fused)[alone].mean() > 0.5 * edges(b)[alone].mean(), name
