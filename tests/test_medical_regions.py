@@ -20,6 +20,7 @@ SAMPLE = Path(__file__).parents[1] / "sample_data"
 SHARED = Path(os.environ.get("FUSECLI_SHARED", Path(__file__).parents[1].parent / "shared"))
 MRI = SAMPLE / "mr" / "head.nii.gz"
 LEVEL = 1 / 255
+needs_slices = pytest.mark.skipif(not (SHARED / "data" / "val").is_dir(), reason="needs the validation slices")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def slices(task: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         yield path.name, first, second
 
 
-@pytest.mark.skipif(not (SHARED / "data" / "val").is_dir(), reason="needs the validation slices")
+@needs_slices
 @pytest.mark.parametrize(("task", "levels"), [("ct-mri", 3), ("pet-mri", 1.2), ("spect-mri", 1)])
 def test_more_black_around_a_head_changes_little(task, levels):
     """A field of view is a matter of the scanner; what is in it shall look the same."""
@@ -132,7 +133,7 @@ def test_more_black_around_a_head_changes_little(task, levels):
     assert np.mean(changes) <= levels * LEVEL
 
 
-@pytest.mark.skipif(not (SHARED / "data" / "val").is_dir(), reason="needs the validation slices")
+@needs_slices
 @pytest.mark.parametrize("task", ["ct-mri", "pet-mri", "spect-mri"])
 def test_regions_of_validation_slices(task):
     engine = EngineSpec("nano", task, device="cpu").build()

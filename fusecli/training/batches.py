@@ -17,7 +17,7 @@ from fusecli import registry
 from fusecli.images.opencv import cv2
 from fusecli.models.mending import mend
 from fusecli.models.network import FusionNetwork
-from fusecli.text.events import Event, severity_vector
+from fusecli.text.events import MEDICAL_SIDES, Event, severity_vector
 from fusecli.text.sentences import VARIANTS
 from fusecli.training.data import (
     PairSet,
@@ -207,8 +207,8 @@ class Batches:
         whole, part = first, None
         if recipe.clipped and torch.rand((), generator=generator) < recipe.clipped:
             if torch.rand((), generator=generator) < HOT:
-                hot = torch.rand((), generator=generator) < 0.5
-                second = saturated(second, generator) if hot else partly_clipped(second, generator)[0]
+                throughout = torch.rand((), generator=generator) < 0.5
+                second = saturated(second, generator) if throughout else partly_clipped(second, generator)[0]
             else:
                 first, part = partly_clipped(first, generator)
         inputs, events = [first, second], []
@@ -226,7 +226,7 @@ class Batches:
             images.append(target)
         planes = torch.cat(images)[:, 0]
         if recipe.parts and torch.rand((), generator=generator) < recipe.parts:
-            wider = task != "ir-vis" and torch.rand((), generator=generator) < 0.5
+            wider = sides[0] in MEDICAL_SIDES and torch.rand((), generator=generator) < 0.5
             planes = within_black(planes, generator) if wider else cut_part(planes, recipe.patch, generator)
         context = self.network.context(planes[:1, None], planes[1:2, None], look) if self.network else None
         return planes, events, key, context, look

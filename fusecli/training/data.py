@@ -17,6 +17,7 @@ from fusecli.errors import UsageError
 from fusecli.images import frames, pairing
 from fusecli.images.colour import luma
 from fusecli.images.opencv import cv2
+from fusecli.training.degrade import brightened
 from fusecli.training.looks import blur
 
 LARGEST = 384  # px a side of a scene
@@ -152,9 +153,8 @@ def partly_clipped(image: Tensor, generator: torch.Generator) -> tuple[Tensor, T
 
 def saturated(image: Tensor, generator: torch.Generator) -> Tensor:
     """1×1×H×W with up to 40 % of it at white, where a thermal camera's range may end: that is hot, and no fault."""
-    share = 0.4 * float(torch.rand((), generator=generator))
-    end = float(image.flatten().kthvalue(max(1, round((1 - share) * image.numel()))).values)
-    return (image / max(end, 0.6)).clamp(max=1)
+    share = 0.4 * torch.rand(1, 1, 1, 1, generator=generator)
+    return brightened(image, share, torch.full_like(share, 1 / 0.6)).clamp(max=1)
 
 
 def of_another_camera(image: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -30,11 +30,15 @@ def low_light(images: Tensor, severity: Tensor, generator: Generator) -> Tensor:
 
 def over_exposure(images: Tensor, severity: Tensor, generator: Generator) -> Tensor:
     """Blown highlights: the brightest half (at severity 1) of the pixels clips, gain at most four."""
+    return brightened(images, 0.5 * severity, 1 + 3 * severity)
+
+
+def brightened(images: Tensor, share: Tensor, most: Tensor) -> Tensor:
+    """Times what brings the brightest ``share`` of the pixels to 1 or above, ``most`` at most (both N×1×1×1)."""
     ranked = images.flatten(1).sort(1).values
-    rank = ((1 - 0.5 * severity.flatten(1)) * (ranked.shape[1] - 1)).long()
+    rank = ((1 - share.flatten(1)) * (ranked.shape[1] - 1)).long()
     white = ranked.gather(1, rank)[..., None, None]
-    gain = torch.minimum(1 / white.clamp(min=1e-3), 1 + 3 * severity).clamp(min=1)
-    return images * gain
+    return images * torch.minimum(1 / white.clamp(min=1e-3), most).clamp(min=1)
 
 
 def low_contrast(images: Tensor, severity: Tensor, generator: Generator) -> Tensor:
