@@ -13,6 +13,7 @@ from fusecli.stream import runtimes
 from fusecli.stream.work import EngineSpec
 
 pytest.importorskip("onnxscript")
+pytestmark = pytest.mark.xdist_group("graphs")  # one process writes them, once
 OTHERS = list(runtimes.RUNTIMES)
 
 

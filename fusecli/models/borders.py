@@ -46,7 +46,8 @@ def inside(wider: Tensor, width: int) -> Tensor:
 
 def fill(images: Tensor, cell: int) -> Tensor:
     """N×C×H×W with rows below and columns on the right until both sizes are multiples of ``cell``."""
-    missing = (0, -images.shape[-1] % cell, 0, -images.shape[-2] % cell)
+    height, width = images.shape[-2:]
+    missing = (0, (width + cell - 1) // cell * cell - width, 0, (height + cell - 1) // cell * cell - height)
     if torch.compiler.is_compiling() or any(missing):  # a graph of any size has to ask when it runs
         return F.pad(images, missing, mode="replicate")
     return images

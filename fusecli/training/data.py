@@ -158,11 +158,11 @@ def saturated(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def of_another_camera(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """1×1×H×W, at random as with another tone curve or sharpness. Cameras differ in these; that is no fault."""
-    chance, tone, sharpness = torch.rand(3, generator=generator).tolist()
+    """1×1×H×W, at random as with another tone curve, gain or sharpness. Cameras differ in these; that is no fault."""
+    chance, tone, sharpness, gain = torch.rand(4, generator=generator).tolist()
     if chance >= share:
         return image
-    image = image ** math.exp(1.4 * tone - 0.7)
+    image = image ** math.exp(1.4 * tone - 0.7) * (1 - 0.25 * gain)
     soft = torch.from_numpy(blur(image[0, 0].numpy(), 1.0))[None, None]
     return image.lerp(soft, 0.4 - 1.6 * sharpness).clamp(0, 1)
 
