@@ -1,5 +1,7 @@
+import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -119,7 +121,9 @@ def test_the_engine_does_what_training_does(network):
     """Uint8 frames differ by their rounding."""
     first, second = striped(frame(FRAMES[0]), 0.6), striped(frame(FRAMES[0]), 0.3, seed=1)
     arrays = [np.rint(side[0, 0].numpy() * 255).astype(np.uint8) for side in (first, second)]
-    for found, side in zip(Engine(network, "cpu", "fp32").mend(*arrays), (first, second), strict=True):
+    *sides, mended = Engine(network, "cpu", "fp32").mend(*arrays)
+    assert {side: "stripes" in names for side, names in mended.items()} == {"first": True, "second": True}
+    for found, side in zip(sides, (first, second), strict=True):
         expected = mend(side)[0, 0].numpy() * 255
         assert np.abs(found - expected).max() < 1
         assert np.abs(found - expected).mean() < 0.3
@@ -128,8 +132,9 @@ def test_the_engine_does_what_training_does(network):
 
 def test_what_is_mended_needs_no_more_mending(network):
     pair = [np.rint(striped(frame(path), 0.6)[0, 0].numpy() * 255).astype(np.uint8) for path in FRAMES[:1] * 2]
-    once = Engine(network, "cpu", "fp32").mend(*pair)
-    for side, again in zip(once, Engine(network, "cpu", "fp32").mend(*once), strict=True):
+    *once, _ = Engine(network, "cpu", "fp32").mend(*pair)
+    *twice, _ = Engine(network, "cpu", "fp32").mend(*once)
+    for side, again in zip(once, twice, strict=True):
         assert np.abs(side.astype(int) - again).mean() < 0.2
 
 
@@ -140,3 +145,21 @@ def test_stripes_leave_no_seams_between_tiles(network):
     whole, cut = (Engine(network, "cpu", "fp32", tile=tile).fuse(image, image) for tile in (0, 64))
     np.testing.assert_array_equal(whole, cut)
     assert np.abs(np.diff(whole.astype(int), axis=2)).mean() < np.abs(np.diff(image.astype(int), axis=2)).mean() / 3
+
+
+def test_the_report_names_what_was_mended(fusecli, tmp_path):
+    scene = frame(SAMPLES / "vis" / "day_street.png")
+    for name, side, image in (
+        *(("a", "vis", scene), ("a", "ir", striped(scene, 0.8))),
+        *(("b", "vis", scene), ("b", "ir", scene)),
+    ):
+        path = tmp_path / side / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), (image[0, 0].numpy() * 255).astype(np.uint8))
+    given = ("--ir", tmp_path / "ir", "--vis", tmp_path / "vis", "-o", tmp_path / "out")
+    code, out, err = fusecli("fuse", *given, "--report", "-", "--range", "full")
+    assert code == 0, err
+    mended, left = json.loads(out)["pairs"]
+    assert mended["mended"] == {"second": ["stripes"]}
+    assert "mended" not in left
+    assert "stripes taken out of the ir side of 1 pair" in err

@@ -265,7 +265,7 @@ def fuse(
         whole = _written(partial(account.write, report))
     if as_json:
         whole = _written(partial(_print, json.dumps(account.summary))) and whole
-    _tell(account)
+    _tell(account, task)
     if watching and left:  # a stop is how such a run ends
         log.warning("%s left, which --watch finds again, for example %s", counted(len(left), "pair"), left[0].name)
     elif stop.signal is not None and left:
@@ -411,10 +411,12 @@ def _sheet(output: Path) -> Path:
     return output.with_name(f"{output.name[: -len(ending)]}-preview.png")
 
 
-def _tell(account: Report) -> None:
+def _tell(account: Report, task: registry.Task) -> None:
     totals = account.summary
     counts = ", ".join(f"{totals[key]} {key}" for key in ("done", "failed", "skipped", "left") if totals[key])
     log.info("%s in %.1f s (%.1f pairs/s)", counts or "nothing to do", totals["seconds"], totals["pairs_per_second"])
+    for (side, fault), count in sorted(account.mended.items()):
+        log.info("%s taken out of the %s side of %s", fault, getattr(task, side), counted(count, "pair"))
     failures = [pair.job.name for pair in account.pairs if pair.status == "failed"]
     if len(failures) > 1:
         log.error("failed: %s", ", ".join(failures[:20]) + (" …" if len(failures) > 20 else ""))

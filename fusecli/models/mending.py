@@ -25,6 +25,11 @@ class Faults(NamedTuple):
         """Whether something is to be mended."""
         return bool((self.stripes | (self.share > 0)).any())
 
+    def names(self) -> list[set[str]]:
+        """What is to be mended of each image: ``stripes``, ``noise``, both or nothing."""
+        found = torch.stack([self.stripes, self.share > 0], 1).tolist()
+        return [{name for name, there in zip(("stripes", "noise"), row, strict=True) if there} for row in found]
+
 
 def samples(height: int, width: int) -> tuple[tuple[slice, slice], ...]:
     """Rows, the ones below them, and columns of an image that `examine` wants to see."""

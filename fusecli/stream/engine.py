@@ -7,8 +7,9 @@ import ctypes
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,23 @@ AUTO_TILE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # pixels a side; larger fr
 SMALLEST_TILE = 64
 
 T = TypeVar("T")
+
+Found = dict[str, set[str]]  # what was mended of a pair's ``first`` and ``second``, if anything; see `mending.Faults`
+
+
+class Mended(NamedTuple):
+    """N pairs as the network shall see them."""
+
+    first: Tensor
+    second: Tensor
+    found: list[Found]
+
+
+class Begun(NamedTuple):
+    """What `Engine.start` has begun. finish: waits for the results."""
+
+    finish: Callable[[], np.ndarray]
+    mended: list[Found]
 
 
 class Engine:
@@ -98,7 +116,7 @@ class Engine:
         levels: 255 gives uint8, 65535 uint16, None float32 in [0, 1]. A colour result is first's RGB with its luma
         replaced, Cb and Cr kept: R + (fused − Y), and so for G and B. context: see `start`.
         """
-        return self.start(first, second, levels, context)()
+        return self.start(first, second, levels, context).finish()
 
     @torch.inference_mode()
     def keep_steady(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -106,14 +124,14 @@ class Engine:
 
         pairs: H×W or H×W×3 each, as for `fuse`. Does nothing for models that see nothing beyond a pixel's surroundings.
         """
-        known = [context for context in (self.context(*self.mend(*pair)) for pair in pairs) if context is not None]
+        known = [context for context in (self.context(*self.mend(*pair)[:2]) for pair in pairs) if context is not None]
         self._steady = torch.cat(known).mean(0, keepdim=True) if known else None
 
     @torch.inference_mode()
-    def mend(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def mend(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, Found]:
         """A pair (H×W or H×W×3 each) without stripes and strong noise, if the model wants it so; `fuse` does it too."""
-        sides = self._mended(*(torch.from_numpy(side[None]).to(self.device) for side in (first, second)))
-        return sides[0][0].cpu().numpy(), sides[1][0].cpu().numpy()
+        mended = self._mended(*(torch.from_numpy(side[None]).to(self.device) for side in (first, second)))
+        return mended.first[0].cpu().numpy(), mended.second[0].cpu().numpy(), mended.found[0]
 
     @torch.inference_mode()
     def context(self, first: np.ndarray, second: np.ndarray) -> Tensor | None:
@@ -122,8 +140,8 @@ class Engine:
 
     def start(
         self, first: np.ndarray, second: np.ndarray, levels: int | None = 255, context: Tensor | None = None
-    ) -> Callable[[], np.ndarray]:
-        """Begin what `fuse` does and return the function that waits for the result.
+    ) -> Begun:
+        """Begin what `fuse` does.
 
         context: N×D, or 1×D for all, where these pairs, which `mend` has seen, shall be seen otherwise than each by
         itself.
@@ -132,15 +150,15 @@ class Engine:
         """
         if not self._streams:
             on_device = [torch.from_numpy(side).to(self.device) for side in (first, second)]
-            result = self._fuse(on_device[0], on_device[1], levels, context)
-            return lambda: result.cpu().numpy()
+            result, mended = self._fuse(on_device[0], on_device[1], levels, context)
+            return Begun(lambda: result.cpu().numpy(), mended)
         stream = self._streams[self._turn]
         self._turn = 1 - self._turn
         stream.wait_stream(torch.cuda.current_stream())  # where the context was computed
         with torch.cuda.stream(stream):
             sources = [torch.from_numpy(side).pin_memory() for side in (first, second)]  # those that are not yet
             on_device = [side.to(self.device, non_blocking=True) for side in sources]
-            result = self._fuse(on_device[0], on_device[1], levels, context)
+            result, mended = self._fuse(on_device[0], on_device[1], levels, context)
             host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
             host.copy_(result, non_blocking=True)
             done = torch.cuda.Event()
@@ -151,18 +169,20 @@ class Engine:
             del sources[:], on_device[:]  # held until here: the copies read them
             return host.numpy()
 
-        return finish
+        return Begun(finish, mended)
 
     @torch.inference_mode()
-    def _fuse(self, first: Tensor, second: Tensor, levels: int | None, context: Tensor | None) -> Tensor:
+    def _fuse(
+        self, first: Tensor, second: Tensor, levels: int | None, context: Tensor | None
+    ) -> tuple[Tensor, list[Found]]:
+        found: list[Found] = []
         if context is None:
-            first, second = self._mended(first, second)
+            first, second, found = self._mended(first, second)
             context = self._steady
         if context is not None:
             context = context.expand(len(first), -1)
-        return self._within_memory(
-            partial(self._fuse_tiled, first, second, levels, context), partial(self._smaller_tile, first)
-        )
+        act = partial(self._fuse_tiled, first, second, levels, context)
+        return self._within_memory(act, partial(self._smaller_tile, first)), found
 
     def _fuse_tiled(self, first: Tensor, second: Tensor, levels: int | None, context: Tensor | None) -> Tensor:
         if context is None and tiled(first.shape[1:3], self.tile):
@@ -208,27 +228,32 @@ class Engine:
     def _at_once(self, stack: Tensor) -> int:
         return min(self._mends or len(stack), len(stack))
 
-    def _mended(self, *sides: Tensor) -> list[Tensor]:
+    def _mended(self, first: Tensor, second: Tensor) -> Mended:
         """What `mending.mend` does to the luma of both sides, all channels moved by as much.
 
         Here and not in the network, since a tile shows less than the image does.
         """
         if not self.model.mends:
-            return list(sides)
+            return Mended(first, second, [{}] * len(first))
 
-        def in_parts() -> list[Tensor]:
-            stacks = zip(*(side.split(self._at_once(side)) for side in sides), strict=True)
+        def in_parts() -> Mended:
+            stacks = zip(*(side.split(self._at_once(side)) for side in (first, second)), strict=True)
             parts = [self._mended_at_once(*stack) for stack in stacks]
-            return parts[0] if len(parts) == 1 else [torch.cat(part) for part in zip(*parts, strict=True)]
+            if len(parts) == 1:
+                return parts[0]
+            firsts, seconds, found = zip(*parts, strict=True)
+            return Mended(torch.cat(firsts), torch.cat(seconds), list(chain(*found)))
 
-        return self._within_memory(in_parts, partial(self._fewer_at_once, sides[0]))  # smaller tiles would not help
+        return self._within_memory(in_parts, partial(self._fewer_at_once, first))  # smaller tiles would not help
 
-    def _mended_at_once(self, *sides: Tensor) -> list[Tensor]:
-        found = mending.Faults(*self._examine(*sides))
-        if not found.any():
-            return list(sides)
-        each = [mending.Faults(*halves) for halves in zip(*(value.chunk(2) for value in found), strict=True)]
-        return [_without(faults, side) for faults, side in zip(each, sides, strict=True)]
+    def _mended_at_once(self, first: Tensor, second: Tensor) -> Mended:
+        faults = mending.Faults(*self._examine(first, second))
+        if not faults.any():
+            return Mended(first, second, [{}] * len(first))
+        a, b = (mending.Faults(*halves) for halves in zip(*(value.chunk(2) for value in faults), strict=True))
+        each = (zip(("first", "second"), names, strict=True) for names in zip(a.names(), b.names(), strict=True))
+        found = [{side: names for side, names in pair if names} for pair in each]
+        return Mended(_without(a, first), _without(b, second), found)
 
     def _operate(self, levels: int | None, first: Tensor, second: Tensor, context: Tensor | None = None) -> Tensor:
         luma = to_luma(first)

@@ -78,6 +78,7 @@ class Report:
         }
         self.pairs: deque[Entry] = deque(maxlen=keep)
         self.counts = Counter[str]()
+        self.mended = Counter[tuple[str, str]]()  # pairs by side and what was mended of it
         self.summary: dict[str, Any] = {}
 
     def skipped(self, jobs: Sequence[Job]) -> None:
@@ -89,6 +90,9 @@ class Report:
         """A pair that was done or failed."""
         digest = bytes.fromhex(outcome.sha256) if outcome.sha256 else None
         more = ({"error": outcome.error} if outcome.error else {}) | (outcome.details or {})
+        if outcome.mended:
+            more["mended"] = {side: sorted(names) for side, names in outcome.mended.items()}
+        self.mended.update((side, name) for side, names in outcome.mended.items() for name in names)
         status = "failed" if outcome.error else "done"
         self._append(Entry(outcome.job, status, outcome.seconds, digest, more or None))
 

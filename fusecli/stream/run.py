@@ -31,7 +31,7 @@ from fusecli.images.pairing import Pair
 from fusecli.images.preview import row
 from fusecli.images.registration import Calibration, completed, reach, warp
 from fusecli.machine import cores
-from fusecli.stream.engine import Engine
+from fusecli.stream.engine import Begun, Engine, Found
 
 T = TypeVar("T")
 
@@ -90,6 +90,7 @@ class Outcome:
     size: tuple[int, int] | None = None
     preview: Sequence[np.ndarray] | None = field(default=None, repr=False)
     fatal: bool = False
+    mended: Found = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)  # what else the report shall say
 
 
@@ -105,7 +106,13 @@ class Loaded:
     metadata: list[Metadata]  # of the first
     began: float = field(default_factory=time.perf_counter)
     results: dict[int, np.ndarray] = field(default_factory=dict)  # by page
+    mended: Found = field(default_factory=dict)  # of any page
     lost: bool = False  # a page failed on the device
+
+    def add(self, index: int, result: np.ndarray, mended: Found) -> None:
+        """The result of a page, and what of it was mended."""
+        self.results[index] = result
+        gather(self.mended, mended)
 
 
 def run(
@@ -157,7 +164,8 @@ class _Work:
         def act() -> Outcome:
             loaded = load(job, self.settings)
             for index, (a, b) in enumerate(zip(loaded.first, loaded.second, strict=True)):
-                loaded.results[index] = self.engine.fuse(a[None], b[None], loaded.levels)[0]
+                begun = self.engine.start(a[None], b[None], loaded.levels)
+                loaded.add(index, begun.finish()[0], begun.mended[0])
             return save(loaded, self.settings, self.preview(job))
 
         return guarded(job, act)
@@ -203,7 +211,7 @@ class _Batches:
     def __init__(self, work: _Work) -> None:
         self.work = work
         self.waiting: dict[tuple, list[tuple[Loaded, int]]] = {}  # by what pages of one batch must share
-        self.running: deque[tuple[list[tuple[Loaded, int]], Callable[[], np.ndarray]]] = deque()
+        self.running: deque[tuple[list[tuple[Loaded, int]], Begun]] = deque()
         self.writes: deque[Future[Outcome]] = deque()
 
     def add(self, loaded: Loaded) -> None:
@@ -242,14 +250,14 @@ class _Batches:
             self._collect()
 
     def _collect(self) -> None:
-        pages, finish = self.running.popleft()
+        pages, begun = self.running.popleft()
         try:
-            results = finish()
+            results = begun.finish()
         except Exception as error:  # the device failed on this batch: its pairs are named
             self._lose(pages, error)
             return
-        for (loaded, index), result in zip(pages, results, strict=False):
-            loaded.results[index] = result
+        for (loaded, index), result, mended in zip(pages, results, begun.mended, strict=False):
+            loaded.add(index, result, mended)
             if len(loaded.results) == len(loaded.first):
                 self.writes.append(self.work.pool.submit(self.work.save, loaded))
 
@@ -349,7 +357,14 @@ def save(loaded: Loaded, settings: Settings, preview: bool) -> Outcome:
     frames.write(output, results, compress=settings.compress, metadata=loaded.metadata)
     digest = file_hash(output) if settings.digest else None
     pictures = row(loaded.first[0], loaded.second[0], results[0]) if preview else None
-    return Outcome(loaded.job, None, time.perf_counter() - loaded.began, digest, results[0].shape[:2], pictures)
+    seconds, size = time.perf_counter() - loaded.began, results[0].shape[:2]
+    return Outcome(loaded.job, None, seconds, digest, size, pictures, mended=loaded.mended)
+
+
+def gather(known: Found, found: Found) -> None:
+    """Add what was found in one page or frame to what is known of all."""
+    for side, names in found.items():
+        known.setdefault(side, set()).update(names)
 
 
 def guarded(job: Job, act: Callable[[], T]) -> T | Outcome:

@@ -29,8 +29,18 @@ from fusecli.images.preview import row
 from fusecli.images.rawvideo import PIPE, RawFormat, RawPipe, RawWriter
 from fusecli.images.registration import Calibration, completed, reach
 from fusecli.images.video import Look, Timed, VideoFile, VideoWriter, odd
-from fusecli.stream.engine import Engine
-from fusecli.stream.run import BATCH_PAIRS, BATCH_PIXELS, Job, Outcome, gray, guarded, of_one_size, sharing_threads
+from fusecli.stream.engine import Engine, Found
+from fusecli.stream.run import (
+    BATCH_PAIRS,
+    BATCH_PIXELS,
+    Job,
+    Outcome,
+    gather,
+    gray,
+    guarded,
+    of_one_size,
+    sharing_threads,
+)
 from fusecli.stream.stop import Stop
 
 log = logging.getLogger("fusecli")
@@ -111,6 +121,7 @@ class _Fusion:
     ) -> None:
         self.job, self.engine, self.settings, self.stop, self.tick = job, engine, settings, stop, tick
         self.readahead = Readahead()
+        self.mended: Found = {}
 
     def run(self, preview: bool) -> Outcome | None:
         """Fuse and write; None where the run was stopped before the end."""
@@ -156,7 +167,7 @@ class _Fusion:
         )
         digest = file_hash(self.job.output) if self.settings.digest and self.job.output != Path(PIPE) else None
         details = {"frames": count, "fps": round(float(rate), 3)}
-        return Outcome(self.job, None, seconds, digest, size, pictures, details=details)
+        return Outcome(self.job, None, seconds, digest, size, pictures, mended=self.mended, details=details)
 
     def _open(self) -> tuple[Source, Source]:
         """Both sides; says what is done with them."""
@@ -213,10 +224,10 @@ class _Fusion:
         stacked = batch + batch[-1:] * (full - len(batch))
         first, second = (self.engine.stacked([item.sides[index] for item in stacked]) for index in (0, 1))
         contexts = [item.context for item in stacked if item.context is not None]
-        finish = self.engine.start(first, second, 255, torch.cat(contexts) if contexts else None)
+        begun = self.engine.start(first, second, 255, torch.cat(contexts) if contexts else None)
 
         def results() -> list[_Result]:
-            found = zip(batch, finish(), strict=False)
+            found = zip(batch, begun.finish(), strict=False)
             return [(item.time, item.sides, completed(result, item.sides[0], item.reach)) for item, result in found]
 
         return results
@@ -254,7 +265,8 @@ class _Fusion:
                 raise InputError(f"{which}: its frames change their size at {float(at):.1f} s; cut it there")
             a, b = of_one_size(a, b, self.job, self.settings.resize, self.settings.align)
             a, b = frames.shown(a, whole[0]), frames.shown(b, range_)
-            a, b = self.engine.mend(a, b)
+            a, b, mended = self.engine.mend(a, b)
+            gather(self.mended, mended)
             context = self.engine.context(a, b)
             if context is not None:
                 exposure = context if exposure is None else torch.lerp(exposure, context, follows)
