@@ -148,6 +148,15 @@ def test_volumes_that_do_not_overlap_are_refused(tmp_path, fusecli, average):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_thin_slab_within_a_long_volume_overlaps_it(tmp_path, fusecli, average):
+    slab, long = phantom.grid((20, 20, 2), (4, 4, 2)), phantom.grid((12, 12, 400), (8, 8, 1))
+    mri = phantom.nifti(tmp_path / "mri.nii", np.arange(800, dtype=np.int16).reshape(2, 20, 20), slab)
+    ct = phantom.nifti(tmp_path / "ct.nii", (np.arange(57600) % 80).astype(np.int16).reshape(400, 12, 12), long)
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", tmp_path / "out", "-m", average)
+    assert code == 0, err
+    assert "covers only less than 1 %" in err
+
+
 def test_missing_geometry_is_refused_unless_both_miss_it(tmp_path, fusecli, average):
     values = np.rint(phantom.head(CT) * 1000).astype(np.int16)
     ct = phantom.nifti(tmp_path / "ct.nii", values, CT)
@@ -338,6 +347,51 @@ def test_a_result_replaces_no_slice_that_is_read(tmp_path, fusecli, average):
     assert slice_.read_bytes() == before
 
 
+def test_a_result_takes_no_series_place(tmp_path, fusecli, average):
+    """Results are named after the first side, so that -o may hold that very folder."""
+    put(tmp_path, "dicom", "ct", CT, phantom.head(CT) / 10)
+    put(tmp_path, "dicom", "mri", CT, phantom.head(CT))
+    before = sorted((tmp_path / "ct").iterdir())
+    for option in ("--overwrite", "--skip-existing"):
+        sides = ("--ct", tmp_path / "ct", "--mri", tmp_path / "mri")
+        code, _, err = fusecli("fuse", *sides, "-o", tmp_path, "-m", average, option)
+        assert (code, "holds inputs" in err) == (2, True)
+    assert sorted((tmp_path / "ct").iterdir()) == before
+
+
+def test_a_volume_is_not_fused_with_itself(heads, fusecli, average):
+    ct, mri, root = heads
+    for path in (ct, mri):
+        code, _, err = fusecli("fuse", "--ct", path, "--mri", path, "-o", root / "out", "-m", average)
+        assert (code, "name the same volume" in err) == (2, True)
+
+
+def test_colour_becomes_gray_on_demand_and_gray_slices_of_colour_are_of_8_bits(tmp_path, fusecli, average):
+    colors = np.zeros((22, 40, 36, 3), np.uint8)
+    colors[..., 0], colors[..., 2] = 120, 40
+    pet = phantom.nifti(tmp_path / "pet.nii", colors, CT)
+    mri = put(tmp_path, "nifti", "mri", MR, phantom.head(MR))
+    out = tmp_path / "gray.nii"
+    code, _, err = fusecli("fuse", "--pet", pet, "--mri", mri, "-o", out, "-m", average, "--color", "gray", "--preview")
+    assert code == 0, err
+    fused = nifti.read(out)
+    assert (fused.voxels.ndim, fused.dtype) == (3, np.uint8)
+    assert fused.voxels.max() >= 0.299 * 120 / 2 + 0.114 * 40 / 2
+
+
+@pytest.mark.parametrize("plane", ["axial", "sagittal", "coronal"])
+def test_slices_as_pictures_are_upright_whatever_the_plane(tmp_path, fusecli, average, plane):
+    """A mark at the patient's right and front is at the upper left of an axial slice."""
+    where = phantom.grid((40, 40, 40), (4, 4, 4), plane)
+    marked = phantom.head(where, mark=(40.0, 50.0, 0.0))
+    ct = phantom.nifti(tmp_path / "ct.nii", np.rint(marked * 80).astype(np.int16), where)
+    mri = phantom.nifti(tmp_path / "mri.nii", np.rint(marked * 500).astype(np.int16), where)
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", tmp_path, "-m", average, "--format", "png")
+    assert code == 0, err
+    middle = cv2.imread(str(tmp_path / "ct" / "0020.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_allclose(np.argwhere(middle > 0.8 * middle.max()).mean(0), (7, 9.5), atol=0.6)
+
+
 # Several volumes -----------------------------------------------------------------------------------------------------
 
 
@@ -355,6 +409,22 @@ def test_a_cohort_of_folders_is_mirrored(tmp_path, fusecli, average):
     assert len(list((tmp_path / "out" / "p1" / "thin").iterdir())) == 4
     assert not (tmp_path / "out" / "p2" / "thin").exists()
     assert "--recursive" in fusecli(*arguments)[2]
+
+
+def test_what_lies_beside_the_series_of_a_cohort_changes_nothing(tmp_path, fusecli, average):
+    """A screenshot, of which there is one, or a multi-frame file of another modality."""
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = (phantom.head(small) * 1000).astype(np.int16)
+    for patient in ("p1", "p2"):
+        phantom.dicom_series(tmp_path / "ct" / patient, values // 10 + 1024, small)
+        phantom.nifti(tmp_path / "mri" / f"{patient}.nii", values, small)
+        phantom.dicom_series(tmp_path / "mr" / patient, values, small, "MR", number=2)
+        phantom.enhanced(tmp_path / "ct" / patient / "A.dcm", values.astype(np.uint16), small)
+    code, _, err = fusecli(
+        *("fuse", "--ct", tmp_path / "ct", "--mri", tmp_path / "mr", "-r", "-o", tmp_path / "out", "-m", average)
+    )
+    assert code == 0, err
+    assert len(list((tmp_path / "out" / "p1").iterdir())) == 4
 
 
 def test_folders_that_are_links_are_found(tmp_path, fusecli, average):
@@ -482,11 +552,11 @@ def test_what_makes_no_sense_is_refused_before_any_work(heads, fusecli, average,
 
 
 def test_a_colormap_that_does_not_exist_is_answered_with_the_nearest(tmp_path, fusecli, average):
-    pet = put(tmp_path, "nifti", "pet", CT, phantom.head(CT))
-    code, _, err = fusecli("fuse", "--pet", pet, "--mri", pet, "-o", tmp_path / "out", "--colormap", "hott")
+    pet, mri = (put(tmp_path, "nifti", side, CT, phantom.head(CT)) for side in ("pet", "mri"))
+    code, _, err = fusecli("fuse", "--pet", pet, "--mri", mri, "-o", tmp_path / "out", "--colormap", "hott")
     assert code == 2
     assert "did you mean hot" in err
-    code, _, err = fusecli("fuse", "--pet", pet, "--mri", pet, "-o", tmp_path / "out", "--bit-depth", "16")
+    code, _, err = fusecli("fuse", "--pet", pet, "--mri", mri, "-o", tmp_path / "out", "--bit-depth", "16")
     assert (code, "volumes in colour have 8 bits" in err) == (2, True)
 
 

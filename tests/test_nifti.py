@@ -174,9 +174,9 @@ def bundled():
 
 @pytest.mark.parametrize("path", bundled(), ids=lambda path: path.name)
 def test_files_that_nibabel_brings_along_are_fused_or_refused(tmp_path, path, fusecli, average):
-    copy = shutil.copy(path, tmp_path / path.name)
+    pet, mri = (shutil.copy(path, tmp_path / f"{side}{path.name}") for side in ("", "mri-"))
     several = ("--volume", "0") if len(nib.load(path).shape) > 3 else ()
-    code, _, err = fusecli("fuse", "--pet", copy, "--mri", copy, "-o", tmp_path / "out", "-m", average, *several)
+    code, _, err = fusecli("fuse", "--pet", pet, "--mri", mri, "-o", tmp_path / "out", "-m", average, *several)
     if path.name == "row_major.dconn.nii":
         assert code == 1
         assert "row_major.dconn.nii: holds Cifti2Image; a NIfTI volume is needed" in err
@@ -186,6 +186,17 @@ def test_files_that_nibabel_brings_along_are_fused_or_refused(tmp_path, path, fu
     before, after = nib.load(path), nib.load(result)
     assert after.shape == before.shape[:3]
     assert np.array_equal(after.affine, before.affine)
+
+
+def test_a_file_whose_check_sum_is_wrong_is_refused(tmp_path):
+    path = phantom.nifti(
+        tmp_path / "a.nii.gz", VALUES.repeat(9, 0).astype(np.int16), phantom.grid((7, 6, 45), (1, 1, 1))
+    )
+    whole = path.read_bytes()
+    for damaged in (whole[:-8], whole[:-8] + bytes(4) + whole[-4:]):
+        path.write_bytes(damaged)
+        with pytest.raises(FusecliError, match="cut off or damaged"):
+            nifti.read(path)
 
 
 def test_what_is_no_volume_is_refused_by_name(tmp_path):

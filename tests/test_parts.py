@@ -68,6 +68,31 @@ def test_every_part_checks_the_whole_plan(pairs, fusecli):
         assert "001.png" in err
 
 
+def test_a_part_replaces_no_input_of_another(pairs, fusecli):
+    root = pairs(6)
+    (root / "swap.csv").write_text(
+        "ir,vis,name\n" + "".join(f"{i:03d}.png,{i:03d}.png,{(i + 1) % 6:03d}\n" for i in range(6))
+    )
+    before = contents(root / "vis")
+    for part in range(3):
+        code, _, err = fusecli(
+            *(
+                "fuse",
+                "--ir",
+                root / "ir",
+                "--vis",
+                f"{root}/vis/*.png",
+                "--pairs",
+                root / "swap.csv",
+                "-o",
+                root / "vis",
+            ),
+            *("--overwrite", "--num-parts", 3, "--part-id", part),
+        )
+        assert code == 2, err
+    assert contents(root / "vis") == before
+
+
 def test_volumes_come_in_parts_too(tmp_path, fusecli, average):
     small = phantom.grid((12, 10, 4), (8, 8, 20))
     values = np.rint(phantom.head(small) * 1000).astype(np.int16)

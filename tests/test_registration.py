@@ -140,6 +140,22 @@ def test_the_frame_of_a_smaller_infrared_does_not_show(tmp_path, fusecli):
     assert np.abs(change[20:300, 200:220]).max() > 20  # inside it is fused
 
 
+def test_a_noisy_visible_frame_is_mended_where_infrared_does_not_reach_too(tmp_path, fusecli):
+    visible = cv2.imread(str(SAMPLES / "vis" / "day_street.png"), cv2.IMREAD_GRAYSCALE)
+    noisy = np.clip(visible + np.random.default_rng(0).normal(0, 25, visible.shape), 0, 255).astype(np.uint8)
+    for side, image in (("vis", noisy), ("ir", visible)):
+        (tmp_path / side).mkdir()
+        cv2.imwrite(str(tmp_path / side / "a.png"), image)
+    half = visible.shape[1] // 2
+    (tmp_path / "c.json").write_text(json.dumps({"scale": 1, "shift": [half, 0]}))
+    sides = ("--ir", tmp_path / "ir", "--vis", tmp_path / "vis")
+    code, _, err = fusecli("fuse", *sides, "--align", tmp_path / "c.json", "-o", tmp_path / "o")
+    assert code == 0, err
+    fused = cv2.imread(str(tmp_path / "o" / "a.png"), cv2.IMREAD_GRAYSCALE)
+    before, after = (np.abs(np.diff(image[:, : half - 40].astype(int))).mean() for image in (noisy, fused))
+    assert after < before / 2
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"scale": "x", "shift": [0, 0]}', '{"matrix": [[1, 0], [0, 1]]}', '{"matrix": 3}']
 )

@@ -147,6 +147,14 @@ def test_stripes_leave_no_seams_between_tiles(network):
     assert np.abs(np.diff(whole.astype(int), axis=2)).mean() < np.abs(np.diff(image.astype(int), axis=2)).mean() / 3
 
 
+def test_what_was_suspected_and_not_found_is_not_named(network):
+    """The quick look at this frame asks for a closer one, which finds no stripe."""
+    path = SAMPLES / "vis" / "forest_edge.png"
+    image = np.rint(frame(path)[0, 0].numpy() * 255).astype(np.uint8)
+    assert examine(*(frame(path)[(slice(None), 0, *part)] for part in samples(*image.shape))).stripes
+    assert Engine(network, "cpu", "fp32").mend(image, image)[2] == {"first": {"noise"}, "second": {"noise"}}
+
+
 def test_the_report_names_what_was_mended(fusecli, tmp_path):
     scene = frame(SAMPLES / "vis" / "day_street.png")
     for name, side, image in (

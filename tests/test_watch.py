@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -245,6 +247,29 @@ def test_the_pairs_that_wait_longest_go_first(tmp_path, monkeypatch):
     assert watcher.poll() == []
 
 
+def test_a_result_that_was_left_alone_stays_so(tmp_path):
+    """Whatever becomes of its sources, and whatever cannot be looked at is no result."""
+    for side in ("ir", "vis", "out"):
+        (tmp_path / side).mkdir()
+    put_pair(tmp_path, 0)
+    (tmp_path / "out" / "000.png").write_bytes(b"kept")
+    long = "x" * 250
+    for side in ("ir", "vis"):
+        shutil.copy(tmp_path / side / "000.png", tmp_path / side / f"{long}.png")
+        for path in (tmp_path / side).iterdir():
+            os.utime(path, (time.time() - 9, time.time() - 9))
+    watcher = watch.Watcher(
+        (tmp_path / "ir", tmp_path / "vis"),
+        (lambda name: Path(name).stem,) * 2,
+        lambda pair: tmp_path / "out" / f"{pair.name}.jpeg" if pair.name == long else tmp_path / "out" / "000.png",
+    )
+    assert [job.name for job in watcher.poll()] == [long]
+    put_pair(tmp_path, 0, (50, 60))
+    for path in (tmp_path / "ir" / "000.png", tmp_path / "vis" / "000.png"):
+        os.utime(path, (time.time() - 5, time.time() - 5))
+    assert watcher.poll() == []
+
+
 @pytest.mark.parametrize("option", [("--preview",), ("--steady",), ("--name", "{index}"), ("--pairs", "pairs.csv")])
 def test_options_that_need_all_pairs_are_refused(tmp_path, pairs, fusecli, option):
     root = pairs(1)
@@ -274,7 +299,7 @@ def test_what_makes_no_sense_is_told_before_anything_comes(tmp_path, fusecli, op
     assert options[0] in err
 
 
-@pytest.mark.parametrize("name", ["{foo}", "{stem}.png"])
+@pytest.mark.parametrize("name", ["{foo}", "{stem}.png", "latest"])
 def test_a_name_that_is_none_is_told_before_anything_comes(pairs, fusecli, name):
     root = pairs(1)
     sides = ("--ir", root / "ir", "--vis", root / "vis")

@@ -50,6 +50,8 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     ):
         if given:
             raise UsageError(f"{option}: needs to know all pairs beforehand, and --watch does not")
+    if "{stem" not in naming.pattern:
+        raise UsageError(f"--name {naming.pattern}: gives one name to many pairs; --watch needs {{stem}} in it")
     if output.is_file() or output.suffix.lower() in frames.ENDINGS:
         raise UsageError(f"-o {output}: --watch needs a folder")
     check_depth(request.bit_depth, [naming.ending(Path("a.png"))])

@@ -37,7 +37,9 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     A device or a pipe is written to directly. Raises OutputError with file and reason where the disk is full or writing
     is not permitted.
     """
-    if is_device(path):
+    with _explained(path):
+        device = is_device(path)
+    if device:
         with _explained(path):
             yield path
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import zlib
 from pathlib import Path
@@ -61,6 +62,8 @@ def read(path: Path, index: int | None = None) -> Volume:
         else:
             data = np.asanyarray(proxy.get_unscaled())
             slope, intercept = float(proxy.slope), float(proxy.inter)
+        if path.suffix.lower() == ".gz":
+            _check_sum(path)
     except _DAMAGED as error:
         raise InputError(
             f"{path}: the voxels cannot be read: the file is cut off or damaged ({_brief(error)})"
@@ -69,7 +72,7 @@ def read(path: Path, index: int | None = None) -> Volume:
     dtype = image.get_data_dtype().newbyteorder("=")
     if data.dtype.names:  # RGB or RGBA, whose fourth channel is dropped
         voxels = np.ascontiguousarray(data.view(np.uint8).reshape(*data.shape, len(data.dtype.names))[..., :3])
-        slope, intercept = 1.0, 0.0
+        slope, intercept, dtype = 1.0, 0.0, np.dtype(np.uint8)
     else:
         voxels, slope, intercept = _plain(data, slope, intercept, path)
     low, high = float(header["cal_min"]), float(header["cal_max"])
@@ -97,7 +100,7 @@ def write(path: Path, fused: np.ndarray, reference: Volume, shown: Range, title:
         source = reference.origin
         header = source.header.copy()
         header.extensions.clear()
-        for text in ("db_name", "aux_file", "intent_name"):
+        for text in ("data_type", "db_name", "aux_file", "intent_name"):
             if text in header:
                 header[text] = b""
         kind = type(source)
@@ -148,6 +151,13 @@ def _open(path: Path) -> Any:
     if 0 in image.shape or len(image.shape) < 2:
         raise InputError(f"{path}: has no voxels (shape {image.shape})")
     return image
+
+
+def _check_sum(path: Path) -> None:
+    """Read to the end, where gzip finds whether all was right; nibabel stops at the last voxel."""
+    with gzip.open(path) as file:
+        while file.read(2**20):
+            pass
 
 
 def _brief(error: BaseException) -> str:

@@ -26,7 +26,7 @@ class Faults(NamedTuple):
         return bool((self.stripes | (self.share > 0)).any())
 
     def names(self) -> list[set[str]]:
-        """What is to be mended of each image: ``stripes``, ``noise``, both or nothing."""
+        """What is wrong with each image: ``stripes``, ``noise``, both or nothing."""
         found = torch.stack([self.stripes, self.share > 0], 1).tolist()
         return [{name for name, there in zip(("stripes", "noise"), row, strict=True) if there} for row in found]
 
@@ -48,10 +48,17 @@ def mend(images: Tensor, faults: Faults | None = None) -> Tensor:
 
     faults: where they are known already. What is mended once needs no more mending.
     """
-    found = faults or examine(*(images[(slice(None), 0, *part)] for part in samples(*images.shape[2:])))
-    if found.stripes.any():
+    known = faults or examine(*(images[(slice(None), 0, *part)] for part in samples(*images.shape[2:])))
+    return repaired(images, known)[0]
+
+
+def repaired(images: Tensor, faults: Faults) -> tuple[Tensor, Faults]:
+    """What `mend` makes of images with these faults, and which of the suspected stripes there were."""
+    stripes, noise, share = faults
+    if stripes.any():
         columns, rows = find_stripes(images)
-        images = (images - (columns + rows) * found.stripes.view(-1, 1, 1, 1)).clamp_(0, 1)
-    if (found.share > 0).any():
-        images = images.lerp(shrink(images, found.noise), found.share.view(-1, 1, 1, 1))
-    return images
+        images = (images - (columns + rows) * stripes.view(-1, 1, 1, 1)).clamp_(0, 1)
+        stripes = stripes & (columns.flatten(1).any(1) | rows.flatten(1).any(1))
+    if (share > 0).any():
+        images = images.lerp(shrink(images, noise), share.view(-1, 1, 1, 1))
+    return images, Faults(stripes, noise, share)

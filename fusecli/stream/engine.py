@@ -251,9 +251,9 @@ class Engine:
         if not faults.any():
             return Mended(first, second, [{}] * len(first))
         a, b = (mending.Faults(*halves) for halves in zip(*(value.chunk(2) for value in faults), strict=True))
-        each = (zip(("first", "second"), names, strict=True) for names in zip(a.names(), b.names(), strict=True))
-        found = [{side: names for side, names in pair if names} for pair in each]
-        return Mended(_without(a, first), _without(b, second), found)
+        (first, firsts), (second, seconds) = _without(a, first), _without(b, second)
+        each = (zip(("first", "second"), names, strict=True) for names in zip(firsts, seconds, strict=True))
+        return Mended(first, second, [{side: names for side, names in pair if names} for pair in each])
 
     def _operate(self, levels: int | None, first: Tensor, second: Tensor, context: Tensor | None = None) -> Tensor:
         luma = to_luma(first)
@@ -328,12 +328,13 @@ def _moved(images: Tensor, shift: Tensor) -> Tensor:
     return _like(images, shift).add_(images).clamp_(0, 1)
 
 
-def _without(faults: mending.Faults, images: Tensor) -> Tensor:
-    """Images, uint8 or float32, with their luma mended and all channels moved by as much."""
+def _without(faults: mending.Faults, images: Tensor) -> tuple[Tensor, list[set[str]]]:
+    """Images, uint8 or float32, with their luma mended and all channels moved by as much; what was mended of each."""
     if not faults.any():
-        return images
+        return images, faults.names()
     luma = to_luma(images)
-    return _moved(images, mending.mend(luma, faults).sub_(luma)[:, 0])
+    mended, found = mending.repaired(luma, faults)
+    return _moved(images, mended.sub_(luma)[:, 0]), found.names()
 
 
 def _within_reach(colors: Tensor, luma: Tensor, fused: Tensor) -> Tensor:

@@ -114,17 +114,17 @@ def settle(jobs: Sequence[Job], output: Path, naming: Naming, *, single: bool, g
     if not single and output.suffix and not output.is_dir() and _is_medium(output.name):
         raise UsageError(f"-o {output}: files of this kind are not written here; name a folder, or another format")
     _check_distinct(jobs, beside)
-    if naming.part is not None:
-        jobs = [job for job in jobs if naming.part.takes(job.name)]
-    existing = [job for job in jobs if _exists(job.output)]
-    inputs = chain(naming.reads, (path for job in jobs for path in job.inputs))
+    mine = jobs if naming.part is None else [job for job in jobs if naming.part.takes(job.name)]
+    existing = [job for job in mine if _exists(job.output)]
+    _check_folders_hold_no_input(existing, jobs)
+    inputs = chain(naming.reads, (path for job in jobs for path in job.inputs))  # other parts' too
     _check_inputs_stay([*(("-o", job.output) for job in existing), *beside.items()], inputs)
     if not single:
         check_outside("-o", output, guarded)
     if existing and not replaces:
         shown = _some(job.output for job in existing)
         raise UsageError(
-            f"{len(existing)} of {len(jobs)} outputs exist already ({shown}); --overwrite or --skip-existing"
+            f"{len(existing)} of {len(mine)} outputs exist already ({shown}); --overwrite or --skip-existing"
         )
     sheet = beside.get("--preview")  # its name is not the user's choice, so it may be another program's
     if sheet is not None and _exists(sheet) and not replaces:
@@ -133,7 +133,7 @@ def settle(jobs: Sequence[Job], output: Path, naming: Naming, *, single: bool, g
     check_files(beside)
     skipped = [job for job in existing if job.is_done()] if not naming.overwrite else []
     left = {id(job) for job in skipped}
-    return Plan([job for job in jobs if id(job) not in left], skipped)
+    return Plan([job for job in mine if id(job) not in left], skipped)
 
 
 def is_file(output: Path) -> bool:
@@ -260,6 +260,15 @@ def _check_inputs_stay(written: Iterable[tuple[str, Path]], inputs: Iterable[Pat
     for option, path in existing:
         if _identity(path) in sources:
             raise UsageError(f"{option} {path}: this is an input; choose another output")
+
+
+def _check_folders_hold_no_input(existing: Iterable[Job], jobs: Iterable[Job]) -> None:
+    """A folder of slices that is replaced, or taken for a result that is there, must not be somebody's series."""
+    folders = [job.output for job in existing if job.output.is_dir()]
+    sources = _folders(path for job in jobs for path in job.inputs) if folders else set()
+    for folder in folders:
+        if any(source.is_relative_to(folder.resolve()) for source in sources):
+            raise UsageError(f"-o {folder}: holds inputs; choose another output, or another --name")
 
 
 def _would_find(pattern: str, output: Path, jobs: Iterable[Job]) -> bool:

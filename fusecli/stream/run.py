@@ -55,10 +55,16 @@ class Job:
         return self.first, self.second
 
     def is_done(self) -> bool:
-        """Whether there is a result. Broken copies and repaired disks leave empty files, which are none."""
+        """Whether there is a result. Broken copies and repaired disks leave empty files, which are none.
+
+        Nor is what cannot be looked at; writing there will say why.
+        """
         path = self.output
-        files = list(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
-        return bool(files) and all(file.stat().st_size for file in files)
+        try:
+            files = list(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+            return bool(files) and all(file.stat().st_size for file in files)
+        except OSError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -108,11 +114,6 @@ class Loaded:
     results: dict[int, np.ndarray] = field(default_factory=dict)  # by page
     mended: Found = field(default_factory=dict)  # of any page
     lost: bool = False  # a page failed on the device
-
-    def add(self, index: int, result: np.ndarray, mended: Found) -> None:
-        """The result of a page, and what of it was mended."""
-        self.results[index] = result
-        gather(self.mended, mended)
 
 
 def run(
@@ -165,10 +166,17 @@ class _Work:
             loaded = load(job, self.settings)
             for index, (a, b) in enumerate(zip(loaded.first, loaded.second, strict=True)):
                 begun = self.engine.start(a[None], b[None], loaded.levels)
-                loaded.add(index, begun.finish()[0], begun.mended[0])
+                self.keep(loaded, index, begun.finish()[0], begun.mended[0])
             return save(loaded, self.settings, self.preview(job))
 
         return guarded(job, act)
+
+    def keep(self, loaded: Loaded, index: int, result: np.ndarray, mended: Found) -> None:
+        """The result of a page. Where it shows the visible alone that shall be as the rest of it, mended."""
+        loaded.results[index] = result
+        gather(loaded.mended, mended)
+        if "first" in mended and loaded.reaches[index] is not None:
+            loaded.first[index] = self.engine.mend(loaded.first[index], loaded.second[index])[0]
 
     def load(self, job: Job) -> Loaded | Outcome | None:
         """The same, of reading alone."""
@@ -257,7 +265,7 @@ class _Batches:
             self._lose(pages, error)
             return
         for (loaded, index), result, mended in zip(pages, results, begun.mended, strict=False):
-            loaded.add(index, result, mended)
+            self.work.keep(loaded, index, result, mended)
             if len(loaded.results) == len(loaded.first):
                 self.writes.append(self.work.pool.submit(self.work.save, loaded))
 

@@ -85,7 +85,7 @@ class Input:
         return dicom.read(series, self.side)
 
     def layout(self) -> tuple[int, bool, bool]:
-        """(slices, whether in colour, whether one multi-frame file), by the first file and the number of files."""
+        """(slices, whether in colour, whether one multi-frame file): of the chosen series, or by its first file."""
         if self.is_nifti:
             (_, _, slices), _, color = nifti.peek(self.path)
             return slices, color, False
@@ -94,6 +94,11 @@ class Input:
             return len(self.files), False, False
         slices = found[0].slices if self.chosen or found[0].is_multi_frame else len(self.files)
         return slices, found[0].is_color, found[0].is_multi_frame
+
+    @property
+    def own_files(self) -> Sequence[Path]:
+        """Those of the chosen series, once it is."""
+        return self.chosen.files if self.chosen else self.files
 
     def _check_size(self, voxels: int, limit: int) -> None:
         if voxels > limit:
@@ -226,13 +231,18 @@ def plan(
     jobs: list[Job] = []
     for index, pair in enumerate(pairs):
         target = (pair.first, pair.second)[reference]
+        mine = naming.part is None or naming.part.takes(pair.name)  # what other parts fuse is named only
         try:
-            slices, _, multi_frame = target.layout()
-            color = not gray and (colormap or pair.first.layout()[1])
-        except InputError:
+            known = _chosen(pair) if len(pairs) > 1 and mine else pair  # of many pairs headers are not kept
+            slices, _, multi_frame = (known.first, known.second)[reference].layout()
+            color = not gray and (colormap or known.first.layout()[1])
+        except (InputError, UsageError):
             if len(pairs) == 1:
                 raise
-            slices, multi_frame, color = 1, False, False  # a damaged volume costs its pair, when that is read
+            slices, multi_frame, color = 1, False, False  # what is wrong costs this pair, when it is read
+        else:
+            if mine:
+                _check_two(known)
         kind = _kind(output if single else None, naming.file_format, target)
         folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not multi_frame)))
         if kind == "dicom" and bit_depth:
@@ -317,6 +327,13 @@ def _chosen(pair: VolumePair) -> VolumePair:
     """The pair with its DICOM series chosen."""
     first, second = (one if one.is_nifti else replace(one, chosen=one.choose()) for one in (pair.first, pair.second))
     return replace(pair, first=first, second=second)
+
+
+def _check_two(pair: VolumePair) -> None:
+    """Raises UsageError where both sides of a pair whose series are chosen are the same volume."""
+    first, second = ((one.volume, [file.resolve() for file in one.own_files]) for one in (pair.first, pair.second))
+    if first == second:
+        raise UsageError(f"--{pair.first.side} and --{pair.second.side} name the same volume: {pair.first.path}")
 
 
 def _is_file(output: Path) -> bool:

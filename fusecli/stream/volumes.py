@@ -117,15 +117,15 @@ class _Fusion:
 
     def run(self, preview: bool) -> Outcome:
         """Fuse and write."""
-        turn = Turn.upright(self.reference.grid) if self.reference.grid else Turn()
-        fused, *shown = (turn.back(stack) for stack in self._fuse(preview))
+        fused, *shown = self._fuse(preview)
         self._write(fused)
         digest = file_hash(self.job.output) if self.settings.digest else None
         columns, rows, _ = self.reference.shape
         pictures = None
         if preview:
             result = fused if fused.dtype == np.uint8 else _bytes(fused)
-            first, second, result = (planes(stack, self.reference.grid) for stack in (*shown, result))
+            turned = self.volumes[self.settings.reference].grid
+            first, second, result = (planes(stack, turned) for stack in (*shown, result))
             pictures = (first, second, result)
         return Outcome(self.job, None, time.perf_counter() - self.began, digest, (rows, columns), pictures)
 
@@ -187,7 +187,7 @@ class _Fusion:
             slab = volume.voxels[span]
         if volume.is_color:
             colors = np.clip(np.rint(slab), 0, 255).astype(np.uint8) if slab.dtype != np.uint8 else slab
-            return np.ascontiguousarray(colors) if side == 0 and self.job.color else luma(np.ascontiguousarray(colors))
+            return np.ascontiguousarray(colors) if side == 0 and self.job.color else np.stack([*map(luma, colors)])
         values = np.ascontiguousarray(range_.apply(slab))
         if side == 0 and self.job.color:
             assert self.settings.colormap is not None
@@ -204,7 +204,10 @@ class _Fusion:
         return None
 
     def _write(self, fused: np.ndarray) -> None:
+        """Pictures as they were fused, upright, since they do not say how they lie; volumes as the reference lies."""
         job, settings = self.job, self.settings
+        if not job.kind.startswith(".") and self.reference.grid is not None:
+            fused = Turn.upright(self.reference.grid).back(fused)
         shown = self.shown[settings.reference]
         names = " + ".join(side.upper() for side in settings.task.sides)
         title = _ascii(f"Fused {names} ({settings.model})")
@@ -235,9 +238,11 @@ class _Fusion:
     def _tell(self, source: Grid, target: Grid) -> None:
         """Log the resampling, as a warning where it covers little. Raises InputError where there is no overlap."""
         share = grid.coverage(target, source)
+        # A thin slab may lie between the points by which a long volume is looked at, but not the other way round.
+        apart = share == 0 and grid.coverage(source, target) == 0
         sides = self.settings.task.sides
         to, moved = sides[self.settings.reference], sides[1 - self.settings.reference]
-        if share == 0:
+        if apart:
             raise InputError(
                 f"{self.job.first} and {self.job.second} do not overlap in patient space ({to}: {_place(target)}; "
                 f"{moved}: {_place(source)}): another patient or session, or a wrong header; register them first"

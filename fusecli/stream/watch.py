@@ -120,7 +120,8 @@ class Watcher:
             entry, job = self.waiting[name], self._job(Pair(name, first[name], second[name]))
             if not (self.overwrite or entry.done) and job.is_done():
                 self._tell("exists", "%s exists and is left alone; --overwrite replaces such results", job.output)
-                entry.done, entry.tried, entry.ready = True, entry.state, None
+                self.settled.add(job.name)
+                del self.waiting[job.name]
                 continue
             entry.tried, entry.ready = entry.state, None
             jobs.append(job)
