@@ -71,18 +71,23 @@ def test_signed_and_unsigned_pixels(tmp_path):
     assert np.array_equal(quantities(read(tmp_path / "unsigned", "mri")), VALUES.astype(int) + 40000)
 
 
-def test_monochrome1_is_shown_inverted(tmp_path):
-    phantom.dicom_series(tmp_path / "plain", VALUES, WHERE, WindowCenter=0, WindowWidth=501)
+@pytest.mark.parametrize(("modality", "side"), [("MR", "mri"), ("CT", "ct"), ("PT", "pet")])
+def test_monochrome1_inverts_what_has_no_unit_and_leaves_hounsfield_units_and_uptake(tmp_path, modality, side):
+    window = {"WindowCenter": 40, "WindowWidth": 501}
+    phantom.dicom_series(tmp_path / "plain", VALUES, WHERE, modality, **window)
     phantom.dicom_series(
-        *(tmp_path / "inverted", VALUES, WHERE),
-        PhotometricInterpretation="MONOCHROME1",
-        WindowCenter=0,
-        WindowWidth=501,
+        *(tmp_path / "inverted", VALUES, WHERE, modality), PhotometricInterpretation="MONOCHROME1", **window
     )
-    a, b = read(tmp_path / "plain"), read(tmp_path / "inverted")
-    shown = [volume.stored(shown_range(volume, "ct")).apply(volume.voxels) for volume in (a, b)]
+    a, b = read(tmp_path / "plain", side), read(tmp_path / "inverted", side)
+    shown = [volume.stored(shown_range(volume, side)).apply(volume.voxels) for volume in (a, b)]
     assert 0 < shown[0].mean() < 1
-    assert shown[1] == pytest.approx(1 - shown[0], abs=1e-5)
+    if side == "mri":
+        assert shown[1] == pytest.approx(1 - shown[0], abs=1e-5)
+        assert b.window == (-a.window[1], -a.window[0])
+    else:
+        assert np.array_equal(shown[1], shown[0])
+        assert np.array_equal(quantities(b), quantities(a))
+        assert b.window == a.window
 
 
 def test_frames_of_an_enhanced_file_are_sorted_too(tmp_path):

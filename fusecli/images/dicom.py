@@ -32,6 +32,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 ENDINGS = (".dcm", ".dicom", ".ima")  # other files are recognised by the letters DICM after 128 bytes
 MODALITIES = {"ct": ("CT",), "mri": ("MR",), "pet": ("PT",), "spect": ("NM", "ST")}
+_PHYSICAL = {name for side in ("ct", "pet", "spect") for name in MODALITIES[side]}  # their values have a unit
 
 _DUPLICATE = 1e-3  # mm: slices nearer than this lie at one place
 _UNEVEN = 0.05  # share of the step by which steps may differ
@@ -106,7 +107,6 @@ class Origin:
 
     datasets: list[Dataset]
     frames: list[int] | None = None
-    inverted: bool = False  # MONOCHROME1: voxels are the negative of the file's quantities
 
 
 def is_dicom(path: Path) -> bool:
@@ -489,15 +489,24 @@ def _scaling(dataset: Dataset, rescale: Dataset) -> _Scale:
     return _Scale(
         slope if slope and np.isfinite(slope) else 1.0,
         number(rescale, "RescaleIntercept", 0.0),
-        dataset.get("PhotometricInterpretation") == "MONOCHROME1",
+        _is_inverted(dataset),
         bool(dataset.get("ModalityLUTSequence")),
         int(dataset.get("BitsAllocated") or 16),
         bool(dataset.get("PixelRepresentation")),
     )
 
 
+def _is_inverted(dataset: Dataset) -> bool:
+    """Whether low values are to be seen as high ones. MONOCHROME1 says how an image is displayed, not what it holds:
+
+    Hounsfield units and uptake stay what they are, so only values without a unit, such as those of MR, are inverted.
+    """
+    physical = str(dataset.get("Modality") or "") in _PHYSICAL
+    return dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not physical
+
+
 def _quantities(pixels: np.ndarray, dataset: Dataset, scale: _Scale) -> np.ndarray:
-    """float32 quantities of stored values; their negative where white is low (MONOCHROME1)."""
+    """float32 quantities of stored values; their negative where they are inverted."""
     if scale.table:
         values = np.asarray(apply_modality_lut(pixels, dataset), np.float64)
     else:
@@ -514,7 +523,7 @@ def _window(dataset: Dataset, voi: Dataset) -> tuple[float, float] | None:
         low, high = centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
     else:
         low, high = centre - width / 2, centre + width / 2
-    return (-high, -low) if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else (low, high)
+    return (-high, -low) if _is_inverted(dataset) else (low, high)
 
 
 def _volume(
@@ -528,7 +537,6 @@ def _volume(
     plain: bool,
 ) -> Volume:
     grid = None if affine is None else Grid((voxels.shape[2], voxels.shape[1], voxels.shape[0]), affine)
-    origin.inverted = scale.inverted
     dtype = np.dtype(np.uint8 if voxels.dtype == np.uint8 else np.uint16)
     slope, intercept = (scale.slope, scale.intercept) if plain else (1.0, 0.0)
     return Volume(
