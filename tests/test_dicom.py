@@ -193,11 +193,13 @@ def test_several_series_are_listed_and_chosen(tmp_path, caplog):
     assert re.search(r"5: MR, 6 slices of 9×8, 'MR phantom' \(1\.2\.826", message)
     assert "Doe" not in message
     assert np.array_equal(read(tmp_path / "study", "mri", "5").voxels, VALUES + 5)
-    assert np.array_equal(read(tmp_path / "study", "mri", "498.3").voxels, VALUES + 3)
+    for end in ("498.3", ".3", "1.2.826.0.1.3680043.8.498.3"):
+        assert np.array_equal(read(tmp_path / "study", "mri", end).voxels, VALUES + 3)
     assert np.array_equal(read(tmp_path / "study", "ct").voxels, VALUES + 7)
     assert "is the only one of its modality" in caplog.text
-    with pytest.raises(UsageError, match="no single series is '9'"):
-        open_(tmp_path / "study", "mri", "9")
+    for wrong in ("9", "98.3", "8.498", ".", ""):  # whole components alone make the end of a UID
+        with pytest.raises(UsageError, match=f"no single series is '{wrong}'"):
+            open_(tmp_path / "study", "mri", wrong)
 
 
 def test_another_modality_than_the_option_says_is_warned_of(tmp_path, caplog):

@@ -78,6 +78,10 @@ class Series:
     def is_multi_frame(self) -> bool:
         return _frames(self.headers[0][1]) > 1
 
+    def ends_in(self, wanted: str) -> bool:
+        """Whether ``wanted`` is the UID or its last components: whole ones, since 3 is no part of 1.2.13."""
+        return f".{self.uid}".endswith(f".{wanted.lstrip('.')}")
+
     @property
     def slices(self) -> int:
         return sum(_frames(header) for _, header in self.headers)
@@ -156,7 +160,7 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
 
 
 def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
-    """The series to read: by number or UID (or the UID's end) if ``wanted``, else the only one of the side's modality.
+    """The series to read: by number or UID (or its end) if ``wanted``, else the only one of the side's modality.
 
     Raises UsageError, which lists the series, where that leaves none or several; InputError for files of two patients
     and for damaged files, since their slices would be missing.
@@ -170,7 +174,7 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         )
     chosen = found.series
     if wanted is not None:
-        chosen = [one for one in chosen if wanted == one.number] or [one for one in chosen if one.uid.endswith(wanted)]
+        chosen = [one for one in chosen if wanted == one.number] or [one for one in chosen if one.ends_in(wanted)]
     elif len(chosen) > 1:
         if len(set().union(*(one.patients for one in chosen))) > 1:
             _refuse_patients(found, chosen)
@@ -182,7 +186,7 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         more = f"\n  … and {len(found.series) - _LISTED} more" if len(found.series) > _LISTED else ""
         how = f"no single series is {wanted!r}" if wanted is not None else f"holds {len(found.series)} series"
         numbers = Counter(one.number for one in found.series if one.number)
-        example = next((number for number, count in numbers.items() if count == 1), found.series[0].uid[-12:])
+        example = next((number for number, count in numbers.items() if count == 1), found.series[0].uid)
         raise UsageError(
             f"--{side} {found.source}: {how}; choose one by its number or the end of its UID, "
             f"as --series {side}={example}:{listed}{more}"
