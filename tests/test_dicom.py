@@ -90,6 +90,39 @@ def test_monochrome1_inverts_what_has_no_unit_and_leaves_hounsfield_units_and_up
         assert b.window == a.window
 
 
+@pytest.mark.parametrize(
+    ("modality", "side", "stored", "tags"),
+    [
+        ("MR", "mri", -32768, {"PixelPaddingValue": -32768}),
+        ("MR", "mri", -32768, {"PixelPaddingValue": -32768, "PhotometricInterpretation": "MONOCHROME1"}),
+        ("MR", "mri", -5, {"PixelPaddingValue": -3, "PixelPaddingRangeLimit": -8}),
+        ("MR", "mri", 32767, {"PixelPaddingValue": 32760, "PixelPaddingRangeLimit": 32767}),
+        ("CT", "ct", -2000, {"PixelPaddingValue": -2000}),
+        ("CT", "ct", -2000, {"PixelPaddingValue": -2000, "RescaleSlope": -1}),
+        ("PT", "pet", -1, {"PixelPaddingValue": -1}),
+    ],
+)
+def test_padding_is_as_dark_as_the_darkest_voxel(tmp_path, modality, side, stored, tags):
+    values = VALUES.copy()
+    values[4, 4, 4] = 0
+    padding = np.zeros(VALUES.shape, bool)
+    padding[:, :3, :2] = padding[3] = True  # one slice is nothing else
+    values[padding] = stored
+    files = phantom.dicom_series(tmp_path / "in", values, WHERE, modality, **tags)
+    found = quantities(read(tmp_path / "in", side))
+    assert np.unique(found[padding]) == [found[~padding].min()]
+    for path in files:  # some files have the tag unsigned, though pixels are signed
+        dataset = pydicom.dcmread(path)
+        for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+            if name in dataset:
+                dataset[name] = pydicom.DataElement(name, "US", dataset[name].value % 65536)
+        dataset.save_as(path)
+    assert np.array_equal(quantities(read(tmp_path / "in", side)), found)
+    for path in files:
+        edit(path, PixelPaddingValue=None)
+    assert np.array_equal(quantities(read(tmp_path / "in", side))[~padding], found[~padding])
+
+
 def test_frames_of_an_enhanced_file_are_sorted_too(tmp_path):
     order = [3, 1, 5, 0, 2, 4]
     path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE, order)

@@ -44,7 +44,7 @@ _HEADER = [
     *("PatientID", "PatientName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "InstanceNumber"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("BitsAllocated", "PixelRepresentation", "PhotometricInterpretation"),
-    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
 ]
 _COUNTS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelRepresentation")
 
@@ -473,7 +473,7 @@ def _nuclear(name: str, dataset: Dataset, detector: Dataset, count: int) -> list
 
 @dataclass(frozen=True)
 class _Scale:
-    """What makes quantities of stored values."""
+    """What makes quantities of stored values. padding: from where to where these stand for no voxel at all."""
 
     slope: float
     intercept: float
@@ -481,6 +481,7 @@ class _Scale:
     table: bool
     bits: int
     signed: bool
+    padding: tuple[int, int] | None
 
     @property
     def is_plain(self) -> bool:
@@ -497,7 +498,27 @@ def _scaling(dataset: Dataset, rescale: Dataset) -> _Scale:
         bool(dataset.get("ModalityLUTSequence")),
         int(dataset.get("BitsAllocated") or 16),
         bool(dataset.get("PixelRepresentation")),
+        _padding(dataset),
     )
+
+
+def _padding(dataset: Dataset) -> tuple[int, int] | None:
+    """The stored values of padding, around a round field of view for example. 16 bits that are signed as pixels are:
+
+    some files write -2000 as 63536.
+    """
+    first = number(dataset, "PixelPaddingValue", np.nan)
+    ends = np.array([first, number(dataset, "PixelPaddingRangeLimit", first)])
+    if not np.isfinite(ends).all():
+        return None
+    low, high = sorted(ends.astype(np.int64).astype(np.int16 if dataset.get("PixelRepresentation") else np.uint16))
+    return int(low), int(high)
+
+
+def _padded(pixels: np.ndarray, scale: _Scale) -> np.ndarray:
+    """Where stored values are padding."""
+    low, high = scale.padding or (0, -1)
+    return (low <= pixels) & (pixels <= high)
 
 
 def _is_inverted(dataset: Dataset) -> bool:
@@ -510,11 +531,12 @@ def _is_inverted(dataset: Dataset) -> bool:
 
 
 def _quantities(pixels: np.ndarray, dataset: Dataset, scale: _Scale) -> np.ndarray:
-    """float32 quantities of stored values; their negative where they are inverted."""
+    """float32 quantities of stored values, NaN for padding; their negative where they are inverted."""
     if scale.table:
         values = np.asarray(apply_modality_lut(pixels, dataset), np.float64)
     else:
         values = pixels.astype(np.float64) * scale.slope + scale.intercept
+    values[_padded(pixels, scale)] = np.nan
     return (-values if scale.inverted else values).astype(np.float32)
 
 
@@ -543,6 +565,10 @@ def _volume(
     grid = None if affine is None else Grid((voxels.shape[2], voxels.shape[1], voxels.shape[0]), affine)
     dtype = np.dtype(np.uint8 if voxels.dtype == np.uint8 else np.uint16)
     slope, intercept = (scale.slope, scale.intercept) if plain else (1.0, 0.0)
+    if (scale.padding or not plain) and not series.is_color:
+        padded = _padded(voxels, scale) if plain else np.isnan(voxels)
+        # As dark as the darkest, or 0: its own value would widen the range that is shown and be smeared by resampling.
+        voxels[padded] = voxels.min(where=~padded, initial=0)
     return Volume(
         voxels, grid, source, "dicom", dtype, slope, intercept, series.modality or None, window, origin=origin
     )
