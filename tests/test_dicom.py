@@ -417,6 +417,26 @@ def test_a_gray_result_is_derived_from_its_reference(tmp_path, ct_and_mr):
     assert all(re.fullmatch(r"2\.25\.[1-9]\d{10,38}", uid) for uid in uids)
 
 
+def test_a_gray_result_has_no_mapping_to_real_world_values_and_no_palette(tmp_path):
+    mapping = Dataset()
+    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 1.0, -1024.0
+    tags = {"RealWorldValueMappingSequence": Sequence([mapping]), "PaletteColorLookupTableUID": "1.2.3"}
+    for color in ("Red", "Green", "Blue"):
+        tags[f"{color}PaletteColorLookupTableDescriptor"] = [2, 0, 16]
+        tags[f"{color}PaletteColorLookupTableData"] = tags[f"Segmented{color}PaletteColorLookupTableData"] = bytes(4)
+    phantom.dicom_series(tmp_path / "ct", VALUES, WHERE, **tags)
+    enhanced = pydicom.dcmread(phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE))
+    for group in (*enhanced.PerFrameFunctionalGroupsSequence, *enhanced.SharedFunctionalGroupsSequence):
+        group.RealWorldValueMappingSequence = Sequence([mapping])
+    enhanced.save_as(tmp_path / "mr.dcm")
+    ct, mr = read(tmp_path / "ct"), read(tmp_path / "mr.dcm", "mri")
+    write(tmp_path / "a", ct, mr)
+    write(tmp_path / "b.dcm", mr, ct, side="mri")
+    for path in (tmp_path / "a" / "0001.dcm", tmp_path / "b.dcm"):
+        names = {element.keyword for element in pydicom.dcmread(path).iterall()}
+        assert not [name for name in names if "RealWorldValue" in name or "Palette" in name]
+
+
 def test_a_slice_refers_to_the_slices_it_was_interpolated_from(tmp_path):
     phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
     finer = phantom.grid((9, 8, 12), (2, 1.5, 2), "axial", (5, 10, -7), centre=(3, -4, 60))

@@ -39,6 +39,7 @@ from fusecli.images.volume import Volume
 
 log = logging.getLogger("fusecli")
 
+_COLORS = ("Red", "Green", "Blue", "Alpha")
 # What describes the source's pixels or file, not the result's.
 _DROPPED = frozenset(
     tag_for_keyword(name)
@@ -47,8 +48,10 @@ _DROPPED = frozenset(
         *("LargestPixelValueInSeries", "SmallestImagePixelValueInPlane", "LargestImagePixelValueInPlane"),
         *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "VOILUTSequence"),
         *("WindowCenterWidthExplanation", "VOILUTFunction", "IconImageSequence"),
-        *("RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor"),
-        *("BluePaletteColorLookupTableDescriptor", "DigitalSignaturesSequence", "MACParametersSequence"),
+        *("RealWorldValueMappingSequence", "PaletteColorLookupTableUID"),
+        *(f"{color}PaletteColorLookupTable{part}" for color in _COLORS for part in ("Descriptor", "Data")),
+        *(f"Segmented{color}PaletteColorLookupTableData" for color in _COLORS),
+        *("DigitalSignaturesSequence", "MACParametersSequence"),
         *("DataSetTrailingPadding", "InstanceCreationDate", "InstanceCreationTime", "FloatPixelPaddingValue"),
         *("PixelDataProviderURL", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     )
@@ -70,6 +73,10 @@ _GEOMETRY = (
 )
 _GRAPHICS = (0x50, 0x60)  # groups of curves and overlays
 _SERIES_OFFSET = 1000  # the result's series number is that of the source and this
+_DROPPED_GROUPS = (
+    *("PixelValueTransformationSequence", "FrameVOILUTSequence", "DerivationImageSequence"),
+    "RealWorldValueMappingSequence",
+)
 _FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
 
 
@@ -216,7 +223,7 @@ class Result:
         groups = [shared, *per_frame]
         rescaled = any("PixelValueTransformationSequence" in group for group in groups)
         for group in groups:
-            for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence", "DerivationImageSequence"):
+            for name in _DROPPED_GROUPS:
                 group.pop(name, None)
             for name in _FRAME_TYPES:
                 if group.get(name):
