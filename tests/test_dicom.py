@@ -132,6 +132,25 @@ def test_frames_of_an_enhanced_file_are_sorted_too(tmp_path):
     assert volume.origin.frames == [order.index(k) for k in range(6)]
 
 
+@pytest.mark.parametrize("slices", [[2], [3, 1, 2]])
+@pytest.mark.parametrize("color", [False, True])
+def test_enhanced_files_of_one_frame_are_slices(tmp_path, slices, color):
+    for k in slices:
+        path = phantom.enhanced(tmp_path / "mr" / f"{k}.dcm", VALUES.astype(np.uint16), WHERE, [k])
+        edit(path, SOPInstanceUID=f"1.2.3.{k}", NumberOfFrames=None if k == 1 else 1)
+    volume = read(tmp_path / "mr", "mri")
+    first, count = min(slices), len(slices)
+    assert np.array_equal(quantities(volume), VALUES[first : first + count] * 2.0 + 5)
+    assert volume.grid.points(np.zeros(3)) == pytest.approx(WHERE.points(np.array([0, 0, first])), abs=1e-6)
+    assert volume.grid.affine[:3, :3] == pytest.approx(WHERE.affine[:3, :3], abs=1e-6)
+    out = tmp_path / ("out.dcm" if count == 1 else "out")
+    fused = write(out, volume, volume, color, side="mri")
+    again = read(out, "mri")
+    assert again.grid.affine == pytest.approx(volume.grid.affine, abs=1e-6)
+    shown = fused if color else shown_range(volume, "mri").invert(fused)
+    assert quantities(again) == pytest.approx(shown, abs=0.6 * np.ptp(VALUES) * 2 / 65535)
+
+
 @pytest.mark.parametrize("step", [4.0, -4.0])
 def test_reconstructed_spect_lies_along_or_against_its_normal(tmp_path, step):
     first = phantom.dicom_series(tmp_path / "one", VALUES[:1], WHERE, "MR")[0]

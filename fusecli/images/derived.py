@@ -146,7 +146,6 @@ class Result:
         assert self.origin.frames is not None
         source = self.origin.datasets[0]
         dataset = self._gray(source, self.pixels[np.argsort(self.origin.frames)])
-        self._functional_groups(dataset, source)
         dataset.SourceImageSequence = self._sources(None)
         yield self._named(dataset, 0)
 
@@ -194,6 +193,7 @@ class Result:
             self._window(dataset, 2**bits - 1, "RescaleSlope" in source)
         if "Units" in dataset:  # of PET; no longer an uptake
             dataset.Units = "NONE"
+        self._functional_groups(dataset, source)
         _set_pixels(dataset, pixels, bits)
         return dataset
 
@@ -242,13 +242,13 @@ class Result:
         dataset.PerFrameFunctionalGroupsSequence = Sequence(per_frame)
 
     def _place(self, dataset: Dataset, source: Dataset, index: int) -> None:
-        """Geometry of a slice: that of its source, or of a frame as the grid says."""
+        """Geometry of a slice: that of its source, or as the grid says where functional groups have it."""
         if self.reference.grid is None:
             dataset.PatientOrientation = source.get("PatientOrientation", "")
             return
         affine = flip_lps(self.reference.grid.affine)
         dataset.PatientOrientation = [_towards(affine[:3, 0]), _towards(affine[:3, 1])]
-        if self.origin.frames is None:
+        if self.origin.frames is None and "ImagePositionPatient" in source:
             _take(dataset, source, _GEOMETRY)
         else:
             column, row, thickness = self.reference.grid.spacing

@@ -10,7 +10,7 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +45,7 @@ _HEADER = [
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("BitsAllocated", "PixelRepresentation", "PhotometricInterpretation"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 _COUNTS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelRepresentation")
 
@@ -143,6 +144,7 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
                 continue
             for name in _COUNTS:
                 int(header.get(name) or 0)
+            _frame_plane(path.name, header, 0, header)
         except Exception as error:  # pydicom raises whatever it stumbles over in a damaged file
             broken.append((path, f"cannot be read as DICOM ({_brief(error)})"))
             continue
@@ -276,6 +278,12 @@ def _plane(label: str, position: Dataset, orientation: Dataset, measures: Datase
     return _Plane(label, place, ", ".join(missing), _between(measures) or 1.0)
 
 
+def _frame_plane(label: str, dataset: Dataset, frame: int, default: Dataset) -> _Plane:
+    """By the functional groups of a frame, else by ``default``."""
+    names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    return _plane(label, *(_group(dataset, frame, name, default) for name in names))
+
+
 def _between(measures: Dataset) -> float:
     """mm from slice to slice; negative (nuclear medicine) where they go against the normal; 0 if not said."""
     return number(measures, "SpacingBetweenSlices", 0) or number(measures, "SliceThickness", 0)
@@ -362,7 +370,7 @@ def _check_steps(steps: np.ndarray, planes: list[_Plane], distances: np.ndarray,
 
 def _hole(series: Series) -> str:
     """Which slice a series lacks, by its neighbours; for the message about a file whose header cannot be read."""
-    planes = [_plane(path.name, header, header, header) for path, header in series.headers]
+    planes = [_frame_plane(path.name, header, 0, header) for path, header in series.headers]
     try:
         _arrange(planes, series.files[0].parent)
     except InputError as error:
@@ -378,9 +386,9 @@ def _mm(value: float) -> str:
 
 
 def _read_slices(series: Series) -> Volume:
-    """A volume of single-frame files."""
+    """A volume of single-frame files, enhanced ones among them."""
     source = series.source
-    planes = [_plane(path.name, header, header, header) for path, header in series.headers]
+    planes = [_frame_plane(path.name, header, 0, header) for path, header in series.headers]
     sizes = {(int(header.Rows), int(header.Columns)) for _, header in series.headers}
     if len(sizes) > 1:
         raise InputError(f"{source}: slices of one series have different sizes ({', '.join(map(str, sorted(sizes)))})")
@@ -389,23 +397,24 @@ def _read_slices(series: Series) -> Volume:
     if len(planes) > 1 or planes[0].place:
         order, affine = _arrange(planes, source)
     headers = [series.headers[index] for index in order]
-    scales = {_scaling(header, header) for _, header in headers}
+    scales = {_scaling(header) for _, header in headers}
     plain = len(scales) == 1 and next(iter(scales)).is_plain and not series.is_color
     datasets: list[Dataset] = []
     voxels: np.ndarray | None = None
-    for index, (path, header) in enumerate(headers):
+    for index, (path, _) in enumerate(headers):
         try:
             dataset = _full(path)
             pixels = _pixels(dataset, path)
         except InputError as error:
-            if affine is None or len(headers) == 1:
+            place = planes[order[index]].place
+            if place is None or len(headers) == 1:
                 raise
-            at = ", ".join(f"{mm:g}" for mm in header.ImagePositionPatient)
+            at = ", ".join(f"{mm:g}" for mm in place.position)
             raise InputError(
                 f"{error}; without it the series lacks slice {index + 1} of {len(headers)}, at position {at} mm"
             ) from error
         if not plain and not series.is_color:
-            pixels = _quantities(pixels, dataset, _scaling(dataset, dataset))
+            pixels = _quantities(pixels, dataset, _scaling(dataset))
         if voxels is None:
             voxels = np.empty((len(headers), *pixels.shape), pixels.dtype)
         if pixels.shape != voxels.shape[1:]:
@@ -413,8 +422,8 @@ def _read_slices(series: Series) -> Volume:
         voxels[index] = pixels
         datasets.append(dataset)
     assert voxels is not None
-    scale = _scaling(datasets[0], datasets[0])
-    window = Counter(_window(dataset, dataset) for dataset in datasets).most_common(1)[0][0]
+    scale = _scaling(datasets[0])
+    window = Counter(_window(dataset) for dataset in datasets).most_common(1)[0][0]
     return _volume(voxels, affine, source, series, scale, window, Origin(datasets), plain)
 
 
@@ -424,14 +433,7 @@ def _read_frames(series: Series) -> Volume:
     dataset = _full(path)
     count = _frames(dataset)
     pixels = _pixels(dataset, path)
-    groups = [_groups(dataset, index) for index in range(count)]
-    planes = [
-        _plane(
-            f"{path.name} frame {index + 1}",
-            *(group(f"{name}Sequence", Dataset()) for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures")),
-        )
-        for index, group in enumerate(groups)
-    ]
+    planes = [_frame_plane(f"{path.name} frame {frame + 1}", dataset, frame, Dataset()) for frame in range(count)]
     detectors = dataset.get("DetectorInformationSequence")
     if detectors and not any(plane.place for plane in planes):
         planes = _nuclear(path.name, dataset, detectors[0], count)
@@ -439,23 +441,19 @@ def _read_frames(series: Series) -> Volume:
     if any(plane.place for plane in planes):
         order, affine = _arrange(planes, path)
     pixels = pixels[order] if order != list(range(count)) else pixels
-    scales = [_scaling(dataset, groups[index]("PixelValueTransformationSequence", dataset)) for index in order]
+    scales = [_scaling(dataset, frame) for frame in order]
     plain = len(set(scales)) == 1 and scales[0].is_plain and not series.is_color
     if not plain and not series.is_color:
         pixels = np.stack([_quantities(one, dataset, scale) for one, scale in zip(pixels, scales, strict=True)])
-    window = Counter(_window(dataset, group("FrameVOILUTSequence", dataset)) for group in groups).most_common(1)[0][0]
+    window = Counter(_window(dataset, frame) for frame in range(count)).most_common(1)[0][0]
     return _volume(pixels, affine, path, series, scales[0], window, Origin([dataset], order), plain)
 
 
-def _groups(dataset: Dataset, index: int) -> Callable[[str, Dataset], Dataset]:
-    """The functional group of a frame by name: its own, else the shared one, else the one given."""
+def _group(dataset: Dataset, frame: int, name: str, default: Dataset) -> Dataset:
+    """A functional group of a frame, as enhanced images have them: its own, else the shared one, else ``default``."""
     per_frame, shared = dataset.get("PerFrameFunctionalGroupsSequence"), dataset.get("SharedFunctionalGroupsSequence")
-    levels = [*(per_frame[index : index + 1] if per_frame else ()), *(shared or ())]
-
-    def group(name: str, default: Dataset) -> Dataset:
-        return next((level[name].value[0] for level in levels if level.get(name)), default)
-
-    return group
+    levels = [*(per_frame[frame : frame + 1] if per_frame else ()), *(shared or ())]
+    return next((level[name].value[0] for level in levels if level.get(name)), default)
 
 
 def _nuclear(name: str, dataset: Dataset, detector: Dataset, count: int) -> list[_Plane]:
@@ -489,7 +487,8 @@ class _Scale:
         return self.slope > 0 and not self.inverted and not self.table and self.bits <= 16
 
 
-def _scaling(dataset: Dataset, rescale: Dataset) -> _Scale:
+def _scaling(dataset: Dataset, frame: int = 0) -> _Scale:
+    rescale = _group(dataset, frame, "PixelValueTransformationSequence", dataset)
     slope = number(rescale, "RescaleSlope", 1.0)
     return _Scale(
         slope if slope and np.isfinite(slope) else 1.0,
@@ -540,8 +539,9 @@ def _quantities(pixels: np.ndarray, dataset: Dataset, scale: _Scale) -> np.ndarr
     return (-values if scale.inverted else values).astype(np.float32)
 
 
-def _window(dataset: Dataset, voi: Dataset) -> tuple[float, float] | None:
+def _window(dataset: Dataset, frame: int = 0) -> tuple[float, float] | None:
     """What the file asks to be shown (PS3.3, C.11.2.1.2), its first window if it has several."""
+    voi = _group(dataset, frame, "FrameVOILUTSequence", dataset)
     centre, width = number(voi, "WindowCenter", np.nan), number(voi, "WindowWidth", np.nan)
     if not np.isfinite([centre, width]).all() or width < 1:
         return None
