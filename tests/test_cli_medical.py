@@ -510,6 +510,14 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
     assert code == 0, err
     references = pydicom.dcmread(tmp_path / "out" / "study" / "0002.dcm").SourceImageSequence
     assert [item.ReferencedSOPInstanceUID.split(".")[-2:] for item in references] == [["4", "2"], ["6", "2"]]
+    alone = ("fuse", "--ct", tmp_path / "ct", "--mri", tmp_path / "mr", "-o", tmp_path / "alone", "-m", average)
+    for number, modality in ((8, "CT"), (9, "MR")):
+        phantom.dicom_series(tmp_path / modality.lower(), values + 1024, small, modality, number=number)
+    for wrong in ("3", "ct=9"):
+        code, _, err = fusecli(*alone, "--series", wrong)
+        assert code == 2
+        assert "8: CT, 4 slices" in err
+    assert fusecli(*alone, "--series", "9")[0] == 0
     series = np.stack([values, values[::-1]]).astype(np.int16)
     nib.save(nib.Nifti1Image(series.T, small.affine), tmp_path / "pet.nii")
     mr = phantom.nifti(tmp_path / "mr.nii", values, small)

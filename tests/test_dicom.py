@@ -71,18 +71,56 @@ def test_signed_and_unsigned_pixels(tmp_path):
     assert np.array_equal(quantities(read(tmp_path / "unsigned", "mri")), VALUES.astype(int) + 40000)
 
 
-def test_monochrome1_is_shown_inverted(tmp_path):
-    phantom.dicom_series(tmp_path / "plain", VALUES, WHERE, WindowCenter=0, WindowWidth=501)
+@pytest.mark.parametrize(("modality", "side"), [("MR", "mri"), ("CT", "ct"), ("PT", "pet")])
+def test_monochrome1_inverts_what_has_no_unit_and_leaves_hounsfield_units_and_uptake(tmp_path, modality, side):
+    window = {"WindowCenter": 40, "WindowWidth": 501}
+    phantom.dicom_series(tmp_path / "plain", VALUES, WHERE, modality, **window)
     phantom.dicom_series(
-        *(tmp_path / "inverted", VALUES, WHERE),
-        PhotometricInterpretation="MONOCHROME1",
-        WindowCenter=0,
-        WindowWidth=501,
+        *(tmp_path / "inverted", VALUES, WHERE, modality), PhotometricInterpretation="MONOCHROME1", **window
     )
-    a, b = read(tmp_path / "plain"), read(tmp_path / "inverted")
-    shown = [volume.stored(shown_range(volume, "ct")).apply(volume.voxels) for volume in (a, b)]
+    a, b = read(tmp_path / "plain", side), read(tmp_path / "inverted", side)
+    shown = [volume.stored(shown_range(volume, side)).apply(volume.voxels) for volume in (a, b)]
     assert 0 < shown[0].mean() < 1
-    assert shown[1] == pytest.approx(1 - shown[0], abs=1e-5)
+    if side == "mri":
+        assert shown[1] == pytest.approx(1 - shown[0], abs=1e-5)
+        assert b.window == (-a.window[1], -a.window[0])
+    else:
+        assert np.array_equal(shown[1], shown[0])
+        assert np.array_equal(quantities(b), quantities(a))
+        assert b.window == a.window
+
+
+@pytest.mark.parametrize(
+    ("modality", "side", "stored", "tags"),
+    [
+        ("MR", "mri", -32768, {"PixelPaddingValue": -32768}),
+        ("MR", "mri", -32768, {"PixelPaddingValue": -32768, "PhotometricInterpretation": "MONOCHROME1"}),
+        ("MR", "mri", -5, {"PixelPaddingValue": -3, "PixelPaddingRangeLimit": -8}),
+        ("MR", "mri", 32767, {"PixelPaddingValue": 32760, "PixelPaddingRangeLimit": 32767}),
+        ("CT", "ct", -2000, {"PixelPaddingValue": -2000}),
+        ("CT", "ct", -2000, {"PixelPaddingValue": -2000, "RescaleSlope": -1}),
+        ("PT", "pet", -1, {"PixelPaddingValue": -1}),
+    ],
+)
+def test_padding_is_as_dark_as_the_darkest_voxel(tmp_path, modality, side, stored, tags):
+    values = VALUES.copy()
+    values[4, 4, 4] = 0
+    padding = np.zeros(VALUES.shape, bool)
+    padding[:, :3, :2] = padding[3] = True  # one slice is nothing else
+    values[padding] = stored
+    files = phantom.dicom_series(tmp_path / "in", values, WHERE, modality, **tags)
+    found = quantities(read(tmp_path / "in", side))
+    assert np.unique(found[padding]) == [found[~padding].min()]
+    for path in files:  # some files have the tag unsigned, though pixels are signed
+        dataset = pydicom.dcmread(path)
+        for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+            if name in dataset:
+                dataset[name] = pydicom.DataElement(name, "US", dataset[name].value % 65536)
+        dataset.save_as(path)
+    assert np.array_equal(quantities(read(tmp_path / "in", side)), found)
+    for path in files:
+        edit(path, PixelPaddingValue=None)
+    assert np.array_equal(quantities(read(tmp_path / "in", side))[~padding], found[~padding])
 
 
 def test_frames_of_an_enhanced_file_are_sorted_too(tmp_path):
@@ -92,6 +130,25 @@ def test_frames_of_an_enhanced_file_are_sorted_too(tmp_path):
     assert np.array_equal(quantities(volume), VALUES * 2.0 + 5)
     assert volume.grid.affine == pytest.approx(WHERE.affine, abs=1e-6)
     assert volume.origin.frames == [order.index(k) for k in range(6)]
+
+
+@pytest.mark.parametrize("slices", [[2], [3, 1, 2]])
+@pytest.mark.parametrize("color", [False, True])
+def test_enhanced_files_of_one_frame_are_slices(tmp_path, slices, color):
+    for k in slices:
+        path = phantom.enhanced(tmp_path / "mr" / f"{k}.dcm", VALUES.astype(np.uint16), WHERE, [k])
+        edit(path, SOPInstanceUID=f"1.2.3.{k}", NumberOfFrames=None if k == 1 else 1)
+    volume = read(tmp_path / "mr", "mri")
+    first, count = min(slices), len(slices)
+    assert np.array_equal(quantities(volume), VALUES[first : first + count] * 2.0 + 5)
+    assert volume.grid.points(np.zeros(3)) == pytest.approx(WHERE.points(np.array([0, 0, first])), abs=1e-6)
+    assert volume.grid.affine[:3, :3] == pytest.approx(WHERE.affine[:3, :3], abs=1e-6)
+    out = tmp_path / ("out.dcm" if count == 1 else "out")
+    fused = write(out, volume, volume, color, side="mri")
+    again = read(out, "mri")
+    assert again.grid.affine == pytest.approx(volume.grid.affine, abs=1e-6)
+    shown = fused if color else shown_range(volume, "mri").invert(fused)
+    assert quantities(again) == pytest.approx(shown, abs=0.6 * np.ptp(VALUES) * 2 / 65535)
 
 
 @pytest.mark.parametrize("step", [4.0, -4.0])
@@ -188,11 +245,13 @@ def test_several_series_are_listed_and_chosen(tmp_path, caplog):
     assert re.search(r"5: MR, 6 slices of 9×8, 'MR phantom' \(1\.2\.826", message)
     assert "Doe" not in message
     assert np.array_equal(read(tmp_path / "study", "mri", "5").voxels, VALUES + 5)
-    assert np.array_equal(read(tmp_path / "study", "mri", "498.3").voxels, VALUES + 3)
+    for end in ("498.3", ".3", "1.2.826.0.1.3680043.8.498.3"):
+        assert np.array_equal(read(tmp_path / "study", "mri", end).voxels, VALUES + 3)
     assert np.array_equal(read(tmp_path / "study", "ct").voxels, VALUES + 7)
     assert "is the only one of its modality" in caplog.text
-    with pytest.raises(UsageError, match="no single series is '9'"):
-        open_(tmp_path / "study", "mri", "9")
+    for wrong in ("9", "98.3", "8.498", ".", ""):  # whole components alone make the end of a UID
+        with pytest.raises(UsageError, match=f"no single series is '{wrong}'"):
+            open_(tmp_path / "study", "mri", wrong)
 
 
 def test_another_modality_than_the_option_says_is_warned_of(tmp_path, caplog):
@@ -375,6 +434,26 @@ def test_a_gray_result_is_derived_from_its_reference(tmp_path, ct_and_mr):
         uids |= {result.SOPInstanceUID, result.SeriesInstanceUID}
     assert len(uids) == 7
     assert all(re.fullmatch(r"2\.25\.[1-9]\d{10,38}", uid) for uid in uids)
+
+
+def test_a_gray_result_has_no_mapping_to_real_world_values_and_no_palette(tmp_path):
+    mapping = Dataset()
+    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 1.0, -1024.0
+    tags = {"RealWorldValueMappingSequence": Sequence([mapping]), "PaletteColorLookupTableUID": "1.2.3"}
+    for color in ("Red", "Green", "Blue"):
+        tags[f"{color}PaletteColorLookupTableDescriptor"] = [2, 0, 16]
+        tags[f"{color}PaletteColorLookupTableData"] = tags[f"Segmented{color}PaletteColorLookupTableData"] = bytes(4)
+    phantom.dicom_series(tmp_path / "ct", VALUES, WHERE, **tags)
+    enhanced = pydicom.dcmread(phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE))
+    for group in (*enhanced.PerFrameFunctionalGroupsSequence, *enhanced.SharedFunctionalGroupsSequence):
+        group.RealWorldValueMappingSequence = Sequence([mapping])
+    enhanced.save_as(tmp_path / "mr.dcm")
+    ct, mr = read(tmp_path / "ct"), read(tmp_path / "mr.dcm", "mri")
+    write(tmp_path / "a", ct, mr)
+    write(tmp_path / "b.dcm", mr, ct, side="mri")
+    for path in (tmp_path / "a" / "0001.dcm", tmp_path / "b.dcm"):
+        names = {element.keyword for element in pydicom.dcmread(path).iterall()}
+        assert not [name for name in names if "RealWorldValue" in name or "Palette" in name]
 
 
 def test_a_slice_refers_to_the_slices_it_was_interpolated_from(tmp_path):

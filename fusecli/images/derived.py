@@ -39,6 +39,7 @@ from fusecli.images.volume import Volume
 
 log = logging.getLogger("fusecli")
 
+_COLORS = ("Red", "Green", "Blue", "Alpha")
 # What describes the source's pixels or file, not the result's.
 _DROPPED = frozenset(
     tag_for_keyword(name)
@@ -47,8 +48,10 @@ _DROPPED = frozenset(
         *("LargestPixelValueInSeries", "SmallestImagePixelValueInPlane", "LargestImagePixelValueInPlane"),
         *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "VOILUTSequence"),
         *("WindowCenterWidthExplanation", "VOILUTFunction", "IconImageSequence"),
-        *("RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor"),
-        *("BluePaletteColorLookupTableDescriptor", "DigitalSignaturesSequence", "MACParametersSequence"),
+        *("RealWorldValueMappingSequence", "PaletteColorLookupTableUID"),
+        *(f"{color}PaletteColorLookupTable{part}" for color in _COLORS for part in ("Descriptor", "Data")),
+        *(f"Segmented{color}PaletteColorLookupTableData" for color in _COLORS),
+        *("DigitalSignaturesSequence", "MACParametersSequence"),
         *("DataSetTrailingPadding", "InstanceCreationDate", "InstanceCreationTime", "FloatPixelPaddingValue"),
         *("PixelDataProviderURL", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     )
@@ -70,6 +73,10 @@ _GEOMETRY = (
 )
 _GRAPHICS = (0x50, 0x60)  # groups of curves and overlays
 _SERIES_OFFSET = 1000  # the result's series number is that of the source and this
+_DROPPED_GROUPS = (
+    *("PixelValueTransformationSequence", "FrameVOILUTSequence", "DerivationImageSequence"),
+    "RealWorldValueMappingSequence",
+)
 _FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
 
 
@@ -139,7 +146,6 @@ class Result:
         assert self.origin.frames is not None
         source = self.origin.datasets[0]
         dataset = self._gray(source, self.pixels[np.argsort(self.origin.frames)])
-        self._functional_groups(dataset, source)
         dataset.SourceImageSequence = self._sources(None)
         yield self._named(dataset, 0)
 
@@ -187,6 +193,7 @@ class Result:
             self._window(dataset, 2**bits - 1, "RescaleSlope" in source)
         if "Units" in dataset:  # of PET; no longer an uptake
             dataset.Units = "NONE"
+        self._functional_groups(dataset, source)
         _set_pixels(dataset, pixels, bits)
         return dataset
 
@@ -216,7 +223,7 @@ class Result:
         groups = [shared, *per_frame]
         rescaled = any("PixelValueTransformationSequence" in group for group in groups)
         for group in groups:
-            for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence", "DerivationImageSequence"):
+            for name in _DROPPED_GROUPS:
                 group.pop(name, None)
             for name in _FRAME_TYPES:
                 if group.get(name):
@@ -235,13 +242,13 @@ class Result:
         dataset.PerFrameFunctionalGroupsSequence = Sequence(per_frame)
 
     def _place(self, dataset: Dataset, source: Dataset, index: int) -> None:
-        """Geometry of a slice: that of its source, or of a frame as the grid says."""
+        """Geometry of a slice: that of its source, or as the grid says where functional groups have it."""
         if self.reference.grid is None:
             dataset.PatientOrientation = source.get("PatientOrientation", "")
             return
         affine = flip_lps(self.reference.grid.affine)
         dataset.PatientOrientation = [_towards(affine[:3, 0]), _towards(affine[:3, 1])]
-        if self.origin.frames is None:
+        if self.origin.frames is None and "ImagePositionPatient" in source:
             _take(dataset, source, _GEOMETRY)
         else:
             column, row, thickness = self.reference.grid.spacing

@@ -10,7 +10,7 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 ENDINGS = (".dcm", ".dicom", ".ima")  # other files are recognised by the letters DICM after 128 bytes
 MODALITIES = {"ct": ("CT",), "mri": ("MR",), "pet": ("PT",), "spect": ("NM", "ST")}
+_PHYSICAL = {name for side in ("ct", "pet", "spect") for name in MODALITIES[side]}  # their values have a unit
 
 _DUPLICATE = 1e-3  # mm: slices nearer than this lie at one place
 _UNEVEN = 0.05  # share of the step by which steps may differ
@@ -43,7 +44,8 @@ _HEADER = [
     *("PatientID", "PatientName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "InstanceNumber"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("BitsAllocated", "PixelRepresentation", "PhotometricInterpretation"),
-    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 _COUNTS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelRepresentation")
 
@@ -77,6 +79,10 @@ class Series:
     def is_multi_frame(self) -> bool:
         return _frames(self.headers[0][1]) > 1
 
+    def ends_in(self, wanted: str) -> bool:
+        """Whether ``wanted`` is the UID or its last components: whole ones, since 3 is no part of 1.2.13."""
+        return f".{self.uid}".endswith(f".{wanted.lstrip('.')}")
+
     @property
     def slices(self) -> int:
         return sum(_frames(header) for _, header in self.headers)
@@ -106,7 +112,6 @@ class Origin:
 
     datasets: list[Dataset]
     frames: list[int] | None = None
-    inverted: bool = False  # MONOCHROME1: voxels are the negative of the file's quantities
 
 
 def is_dicom(path: Path) -> bool:
@@ -139,6 +144,7 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
                 continue
             for name in _COUNTS:
                 int(header.get(name) or 0)
+            _frame_plane(path.name, header, 0, header)
         except Exception as error:  # pydicom raises whatever it stumbles over in a damaged file
             broken.append((path, f"cannot be read as DICOM ({_brief(error)})"))
             continue
@@ -156,7 +162,7 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
 
 
 def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
-    """The series to read: by number or UID (or the UID's end) if ``wanted``, else the only one of the side's modality.
+    """The series to read: by number or UID (or its end) if ``wanted``, else the only one of the side's modality.
 
     Raises UsageError, which lists the series, where that leaves none or several; InputError for files of two patients
     and for damaged files, since their slices would be missing.
@@ -170,7 +176,7 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         )
     chosen = found.series
     if wanted is not None:
-        chosen = [one for one in chosen if wanted == one.number] or [one for one in chosen if one.uid.endswith(wanted)]
+        chosen = [one for one in chosen if wanted == one.number] or [one for one in chosen if one.ends_in(wanted)]
     elif len(chosen) > 1:
         if len(set().union(*(one.patients for one in chosen))) > 1:
             _refuse_patients(found, chosen)
@@ -182,7 +188,7 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         more = f"\n  … and {len(found.series) - _LISTED} more" if len(found.series) > _LISTED else ""
         how = f"no single series is {wanted!r}" if wanted is not None else f"holds {len(found.series)} series"
         numbers = Counter(one.number for one in found.series if one.number)
-        example = next((number for number, count in numbers.items() if count == 1), found.series[0].uid[-12:])
+        example = next((number for number, count in numbers.items() if count == 1), found.series[0].uid)
         raise UsageError(
             f"--{side} {found.source}: {how}; choose one by its number or the end of its UID, "
             f"as --series {side}={example}:{listed}{more}"
@@ -272,6 +278,12 @@ def _plane(label: str, position: Dataset, orientation: Dataset, measures: Datase
     return _Plane(label, place, ", ".join(missing), _between(measures) or 1.0)
 
 
+def _frame_plane(label: str, dataset: Dataset, frame: int, default: Dataset) -> _Plane:
+    """By the functional groups of a frame, else by ``default``."""
+    names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    return _plane(label, *(_group(dataset, frame, name, default) for name in names))
+
+
 def _between(measures: Dataset) -> float:
     """mm from slice to slice; negative (nuclear medicine) where they go against the normal; 0 if not said."""
     return number(measures, "SpacingBetweenSlices", 0) or number(measures, "SliceThickness", 0)
@@ -358,7 +370,7 @@ def _check_steps(steps: np.ndarray, planes: list[_Plane], distances: np.ndarray,
 
 def _hole(series: Series) -> str:
     """Which slice a series lacks, by its neighbours; for the message about a file whose header cannot be read."""
-    planes = [_plane(path.name, header, header, header) for path, header in series.headers]
+    planes = [_frame_plane(path.name, header, 0, header) for path, header in series.headers]
     try:
         _arrange(planes, series.files[0].parent)
     except InputError as error:
@@ -374,9 +386,9 @@ def _mm(value: float) -> str:
 
 
 def _read_slices(series: Series) -> Volume:
-    """A volume of single-frame files."""
+    """A volume of single-frame files, enhanced ones among them."""
     source = series.source
-    planes = [_plane(path.name, header, header, header) for path, header in series.headers]
+    planes = [_frame_plane(path.name, header, 0, header) for path, header in series.headers]
     sizes = {(int(header.Rows), int(header.Columns)) for _, header in series.headers}
     if len(sizes) > 1:
         raise InputError(f"{source}: slices of one series have different sizes ({', '.join(map(str, sorted(sizes)))})")
@@ -385,23 +397,24 @@ def _read_slices(series: Series) -> Volume:
     if len(planes) > 1 or planes[0].place:
         order, affine = _arrange(planes, source)
     headers = [series.headers[index] for index in order]
-    scales = {_scaling(header, header) for _, header in headers}
+    scales = {_scaling(header) for _, header in headers}
     plain = len(scales) == 1 and next(iter(scales)).is_plain and not series.is_color
     datasets: list[Dataset] = []
     voxels: np.ndarray | None = None
-    for index, (path, header) in enumerate(headers):
+    for index, (path, _) in enumerate(headers):
         try:
             dataset = _full(path)
             pixels = _pixels(dataset, path)
         except InputError as error:
-            if affine is None or len(headers) == 1:
+            place = planes[order[index]].place
+            if place is None or len(headers) == 1:
                 raise
-            at = ", ".join(f"{mm:g}" for mm in header.ImagePositionPatient)
+            at = ", ".join(f"{mm:g}" for mm in place.position)
             raise InputError(
                 f"{error}; without it the series lacks slice {index + 1} of {len(headers)}, at position {at} mm"
             ) from error
         if not plain and not series.is_color:
-            pixels = _quantities(pixels, dataset, _scaling(dataset, dataset))
+            pixels = _quantities(pixels, dataset, _scaling(dataset))
         if voxels is None:
             voxels = np.empty((len(headers), *pixels.shape), pixels.dtype)
         if pixels.shape != voxels.shape[1:]:
@@ -409,8 +422,8 @@ def _read_slices(series: Series) -> Volume:
         voxels[index] = pixels
         datasets.append(dataset)
     assert voxels is not None
-    scale = _scaling(datasets[0], datasets[0])
-    window = Counter(_window(dataset, dataset) for dataset in datasets).most_common(1)[0][0]
+    scale = _scaling(datasets[0])
+    window = Counter(_window(dataset) for dataset in datasets).most_common(1)[0][0]
     return _volume(voxels, affine, source, series, scale, window, Origin(datasets), plain)
 
 
@@ -420,14 +433,7 @@ def _read_frames(series: Series) -> Volume:
     dataset = _full(path)
     count = _frames(dataset)
     pixels = _pixels(dataset, path)
-    groups = [_groups(dataset, index) for index in range(count)]
-    planes = [
-        _plane(
-            f"{path.name} frame {index + 1}",
-            *(group(f"{name}Sequence", Dataset()) for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures")),
-        )
-        for index, group in enumerate(groups)
-    ]
+    planes = [_frame_plane(f"{path.name} frame {frame + 1}", dataset, frame, Dataset()) for frame in range(count)]
     detectors = dataset.get("DetectorInformationSequence")
     if detectors and not any(plane.place for plane in planes):
         planes = _nuclear(path.name, dataset, detectors[0], count)
@@ -435,23 +441,19 @@ def _read_frames(series: Series) -> Volume:
     if any(plane.place for plane in planes):
         order, affine = _arrange(planes, path)
     pixels = pixels[order] if order != list(range(count)) else pixels
-    scales = [_scaling(dataset, groups[index]("PixelValueTransformationSequence", dataset)) for index in order]
+    scales = [_scaling(dataset, frame) for frame in order]
     plain = len(set(scales)) == 1 and scales[0].is_plain and not series.is_color
     if not plain and not series.is_color:
         pixels = np.stack([_quantities(one, dataset, scale) for one, scale in zip(pixels, scales, strict=True)])
-    window = Counter(_window(dataset, group("FrameVOILUTSequence", dataset)) for group in groups).most_common(1)[0][0]
+    window = Counter(_window(dataset, frame) for frame in range(count)).most_common(1)[0][0]
     return _volume(pixels, affine, path, series, scales[0], window, Origin([dataset], order), plain)
 
 
-def _groups(dataset: Dataset, index: int) -> Callable[[str, Dataset], Dataset]:
-    """The functional group of a frame by name: its own, else the shared one, else the one given."""
+def _group(dataset: Dataset, frame: int, name: str, default: Dataset) -> Dataset:
+    """A functional group of a frame, as enhanced images have them: its own, else the shared one, else ``default``."""
     per_frame, shared = dataset.get("PerFrameFunctionalGroupsSequence"), dataset.get("SharedFunctionalGroupsSequence")
-    levels = [*(per_frame[index : index + 1] if per_frame else ()), *(shared or ())]
-
-    def group(name: str, default: Dataset) -> Dataset:
-        return next((level[name].value[0] for level in levels if level.get(name)), default)
-
-    return group
+    levels = [*(per_frame[frame : frame + 1] if per_frame else ()), *(shared or ())]
+    return next((level[name].value[0] for level in levels if level.get(name)), default)
 
 
 def _nuclear(name: str, dataset: Dataset, detector: Dataset, count: int) -> list[_Plane]:
@@ -469,7 +471,7 @@ def _nuclear(name: str, dataset: Dataset, detector: Dataset, count: int) -> list
 
 @dataclass(frozen=True)
 class _Scale:
-    """What makes quantities of stored values."""
+    """What makes quantities of stored values. padding: from where to where these stand for no voxel at all."""
 
     slope: float
     intercept: float
@@ -477,6 +479,7 @@ class _Scale:
     table: bool
     bits: int
     signed: bool
+    padding: tuple[int, int] | None
 
     @property
     def is_plain(self) -> bool:
@@ -484,29 +487,61 @@ class _Scale:
         return self.slope > 0 and not self.inverted and not self.table and self.bits <= 16
 
 
-def _scaling(dataset: Dataset, rescale: Dataset) -> _Scale:
+def _scaling(dataset: Dataset, frame: int = 0) -> _Scale:
+    rescale = _group(dataset, frame, "PixelValueTransformationSequence", dataset)
     slope = number(rescale, "RescaleSlope", 1.0)
     return _Scale(
         slope if slope and np.isfinite(slope) else 1.0,
         number(rescale, "RescaleIntercept", 0.0),
-        dataset.get("PhotometricInterpretation") == "MONOCHROME1",
+        _is_inverted(dataset),
         bool(dataset.get("ModalityLUTSequence")),
         int(dataset.get("BitsAllocated") or 16),
         bool(dataset.get("PixelRepresentation")),
+        _padding(dataset),
     )
 
 
+def _padding(dataset: Dataset) -> tuple[int, int] | None:
+    """The stored values of padding, around a round field of view for example. 16 bits that are signed as pixels are:
+
+    some files write -2000 as 63536.
+    """
+    first = number(dataset, "PixelPaddingValue", np.nan)
+    ends = np.array([first, number(dataset, "PixelPaddingRangeLimit", first)])
+    if not np.isfinite(ends).all():
+        return None
+    low, high = sorted(ends.astype(np.int64).astype(np.int16 if dataset.get("PixelRepresentation") else np.uint16))
+    return int(low), int(high)
+
+
+def _padded(pixels: np.ndarray, scale: _Scale) -> np.ndarray:
+    """Where stored values are padding."""
+    low, high = scale.padding or (0, -1)
+    return (low <= pixels) & (pixels <= high)
+
+
+def _is_inverted(dataset: Dataset) -> bool:
+    """Whether low values are to be seen as high ones. MONOCHROME1 says how an image is displayed, not what it holds:
+
+    Hounsfield units and uptake stay what they are, so only values without a unit, such as those of MR, are inverted.
+    """
+    physical = str(dataset.get("Modality") or "") in _PHYSICAL
+    return dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not physical
+
+
 def _quantities(pixels: np.ndarray, dataset: Dataset, scale: _Scale) -> np.ndarray:
-    """float32 quantities of stored values; their negative where white is low (MONOCHROME1)."""
+    """float32 quantities of stored values, NaN for padding; their negative where they are inverted."""
     if scale.table:
         values = np.asarray(apply_modality_lut(pixels, dataset), np.float64)
     else:
         values = pixels.astype(np.float64) * scale.slope + scale.intercept
+    values[_padded(pixels, scale)] = np.nan
     return (-values if scale.inverted else values).astype(np.float32)
 
 
-def _window(dataset: Dataset, voi: Dataset) -> tuple[float, float] | None:
+def _window(dataset: Dataset, frame: int = 0) -> tuple[float, float] | None:
     """What the file asks to be shown (PS3.3, C.11.2.1.2), its first window if it has several."""
+    voi = _group(dataset, frame, "FrameVOILUTSequence", dataset)
     centre, width = number(voi, "WindowCenter", np.nan), number(voi, "WindowWidth", np.nan)
     if not np.isfinite([centre, width]).all() or width < 1:
         return None
@@ -514,7 +549,7 @@ def _window(dataset: Dataset, voi: Dataset) -> tuple[float, float] | None:
         low, high = centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
     else:
         low, high = centre - width / 2, centre + width / 2
-    return (-high, -low) if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else (low, high)
+    return (-high, -low) if _is_inverted(dataset) else (low, high)
 
 
 def _volume(
@@ -528,9 +563,12 @@ def _volume(
     plain: bool,
 ) -> Volume:
     grid = None if affine is None else Grid((voxels.shape[2], voxels.shape[1], voxels.shape[0]), affine)
-    origin.inverted = scale.inverted
     dtype = np.dtype(np.uint8 if voxels.dtype == np.uint8 else np.uint16)
     slope, intercept = (scale.slope, scale.intercept) if plain else (1.0, 0.0)
+    if (scale.padding or not plain) and not series.is_color:
+        padded = _padded(voxels, scale) if plain else np.isnan(voxels)
+        # As dark as the darkest, or 0: its own value would widen the range that is shown and be smeared by resampling.
+        voxels[padded] = voxels.min(where=~padded, initial=0)
     return Volume(
         voxels, grid, source, "dicom", dtype, slope, intercept, series.modality or None, window, origin=origin
     )

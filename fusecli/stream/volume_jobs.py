@@ -326,6 +326,11 @@ def _stem(path: Path) -> str:
 def _chosen(pair: VolumePair) -> VolumePair:
     """The pair with its DICOM series chosen."""
     first, second = (one if one.is_nifti else replace(one, chosen=one.choose()) for one in (pair.first, pair.second))
+    found = [one.chosen for one in (first, second) if one.chosen]
+    wanted = None if first.series.certain else first.series.value  # said of both sides: it has to fit one of them
+    if found and wanted and not any(wanted == one.number or one.ends_in(wanted) for one in found):
+        listed = "".join(f"\n  {one}" for one in found)
+        raise UsageError(f"--series {wanted}: neither side has a series {wanted!r}, but:{listed}")
     return replace(pair, first=first, second=second)
 
 
