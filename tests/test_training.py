@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import re
@@ -566,6 +567,14 @@ def test_a_set_of_unequal_sizes_is_named(tmp_path):
         cv2.imwrite(str(tmp_path / "set" / side / "a.png"), np.zeros(size, np.uint8))
     with pytest.raises(UsageError, match="sizes differ"):
         load(tmp_path)
+
+
+def test_names_that_are_no_unicode_count_by_their_bytes(tmp_path):
+    for side in ("vis", "ir"):
+        (tmp_path / "set" / side).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 20), np.uint8))
+        (tmp_path / "a.png").rename(tmp_path / "set" / side / os.fsdecode(b"bad\xff.png"))
+    assert load(tmp_path)["ir-vis"].sha256 == hashlib.sha256(b"set/bad\xff" + bytes(800)).hexdigest()
 
 
 @pytest.mark.parametrize(
