@@ -427,6 +427,12 @@ def test_what_makes_no_sense_of_the_data_is_told_before_training(root, tmp_path)
             session.train(dataclasses.replace(RECIPE, **changed), root, tmp_path, device="cpu", quiet=True)
 
 
+def test_a_folder_that_cannot_be_is_told_before_training(root, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(UsageError, match=r"-o .*out: cannot write here \(File exists\)"):
+        session.train(RECIPE, root / "none", tmp_path / "out", device="cpu", quiet=True)
+
+
 def test_a_pair_without_a_score_is_left_out_of_it(root, tmp_path, caplog):
     pairs = load(root)["ir-vis"]
     black = torch.zeros_like(pairs.pairs[0].second)
