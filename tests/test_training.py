@@ -230,6 +230,14 @@ def test_nan_loss_stops_and_keeps_the_weights(root, tmp_path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.network.state_dict().items())
 
 
+@pytest.mark.parametrize("val", [{}, {"ir-vis": ["set"]}])
+def test_weights_that_the_last_step_spoilt_are_no_result(root, tmp_path, val):
+    recipe = dataclasses.replace(RECIPE, lr=1e25, steps=1, val=val)
+    with pytest.raises(FusecliError, match=r"step 1: the loss is nan.*Lower lr"):
+        session.train(recipe, root, tmp_path, device="cpu", quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_session_writes_weights_that_load_by_task(root, tmp_path):
     recipe = dataclasses.replace(RECIPE, val={"ir-vis": ["set"]})
     path = session.train(recipe, root, tmp_path, device="cpu", quiet=True)
@@ -252,6 +260,15 @@ def test_a_broken_header_is_refused(tmp_path):
     save_file({}, path, metadata={"architecture": "nano", "config": "{}"})
     with pytest.raises(UsageError, match="header is broken"):
         checkpoint.load(str(path), "ir-vis")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    network = checkpoint.build("nano", {})
+    network.state_dict()["down.0.bias"][3] = value
+    checkpoint.save(tmp_path / "a.safetensors", network, "nano", {}, ["ir-vis"])
+    with pytest.raises(UsageError, match=r"a\.safetensors: damaged: not all numbers of down\.0\.bias are finite"):
+        checkpoint.load(str(tmp_path / "a.safetensors"), "ir-vis")
 
 
 @pytest.mark.parametrize("change", [{"tasks": [list[int]]}, {"config": 3}, {"model": {"a": "b"}}])
@@ -735,6 +752,7 @@ def test_settings_of_the_wrong_kind_are_named(setting):
     [
         ("lr=-1", "lr must be at least 0, not -1"),
         ("lr=nan", "lr must be at least 0"),
+        ("lr=inf", "lr must be a finite number, not inf"),
         ("clip=-1", "clip must be at least 0"),
         ("ema=3", "ema must be from 0 to 1"),
         ("degrade=7", "degrade must be from 0 to 1"),
