@@ -184,6 +184,8 @@ def test_a_broken_image_costs_its_pair_only(pairs, fusecli):
     [
         (["--ir", "ir", "-o", "d.jsonl"], "exactly one pair of modalities"),
         (["--ir", "ir", "--vis", "vis"], "name the output"),
+        (["--ir", "ir", "--vis", "vis", "-o", "-"], "-o -: descriptions are added to a file"),
+        (["--ir", "ir", "--vis", "vis", "-o", "/dev/zero"], "-o /dev/zero: descriptions are added to a file"),
         (["--ir", "ir", "--vis", "vis", "-o", "ir"], "is a folder"),
         (["--ir", "ir", "--vis", "vis", "-o", "ir/000.png"], "this is an input"),
         (
