@@ -4,6 +4,7 @@ import base64
 import contextlib
 import importlib.util
 import json
+import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -156,6 +157,18 @@ def test_a_run_goes_on_where_the_last_one_was_torn_off(pairs, fusecli):
     assert (root / "d.jsonl").read_bytes() == whole
 
 
+def test_names_that_are_no_unicode_are_written_and_found_again(pairs, fusecli):
+    root = pairs(2)
+    name = os.fsdecode(b"bad\xff")
+    for side in ("vis", "ir"):
+        (root / side / "001.png").rename(root / side / f"{name}.png")
+    code, _, err = fusecli(*measured(root))
+    assert code == 0, err
+    assert "bad\\udcff" in (root / "d.jsonl").read_text(encoding="utf-8")
+    assert sorted(load(root / "d.jsonl")) == ["000", name]
+    assert "2 already there" in fusecli(*measured(root))[2]
+
+
 def test_a_broken_image_costs_its_pair_only(pairs, fusecli):
     root = pairs(3)
     (root / "ir" / "001.png").write_bytes(b"no image")
@@ -171,6 +184,8 @@ def test_a_broken_image_costs_its_pair_only(pairs, fusecli):
     [
         (["--ir", "ir", "-o", "d.jsonl"], "exactly one pair of modalities"),
         (["--ir", "ir", "--vis", "vis"], "name the output"),
+        (["--ir", "ir", "--vis", "vis", "-o", "-"], "-o -: descriptions are added to a file"),
+        (["--ir", "ir", "--vis", "vis", "-o", "/dev/zero"], "-o /dev/zero: descriptions are added to a file"),
         (["--ir", "ir", "--vis", "vis", "-o", "ir"], "is a folder"),
         (["--ir", "ir", "--vis", "vis", "-o", "ir/000.png"], "this is an input"),
         (

@@ -1,11 +1,12 @@
 """Degradations: severity means something, seeds decide everything, clean samples stay untouched."""
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from fusecli.text.events import KINDS, SIDES, severity_vector  # noqa: E402
-from fusecli.training.degrade import COMBINATIONS, DEGRADATIONS, apply, degrade  # noqa: E402
+from fusecli.training.degrade import COMBINATIONS, DEGRADATIONS, apply, degrade, degrade_pair  # noqa: E402
 
 CASES = [(side, kind) for side in SIDES for kind in DEGRADATIONS[side]]
 
@@ -133,3 +134,10 @@ def test_severity_vector_tells_kind_and_side(scene):
     assert vector[KINDS.index("haze")] == pytest.approx(0.5)
     assert vector[len(KINDS) + KINDS.index("noise")] == pytest.approx(0.7)
     assert sum(value > 0 for value in vector) == 2
+
+
+def test_a_name_that_is_no_unicode_decides_as_well(scene):
+    plane = np.rint(scene[0, 0].numpy() * 255).astype(np.uint8)
+    first, second = (degrade_pair(plane, plane, ("vis", "ir"), "bad\udcff") for _ in range(2))
+    np.testing.assert_array_equal(first[0], second[0])
+    assert first[2] == second[2] != []

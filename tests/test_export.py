@@ -17,4 +17,5 @@ def test_the_released_student_as_onnx_takes_any_size(tmp_path, fusecli):
     assert fused.shape == (3, 1, 41, 37)
     assert fusecli("export", "-o", path)[0] == 2  # exists
     assert fusecli("export", "-o", tmp_path / "nano.bin")[0] == 2
+    assert fusecli("export", "-o", path / "nano.onnx")[0] == 2  # a file is no folder
     assert fusecli("export", "-o", tmp_path / "medical.onnx", "--task", "ct-mri", "--look", "natural")[0] == 2

@@ -627,6 +627,21 @@ def test_reading_is_safe_from_many_threads(tmp_path):
     assert wrong == []
 
 
+@pytest.mark.parametrize(
+    ("data", "values"),
+    [
+        (b"P5 3 1 100\n\x00\x32\x64", [[0, 128, 255]]),
+        (b"P5 3 1 100\n\x00\x32\xff", [[0, 128, 255]]),
+        (b"P6 1 1 100\n\x00\x32\x64", [[[0, 128, 255]]]),
+        (b"P5 3 1 255\n\x00\x32\x64", [[0, 50, 100]]),
+        (b"P5 3 1 1000\n\x00\x00\x00\x32\x00\x64", [[0, 50, 100]]),  # counts
+    ],
+)
+def test_eight_bits_of_pnm_go_by_their_maximum(tmp_path, data, values):
+    (tmp_path / "a.pgm").write_bytes(data)
+    np.testing.assert_array_equal(stored(tmp_path / "a.pgm"), values)
+
+
 def test_gray_in_a_format_for_colour(tmp_path):
     frames.write(tmp_path / "a.ppm", [picture(5, 7)])
     np.testing.assert_array_equal(stored(tmp_path / "a.ppm"), np.stack([picture(5, 7)] * 3, -1))

@@ -197,6 +197,29 @@ def test_align_then_fuse(tmp_path, fusecli):
     assert f"{RIG[0]}.png: this is an input" in err
 
 
+@pytest.mark.parametrize(
+    ("ir", "vis", "output", "said"),
+    [
+        ("ir", "vis", "ir/rig.json", "lies in the input folder ir"),
+        ("ir", "vis", "vis/more/rig.json", "lies in the input folder vis"),
+        ("ir/000.png", "vis/000.png", "ir/rig.json", "rig.png would be taken for a frame there"),
+        ("ir/*.png", "vis/*.png", "vis/rig.json", "rig.png would be taken for a frame there"),
+    ],
+)
+def test_a_calibration_lies_beside_the_frames(pairs, fusecli, monkeypatch, ir, vis, output, said):
+    monkeypatch.chdir(pairs(2))
+    code, _, err = fusecli("align", "--ir", ir, "--vis", vis, "-o", output)
+    assert code == 2
+    assert said in err
+
+
+def test_frames_of_both_cameras_may_lie_beside_the_calibration(tmp_path, fusecli):
+    for side in ("ir", "vis"):
+        cv2.imwrite(str(tmp_path / f"{side}_0.png"), picture(side, RIG[0]))
+    fusecli("align", "--ir", tmp_path / "ir_0.png", "--vis", tmp_path / "vis_0.png", "-o", tmp_path / "rig.json")
+    assert (tmp_path / "rig.png").exists()
+
+
 def test_a_calibration_that_was_not_trusted_says_so(tmp_path, caplog):
     path = tmp_path / "rig.json"
     path.write_text(json.dumps({"matrix": np.eye(3).tolist(), "trust": "doubtful", "reason": "few edges"}))

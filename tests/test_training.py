@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import re
@@ -229,6 +230,14 @@ def test_nan_loss_stops_and_keeps_the_weights(root, tmp_path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.network.state_dict().items())
 
 
+@pytest.mark.parametrize("val", [{}, {"ir-vis": ["set"]}])
+def test_weights_that_the_last_step_spoilt_are_no_result(root, tmp_path, val):
+    recipe = dataclasses.replace(RECIPE, lr=1e25, steps=1, val=val)
+    with pytest.raises(FusecliError, match=r"step 1: the loss is nan.*Lower lr"):
+        session.train(recipe, root, tmp_path, device="cpu", quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_session_writes_weights_that_load_by_task(root, tmp_path):
     recipe = dataclasses.replace(RECIPE, val={"ir-vis": ["set"]})
     path = session.train(recipe, root, tmp_path, device="cpu", quiet=True)
@@ -251,6 +260,15 @@ def test_a_broken_header_is_refused(tmp_path):
     save_file({}, path, metadata={"architecture": "nano", "config": "{}"})
     with pytest.raises(UsageError, match="header is broken"):
         checkpoint.load(str(path), "ir-vis")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    network = checkpoint.build("nano", {})
+    network.state_dict()["down.0.bias"][3] = value
+    checkpoint.save(tmp_path / "a.safetensors", network, "nano", {}, ["ir-vis"])
+    with pytest.raises(UsageError, match=r"a\.safetensors: damaged: not all numbers of down\.0\.bias are finite"):
+        checkpoint.load(str(tmp_path / "a.safetensors"), "ir-vis")
 
 
 @pytest.mark.parametrize("change", [{"tasks": [list[int]]}, {"config": 3}, {"model": {"a": "b"}}])
@@ -426,6 +444,12 @@ def test_what_makes_no_sense_of_the_data_is_told_before_training(root, tmp_path)
             session.train(dataclasses.replace(RECIPE, **changed), root, tmp_path, device="cpu", quiet=True)
 
 
+def test_a_folder_that_cannot_be_is_told_before_training(root, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(UsageError, match=r"-o .*out: cannot write here \(File exists\)"):
+        session.train(RECIPE, root / "none", tmp_path / "out", device="cpu", quiet=True)
+
+
 def test_a_pair_without_a_score_is_left_out_of_it(root, tmp_path, caplog):
     pairs = load(root)["ir-vis"]
     black = torch.zeros_like(pairs.pairs[0].second)
@@ -566,6 +590,14 @@ def test_a_set_of_unequal_sizes_is_named(tmp_path):
         cv2.imwrite(str(tmp_path / "set" / side / "a.png"), np.zeros(size, np.uint8))
     with pytest.raises(UsageError, match="sizes differ"):
         load(tmp_path)
+
+
+def test_names_that_are_no_unicode_count_by_their_bytes(tmp_path):
+    for side in ("vis", "ir"):
+        (tmp_path / "set" / side).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 20), np.uint8))
+        (tmp_path / "a.png").rename(tmp_path / "set" / side / os.fsdecode(b"bad\xff.png"))
+    assert load(tmp_path)["ir-vis"].sha256 == hashlib.sha256(b"set/bad\xff" + bytes(800)).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -720,6 +752,7 @@ def test_settings_of_the_wrong_kind_are_named(setting):
     [
         ("lr=-1", "lr must be at least 0, not -1"),
         ("lr=nan", "lr must be at least 0"),
+        ("lr=inf", "lr must be a finite number, not inf"),
         ("clip=-1", "clip must be at least 0"),
         ("ema=3", "ema must be from 0 to 1"),
         ("degrade=7", "degrade must be from 0 to 1"),

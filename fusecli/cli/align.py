@@ -34,7 +34,7 @@ def align(
     from fusecli.images.atomic import text_file
     from fusecli.images.colour import luma, warn_of_colored
     from fusecli.images.intensity import colored, evenly, pair_ranges
-    from fusecli.stream.plan import check_files
+    from fusecli.stream.plan import check_files, check_outside
 
     if model not in registration.MODELS:
         raise UsageError(f"--model {model}: choose {', '.join(registration.MODELS)}")
@@ -49,6 +49,10 @@ def align(
     )
     files = {"-o": output, "the picture beside -o": picture}
     check_files(files, (path for pair in found for path in (pair.first, pair.second)))
+    check_outside("-o", output, [Path(typed) for typed in (ir, vis) if Path(typed).is_dir()])
+    one, other = {pair.first.parent.resolve() for pair in found}, {pair.second.parent.resolve() for pair in found}
+    if output.parent.resolve() in one ^ other:  # where one camera's frames alone are expected
+        raise UsageError(f"-o {output}: {picture.name} would be taken for a frame there; choose another folder")
     chosen = [found[index] for index in evenly(len(found), pairs)]
     firsts, seconds = [pair.first for pair in chosen], [pair.second for pair in chosen]
     ranges = pair_ranges(firsts, seconds, infrared=True, option=range_)

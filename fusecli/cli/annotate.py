@@ -16,6 +16,7 @@ import typer
 from fusecli import registry
 from fusecli.cli import options
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, InputError, UsageError
+from fusecli.images.atomic import STDOUT, is_device
 from fusecli.machine import cores
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ def annotate(
     task, sides = options.task_of(ir=ir, vis=vis, ct=ct, pet=pet, spect=spect, mri=mri)
     if output is None:
         raise UsageError("name the output: -o descriptions.jsonl")
-    if str(output) == "-":
-        raise UsageError("-o -: descriptions are added to a file, one by one; name it")
+    if output == STDOUT or is_device(output):  # which may have no end, where a file is read for what it holds
+        raise UsageError(f"-o {output}: descriptions are added to a file, one by one; name it")
 
     from fusecli.images import frames, pairing
     from fusecli.stream.plan import check_files

@@ -32,7 +32,9 @@ def export(
     if output.exists() and not overwrite:
         raise UsageError(f"-o {output}: exists already; --overwrite replaces it")
     from fusecli.models import checkpoint, onnx
+    from fusecli.stream.plan import check_files
 
+    check_files({"-o": output})  # before the long work
     network = checkpoint.load(model, task, options.look_of(look))
     difference = onnx.write(network, output, {"model": Path(model).stem, "task": task})
     typer.echo(f"{output}: opset {onnx.OPSET}, differs from torch by at most {difference:.1e}", err=True)

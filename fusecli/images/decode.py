@@ -141,6 +141,9 @@ def _decode_any(data: bytes, header: headers.Header) -> np.ndarray:
         array = None
     if array is None or array.shape[:2] != (header.height, header.width):
         raise Unreadable(f"the {header.kind} cannot be decoded: it is damaged, or of a variety that OpenCV lacks")
+    if header.white < 255:
+        scale = np.rint(np.arange(256) * 255 / header.white).clip(max=255).astype(np.uint8)
+        array = scale[array]
     if array.ndim == 3:
         array = np.ascontiguousarray(array[..., 0]) if header.gray else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
     return array

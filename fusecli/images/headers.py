@@ -26,7 +26,7 @@ class Header:
 
     kind: name of the format. height, width: as stored. orientation: EXIF 1…8. bits: per sample, 8 or 16.
     gray: OpenCV gives three channels, but the file holds one (gray with alpha, or a palette of grays).
-    metadata: as stored, unchecked.
+    metadata: as stored, unchecked. white: the value that becomes 255, where OpenCV leaves it as it is.
     """
 
     kind: str
@@ -36,6 +36,7 @@ class Header:
     bits: int = 8
     gray: bool = False
     metadata: Metadata = NONE
+    white: int = 255
 
     @property
     def size(self) -> tuple[int, int]:
@@ -244,7 +245,9 @@ def _pnm(data: bytes) -> Header:
     row = {4: (width + 7) // 8, 5: width, 6: 3 * width}.get(digit, 0) * (2 if top > 255 else 1)
     if position + 1 + row * height > len(data):
         raise Unreadable(TRUNCATED)
-    return Header("PNM", height, width, bits=16 if top > 255 else 8, gray=digit not in (3, 6))
+    # Of 16 bits the values are counts, and OpenCV scales those written as text itself.
+    white = top if digit in (5, 6) and 0 < top < 255 else 255
+    return Header("PNM", height, width, bits=16 if top > 255 else 8, gray=digit not in (3, 6), white=white)
 
 
 _KINDS = (

@@ -135,7 +135,8 @@ def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
     """The model that ``--model`` names for a task: a released name or a file. In eval mode, on the CPU, float32.
 
     look: in place of the one that the weights give by themselves.
-    Raises UsageError if there is no such model, or if it was trained for other tasks or without looks.
+    Raises UsageError if there is no such model, if it was trained for other tasks or without looks, or if its numbers
+    are not all finite.
     """
     path = registry.released_path(model, task)
     if path is None:
@@ -156,6 +157,9 @@ def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
         raise UsageError(
             f"{path}: made by another version of fusecli, whose {architecture} differs ({reason})"
         ) from error
+    broken = next((name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()), None)
+    if broken is not None:
+        raise UsageError(f"{path}: damaged: not all numbers of {broken} are finite")
     if look is not None:
         if network.look is None:
             raise UsageError(f"--look: {path.name} was trained for one look only")

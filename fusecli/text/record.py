@@ -118,7 +118,8 @@ class Appender:
             if path.exists() and not anew:
                 self.repaired = _cut_torn_line(path)
                 self.done = load(path)
-            self._file = path.open("a", encoding="utf-8", newline="\n")
+            # What of a file's name is no Unicode is spelled \udcff, which is how JSON writes it.
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
         except OSError as error:
             raise _unwritable(path, error) from error
 

@@ -116,7 +116,8 @@ _HELD_OUT_CLEAN = ("{subject} has no visible defects.", "the quality of {subject
 
 def variant_of(name: str) -> int:
     """The wording used for a pair of this name, in [0, VARIANTS)."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % VARIANTS
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()  # a file's name, so perhaps no UTF-8
+    return int.from_bytes(digest[:4], "big") % VARIANTS
 
 
 def sentence(events: Iterable[Event], side: str, variant: int = 0, *, held_out: bool = False) -> str:

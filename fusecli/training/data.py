@@ -62,7 +62,8 @@ class PairSet:
                     raise UsageError(
                         f"{pair.first} and {pair.second}: sizes differ ({sizes}); train on registered pairs"
                     )
-                for part in (f"{folder}/{pair.name}".encode(), a.tobytes(), b.tobytes()):
+                name = f"{folder}/{pair.name}".encode("utf-8", "surrogateescape")  # of a file, so perhaps no UTF-8
+                for part in (name, a.tobytes(), b.tobytes()):
                     digest.update(part)
                 pairs.append(LumaPair(f"{task.name}/{folder}/{pair.name}", torch.from_numpy(a), torch.from_numpy(b)))
         return cls(task, pairs, digest.hexdigest())

@@ -277,7 +277,8 @@ def degrade_pair(
     first, second: H×W or H×W×3, uint8 or float in [0, 1]. Of three pairs one has the first damaged, one the second, one
     both. Training draws from other seeds.
     """
-    seed = int.from_bytes(hashlib.sha256(f"held out {name}".encode()).digest()[:7], "big")
+    told = f"held out {name}".encode("utf-8", "surrogateescape")  # a file's name, so perhaps no UTF-8
+    seed = int.from_bytes(hashlib.sha256(told).digest()[:7], "big")
     generator = torch.Generator().manual_seed(seed)
     which = int(torch.randint(3, (), generator=generator))
     damaged, events = [], []

@@ -189,12 +189,7 @@ class Run:
         loss.backward()
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         value = _mean_over_ranks(loss.detach(), parameters)
-        if not math.isfinite(value):
-            raise FusecliError(
-                f"step {self.step}: the loss is {value} (patches: {', '.join(sorted(set(batch.keys)))})"
-                + (f"; {self.out / LAST} holds the last good weights" if (self.out / LAST).exists() else "")
-                + ". Lower lr, or look at these files"
-            )
+        self._check(value, batch)
         torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
         self.optimizer.step()
         self.step += 1
@@ -202,6 +197,20 @@ class Run:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
         return value
+
+    def _check(self, loss: float, batch: Batch) -> None:
+        if not math.isfinite(loss):
+            raise FusecliError(
+                f"step {self.step}: the loss is {loss} (patches: {', '.join(sorted(set(batch.keys)))})"
+                + (f"; {self.out / LAST} holds the last good weights" if (self.out / LAST).exists() else "")
+                + ". Lower lr, or look at these files"
+            )
+
+    @torch.no_grad()
+    def _check_weights(self, batch: Batch) -> None:
+        """Before they are kept, since a step's loss is that of the weights before it. Raises FusecliError."""
+        finite = all(bool(tensor.isfinite().all()) for tensor in self.average.state_dict().values())
+        self._check(self.objective(self.average, batch).item() if finite else math.nan, batch)
 
     def _jittered(self, batch: Batch) -> Batch:
         """With noise on what a student knows of the whole pairs, the same for a step whenever it is done."""
@@ -254,13 +263,14 @@ class Run:
             if progress:
                 progress(self.step, losses[-1])
             stopped = stop is not None and _on_any_rank(stop.is_set(), self.device) and self.step < recipe.steps
-            if batches.rank == 0:
-                if validating := self.step % recipe.val_every == 0 or self.step == recipe.steps:
+            validating = self.step % recipe.val_every == 0 or self.step == recipe.steps
+            if batches.rank == 0 and (validating or stopped or time.monotonic() - saved > SAVE_SECONDS):
+                self._check_weights(batch)
+                if validating:
                     self._validate(val, sum(losses) / len(losses))
                     losses.clear()
-                if validating or stopped or time.monotonic() - saved > SAVE_SECONDS:
-                    self.save(LAST)
-                    saved = time.monotonic()
+                self.save(LAST)
+                saved = time.monotonic()
             if stopped:
                 number = (stop and stop.signal) or signal.SIGTERM
                 raise Stopped(

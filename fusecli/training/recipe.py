@@ -88,8 +88,8 @@ class Recipe:
             raise UsageError("recipe: " + registry.unknown("task", unknown[0], registry.TASKS))
         for item in fields(self):
             kind, value = type(item.default), getattr(self, item.name)
-            expected = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind)
-            fits = type(value) in ((int, float) if kind is float else (kind,))
+            expected = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}.get(kind)
+            fits = type(value) in ((int, float) if kind is float else (kind,)) and value not in (math.inf, -math.inf)
             if expected and not fits:
                 raise UsageError(f"recipe: {item.name} must be {expected}, not {value!r}")
         for name, least, most in _LIMITS:

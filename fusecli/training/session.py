@@ -22,6 +22,7 @@ from fusecli.machine import cores
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.stream.engine import pick_device
+from fusecli.stream.plan import check_writable
 from fusecli.stream.stop import Stop
 from fusecli.text.encode import open_encoder
 from fusecli.training.batches import Batches
@@ -79,10 +80,12 @@ def train(
     names the teacher's encoder, and ``text_vectors`` are those that its checkpoint carries. Under ``torchrun`` every
     process takes a share of each step; all but the first return None. ``workers`` processes draw the batches (None: for
     CUDA on Linux one per core; else none).
-    Raises FusecliError if memory runs out or the loss is not finite, UsageError for data that do not fit the recipe,
-    Stopped once ``stop`` is set.
+    Raises FusecliError if memory runs out or the loss is not finite, UsageError for data that do not fit the recipe
+    and, before any work, where ``out`` cannot be written to, Stopped once ``stop`` is set.
     """
     rank, local = _join_processes()
+    if rank == 0:  # which alone writes
+        check_writable("-o", out)
     auto = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     target = pick_device(auto if device == "auto" else device)
     if target.type == "cuda":
