@@ -579,7 +579,7 @@ SIDES = {"CT": "ct", "PT": "pet", "NM": "spect"}
 
 @pytest.mark.filterwarnings("ignore:Expected explicit VR")
 def test_files_that_pydicom_brings_along_are_fused_or_refused(tmp_path, fusecli, average):
-    """With copies of themselves, each as what it says it is. Which ones are fused depends on the codecs that are installed."""
+    """With copies of themselves, each as what it says it is. Which are fused depends on the codecs there are."""
     fused, refusals = [], {}
     for index, path in enumerate(bundled()):
         header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
