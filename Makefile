@@ -63,7 +63,7 @@ chain: $(VENV)/.test-installed  ## the whole method in small: annotate, train-te
 	  --set steps=100 --set batch=4 --set patch=64
 	$(BIN)/fusecli fuse -m runs/chain/student/nano.safetensors --ir sample_data/ir --vis sample_data/vis \
 	  -o runs/chain/fused --preview
-	$(BIN)/fusecli benchmark --dataset sample --methods nano,student=runs/chain/student/nano.safetensors,average \
+	$(BIN)/fusecli benchmark --dataset sample --methods nano,student=runs/chain/student/nano.safetensors,average --no-speed \
 	  --html runs/chain/benchmark.html
 
 bench: $(VENV)/.installed  ## pairs per second, and where the time goes
