@@ -43,11 +43,8 @@ demo: $(VENV)/.installed  ## set up, fuse sample_data and say where to look
 test: $(VENV)/.test-installed  ## set up and run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
 
-# Of these files, the tests that `make test` skips for want of a package, and those that codecs of DICOM make stricter.
-HEAVY := tests/test_annotate.py tests/test_cluster.py tests/test_dicom.py tests/test_encode.py tests/test_runtimes.py
-ONLY  := test_cluster or test_dicom or real_server or real_text_only or clip_from or openvino or may_begin
 test-all: $(VENV)/.test-all-installed  ## set up the heavier extras too, and run the tests that need them
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(HEAVY) -k "$(ONLY)"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m heavy tests
 
 lint: $(VENV)/.lint-installed  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -412,12 +412,11 @@ def test_a_cohort_of_folders_is_mirrored(tmp_path, fusecli, average):
 
 
 def test_what_lies_beside_the_series_of_a_cohort_changes_nothing(tmp_path, fusecli, average):
-    """A screenshot, of which there is one, or a multi-frame file of another modality."""
+    """A multi-frame file of another modality, which comes first. What is said of a choice is said once."""
     small = phantom.grid((12, 10, 4), (8, 8, 20))
     values = (phantom.head(small) * 1000).astype(np.int16)
     for patient in ("p1", "p2"):
         phantom.dicom_series(tmp_path / "ct" / patient, values // 10 + 1024, small)
-        phantom.nifti(tmp_path / "mri" / f"{patient}.nii", values, small)
         phantom.dicom_series(tmp_path / "mr" / patient, values, small, "MR", number=2)
         phantom.enhanced(tmp_path / "ct" / patient / "A.dcm", values.astype(np.uint16), small)
     code, _, err = fusecli(
@@ -425,6 +424,7 @@ def test_what_lies_beside_the_series_of_a_cohort_changes_nothing(tmp_path, fusec
     )
     assert code == 0, err
     assert len(list((tmp_path / "out" / "p1").iterdir())) == 4
+    assert err.count("is the only one of its modality") == 2
 
 
 def test_folders_that_are_links_are_found(tmp_path, fusecli, average):

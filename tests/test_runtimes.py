@@ -14,7 +14,7 @@ from fusecli.stream.work import EngineSpec
 
 pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.xdist_group("graphs")  # one process writes them, once
-OTHERS = list(runtimes.RUNTIMES)
+OTHERS = [pytest.param(each, marks=pytest.mark.heavy) if each == "openvino" else each for each in runtimes.RUNTIMES]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,7 @@ def test_several_threads_get_each_its_own_result(runtime, cached):
         assert np.abs(one.astype(int) - other).max() <= 1  # compiled for one size or for any
 
 
+@pytest.mark.heavy
 def test_several_threads_may_begin_at_once(cached):
     """In OpenVINO's binding the very first inferences of a process once waited for each other for ever."""
     pytest.importorskip("openvino")

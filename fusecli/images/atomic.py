@@ -38,11 +38,9 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     is not permitted.
     """
     with _explained(path):
-        device = is_device(path)
-    if device:
-        with _explained(path):
+        if is_device(path):
             yield path
-        return
+            return
     with _explained(path), _made(path, folder) as partial:
         try:
             yield partial

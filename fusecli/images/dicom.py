@@ -502,9 +502,9 @@ def _scaling(dataset: Dataset, frame: int = 0) -> _Scale:
 
 
 def _padding(dataset: Dataset) -> tuple[int, int] | None:
-    """The stored values of padding, around a round field of view for example. 16 bits that are signed as pixels are:
+    """From which to which stored value voxels are padding, around a round field of view for example.
 
-    some files write -2000 as 63536.
+    Signed as pixels are, whatever the tag says: some files write -2000 as 63536.
     """
     first = number(dataset, "PixelPaddingValue", np.nan)
     ends = np.array([first, number(dataset, "PixelPaddingRangeLimit", first)])
@@ -521,9 +521,10 @@ def _padded(pixels: np.ndarray, scale: _Scale) -> np.ndarray:
 
 
 def _is_inverted(dataset: Dataset) -> bool:
-    """Whether low values are to be seen as high ones. MONOCHROME1 says how an image is displayed, not what it holds:
+    """Whether low values are to be seen as high ones (MONOCHROME1).
 
-    Hounsfield units and uptake stay what they are, so only values without a unit, such as those of MR, are inverted.
+    That says how an image is displayed, not what it holds: Hounsfield units and uptake stay what they are, and only
+    values without a unit, such as those of MR, are inverted.
     """
     physical = str(dataset.get("Modality") or "") in _PHYSICAL
     return dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not physical

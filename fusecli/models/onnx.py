@@ -39,9 +39,10 @@ def write(network: FusionNetwork, path: Path, about: dict[str, str], *, contextu
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 - torch's exporter needs it
-        from torch._dynamo import config as tracing  # here, since it takes seconds
     except ImportError as error:
         raise UsageError(f"ONNX graphs need {error.name}: pip install 'fusecli[onnx]'") from error
+    from torch._dynamo import config as tracing  # here, since it takes seconds
+
     path.parent.mkdir(parents=True, exist_ok=True)  # before the long work, should it fail
     network.eval()
     example = _inputs(network, 64, 96, contextual)

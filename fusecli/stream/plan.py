@@ -265,9 +265,12 @@ def _check_inputs_stay(written: Iterable[tuple[str, Path]], inputs: Iterable[Pat
 def _check_folders_hold_no_input(existing: Iterable[Job], jobs: Iterable[Job]) -> None:
     """A folder of slices that is replaced, or taken for a result that is there, must not be somebody's series."""
     folders = [job.output for job in existing if job.output.is_dir()]
-    sources = _folders(path for job in jobs for path in job.inputs) if folders else set()
+    if not folders:
+        return
+    sources = _folders(path for job in jobs for path in job.inputs)
+    held = sources.union(*(source.parents for source in sources))
     for folder in folders:
-        if any(source.is_relative_to(folder.resolve()) for source in sources):
+        if folder.resolve() in held:
             raise UsageError(f"-o {folder}: holds inputs; choose another output, or another --name")
 
 

@@ -115,6 +115,11 @@ class Loaded:
     mended: Found = field(default_factory=dict)  # of any page
     lost: bool = False  # a page failed on the device
 
+    def add(self, index: int, result: np.ndarray, mended: Found) -> None:
+        """The result of a page, and what of it was mended."""
+        self.results[index] = result
+        gather(self.mended, mended)
+
 
 def run(
     jobs: Iterable[Job],
@@ -166,24 +171,26 @@ class _Work:
             loaded = load(job, self.settings)
             for index, (a, b) in enumerate(zip(loaded.first, loaded.second, strict=True)):
                 begun = self.engine.start(a[None], b[None], loaded.levels)
-                self.keep(loaded, index, begun.finish()[0], begun.mended[0])
-            return save(loaded, self.settings, self.preview(job))
+                loaded.add(index, begun.finish()[0], begun.mended[0])
+            return self._save(loaded)
 
         return guarded(job, act)
-
-    def keep(self, loaded: Loaded, index: int, result: np.ndarray, mended: Found) -> None:
-        """The result of a page. Where it shows the visible alone that shall be as the rest of it, mended."""
-        loaded.results[index] = result
-        gather(loaded.mended, mended)
-        if "first" in mended and loaded.reaches[index] is not None:
-            loaded.first[index] = self.engine.mend(loaded.first[index], loaded.second[index])[0]
 
     def load(self, job: Job) -> Loaded | Outcome | None:
         """The same, of reading alone."""
         return None if self.stop.is_set() else guarded(job, lambda: load(job, self.settings))
 
     def save(self, loaded: Loaded) -> Outcome:
-        return guarded(loaded.job, lambda: save(loaded, self.settings, self.preview(loaded.job)))
+        """The same, of writing alone."""
+        return guarded(loaded.job, lambda: self._save(loaded))
+
+    def _save(self, loaded: Loaded) -> Outcome:
+        """Where results show the visible alone, that shall be as the rest of it, mended."""
+        if "first" in loaded.mended:
+            for index, share in enumerate(loaded.reaches):
+                if share is not None:
+                    loaded.first[index] = self.engine.mend(loaded.first[index], loaded.second[index])[0]
+        return save(loaded, self.settings, self.preview(loaded.job))
 
 
 def _one_by_one(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
@@ -265,7 +272,7 @@ class _Batches:
             self._lose(pages, error)
             return
         for (loaded, index), result, mended in zip(pages, results, begun.mended, strict=False):
-            self.work.keep(loaded, index, result, mended)
+            loaded.add(index, result, mended)
             if len(loaded.results) == len(loaded.first):
                 self.writes.append(self.work.pool.submit(self.work.save, loaded))
 

@@ -58,6 +58,7 @@ class Input:
     series: Choice = Choice()
     volume: Choice = Choice()
     chosen: dicom.Series | None = None
+    own: tuple[Path, ...] = ()  # those of the chosen series, once it is known
     max_voxels: int | None = None
 
     @property
@@ -68,7 +69,7 @@ class Input:
         """The DICOM series. Raises UsageError where it is not clear which, InputError for damaged files."""
         if self.chosen is not None:
             return self.chosen
-        found = dicom.scan(self.path, self.files)
+        found = dicom.scan(self.path, self.own or self.files)
         return dicom.choose(found, self.side, self.series.among(len(found.series)))
 
     def read(self) -> Volume:
@@ -94,11 +95,6 @@ class Input:
             return len(self.files), False, False
         slices = found[0].slices if self.chosen or found[0].is_multi_frame else len(self.files)
         return slices, found[0].is_color, found[0].is_multi_frame
-
-    @property
-    def own_files(self) -> Sequence[Path]:
-        """Those of the chosen series, once it is."""
-        return self.chosen.files if self.chosen else self.files
 
     def _check_size(self, voxels: int, limit: int) -> None:
         if voxels > limit:
@@ -232,8 +228,10 @@ def plan(
     for index, pair in enumerate(pairs):
         target = (pair.first, pair.second)[reference]
         mine = naming.part is None or naming.part.takes(pair.name)  # what other parts fuse is named only
+        known = pair
         try:
-            known = _chosen(pair) if len(pairs) > 1 and mine else pair  # of many pairs headers are not kept
+            if len(pairs) > 1 and mine:
+                known = _chosen(pair)
             slices, _, multi_frame = (known.first, known.second)[reference].layout()
             color = not gray and (colormap or known.first.layout()[1])
         except (InputError, UsageError):
@@ -256,7 +254,8 @@ def plan(
             path, folder = output, False
         else:
             path = naming.path(output, pair.name, "" if folder else _ending(kind, target), index)
-        jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, pair, kind, folder, color))
+        volumes = known if len(pairs) == 1 else _without_headers(known)
+        jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, color))
     return settle(jobs, output, naming, single=single, guarded=folders)
 
 
@@ -325,7 +324,7 @@ def _stem(path: Path) -> str:
 
 def _chosen(pair: VolumePair) -> VolumePair:
     """The pair with its DICOM series chosen."""
-    first, second = (one if one.is_nifti else replace(one, chosen=one.choose()) for one in (pair.first, pair.second))
+    first, second = (one if one.is_nifti else _of_series(one, one.choose()) for one in (pair.first, pair.second))
     found = [one.chosen for one in (first, second) if one.chosen]
     wanted = None if first.series.certain else first.series.value  # said of both sides: it has to fit one of them
     if found and wanted and not any(wanted == one.number or one.ends_in(wanted) for one in found):
@@ -334,9 +333,20 @@ def _chosen(pair: VolumePair) -> VolumePair:
     return replace(pair, first=first, second=second)
 
 
+def _of_series(volume: Input, series: dicom.Series) -> Input:
+    return replace(volume, chosen=series, own=tuple(series.files))
+
+
+def _without_headers(pair: VolumePair) -> VolumePair:
+    """The pair with the files of its series alone, since of a cohort the headers take gigabytes."""
+    return replace(pair, first=replace(pair.first, chosen=None), second=replace(pair.second, chosen=None))
+
+
 def _check_two(pair: VolumePair) -> None:
     """Raises UsageError where both sides of a pair whose series are chosen are the same volume."""
-    first, second = ((one.volume, [file.resolve() for file in one.own_files]) for one in (pair.first, pair.second))
+    first, second = (
+        (one.volume, [file.resolve() for file in one.own or one.files]) for one in (pair.first, pair.second)
+    )
     if first == second:
         raise UsageError(f"--{pair.first.side} and --{pair.second.side} name the same volume: {pair.first.path}")
 
