@@ -7,7 +7,7 @@ PIP     = $(BIN)/pip install --quiet --no-compile
 # One fixed release, so that a fresh machine gets the build the tests ran with; pyproject.toml admits a range.
 TORCH  ?= torch==2.13.0
 
-.PHONY: help demo test test-all lint chain bench clean
+.PHONY: help demo test extras lint chain bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -41,10 +41,9 @@ demo: $(VENV)/.installed  ## set up, fuse sample_data and say where to look
 	@echo "source, result. The results are in demo/ir-vis/ (PNG), demo/ct-mri/ (DICOM) and demo/pet-mri.nii.gz."
 
 test: $(VENV)/.test-installed  ## set up and run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
+	$(BIN)/python -m pytest -n 2 tests
 
-test-all: $(VENV)/.test-all-installed  ## set up the heavier extras too, and run the tests that need them
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m heavy tests
+extras: $(VENV)/.test-all-installed  ## set up the heavier extras too, so that `make test` skips nothing
 
 lint: $(VENV)/.lint-installed  ## ruff and mypy
 	$(BIN)/ruff check .

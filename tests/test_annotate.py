@@ -390,7 +390,6 @@ def llama():
     return engine.Server(parameters)
 
 
-@pytest.mark.heavy
 def test_a_real_server_answers_in_the_format_asked_for(llama):
     endpoint = vlm.Endpoint(llama.listening_address, timeout=60)
     (model,) = endpoint.models()
@@ -400,7 +399,6 @@ def test_a_real_server_answers_in_the_format_asked_for(llama):
     assert ("low light", "vis", 0.9) in {(event.type, event.side, event.severity) for event in events}, reply
 
 
-@pytest.mark.heavy
 def test_a_real_text_only_server_is_told_apart(llama, pairs, fusecli):
     root = pairs(2)
     sides = "--ir", root / "ir", "--vis", root / "vis", "-o", root / "d.jsonl"

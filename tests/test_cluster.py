@@ -19,7 +19,6 @@ from fusecli.stream.run import Job, Settings
 from fusecli.stream.work import EngineSpec, Work
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.heavy
 
 
 def arguments(root, *more):

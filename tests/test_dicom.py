@@ -18,8 +18,6 @@ from fusecli.images import derived, dicom
 from fusecli.images.intensity import Range
 from fusecli.images.volume import parse_window, shown_range
 
-pytestmark = pytest.mark.heavy  # of some files, codecs decide whether they are fused
-
 WHERE = phantom.grid((9, 8, 6), (2, 1.5, 4), "axial", (5, 10, -7), centre=(3, -4, 60))
 VALUES = np.random.default_rng(0).integers(0, 2000, (6, 8, 9)).astype(np.int16)
 

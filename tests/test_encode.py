@@ -160,7 +160,6 @@ def test_a_clip_directory_gives_dimension_and_name_without_transformers(tmp_path
         encoder.encode(["a"])
 
 
-@pytest.mark.heavy
 def test_clip_from_a_local_directory(tmp_path, monkeypatch):
     """A tiny random CLIP, saved and read back through the real library, without network."""
     transformers = pytest.importorskip("transformers")

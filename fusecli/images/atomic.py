@@ -103,6 +103,20 @@ def _locked(place: Path) -> Iterator[bool]:
 
 
 @contextmanager
+def by_turns(path: Path) -> Iterator[None]:
+    """Of several processes that would make ``path``, one at a time; those that waited may find it made.
+
+    Raises OSError where nothing can be written there. Where there are no locks, no one waits.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(path.name + ".lock").open("w") as file:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def _explained(path: Path | str) -> Iterator[None]:
     try:
         yield

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fusecli import __version__, registry
 from fusecli.errors import UsageError
+from fusecli.images.atomic import by_turns
 from fusecli.machine import cores
 from fusecli.models import onnx
 from fusecli.models.network import FusionNetwork
@@ -146,9 +147,11 @@ def _graph(network: FusionNetwork) -> Path:
         digest.update(tensor.numpy().tobytes())
     path = registry.cache_dir() / "graphs" / f"{digest.hexdigest()[:32]}.onnx"
     if not path.exists():
-        log.info("writing the model's graph to %s, once", path)
         try:
-            onnx.write(network, path, {}, contextual=True)
+            with by_turns(path):
+                if not path.exists():
+                    log.info("writing the model's graph to %s, once", path)
+                    onnx.write(network, path, {}, contextual=True)
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}; $FUSECLI_CACHE names another folder for it") from error
     return path
