@@ -290,7 +290,7 @@ def test_full_disk_leaves_no_half_written_file(pairs, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_and_resumed_gives_the_same_bytes(pairs, number, code):
+def test_interrupted_and_resumed_gives_the_same_bytes(pairs, fusecli, number, code):
     root = pairs(120, size=(96, 128))
     report = root / "report.json"
     process = launch(root, "--report", report)
@@ -309,14 +309,14 @@ def test_interrupted_and_resumed_gives_the_same_bytes(pairs, number, code):
     assert 0 < len(begun) < 120
     assert all(not name.startswith(".") for name in begun)
     assert json.loads(report.read_text())["totals"]["interrupted"]
-    assert launch(root, "--skip-existing").wait(timeout=120) == 0
+    assert fusecli(*command(root, "--skip-existing"))[0] == 0
     resumed = contents(root / "out")
     shutil.rmtree(root / "out")
-    assert launch(root).wait(timeout=120) == 0
+    assert fusecli(*command(root))[0] == 0
     assert contents(root / "out") == resumed
 
 
-def test_killed_and_resumed_gives_the_same_bytes(pairs):
+def test_killed_and_resumed_gives_the_same_bytes(pairs, fusecli):
     root = pairs(60, size=(96, 128))
     process = launch(root)
     limit = time.monotonic() + 60
@@ -324,10 +324,10 @@ def test_killed_and_resumed_gives_the_same_bytes(pairs):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert launch(root, "--skip-existing").wait(timeout=120) == 0
+    assert fusecli(*command(root, "--skip-existing"))[0] == 0
     resumed = contents(root / "out")  # all of it: no temporary file is left
     shutil.rmtree(root / "out")
-    assert launch(root).wait(timeout=120) == 0
+    assert fusecli(*command(root))[0] == 0
     assert contents(root / "out") == resumed
 
 
