@@ -54,6 +54,8 @@ class Calibration:
                 scale, (x, y) = float(values["scale"]), values["shift"]
                 matrix = np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]], np.float64)
             sizes = [values.get(key) and (int(values[key][0]), int(values[key][1])) for key in ("ir_size", "vis_size")]
+            if any(size and min(size) < 1 for size in sizes):
+                raise ValueError("a size without pixels")
         except OSError as error:
             raise UsageError(f"--align {path}: {error.strerror or error}") from error
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
