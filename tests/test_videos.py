@@ -324,6 +324,19 @@ def test_raw_frames_through_pipes_equal_pictures(tmp_path, fuse, fusecli, averag
     assert b"ends within frame 6, after 8216 of 9216 bytes" in broken.stderr
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_raw_gray_of_a_camera_s_bits_fills_them(tmp_path, average, bits):
+    write(tmp_path / "ir.mkv", [np.full((48, 64), 191, np.uint8)] * 3, codec="ffv1", pix_fmt="gray")
+    sides = ["--ir", str(tmp_path / "ir.mkv"), "--vis", "-", "--raw", f"64x48,gray{bits}le"]
+    command = [sys.executable, "-m", "fusecli", "fuse", "-m", str(average), *sides, "-o", "-"]
+    sent = np.full((3, 48, 64), 3 * 2**bits // 4, "<u2").tobytes()
+    done = subprocess.run(command, input=sent, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    fused = np.frombuffer(done.stdout, np.uint8)
+    assert fused.size == 3 * 48 * 64
+    assert abs(fused.astype(int) - 191).max() <= 1
+
+
 def piped(tmp_path, average, *more):
     sides = ["--ir", "-", "--raw", "64x48,gray,25", "--vis", str(tmp_path / "vis.mp4")]
     command = [sys.executable, "-m", "fusecli", "fuse", "-m", str(average), *sides, *map(str, more)]
