@@ -168,7 +168,8 @@ def test_same_input_same_bytes(tmp_path):
         ("a.png", [picture(4, 4)] * 2, "2"),
         ("a.xyz", [picture(4, 4)], ".xyz"),
         ("a", [picture(4, 4)], "without an ending"),
-        ("a.webp", [np.zeros((1, 20000), np.uint8)], "encoded"),
+        ("a.webp", [np.zeros((1, 16384), np.uint8)], "at most 16383 pixels a side, not 16384; write .png"),
+        ("a.jpg", [np.zeros((65501, 1), np.uint8)], "at most 65500 pixels a side"),
     ],
 )
 def test_what_a_format_cannot_hold(tmp_path, name, pages, reason):
