@@ -156,6 +156,15 @@ def test_a_noisy_visible_frame_is_mended_where_infrared_does_not_reach_too(tmp_p
     assert after < before / 2
 
 
+def test_an_infrared_larger_than_the_visible_is_shrunk_without_aliasing():
+    y, x = np.mgrid[:192, :256]
+    stripes = np.uint8(255 * (x % 4 == 0))  # finer than the visible frame's pixels
+    stripes[:, 128:] = np.uint8(y[:, 128:])
+    moved = registration.warp(stripes, (48, 64), Calibration(registration.resizing((256, 192), (64, 48))))
+    assert abs(moved[:, :30].astype(int) - 64).max() <= 1
+    assert abs(moved[2:-2, 40].astype(int) - (4 * np.arange(2, 46) + 1.5)).max() <= 1
+
+
 @pytest.mark.parametrize(
     "text",
     [
