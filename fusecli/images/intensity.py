@@ -147,10 +147,10 @@ def visible_range(paths: Sequence[Path], max_pixels: int | None = None, known: R
             _OF_CAMERA + "%s; results fill all 16",
             *(f"{paths[0]} …", hi, 8 * extremes[0].itemsize, bits, " from here on" if known else ""),
         )
-    elif not (bits or floats or known):
+    elif not (bits or known):
         log.warning(
-            "%s …: the extremes of its %s samples, %d and %d, become black and white",
-            *(paths[0], extremes[0].dtype, lo, hi),
+            "%s …: the extremes of its %s samples, %.10g and %.10g, become black and white%s",
+            *(paths[0], extremes[0].dtype, lo, hi, ", in results of floats 0 and 1" if floats else ""),
         )
     return found
 
