@@ -509,6 +509,12 @@ def test_too_many_pixels_are_refused_before_decoding(pairs, fusecli):
     assert "000.png" in err
 
 
+def test_a_limit_of_the_environment_that_is_no_number_is_told_once(pairs, fusecli, monkeypatch):
+    monkeypatch.setenv("FUSECLI_MAX_PIXELS", "many")
+    code, _, err = fusecli(*command(pairs(2)))
+    assert (code, err.count("FUSECLI_MAX_PIXELS=many: expected a number")) == (2, 1)
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_standard_output_that_cannot_be_written_is_an_error():
     with open("/dev/full", "w") as full:

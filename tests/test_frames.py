@@ -24,6 +24,7 @@ from fusecli.images import frames, tiff
 from fusecli.images import png as png_files
 from fusecli.images.decode import decode
 from fusecli.images.headers import exif_orientation, parse
+from fusecli.images.intensity import sequence_range, visible_range
 from fusecli.images.opencv import cv2
 
 LOSSLESS = {".png", ".tif", ".bmp", ".webp", ".ppm", ".pgm"}
@@ -167,7 +168,8 @@ def test_same_input_same_bytes(tmp_path):
         ("a.png", [picture(4, 4)] * 2, "2"),
         ("a.xyz", [picture(4, 4)], ".xyz"),
         ("a", [picture(4, 4)], "without an ending"),
-        ("a.webp", [np.zeros((1, 20000), np.uint8)], "encoded"),
+        ("a.webp", [np.zeros((1, 16384), np.uint8)], "at most 16383 pixels a side, not 16384; write .png"),
+        ("a.jpg", [np.zeros((65501, 1), np.uint8)], "at most 65500 pixels a side"),
     ],
 )
 def test_what_a_format_cannot_hold(tmp_path, name, pages, reason):
@@ -418,6 +420,38 @@ def test_float_with_gaps(tmp_path):
     image = np.array([[np.nan, 250, 300], [np.inf, -np.inf, 350]], np.float32)
     tifffile.imwrite(path, image)
     np.testing.assert_array_equal(one(path).pixels, np.float32([[0, 0, 0.5], [1, 0, 1]]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint16", "int16"])
+def test_pixels_without_a_value_in_a_map_are_no_intensities(tmp_path, dtype):
+    path, missing = tmp_path / "a.tif", {"float32": -10000, "uint16": 65535, "int16": -32768}[dtype]
+    image = np.linspace(2000, 3000, 600).reshape(20, 30).astype(dtype)
+    image[:, :10] = missing
+    tifffile.imwrite(path, image, extratags=[(42113, 2, 0, str(missing), True)])
+    whole = sequence_range("auto", [path])
+    assert 2000 <= whole.lo < whole.hi <= 3000
+    assert visible_range([path]).hi < 2**12
+    (frame,) = frames.read(path, intensity=whole)
+    assert (frame.pixels[:, :10] == 0).all()
+    assert frame.pixels[:, 10:].max() == 1
+
+
+def test_a_white_channel_is_no_missing_pixel(tmp_path):
+    image = np.full((4, 5, 3), (65535, 30000, 20000), np.uint16)
+    image[0] = 65535
+    tags = [(42113, 2, 0, "65535", True)]
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", extratags=tags)
+    tifffile.imwrite(tmp_path / "b.tif", image.astype(np.uint8), photometric="rgb", extratags=tags)
+    (found,) = decode(tmp_path / "a.tif").pages
+    np.testing.assert_array_equal(found[1:], image[1:])
+    assert (found[0] == 20000).all()
+    np.testing.assert_array_equal(decode(tmp_path / "b.tif").pages[0], image.astype(np.uint8))
+
+
+def test_complex_numbers_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5), np.complex64))
+    with pytest.raises(InputError, match="complex numbers"):
+        frames.read(tmp_path / "a.tif")
 
 
 def test_tiff_without_imagecodecs(tmp_path):

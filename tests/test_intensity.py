@@ -171,15 +171,18 @@ def test_evenly_spaced_indices(count, limit):
     assert limit == 1 or chosen[-1] == count - 1
 
 
-def test_visible_floats(tmp_path):
+def test_visible_floats(tmp_path, caplog):
     unit, wide = tmp_path / "unit.tif", tmp_path / "wide.tif"
     values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
     frames.write(unit, [values])
     frames.write(wide, [values * 4000 - 1000])
     assert visible_range([unit]) is None
     np.testing.assert_array_equal(frames.read(unit)[0].pixels, values)
+    assert not caplog.messages
     found = visible_range([wide, unit])
     assert (found.lo, found.hi) == (-1000, 3000)
+    (said,) = caplog.messages  # results of 0 … 1 are black where 0 … 255 is expected
+    assert "float32 samples, -1000 and 3000, become black and white, in results of floats 0 and 1" in said
     frame = frames.read(wide, intensity=found)[0]
     np.testing.assert_allclose(frame.pixels, values, atol=1e-6)
     np.testing.assert_allclose(found.invert(frame.pixels), values * 4000 - 1000, atol=1e-2)

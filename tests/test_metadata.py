@@ -243,7 +243,39 @@ def test_maps_keep_their_coordinates(tmp_path, vis, average, fusecli, big):
     assert fusecli(*arguments, "-o", tmp_path / "small.tif", "--resize", "vis")[0] == 0
     with tifffile.TiffFile(tmp_path / "small.tif") as file:
         assert file.pages[0].shape[:2] == (24, 32)
-        assert not {33550, 33922, 34735} & {tag.code for tag in file.pages[0].tags}
+        assert file.pages[0].tags[33550].value == (1, 1, 0)
+
+
+@pytest.mark.parametrize("point", [False, True])
+@pytest.mark.parametrize("as_matrix", [False, True])
+def test_maps_stay_where_they_are_when_the_visible_is_resized(tmp_path, average, fusecli, point, as_matrix):
+    height, width = 40, 60
+    place = [(34264, 12, 16, (0.5, 0, 0, 1000, 0, -0.25, 0, 2000, 0, 0, 0, 0, 0, 0, 0, 1), True)]
+    if not as_matrix:
+        place = [(33550, 12, 3, (0.5, 0.25, 0), True), (33922, 12, 6, (4, 8, 0, 1002, 1998, 0), True)]
+    keys = (34735, 3, 8, (1, 1, 0, 1, 1025, 0, 1, 2 if point else 1), True)
+    vis, ir, result = (tmp_path / name for name in ("vis.tif", "ir.png", "out.tif"))
+    tifffile.imwrite(vis, np.zeros((height, width), np.uint8), extratags=[*place, keys])
+    Image.new("L", (width // 2, height // 4)).save(ir)
+    assert fusecli("fuse", "-m", average, "--ir", ir, "--vis", vis, "-o", result, "--resize", "vis")[0] == 0
+    with tifffile.TiffFile(result) as file:
+        tags = {tag.code: tag.value for tag in file.pages[0].tags}
+    if as_matrix:
+        matrix = np.reshape(tags[34264], (4, 4))
+    else:
+        (x, y, _), (i, j, _, east, north, _) = tags[33550], tags[33922]
+        matrix = np.array([[x, 0, 0, east - x * i], [0, -y, 0, north + y * j]])
+    corner = -0.5 if point else 0.0  # in coordinates of pixels
+    for across, down in ((0, 0), (1, 1)):  # of the image
+        pixel = corner + across * width / 2, corner + down * height / 4
+        before = corner + across * width, corner + down * height
+        found = matrix[:2] @ (*pixel, 0, 1)
+        np.testing.assert_allclose(found, (1000 + 0.5 * before[0], 2000 - 0.25 * before[1]))
+
+
+@pytest.mark.parametrize("tag", [(33550, 12, 3, b"", True), (33922, 12, 5, bytes(40), True), (34735, 3, 1, b"1", True)])
+def test_damaged_coordinates_are_left_out_of_what_is_resized(tag):
+    assert Metadata(geo=(tag,)).resized((40, 60), (20, 30)).geo == ()
 
 
 def test_frames_without_metadata_are_as_they_were(tmp_path, vis):

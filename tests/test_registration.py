@@ -156,8 +156,21 @@ def test_a_noisy_visible_frame_is_mended_where_infrared_does_not_reach_too(tmp_p
     assert after < before / 2
 
 
+def test_an_infrared_larger_than_the_visible_is_shrunk_without_aliasing():
+    y, x = np.mgrid[:192, :256]
+    stripes = np.uint8(255 * (x % 4 == 0))  # finer than the visible frame's pixels
+    stripes[:, 128:] = np.uint8(y[:, 128:])
+    moved = registration.warp(stripes, (48, 64), Calibration(registration.resizing((256, 192), (64, 48))))
+    assert abs(moved[:, :30].astype(int) - 64).max() <= 1
+    assert abs(moved[2:-2, 40].astype(int) - (4 * np.arange(2, 46) + 1.5)).max() <= 1
+
+
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"scale": "x", "shift": [0, 0]}', '{"matrix": [[1, 0], [0, 1]]}', '{"matrix": 3}']
+    "text",
+    [
+        *("", "[]", "{}", '{"scale": "x", "shift": [0, 0]}', '{"matrix": [[1, 0], [0, 1]]}', '{"matrix": 3}'),
+        '{"scale": 2, "shift": [0, 0], "ir_size": [0, 0]}',
+    ],
 )
 def test_a_broken_calibration_is_named(tmp_path, text):
     path = tmp_path / "h.json"
@@ -194,7 +207,7 @@ def test_align_then_fuse(tmp_path, fusecli):
     assert "rig.png exists already" in err
     code, _, err = fusecli("align", *sides, "-o", tmp_path / "vis" / f"{RIG[0]}.json", "--overwrite")
     assert code == 2
-    assert f"{RIG[0]}.png: this is an input" in err
+    assert "lies in the input folder" in err
 
 
 @pytest.mark.parametrize(
@@ -211,6 +224,26 @@ def test_a_calibration_lies_beside_the_frames(pairs, fusecli, monkeypatch, ir, v
     code, _, err = fusecli("align", "--ir", ir, "--vis", vis, "-o", output)
     assert code == 2
     assert said in err
+    assert not (Path(output).parent / "rig.json").exists()
+    assert not Path("vis/more").exists()  # nothing is left of what was refused
+
+
+def test_a_damaged_pair_costs_itself_alone(tmp_path, fusecli):
+    for side in ("ir", "vis"):
+        (tmp_path / side).mkdir()
+        for name in RIG:
+            cv2.imwrite(str(tmp_path / side / f"{name}.png"), picture(side, name))
+    (tmp_path / "ir" / f"{RIG[1]}.png").write_bytes(b"")
+    sides = ("align", "--ir", tmp_path / "ir", "--vis", tmp_path / "vis", "-o")
+    code, _, err = fusecli(*sides, tmp_path / "rig.json")
+    assert code == 0, err
+    assert f"left out: {tmp_path / 'ir' / RIG[1]}.png: the file is empty" in err
+    assert json.loads((tmp_path / "rig.json").read_text())["pairs"] == sorted(set(RIG) - {RIG[1]})
+    for name in RIG:
+        (tmp_path / "vis" / f"{name}.png").write_bytes(b"")
+    code, _, err = fusecli(*sides, tmp_path / "none.json")
+    assert code == 1
+    assert "none of the chosen pairs can be read" in err
 
 
 def test_frames_of_both_cameras_may_lie_beside_the_calibration(tmp_path, fusecli):

@@ -316,6 +316,8 @@ def test_a_report_into_a_watched_folder_is_refused(pairs, fusecli):
     assert code == 2
     assert f"--report {root / 'vis' / '000.png'}: lies in the input folder" in err
     assert (root / "vis" / "000.png").read_bytes() == before
+    assert fusecli("fuse", *sides, "-o", root / "out", "--watch", "--report", root / "vis" / "new" / "r.json")[0] == 2
+    assert not (root / "vis" / "new").exists()
 
 
 @pytest.mark.parametrize("option", [("--series", "3"), ("--raw", "3x3")])

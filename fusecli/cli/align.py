@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fusecli.cli import options
-from fusecli.errors import EXIT_NOTHING_DONE, UsageError
+from fusecli.errors import EXIT_NOTHING_DONE, InputError, UsageError
+
+log = logging.getLogger("fusecli")
 
 
 def align(
@@ -47,22 +50,29 @@ def align(
     found = pairing.find_pairs(
         vis, ir, endings=frames.ENDINGS, sides=("vis", "ir"), pair_by=pair_by, ignore_unmatched=True
     )
-    files = {"-o": output, "the picture beside -o": picture}
-    check_files(files, (path for pair in found for path in (pair.first, pair.second)))
     check_outside("-o", output, [Path(typed) for typed in (ir, vis) if Path(typed).is_dir()])
     one, other = {pair.first.parent.resolve() for pair in found}, {pair.second.parent.resolve() for pair in found}
     if output.parent.resolve() in one ^ other:  # where one camera's frames alone are expected
         raise UsageError(f"-o {output}: {picture.name} would be taken for a frame there; choose another folder")
+    files = {"-o": output, "the picture beside -o": picture}
+    check_files(files, (path for pair in found for path in (pair.first, pair.second)))  # last: it makes the folder
     chosen = [found[index] for index in evenly(len(found), pairs)]
     firsts, seconds = [pair.first for pair in chosen], [pair.second for pair in chosen]
     ranges = pair_ranges(firsts, seconds, infrared=True, option=range_)
     warn_of_colored(colored(seconds))
-    images = []
+    names, images = [], []
     for pair in chosen:
         sides = zip((pair.first, pair.second), ranges, strict=True)
-        visible, infrared = (luma(frames.read(path, intensity=range_)[0].pixels) for path, range_ in sides)
+        try:
+            visible, infrared = (luma(frames.read(path, intensity=range_)[0].pixels) for path, range_ in sides)
+        except InputError as error:
+            log.warning("left out: %s", error)
+            continue
+        names.append(pair.name)
         images.append((visible, infrared))
-    estimate = registration.estimate([pair.name for pair in chosen], images, model)
+    if not images:
+        raise InputError("align: none of the chosen pairs can be read")
+    estimate = registration.estimate(names, images, model)
     with text_file(output) as file:
         file.write(json.dumps(estimate.as_dict(), indent=1, ensure_ascii=False) + "\n")
     frames.write(picture, [registration.overlay(*images[len(images) // 2], estimate.calibration)])

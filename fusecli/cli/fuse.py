@@ -178,6 +178,7 @@ def fuse(
 
     # Threads that wait for one another sleep instead of spinning: on a shared machine spinning takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
+    from fusecli.images.decode import max_pixels_default
     from fusecli.stream.parts import part
     from fusecli.stream.plan import Naming
     from fusecli.stream.work import EngineSpec
@@ -214,7 +215,7 @@ def fuse(
         bit_depth=None if bit_depth is BitDepth.keep else int(bit_depth.value),
         batch_size=batch_size,
         workers=workers,
-        max_pixels=max_pixels,
+        max_pixels=max_pixels or max_pixels_default(),  # says now, and once, if the environment's makes no sense
         compress=compress,
         digest=report is not None,
         check_engine=built if cluster is None else lambda: None,

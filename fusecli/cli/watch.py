@@ -57,9 +57,9 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     check_depth(request.bit_depth, [naming.ending(Path("a.png"))])
     options.ranges(task, [], [])  # says so now if it makes no sense
     naming.path(output, "0", "")  # says so now if it gives no name
-    settle([], output, naming, single=False, guarded=map(Path, typed))
     for option, path in naming.beside.items():  # it would replace, or be, a frame
         check_outside(option, path, map(Path, typed))
+    settle([], output, naming, single=False, guarded=map(Path, typed))
 
     def target(pair: Pair) -> Path:
         return naming.path(output, pair.name, naming.ending(pair.first))

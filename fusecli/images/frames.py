@@ -32,6 +32,7 @@ WRITES: dict[str, tuple[str, ...]] = {
     ".pnm": ("uint8", "uint16"),
 }
 ENDINGS: frozenset[str] = frozenset(WRITES)
+_LONGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}  # side, as the encoders have it
 _ADD = {".png": into_png, ".jpg": into_jpeg, ".jpeg": into_jpeg, ".webp": into_webp}
 
 
@@ -87,6 +88,12 @@ def write(
     for frame in frames:
         if frame.dtype.name not in holds:
             raise FusecliError(f"{path}: {ending} cannot hold {frame.dtype.name} samples; write .tif instead")
+        longest = max(frame.shape[:2])
+        if longest > _LONGEST.get(ending, longest):
+            raise FusecliError(
+                f"{path}: {ending} holds at most {_LONGEST[ending]} pixels a side, not {longest}; write .png or .tif "
+                "instead"
+            )
     if len(frames) != 1 and ending not in (".tif", ".tiff"):
         raise FusecliError(f"{path}: {ending} holds one page, not {len(frames)}; write .tif instead")
     metadata = [

@@ -27,6 +27,7 @@ SAMPLE_FRAMES = 64
 SAMPLE_PIXELS = 2**16
 SLIVER = 0.02  # of the common range: who has less of it is shown as good as constant
 CAMERAS = (8, 10, 12, 14)  # bits of cameras whose frames are stored in 16
+_OF_CAMERA = "%s: values up to %d in %d bits are taken for those of a camera of %d bits"
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -143,15 +144,24 @@ def visible_range(paths: Sequence[Path], max_pixels: int | None = None, known: R
         found = Range(min(found.lo, known.lo), max(found.hi, known.hi), eight_bit=False)
     if bits and found != (known or WHOLE):
         log.warning(
-            "%s …: values up to %d in %d bits are taken for those of a camera of %d bits%s; results fill all 16",
-            *(paths[0], hi, 8 * extremes[0].itemsize, bits, " from here on" if known else ""),
+            _OF_CAMERA + "%s; results fill all 16",
+            *(f"{paths[0]} …", hi, 8 * extremes[0].itemsize, bits, " from here on" if known else ""),
         )
-    elif not (bits or floats or known):
+    elif not (bits or known):
         log.warning(
-            "%s …: the extremes of its %s samples, %d and %d, become black and white",
-            *(paths[0], extremes[0].dtype, lo, hi),
+            "%s …: the extremes of its %s samples, %.10g and %.10g, become black and white%s",
+            *(paths[0], extremes[0].dtype, lo, hi, ", in results of floats 0 and 1" if floats else ""),
         )
     return found
+
+
+def camera_range(name: str, pages: Iterable[np.ndarray]) -> Range:
+    """What `visible_range` gives for uint16 frames, of these, which are some of a video's."""
+    highest = max((int(page.max()) for page in pages), default=0)
+    bits = _camera_bits(highest, {np.dtype(np.uint16)}) if highest else 16
+    if bits < 16:
+        log.warning(_OF_CAMERA, name, highest, 16, bits)
+    return Range.of_bits(bits)
 
 
 def _camera_bits(highest: float, types: set[np.dtype]) -> int:

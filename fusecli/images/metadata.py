@@ -12,6 +12,8 @@ import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
+
 from fusecli.images import exif, png
 
 JPEG_ICC = b"ICC_PROFILE\0"
@@ -23,7 +25,9 @@ _DPI = (0.1, 1e7)  # what is believed, and every format can hold
 _TURNED = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
 
 _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _XMP, _ICC = 282, 283, 296, 700, 34675  # tags of TIFF
-_GEO = (33550, 33922, 34264, 34735, 34736, 34737)  # GeoTIFF: scale, tie points, transformation, keys
+_SCALE, _TIES, _TRANSFORMATION, _KEYS = 33550, 33922, 34264, 34735  # GeoTIFF
+_GEO = (_SCALE, _TIES, _TRANSFORMATION, _KEYS, 34736, 34737)
+_RASTER_TYPE, _POINT = 1025, 2  # the key that says where pixel (0, 0) is: at its corner or, a point, at its centre
 
 Tag = tuple["int | str", int, int, bytes, bool]  # as `tifffile.TiffWriter.write` takes them
 
@@ -47,9 +51,9 @@ class Metadata:
         dpi = self.dpi[::-1] if self.dpi and orientation >= 5 else self.dpi
         return self if orientation == 1 else replace(self, dpi=dpi, geo=())
 
-    def resized(self) -> Metadata:
-        """The same for pixels of another size."""
-        return replace(self, dpi=None, geo=())
+    def resized(self, before: tuple[int, int], after: tuple[int, int]) -> Metadata:
+        """The same for an image of another height and width."""
+        return replace(self, dpi=None, geo=_regridded(self.geo, before[1] / after[1], before[0] / after[0]))
 
     def fitted(self, height: int, width: int, color: bool) -> Metadata:
         """What is true of an upright result of that size, gray or RGB, and neither damaged nor too large."""
@@ -171,6 +175,32 @@ def _profile(icc: bytes, space: bytes) -> bytes:
     size = int.from_bytes(icc[:4], "big")
     whole = 128 <= size <= min(len(icc), exif.LIMIT) and icc[36:40] == b"acsp"
     return icc[:size] if whole and icc[16:20] == space else b""
+
+
+def _regridded(geo: tuple[Tag, ...], across: float, down: float) -> tuple[Tag, ...]:
+    """Tags for pixels so many times as wide and as high; none where they are damaged."""
+    step, found = np.array([across, down]), []
+    try:
+        keys = next((data for code, _, _, data, _ in geo if code == _KEYS), b"")
+        is_point = any(key[0] == _RASTER_TYPE and key[3] == _POINT for key in struct.iter_unpack("<4H", keys))
+        centre = 0.5 if is_point else 0.0
+        for code, kind, count, data, once in geo:
+            if code in (_SCALE, _TIES, _TRANSFORMATION):
+                values = np.frombuffer(data, "<f8").copy()
+                if code == _SCALE:
+                    values[:2] *= step
+                elif code == _TIES:
+                    pixels = values.reshape(-1, 6)[:, :2]
+                    pixels[:] = (pixels + centre) / step - centre
+                else:
+                    matrix = values.reshape(4, 4)
+                    matrix[:, 3] += matrix[:, :2] @ (centre * (step - 1))
+                    matrix[:, :2] *= step
+                data = values.tobytes()
+            found.append((code, kind, count, data, once))
+    except (struct.error, ValueError):
+        return ()
+    return tuple(found)
 
 
 def _jpeg_segment(marker: int, prefix: bytes, body: bytes) -> bytes:

@@ -460,6 +460,6 @@ def _is_file(path: Path) -> bool:
 
 
 def _leaves(name: str) -> bool:
-    """Whether a result of that name would lie outside the output folder, or be hidden."""
+    """Whether a result of that name would lie outside the output folder, be hidden, or have none."""
     path = PurePath(name)
-    return not path.parts or bool(path.anchor) or any(part.startswith(".") for part in path.parts)
+    return not path.parts or name.endswith("/") or bool(path.anchor) or any(part.startswith(".") for part in path.parts)

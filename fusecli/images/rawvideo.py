@@ -13,7 +13,8 @@ from fusecli.errors import InputError, UsageError
 from fusecli.images.video import Look, Timed
 
 PIPE = "-"
-_FORMATS = {"gray": ("u1", ()), "gray16le": ("<u2", ()), "rgb24": ("u1", (3,)), "bgr24": ("u1", (3,))}
+_DEEP = {f"gray{bits}le": ("<u2", (), bits) for bits in (10, 12, 14, 16)}
+_FORMATS = {"gray": ("u1", (), 8), **_DEEP, "rgb24": ("u1", (3,), 8), "bgr24": ("u1", (3,), 8)}
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class RawFormat:
     def shape(self) -> tuple[int, ...]:
         return (self.height, self.width, *_FORMATS[self.pix_fmt][1])
 
+    @property
+    def bits(self) -> int:
+        """Of a sample; where they are fewer than it is stored in, the greatest value is white all the same."""
+        return _FORMATS[self.pix_fmt][2]
+
 
 class RawPipe:
     """Frames from a pipe, with the interface of `images.video.VideoFile`. Raises InputError at a short last frame."""
@@ -60,7 +66,7 @@ class RawPipe:
         self.layout = layout
         self.look = Look(layout.rate or rate, 1 / (layout.rate or rate))
         self.size = (layout.height, layout.width)
-        self.bits = 8 * layout.dtype.itemsize
+        self.bits = layout.bits
         self._pipe = io.FileIO(fileno, closefd=False)  # no buffer, whose lock a waiting thread would hold at the end
 
     def __str__(self) -> str:

@@ -26,6 +26,7 @@ MODELS = ("shift", "similarity", "affine", "homography")
 WIDTHS = (160, 320, 640)  # of the visible frame, coarse to fine
 SCALES = np.geomspace(0.6, 1.6, 17)  # field of view of the infrared against the visible, tried at the coarsest width
 FEATHER = 33  # px over which the visible takes over where the infrared ends
+SHRINKS = 0.7  # scale below which an infrared frame is first made smaller: else pixels are skipped, and edges jagged
 GOOD_SIMILARITY, POOR_SIMILARITY = 0.22, 0.17
 GOOD_RESIDUAL = 0.005  # of the visible frame's diagonal
 
@@ -54,6 +55,8 @@ class Calibration:
                 scale, (x, y) = float(values["scale"]), values["shift"]
                 matrix = np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]], np.float64)
             sizes = [values.get(key) and (int(values[key][0]), int(values[key][1])) for key in ("ir_size", "vis_size")]
+            if any(size and min(size) < 1 for size in sizes):
+                raise ValueError("a size without pixels")
         except OSError as error:
             raise UsageError(f"--align {path}: {error.strerror or error}") from error
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
@@ -97,9 +100,15 @@ def warp(infrared: np.ndarray, visible: tuple[int, int], calibration: Calibratio
 
     infrared: H×W or H×W×3, uint8 or float32 in [0, 1]; the result is of that type, H×W.
     """
-    size = visible[::-1]
-    matrix = calibration.between(infrared.shape[1::-1], size)
-    here = cv2.warpPerspective(luma(infrared), matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    size, before = visible[::-1], infrared.shape[1::-1]
+    matrix = calibration.between(before, size)
+    moving = luma(infrared)
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2])))) / max(abs(matrix[2, 2]), 1e-9)
+    if scale < SHRINKS:
+        small = max(1, round(scale * before[0])), max(1, round(scale * before[1]))
+        moving = cv2.resize(moving, small, interpolation=cv2.INTER_AREA)
+        matrix = matrix @ np.linalg.inv(resizing(before, small))
+    here = cv2.warpPerspective(moving, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.rint(here * 255).astype(np.uint8) if infrared.dtype == np.uint8 else here
 
 

@@ -22,6 +22,7 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of its 
 
 _TRANSPOSED = 5  # orientations from here on swap height and width
 _PRIVATE = 32768  # tags from here on are no one's business
+_NODATA = 42113  # but GDAL's: the value, as text, of pixels without one
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
@@ -40,7 +41,8 @@ def read(
 ) -> tuple[list[np.ndarray], list[Metadata], int]:
     """Of each page (or of ``pages``) stored values, H×W or H×W×3 RGB, and metadata; the number of pages the file has.
 
-    Alpha is dropped, palettes are expanded, white-is-zero is inverted; thumbnails and masks are no pages.
+    Alpha is dropped, palettes are expanded, white-is-zero is inverted; thumbnails and masks are no pages. Pixels that
+    GDAL_NODATA says are without a value are NaN, or of integers the least other value.
     Raises Unreadable with the reason.
     """
     with _open(path) as (file, images):
@@ -57,7 +59,7 @@ def read(
             array = _with_opencv(path, page) if array is None else orient(array, _orientation(page))
             if array.ndim < 2 or sorted(array.shape[:2]) != sorted((page.imagelength, page.imagewidth)):
                 raise Unreadable("the TIFF page is damaged: its data do not fill it")
-            arrays.append(array)
+            arrays.append(_without_nodata(array, page))
             metadata.append(_metadata(file, page))
         return arrays, metadata, len(images)
 
@@ -123,6 +125,8 @@ def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
         raise Unreadable("the TIFF page has no pixels")
     if page.samplesperpixel > 4:
         raise Unreadable(f"the TIFF page has {page.samplesperpixel} samples per pixel; one to four are read")
+    if page.dtype is not None and page.dtype.kind == "c":
+        raise Unreadable("the TIFF holds complex numbers, which are no picture; save their magnitude")
     ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
     counter, entry, inline = ("Q", "HHQQ", 8) if file.is_bigtiff else ("H", "HHII", 4)
     handle, order = file.filehandle, file.byteorder
@@ -179,6 +183,20 @@ def _with_tifffile(page: tifffile.TiffPage) -> np.ndarray | None:
     if kind == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
         array = np.iinfo(array.dtype).max - array
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def _without_nodata(array: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
+    """Such pixels, at the edges of maps, would stretch the intensity range; 8 bits are shown as they are."""
+    try:
+        value = float(page.tags.valueof(_NODATA, default="nan"))
+    except (TypeError, ValueError):
+        return array
+    missing = array == value if array.ndim == 2 else (array == value).all(-1)
+    if array.itemsize == 1 or not missing.any() or missing.all():
+        return array
+    array = array.copy()
+    array[missing] = np.nan if array.dtype.kind == "f" else array[~missing].min()
+    return array
 
 
 def _with_opencv(path: Path, page: tifffile.TiffPage) -> np.ndarray:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 _BT709, _BT601, _UNSPECIFIED = 1, 6, 2
 _HD_LINES = 720  # from here on, video that does not name its matrix is BT.709, below BT.601
 _LIMITED = 1  # AVCOL_RANGE_MPEG
+_FEW = 8  # frames for each one of a sample, up to which all are decoded
 _SHORT = Fraction(1, 2)  # seconds that may be missing at the end before a file counts as truncated
 
 
@@ -129,9 +131,16 @@ class VideoFile:
             log.warning("%s: %d of %d frames are damaged", self.path, damaged, count)
 
     def sample(self, count: int) -> Iterator[np.ndarray]:
-        """Pixels of about ``count`` frames over the whole length: the key frames before evenly spaced times."""
+        """Pixels of about ``count`` frames over the whole length: the key frames before evenly spaced times.
+
+        Of short videos, where key frames are few, every so many frames.
+        """
         with self._open() as container:
             stream = self._stream(container)
+            if 0 < self.frames <= _FEW * count:
+                every = -(-self.frames // count)
+                yield from (self._upright(frame) for frame in islice(self._decoded(container, stream), 0, None, every))
+                return
             length = float(self._declared(container, stream))
             before: int | None = None
             for step in range(count):

@@ -174,8 +174,8 @@ def _is_medium(name: str) -> bool:
 def _exists(output: Path) -> bool:
     try:
         return output.exists()
-    except OSError as error:  # a name that is too long, say
-        raise UsageError(f"{output.name}: cannot be a result's name: {error.strerror}") from error
+    except OSError:  # a name that is too long, say: writing it will fail, and cost that pair alone
+        return False
 
 
 def check_writable(option: str, folder: Path) -> None:

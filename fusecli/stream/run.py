@@ -332,7 +332,7 @@ def load(job: Job, settings: Settings) -> Loaded:
         reaches.append(reach(b.shape[:2], a.shape[:2], settings.align))
         first[index], second[index] = of_one_size(a, b, job, settings.resize, settings.align)
         if first[index].shape != a.shape:
-            metadata[index] = metadata[index].resized()
+            metadata[index] = metadata[index].resized(a.shape[:2], first[index].shape[:2])
     if settings.gray:
         first = [gray(page) for page in first]
     return Loaded(job, first, second, reaches, _levels(sides[0][0], job.output, settings), metadata, began)

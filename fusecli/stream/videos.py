@@ -240,6 +240,8 @@ class _Fusion:
         first, second = steps.sources
         pairs = iter(steps)
         whole = [Range.of_bits(side.bits) for side in steps.sources]
+        if isinstance(first, VideoFile) and first.bits == 16:
+            whole[0] = intensity.camera_range(str(first), first.sample(intensity.SAMPLE_FRAMES))
         range_ = self.settings.infrared
         if range_ == "auto" and second.bits > 8:
             if isinstance(second, VideoFile):
