@@ -137,6 +137,23 @@ def test_equal_grids_are_not_resampled(tmp_path, fusecli, average):
     assert abs(fused - expected).max() < 0.8
 
 
+@pytest.mark.parametrize("degrees", [(0, 45, 0), (0, 0, 45), (45, 45, 0)])
+def test_equal_grids_halfway_between_two_axes_are_turned_alike(tmp_path, fusecli, average, degrees):
+    """Which axis is the nearest is then decided by what is rounded in each header."""
+    where = phantom.grid((20, 20, 20), (4, 4, 4), "axial", degrees)
+    values = phantom.head(where, MARK)
+    ct = put(tmp_path, "dicom", "ct", where, values, WindowCenter=500, WindowWidth=1000)
+    for seed in range(4):
+        noise = np.random.default_rng(seed).normal(0, 1e-6, (3, 4))
+        close = phantom.Grid(where.shape, where.affine + np.vstack([noise, np.zeros(4)]))
+        mri = put(tmp_path, "nifti", "mri", close, values)
+        out = tmp_path / f"{seed}.nii.gz"
+        code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", out, "-m", average)
+        assert code == 0, err
+        assert "resampled" not in err
+        assert np.corrcoef(nib.load(out).get_fdata().T.ravel(), values.ravel())[0, 1] > 0.9
+
+
 def test_volumes_that_do_not_overlap_are_refused(tmp_path, fusecli, average):
     far = phantom.grid((30, 32, 34), (4, 4, 4), centre=(500, 0, 0))
     ct = put(tmp_path, "nifti", "ct", CT, phantom.head(CT))

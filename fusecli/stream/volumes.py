@@ -112,7 +112,8 @@ class _Fusion:
         """With the slices that are fused."""
         if volume.grid is None or self.reference.grid is None:
             return volume
-        turn = Turn.upright(volume.grid, self.reference.grid)
+        # Voxels of one grid turn alike, also where rounding in a header would call another axis the nearest.
+        turn = Turn.upright(volume.grid if self.resampling else self.reference.grid, self.reference.grid)
         return replace(volume, voxels=turn.voxels(volume.voxels), grid=turn.grid(volume.grid))
 
     def run(self, preview: bool) -> Outcome:
