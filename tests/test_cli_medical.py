@@ -428,6 +428,23 @@ def test_a_cohort_of_folders_is_mirrored(tmp_path, fusecli, average):
     assert "--recursive" in fusecli(*arguments)[2]
 
 
+def test_a_series_that_a_patient_has_not_costs_that_patient(tmp_path, fusecli, average):
+    for patient, number in (("p1", 1), ("p2", 7)):
+        phantom.dicom_series(tmp_path / "ct" / patient, np.ones((3, 8, 8), np.int16), CT, number=number)
+        phantom.dicom_series(tmp_path / "mri" / patient, np.ones((3, 8, 8), np.int16), CT, "MR", number=2)
+        for side, level in (("ct", 1024), ("mri", 5)):
+            for path in (tmp_path / side / patient).iterdir():
+                phantom.edit(path, PixelData=(np.arange(64, dtype=np.int16) + level).tobytes())
+    given = ("fuse", "-r", "--ct", tmp_path / "ct", "--mri", tmp_path / "mri", "-m", average)
+    code, _, err = fusecli(*given, "--series", "7", "-o", tmp_path / "out")
+    assert code == 8, err
+    assert "p1: --series 7: neither side has a series '7', but:\n  1: CT" in err
+    assert len(list((tmp_path / "out" / "p2").iterdir())) == 3
+    code, _, err = fusecli(*given, "--series", "8", "-o", tmp_path / "none")
+    assert code == 1
+    assert err.count("neither side has a series '8'") == 2
+
+
 def test_what_lies_beside_the_series_of_a_cohort_changes_nothing(tmp_path, fusecli, average):
     """A multi-frame file of another modality, which comes first. What is said of a choice is said once."""
     small = phantom.grid((12, 10, 4), (8, 8, 20))

@@ -109,6 +109,16 @@ class VolumePair:
     first: Input
     second: Input
 
+    def chosen(self) -> VolumePair:
+        """The pair with its DICOM series chosen. Raises as `Input.choose`, also where --series fits neither side."""
+        first, second = (one if one.is_nifti else _of_series(one, one.choose()) for one in (self.first, self.second))
+        found = [one.chosen for one in (first, second) if one.chosen]
+        wanted = None if first.series.certain else first.series.value  # said of both sides: it has to fit one of them
+        if found and wanted and not any(wanted == one.number or one.ends_in(wanted) for one in found):
+            listed = "".join(f"\n  {one}" for one in found)
+            raise UsageError(f"--series {wanted}: neither side has a series {wanted!r}, but:{listed}")
+        return replace(self, first=first, second=second)
+
 
 @dataclass(frozen=True)
 class VolumeJob(Job):
@@ -223,7 +233,7 @@ def plan(
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
     if len(pairs) == 1:  # what is wrong with the one pair there is, is wrong with the command
-        pairs = [_chosen(pairs[0])]
+        pairs = [pairs[0].chosen()]
     jobs: list[Job] = []
     for index, pair in enumerate(pairs):
         target = (pair.first, pair.second)[reference]
@@ -231,7 +241,7 @@ def plan(
         known = pair
         try:
             if len(pairs) > 1 and mine:
-                known = _chosen(pair)
+                known = pair.chosen()
             slices, _, multi_frame = (known.first, known.second)[reference].layout()
             color = not gray and (colormap or known.first.layout()[1])
         except (InputError, UsageError):
@@ -320,17 +330,6 @@ def _stem(path: Path) -> str:
     if path.is_dir():
         return path.resolve().name
     return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
-
-
-def _chosen(pair: VolumePair) -> VolumePair:
-    """The pair with its DICOM series chosen."""
-    first, second = (one if one.is_nifti else _of_series(one, one.choose()) for one in (pair.first, pair.second))
-    found = [one.chosen for one in (first, second) if one.chosen]
-    wanted = None if first.series.certain else first.series.value  # said of both sides: it has to fit one of them
-    if found and wanted and not any(wanted == one.number or one.ends_in(wanted) for one in found):
-        listed = "".join(f"\n  {one}" for one in found)
-        raise UsageError(f"--series {wanted}: neither side has a series {wanted!r}, but:{listed}")
-    return replace(pair, first=first, second=second)
 
 
 def _of_series(volume: Input, series: dicom.Series) -> Input:

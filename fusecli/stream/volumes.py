@@ -88,8 +88,8 @@ class _Fusion:
     def __init__(self, job: VolumeJob, engine: Engine, settings: VolumeSettings, pool: ThreadPoolExecutor) -> None:
         self.job, self.engine, self.settings, self.pool = job, engine, settings, pool
         self.began = time.perf_counter()
-        sources = (job.volumes.first, job.volumes.second)
-        self.volumes: list[Volume] = list(pool.map(lambda source: source.read(), sources))
+        pair = job.volumes.chosen()
+        self.volumes: list[Volume] = list(pool.map(lambda source: source.read(), (pair.first, pair.second)))
         sides = settings.task.sides
         self.shown = [
             shown_range(volume, side, settings.window if side == "ct" else None)
