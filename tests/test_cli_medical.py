@@ -189,6 +189,17 @@ def test_missing_geometry_is_refused_unless_both_miss_it(tmp_path, fusecli, aver
     assert fusecli("fuse", "--ct", ct, "--mri", mr, "-o", tmp_path / "out", "-m", average, "--overwrite")[0] == 1
 
 
+def test_nifti_made_of_dicom_without_geometry_claims_none(tmp_path, fusecli, average):
+    for side in ("ct", "mri"):
+        for path in phantom.dicom_series(tmp_path / side, np.arange(80, dtype=np.int16).reshape(1, 10, 8), CT, "MR"):
+            phantom.edit(path, ImageOrientationPatient=None, WindowCenter=40, WindowWidth=80, SeriesInstanceUID=side)
+    out = tmp_path / "out.nii.gz"
+    code, _, err = fusecli("fuse", "--ct", tmp_path / "ct", "--mri", tmp_path / "mri", "-o", out, "-m", average)
+    assert code == 0, err
+    header = nib.load(out).header
+    assert (header["sform_code"], header["qform_code"], header.get_data_shape()) == (0, 0, (8, 10, 1))
+
+
 # Output --------------------------------------------------------------------------------------------------------------
 
 
