@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -504,6 +506,50 @@ def test_a_folder_of_both_kinds_is_refused(tmp_path, fusecli, average):
     assert fusecli("fuse", "--ct", tmp_path / "mix", *rest, "-o", tmp_path / "listed", *table)[0] == 0
 
 
+def test_a_table_names_volumes_wherever_they_lie(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
+    for path in ("ct/a/x.nii.gz", "mri/b/y.nii.gz"):
+        phantom.nifti(tmp_path / path, values, small)
+    (tmp_path / "empty").mkdir()
+    table = tmp_path / "pairs.csv"
+    table.write_text("ct,mri\nct/a/x.nii.gz,mri/b/y.nii.gz\n")
+    arguments = ("fuse", "--pairs", table, "-m", average)
+    for index, folder in enumerate(("empty", ".")):
+        sides = ("--ct", tmp_path / folder, "--mri", tmp_path / folder)
+        code, _, err = fusecli(*arguments, *sides, "-o", tmp_path.with_name(f"{tmp_path.name}-{index}"))
+        assert code == 0, err
+    sides = ("--ct", tmp_path / "ct", "--mri", tmp_path / "mri")
+    table.write_text("ct,mri\na/x.nii.gz,b/y.nii.gz\n")
+    assert fusecli(*arguments, *sides, "-o", tmp_path / "out")[0] == 0
+    assert (tmp_path / "out" / "x.nii.gz").exists()
+    command = [sys.executable, "-m", "fusecli", *arguments[:1], "--pairs", "-", *sides, "-o", tmp_path / "piped"]
+    done = subprocess.run(list(map(str, command)), input=table.read_text(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_volumes_of_one_name_are_not_taken_for_one(tmp_path, fusecli, average):
+    ct = put(tmp_path, "dicom", "ct", CT, phantom.head(CT))
+    values = np.rint(phantom.head(MR) * 1000).astype(np.int16)
+    for name in ("mri/t1.nii", "mri/t1.nii.gz", "cohort/a/t1.nii.gz", "cohort/b/t1.nii.gz"):
+        phantom.nifti(tmp_path / name, values, MR)
+    for mri in ("mri", "cohort/*/t1.nii.gz"):
+        arguments = ("fuse", "--ct", ct, "--mri", tmp_path / mri, "-o", tmp_path / "out", "-m", average)
+        code, _, err = fusecli(*arguments)
+        assert code == 2
+        assert "have the same name" in err
+
+
+def test_nested_exports_are_answered_with_the_option_that_takes_them(tmp_path, fusecli, average):
+    ct = put(tmp_path, "dicom", "ct", CT, phantom.head(CT))
+    put(tmp_path / "nested" / "study", "dicom", "mri", MR, phantom.head(MR))
+    arguments = ("fuse", "--ct", ct, "--mri", tmp_path / "nested", "-o", tmp_path / "out", "-m", average)
+    code, _, err = fusecli(*arguments)
+    assert code == 2
+    assert f"--mri {tmp_path / 'nested'}: no volume lies in this folder itself; --recursive takes" in err
+    assert fusecli(*arguments, "-r")[0] == 0
+
+
 def test_a_cohort_of_nifti_files_pairs_by_name(tmp_path, fusecli, average):
     small = phantom.grid((12, 10, 4), (8, 8, 20))
     values = np.rint(phantom.head(small) * 1000).astype(np.int16)
@@ -632,7 +678,7 @@ def test_a_volume_and_pictures_are_no_pair(heads, fusecli, average):
     cv2.imwrite(str(root / "png" / "a.png"), np.zeros((8, 8), np.uint8))
     code, _, err = fusecli("fuse", "--ct", ct, "--mri", root / "png", "-o", root / "out", "-m", average)
     assert code == 2
-    assert "the other side is a volume, this is none (DICOM or NIfTI)" in err
+    assert "the other side is a volume, this is none (DICOM, or NIfTI as .nii or .nii.gz)" in err
 
 
 def test_too_many_voxels_are_refused_before_they_are_read(heads, fusecli, average):

@@ -390,7 +390,7 @@ def _middle(stem: str, pattern: tuple[str, str]) -> str:
 
 def _from_csv(path: Path, typed: tuple[str, str], sides: tuple[str, str], endings: tuple[str, ...]) -> list[Pair]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = (_piped if is_device(path) else _text)(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--pairs {path}: cannot be read as a UTF-8 text file ({error})") from error
     if "\0" in text:
@@ -401,6 +401,13 @@ def _from_csv(path: Path, typed: tuple[str, str], sides: tuple[str, str], ending
         return _from_rows(rows, head, path, typed, sides, endings)
     except csv.Error as error:
         raise UsageError(f"--pairs {path}, line {rows.line_num}: {error}") from error
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig")
+
+
+_piped = cache(_text)  # a pipe gives its text once, and whoever looks for volumes or pictures in it asks
 
 
 def _from_rows(

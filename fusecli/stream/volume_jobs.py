@@ -6,6 +6,7 @@ import glob
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from fusecli.errors import InputError, UsageError
@@ -155,37 +156,42 @@ def find(
     and those of the same path below both sides are a pair. NIfTI files pair by name as pictures do. Raises UsageError
     where one side has volumes and the other has not, or no partner.
     """
-    found = [_collect(side, text, recursive, pairs_csv is None) for side, text in zip(task.sides, typed, strict=True)]
-    if not any(found):
-        return None
-    for side, text, units in zip(task.sides, typed, found, strict=True):
-        if not units:
-            exists = Path(text).exists() or glob.glob(text)
-            reason = "the other side is a volume, this is none (DICOM or NIfTI)" if exists else "no such file or folder"
-            raise UsageError(f"--{side} {text}: {reason}")
     serial, which = choices("--series", series, task), choices("--volume", volume, task)
 
     def make(side: str, path: Path, files: Sequence[Path]) -> Input:
         return Input(side, path, tuple(files), serial[side], which[side], max_voxels=max_voxels)
 
-    first, second = found
-    files_typed = all(Path(text).is_file() for text in typed) and pairs_csv is None  # a pair, whatever their names
-    if not files_typed and all(nifti.is_nifti(files[0]) for units in found for files in units.values()):
-        pairs = pairing.find_pairs(
-            *typed,
-            endings=nifti.ENDINGS,
-            recursive=recursive,
-            pair_by=pair_by,
-            pairs_csv=pairs_csv,
-            ignore_unmatched=ignore_unmatched,
-            sides=task.sides,
-        )
+    def named(pairs: Sequence[pairing.Pair]) -> list[VolumePair]:
         return [
             VolumePair(one.name, make(task.first, one.first, [one.first]), make(task.second, one.second, [one.second]))
             for one in pairs
         ]
+
     if pairs_csv is not None:
-        raise UsageError("--pairs lists NIfTI files; DICOM series pair by their folders (--recursive)")
+        listed = partial(pairing.find_pairs, *typed, pairs_csv=pairs_csv, sides=task.sides)
+        pairs = listed(endings=(*nifti.ENDINGS, *frames.ENDINGS))
+        if not any(nifti.is_nifti(path) for pair in pairs for path in (pair.first, pair.second)):
+            return None
+        return named(listed(endings=nifti.ENDINGS))
+    found = [_collect(side, text, recursive) for side, text in zip(task.sides, typed, strict=True)]
+    if not any(found):
+        return None
+    for side, text, units in zip(task.sides, typed, found, strict=True):
+        if not units:
+            raise UsageError(f"--{side} {text}: {_why_none(text, recursive)}")
+    first, second = found
+    files_typed = all(Path(text).is_file() for text in typed)  # a pair, whatever their names
+    if not files_typed and all(nifti.is_nifti(files[0]) for units in found for files in units.values()):
+        return named(
+            pairing.find_pairs(
+                *typed,
+                endings=nifti.ENDINGS,
+                recursive=recursive,
+                pair_by=pair_by,
+                ignore_unmatched=ignore_unmatched,
+                sides=task.sides,
+            )
+        )
     if len(first) == len(second) == 1:
         (key, files), (other, _) = (next(iter(units.items())) for units in found)
         keys = [(key or _stem(_called(typed[0], files)), key, other)]
@@ -269,33 +275,46 @@ def plan(
     return settle(jobs, output, naming, single=single, guarded=folders)
 
 
-def _collect(side: str, typed: str, recursive: bool, told_apart: bool) -> dict[str, list[Path]]:
+def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
     """Volumes below what was typed: name within it -> files. Several NIfTI files are several volumes.
 
-    told_apart: where a folder holds both kinds this raises UsageError; else NIfTI files alone are taken.
+    Raises UsageError where two have one name, and where a folder holds both kinds.
     """
     path = Path(typed)
     if path.is_dir():
-        units: dict[str, list[Path]] = {}
-        for relative, files in _folders(side, typed, recursive).items():
-            images, series = _kinds(side, files, told_apart)
-            for file in images:
-                units["/".join(filter(None, (relative, _stem(file))))] = [file]
-            if series:
-                units[relative] = series
-        return units
-    files = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(typed, recursive=True))]
-    images, series = _kinds(side, files, told_apart)
-    if images:
-        return {_stem(file): [file] for file in images}
-    return {"": series} if series else {}
+        folders = _folders(side, typed, recursive)
+    else:
+        files = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(typed, recursive=True))]
+        folders = {"": files} if files else {}
+    units: dict[str, list[Path]] = {}
+    for relative, files in folders.items():
+        images, series = _kinds(side, files)
+        for file in images:
+            name = "/".join(filter(None, (relative, _stem(file))))
+            if name in units:
+                raise UsageError(
+                    f"--{side}: {units[name][0]} and {file} have the same name, so that no one can tell which to pair; "
+                    "name one of them"
+                )
+            units[name] = [file]
+        if series:
+            units[relative] = series
+    return units
 
 
-def _kinds(side: str, files: Sequence[Path], told_apart: bool) -> tuple[list[Path], list[Path]]:
+def _why_none(typed: str, recursive: bool) -> str:
+    """Why there is no volume on a side, where the other has one."""
+    path = Path(typed)
+    if path.is_dir() and not recursive and any(entry.is_dir() for entry in path.iterdir()):
+        return "no volume lies in this folder itself; --recursive takes its sub-folders too"
+    if path.exists() or glob.glob(typed):
+        return "the other side is a volume, this is none (DICOM, or NIfTI as .nii or .nii.gz)"
+    return "no such file or folder"
+
+
+def _kinds(side: str, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The NIfTI files and the DICOM files of one place; see `_collect`."""
     images = [file for file in files if nifti.is_nifti(file)]
-    if images and not told_apart:
-        return images, []
     series = [file for file in files if file.is_file() and _may_be_dicom(file) and dicom.is_dicom(file)]
     if images and series:
         raise UsageError(
