@@ -568,6 +568,41 @@ def test_a_cohort_of_nifti_files_pairs_by_name(tmp_path, fusecli, average):
     assert "cannot tell what {index} was given to before" in err
 
 
+def test_results_do_not_go_where_a_glob_found_their_sources(tmp_path, fusecli, average):
+    values = np.rint(phantom.head(CT) * 1000).astype(np.int16)
+    sides = []
+    for side in ("ct", "mri"):
+        phantom.nifti(tmp_path / "all" / f"{side}1.nii.gz", values, CT)
+        sides += [f"--{side}", tmp_path / "all" / f"{side}*.nii.gz"]
+    arguments = ("fuse", *sides, "--pair-by", "ct=ct*,mri=mri*", "-m", average)
+    code, _, err = fusecli(*arguments, "-o", tmp_path / "all")
+    assert code == 2
+    assert "ct*.nii.gz would find the results as inputs" in err
+    assert fusecli(*arguments, "-o", tmp_path / "all" / "fused")[0] == 0
+
+
+def test_options_for_the_other_kind_of_volume_are_refused(tmp_path, fusecli, average):
+    series = [put(tmp_path, "dicom", side, CT, phantom.head(CT)) for side in ("ct", "mri")]
+    files = [put(tmp_path, "nifti", side, CT, phantom.head(CT)) for side in ("ct", "mri")]
+    for (ct, mri), option, kind in ((series, "--volume", "NIfTI"), (files, "--series", "DICOM")):
+        code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", tmp_path / "out", "-m", average, option, "1")
+        assert code == 2
+        assert f"{option} is for {kind}, and neither side is" in err
+
+
+def test_the_index_of_a_disk_is_no_volume(tmp_path, fusecli, average):
+    sides = []
+    for side, where in (("ct", CT), ("mri", MR)):
+        put(tmp_path / side / "S1", "dicom", side, where, phantom.head(where))
+        (tmp_path / side / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+        sides += [f"--{side}", tmp_path / side]
+    arguments = ("fuse", *sides, "-o", tmp_path / "out", "-m", average)
+    code, _, err = fusecli(*arguments)
+    assert (code, "--recursive takes" in err) == (2, True)
+    code, _, err = fusecli(*arguments, "-r")
+    assert code == 0, err
+
+
 @pytest.mark.parametrize("side", ["pet", "mr"])
 def test_a_damaged_nifti_file_of_a_cohort_costs_its_pair(tmp_path, fusecli, average, side):
     small = phantom.grid((12, 10, 4), (8, 8, 20))
@@ -638,6 +673,10 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
         (["-o", "out.png"], "the result has 22 files, one per slice; name a folder"),
         (["-o", "out.dcm", "--reference", "mri"], "a NIfTI volume knows no patient"),
         (["--name", "{patient}"], "unknown {patient}"),
+        (["-o", "out.nii.gz", "--reference", "mri", "--format", "png"], "contradicts --format png"),
+        (["--series", "mri=2"], "--series is for DICOM, and --mri is none"),
+        (["--volume", "ct=2"], "--volume is for NIfTI, and --ct is none"),
+        (["--pair-by", "ct=*_ct,mri=*_mr"], "--pair-by matches names of NIfTI files"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_any_work(heads, fusecli, average, options, reason):

@@ -324,13 +324,15 @@ def _why_none(names: list[str], path: Path, endings: tuple[str, ...], recursive:
     reads = _reads(endings)
     if names and path.is_file():
         return f"not a supported kind of file; {reads}"
+    nested = path.is_dir() and not recursive and any(entry.is_dir() for entry in path.iterdir())
     if names:
         kinds = Counter(Path(name).suffix.lower() or "no ending" for name in names)
         found = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(5))
-        return f"no supported file among those found ({found}); {reads}"
+        deeper = "; --recursive takes its sub-folders too" if nested else ""
+        return f"no supported file among those found ({found}); {reads}{deeper}"
     if not path.is_dir():
         return "no file matches"
-    if not recursive and any(entry.is_dir() for entry in path.iterdir()):
+    if nested:
         return "the folder holds only sub-folders; --recursive takes these too"
     return "the folder is empty"
 

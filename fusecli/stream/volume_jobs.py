@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from fusecli.stream.run import Job
 log = logging.getLogger("fusecli")
 
 SHOWN = 10
+_KINDS = {".dcm": "dicom", ".tiff": ".tif", ".jpeg": ".jpg"}  # of endings that are not what is written themselves
 
 
 @dataclass(frozen=True)
@@ -180,8 +181,17 @@ def find(
         if not units:
             raise UsageError(f"--{side} {text}: {_why_none(text, recursive)}")
     first, second = found
+    kinds = {
+        side: [nifti.is_nifti(files[0]) for files in units.values()]
+        for side, units in zip(task.sides, found, strict=True)
+    }
+    has_series = {side: not all(ones) for side, ones in kinds.items()}
+    _check_choices("--series", serial, has_series, "DICOM")
+    _check_choices("--volume", which, {side: any(ones) for side, ones in kinds.items()}, "NIfTI")
+    if pair_by != "stem" and any(has_series.values()):
+        raise UsageError("--pair-by matches names of NIfTI files; DICOM series pair by the names of their folders")
     files_typed = all(Path(text).is_file() for text in typed)  # a pair, whatever their names
-    if not files_typed and all(nifti.is_nifti(files[0]) for units in found for files in units.values()):
+    if not files_typed and not any(has_series.values()):
         return named(
             pairing.find_pairs(
                 *typed,
@@ -224,7 +234,7 @@ def plan(
     output: Path,
     naming: Naming,
     *,
-    folders: list[Path],
+    inputs: Sequence[str] = (),
     reference: int = 0,
     gray: bool = False,
     colormap: bool = False,
@@ -233,7 +243,7 @@ def plan(
     """Name every pair's result and check that writing it harms nothing.
 
     output: a folder, or a file for a single pair. The format may also be nifti; that of pictures is for slices, in a
-    folder. folders: input folders, in which nothing may be written. Raises UsageError.
+    folder. inputs: both sides as typed; nothing may be written in a folder among them. Raises UsageError.
     """
     single = _is_file(output)
     if single and len(pairs) > 1:
@@ -272,7 +282,22 @@ def plan(
             path = naming.path(output, pair.name, "" if folder else _ending(kind, target), index)
         volumes = known if len(pairs) == 1 else _without_headers(known)
         jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, color))
-    return settle(jobs, output, naming, single=single, guarded=folders)
+    for side, text in enumerate(inputs):
+        if single or Path(text).exists():  # which is no glob
+            continue
+        held = {path.parent for pair in pairs for path in (pair.first, pair.second)[side].files}
+        if output.resolve() in {folder.resolve() for folder in held}:
+            raise UsageError(f"-o {output}: {text} would find the results as inputs; choose another folder")
+    guarded = [Path(text) for text in inputs if Path(text).is_dir()]
+    return settle(jobs, output, naming, single=single, guarded=guarded)
+
+
+def _check_choices(option: str, chosen: Mapping[str, Choice], has: Mapping[str, bool], kind: str) -> None:
+    """Raises UsageError where an option is meant for a side, or for both, that has no volume of its kind."""
+    for side, choice in chosen.items():
+        if choice.value is not None and not (has[side] if choice.certain else any(has.values())):
+            where = f"--{side} is none" if choice.certain else "neither side is"
+            raise UsageError(f"{option} is for {kind}, and {where}")
 
 
 def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
@@ -328,6 +353,8 @@ def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     try:
         for name, path in pairing.files_in(typed, recursive):
+            if path.name.upper() == "DICOMDIR":  # the index of a disk, which is DICOM and no image
+                continue
             found.setdefault(name.rpartition("/")[0], []).append(path)
     except OSError as error:
         raise UsageError(f"--{side} {error.filename}: cannot be listed: {error.strerror}") from error
@@ -377,8 +404,10 @@ def _is_file(output: Path) -> bool:
 def _kind(file: Path | None, file_format: str, target: Input) -> str:
     """What a result is written as."""
     if file is not None:
-        kind = "nifti" if nifti.is_nifti(file) else {".dcm": "dicom", ".tiff": ".tif"}.get(file.suffix.lower(), "")
-        kind = kind or file.suffix.lower()
+        ending = file.suffix.lower()
+        kind = "nifti" if nifti.is_nifti(file) else _KINDS.get(ending, ending)
+        if file_format != "auto" and kind != {"nifti": "nifti", **FORMATS}[file_format]:
+            raise UsageError(f"-o {file}: contradicts --format {file_format}; leave out one of them")
     elif file_format == "auto":
         kind = "nifti" if target.is_nifti else "dicom"
     else:
