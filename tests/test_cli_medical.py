@@ -347,6 +347,17 @@ def test_existing_results_are_refused_replaced_or_skipped(heads, fusecli, averag
     assert not [path for path in root.rglob("*") if ".partial" in path.name]
 
 
+def test_slices_of_another_format_are_no_result_that_exists(heads, fusecli, average):
+    ct, mr, root = heads
+    arguments = ("fuse", "--ct", ct, "--mri", mr, "-o", root / "out", "-m", average)
+    assert fusecli(*arguments, "--format", "png")[0] == 0
+    code, _, err = fusecli(*arguments, "--skip-existing")
+    assert code == 1
+    assert "out/ct: not replaced, since it holds more than results (" in err
+    assert {path.suffix for path in (root / "out" / "ct").iterdir()} == {".png"}
+    assert fusecli(*arguments, "--format", "png", "--skip-existing")[0] == 0
+
+
 def test_no_file_beside_the_results_replaces_an_input_or_another_program_s(heads, fusecli, average):
     ct, mr, root = heads
     slice_ = sorted(ct.iterdir())[3]

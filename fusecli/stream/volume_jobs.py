@@ -138,6 +138,13 @@ class VolumeJob(Job):
     def inputs(self) -> tuple[Path, ...]:
         return *self.volumes.first.files, *self.volumes.second.files
 
+    def is_done(self) -> bool:
+        """As of any job; slices of another format, or other files, in the result's folder are no result."""
+        ending = ".dcm" if self.kind == "dicom" else self.kind
+        return super().is_done() and not (
+            self.output.is_dir() and any(file.suffix != ending for file in self.output.iterdir())
+        )
+
 
 def find(
     typed: tuple[str, str],
