@@ -452,6 +452,24 @@ def test_a_cohort_of_folders_is_mirrored(tmp_path, fusecli, average):
     assert "--recursive" in fusecli(*arguments)[2]
 
 
+def test_a_glob_of_folders_is_a_cohort_named_by_its_wildcards(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
+    for patient in ("p1", "p2"):
+        phantom.dicom_series(tmp_path / "dicom" / patient / "CT", values + 1024, small)
+        phantom.dicom_series(tmp_path / "dicom" / patient / "MR" / "T1", values, small, "MR", number=2)
+        for side in ("CT", "MR"):
+            phantom.nifti(tmp_path / "nifti" / patient / side / "head.nii", values, small)
+    for kind, results in (("dicom", ["p1/0001.dcm", "p2/0001.dcm"]), ("nifti", ["p1/head.nii", "p2/head.nii"])):
+        mri = "*/MR/T1" if kind == "dicom" else "*/MR"
+        arguments = ("fuse", "--ct", tmp_path / kind / "*/CT", "--mri", tmp_path / kind / mri, "-m", average)
+        code, _, err = fusecli(*arguments, "-o", tmp_path / f"{kind}-out")
+        assert code == 0, err
+        assert all((tmp_path / f"{kind}-out" / name).exists() for name in results)
+        code, _, err = fusecli(*arguments, "-o", tmp_path / kind / "p1" / "CT" / "fused")
+        assert (code, "lies in the input folder" in err) == (2, True)
+
+
 def test_a_series_that_a_patient_has_not_costs_that_patient(tmp_path, fusecli, average):
     for patient, number in (("p1", 1), ("p2", 7)):
         phantom.dicom_series(tmp_path / "ct" / patient, np.ones((3, 8, 8), np.int16), CT, number=number)

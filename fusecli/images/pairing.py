@@ -109,6 +109,12 @@ def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]
         yield relative + name, Path(location)
 
 
+def files_of(pattern: str) -> Iterator[tuple[str, Path]]:
+    """The same of a glob, whose wildcards make the sub-folder."""
+    for relative, name, location in _glob(pattern, []):
+        yield relative + name, Path(location)
+
+
 def is_empty(typed: str) -> bool:
     """Whether this is a folder in which there is no file yet, nor in its sub-folders, nor a link to none."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -161,7 +162,8 @@ def find(
     """The pairs of volumes that the two sides name; None where neither side has a volume (but pictures).
 
     A folder of DICOM files is one volume, the chosen series; ``recursive``: so is every sub-folder with such files,
-    and those of the same path below both sides are a pair. NIfTI files pair by name as pictures do. Raises UsageError
+    and those of the same path below both sides are a pair, or where the wildcards of a glob of folders
+    (``cohort/*/CT`` and ``cohort/*/MR``) stand for the same. NIfTI files pair by name as pictures do. Raises UsageError
     where one side has volumes and the other has not, or no partner.
     """
     serial, which = choices("--series", series, task), choices("--volume", volume, task)
@@ -201,7 +203,7 @@ def find(
     if not files_typed and not any(has_series.values()):
         return named(
             pairing.find_pairs(
-                *typed,
+                *(_within(text, recursive) if _folders_of(text) else text for text in typed),
                 endings=nifti.ENDINGS,
                 recursive=recursive,
                 pair_by=pair_by,
@@ -216,7 +218,7 @@ def find(
         common = first.keys() & second.keys()
         keys = [(key or _stem(Path(typed[0])), key, key) for key in sorted(common)]
         lonely = [
-            f"\n  --{side} {text}/{key}"
+            f"\n  --{side} {_called(text, units[key])}"
             for side, text, units in zip(task.sides, typed, found, strict=True)
             for key in sorted(units.keys() - common)
         ]
@@ -295,7 +297,7 @@ def plan(
         held = {path.parent for pair in pairs for path in (pair.first, pair.second)[side].files}
         if output.resolve() in {folder.resolve() for folder in held}:
             raise UsageError(f"-o {output}: {text} would find the results as inputs; choose another folder")
-    guarded = [Path(text) for text in inputs if Path(text).is_dir()]
+    guarded = [path for text in inputs for path in ([Path(text)] if Path(text).is_dir() else _folders_of(text))]
     return settle(jobs, output, naming, single=single, guarded=guarded)
 
 
@@ -313,7 +315,7 @@ def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
     Raises UsageError where two have one name, and where a folder holds both kinds.
     """
     path = Path(typed)
-    if path.is_dir():
+    if path.is_dir() or _folders_of(typed):
         folders = _folders(side, typed, recursive)
     else:
         files = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(typed, recursive=True))]
@@ -332,6 +334,17 @@ def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
         if series:
             units[relative] = series
     return units
+
+
+def _folders_of(typed: str) -> list[Path]:
+    """The folders that a glob finds, where it finds nothing else: volumes named by what the wildcards stand for."""
+    found = [] if Path(typed).exists() else [Path(name) for name in sorted(glob.glob(typed, recursive=True))]
+    return found if all(path.is_dir() for path in found) else []
+
+
+def _within(typed: str, recursive: bool) -> str:
+    """The glob of the files in the folders of a glob."""
+    return os.path.join(typed, "**/*" if recursive else "*")
 
 
 def _why_none(typed: str, recursive: bool) -> str:
@@ -356,10 +369,11 @@ def _kinds(side: str, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
-    """The files of each folder below what was typed, by its path in there."""
+    """The files of each folder below what was typed, by its path in there; for a glob by what the wildcards hold."""
     found: dict[str, list[Path]] = {}
     try:
-        for name, path in pairing.files_in(typed, recursive):
+        within = pairing.files_of(_within(typed, recursive)) if _folders_of(typed) else None
+        for name, path in within or pairing.files_in(typed, recursive):
             if path.name.upper() == "DICOMDIR":  # the index of a disk, which is DICOM and no image
                 continue
             found.setdefault(name.rpartition("/")[0], []).append(path)
