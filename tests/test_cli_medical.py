@@ -328,6 +328,17 @@ def test_the_same_input_gives_the_same_bytes(heads, fusecli, average):
     assert len(results[0]) == 22
 
 
+def test_the_result_of_a_file_named_by_its_uid_keeps_the_whole_name(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
+    mri = phantom.nifti(tmp_path / "mri.nii.gz", values, small)
+    for index, path in enumerate(phantom.dicom_series(tmp_path / "ct", values + 1024, small)[1:3]):
+        ct = path.rename(path.with_name(f"1.2.840.{index}"))
+        code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", tmp_path / "out", "-m", average)
+        assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.2.840.0.dcm", "1.2.840.1.dcm"]
+
+
 def test_existing_results_are_refused_replaced_or_skipped(heads, fusecli, average):
     ct, mr, root = heads
     arguments = ("fuse", "--ct", ct, "--mri", mr, "-o", root / "out", "-m", average)
@@ -700,6 +711,7 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
         (["--bit-depth", "16", "--format", "jpg"], ".jpg files hold 8 bits; choose --format png or tiff"),
         (["-o", "out.dcm"], "the result has 22 files, one per slice; name a folder"),
         (["-o", "out.png"], "the result has 22 files, one per slice; name a folder"),
+        (["-o", "out.nrrd"], "volumes are written as .nii, .nii.gz or .dcm"),
         (["-o", "out.dcm", "--reference", "mri"], "a NIfTI volume knows no patient"),
         (["--name", "{patient}"], "unknown {patient}"),
         (["-o", "out.nii.gz", "--reference", "mri", "--format", "png"], "contradicts --format png"),

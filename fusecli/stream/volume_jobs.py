@@ -22,6 +22,7 @@ from fusecli.stream.run import Job
 log = logging.getLogger("fusecli")
 
 SHOWN = 10
+_NOT_WRITTEN = (".dicom", ".ima", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".nii.bz2", ".nii.zst")
 _KINDS = {".dcm": "dicom", ".tiff": ".tif", ".jpeg": ".jpg"}  # of endings that are not what is written themselves
 
 
@@ -255,6 +256,8 @@ def plan(
     folder. inputs: both sides as typed; nothing may be written in a folder among them. Raises UsageError.
     """
     single = _is_file(output)
+    if not single and output.name.lower().endswith(_NOT_WRITTEN) and not output.is_dir():
+        raise UsageError(f"-o {output}: volumes are written as .nii, .nii.gz or .dcm; name such a file, or a folder")
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
     if len(pairs) == 1:  # what is wrong with the one pair there is, is wrong with the command
@@ -396,7 +399,8 @@ def _stem(path: Path) -> str:
     """The name of a file without its ending, or of a folder."""
     if path.is_dir():
         return path.resolve().name
-    return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
+    ending = next((one for one in (".nii.gz", ".nii", *dicom.ENDINGS) if path.name.lower().endswith(one)), "")
+    return path.name[: len(path.name) - len(ending)]  # a UID has dots, and no ending
 
 
 def _of_series(volume: Input, series: dicom.Series) -> Input:
