@@ -242,11 +242,11 @@ def read_volume(path: Path) -> None:
     task = registry.TASKS["ct-mri"]
     first = None if typed.is_dir() else "0"
     pairs = volume_jobs.find((str(typed), str(typed)), task, volume=first, max_voxels=MAX_PIXELS) or []
-    volume_jobs.plan(pairs, path.parent.parent / "out", Naming())
     for pair in pairs:
         for side in (pair.first, pair.second):
             volume = side.read()
             shown_range(volume, side.side, None).apply(volume.voxels)
+    volume_jobs.plan(pairs, path.parent.parent / "out", Naming())  # last, since it refuses one volume on both sides
 
 
 def read_weights(path: Path) -> None:
