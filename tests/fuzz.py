@@ -240,12 +240,13 @@ def read_volume(path: Path) -> None:
 
     typed = path.parent if path.suffix == ".dcm" else path
     task = registry.TASKS["ct-mri"]
-    pairs = volume_jobs.find((str(typed), str(typed)), task, volume="0", max_voxels=MAX_PIXELS) or []
-    volume_jobs.plan(pairs, path.parent.parent / "out", Naming(), folders=[])
+    first = None if typed.is_dir() else "0"
+    pairs = volume_jobs.find((str(typed), str(typed)), task, volume=first, max_voxels=MAX_PIXELS) or []
     for pair in pairs:
         for side in (pair.first, pair.second):
             volume = side.read()
             shown_range(volume, side.side, None).apply(volume.voxels)
+    volume_jobs.plan(pairs, path.parent.parent / "out", Naming())  # last, since it refuses one volume on both sides
 
 
 def read_weights(path: Path) -> None:

@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -137,6 +139,23 @@ def test_equal_grids_are_not_resampled(tmp_path, fusecli, average):
     assert abs(fused - expected).max() < 0.8
 
 
+@pytest.mark.parametrize("degrees", [(0, 45, 0), (0, 0, 45), (45, 45, 0)])
+def test_equal_grids_halfway_between_two_axes_are_turned_alike(tmp_path, fusecli, average, degrees):
+    """Which axis is the nearest is then decided by what is rounded in each header."""
+    where = phantom.grid((20, 20, 20), (4, 4, 4), "axial", degrees)
+    values = phantom.head(where, MARK)
+    ct = put(tmp_path, "dicom", "ct", where, values, WindowCenter=500, WindowWidth=1000)
+    for seed in range(4):
+        noise = np.random.default_rng(seed).normal(0, 1e-6, (3, 4))
+        close = phantom.Grid(where.shape, where.affine + np.vstack([noise, np.zeros(4)]))
+        mri = put(tmp_path, "nifti", "mri", close, values)
+        out = tmp_path / f"{seed}.nii.gz"
+        code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", out, "-m", average)
+        assert code == 0, err
+        assert "resampled" not in err
+        assert np.corrcoef(nib.load(out).get_fdata().T.ravel(), values.ravel())[0, 1] > 0.9
+
+
 def test_volumes_that_do_not_overlap_are_refused(tmp_path, fusecli, average):
     far = phantom.grid((30, 32, 34), (4, 4, 4), centre=(500, 0, 0))
     ct = put(tmp_path, "nifti", "ct", CT, phantom.head(CT))
@@ -170,6 +189,17 @@ def test_missing_geometry_is_refused_unless_both_miss_it(tmp_path, fusecli, aver
     assert "taken as registered voxel by voxel" in err
     phantom.nifti(tmp_path / "ct.nii", values[:-1], CT, 0, 0)
     assert fusecli("fuse", "--ct", ct, "--mri", mr, "-o", tmp_path / "out", "-m", average, "--overwrite")[0] == 1
+
+
+def test_nifti_made_of_dicom_without_geometry_claims_none(tmp_path, fusecli, average):
+    for side in ("ct", "mri"):
+        for path in phantom.dicom_series(tmp_path / side, np.arange(80, dtype=np.int16).reshape(1, 10, 8), CT, "MR"):
+            phantom.edit(path, ImageOrientationPatient=None, WindowCenter=40, WindowWidth=80, SeriesInstanceUID=side)
+    out = tmp_path / "out.nii.gz"
+    code, _, err = fusecli("fuse", "--ct", tmp_path / "ct", "--mri", tmp_path / "mri", "-o", out, "-m", average)
+    assert code == 0, err
+    header = nib.load(out).header
+    assert (header["sform_code"], header["qform_code"], header.get_data_shape()) == (0, 0, (8, 10, 1))
 
 
 # Output --------------------------------------------------------------------------------------------------------------
@@ -298,6 +328,17 @@ def test_the_same_input_gives_the_same_bytes(heads, fusecli, average):
     assert len(results[0]) == 22
 
 
+def test_the_result_of_a_file_named_by_its_uid_keeps_the_whole_name(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
+    mri = phantom.nifti(tmp_path / "mri.nii.gz", values, small)
+    for index, path in enumerate(phantom.dicom_series(tmp_path / "ct", values + 1024, small)[1:3]):
+        ct = path.rename(path.with_name(f"1.2.840.{index}"))
+        code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", tmp_path / "out", "-m", average)
+        assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.2.840.0.dcm", "1.2.840.1.dcm"]
+
+
 def test_existing_results_are_refused_replaced_or_skipped(heads, fusecli, average):
     ct, mr, root = heads
     arguments = ("fuse", "--ct", ct, "--mri", mr, "-o", root / "out", "-m", average)
@@ -315,6 +356,17 @@ def test_existing_results_are_refused_replaced_or_skipped(heads, fusecli, averag
     assert "not replaced, since it holds more than results (notes.txt)" in err
     assert (root / "out" / "ct" / "notes.txt").read_text() == "mine"
     assert not [path for path in root.rglob("*") if ".partial" in path.name]
+
+
+def test_slices_of_another_format_are_no_result_that_exists(heads, fusecli, average):
+    ct, mr, root = heads
+    arguments = ("fuse", "--ct", ct, "--mri", mr, "-o", root / "out", "-m", average)
+    assert fusecli(*arguments, "--format", "png")[0] == 0
+    code, _, err = fusecli(*arguments, "--skip-existing")
+    assert code == 1
+    assert "out/ct: not replaced, since it holds more than results (" in err
+    assert {path.suffix for path in (root / "out" / "ct").iterdir()} == {".png"}
+    assert fusecli(*arguments, "--format", "png", "--skip-existing")[0] == 0
 
 
 def test_no_file_beside_the_results_replaces_an_input_or_another_program_s(heads, fusecli, average):
@@ -411,6 +463,41 @@ def test_a_cohort_of_folders_is_mirrored(tmp_path, fusecli, average):
     assert "--recursive" in fusecli(*arguments)[2]
 
 
+def test_a_glob_of_folders_is_a_cohort_named_by_its_wildcards(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
+    for patient in ("p1", "p2"):
+        phantom.dicom_series(tmp_path / "dicom" / patient / "CT", values + 1024, small)
+        phantom.dicom_series(tmp_path / "dicom" / patient / "MR" / "T1", values, small, "MR", number=2)
+        for side in ("CT", "MR"):
+            phantom.nifti(tmp_path / "nifti" / patient / side / "head.nii", values, small)
+    for kind, results in (("dicom", ["p1/0001.dcm", "p2/0001.dcm"]), ("nifti", ["p1/head.nii", "p2/head.nii"])):
+        mri = "*/MR/T1" if kind == "dicom" else "*/MR"
+        arguments = ("fuse", "--ct", tmp_path / kind / "*/CT", "--mri", tmp_path / kind / mri, "-m", average)
+        code, _, err = fusecli(*arguments, "-o", tmp_path / f"{kind}-out")
+        assert code == 0, err
+        assert all((tmp_path / f"{kind}-out" / name).exists() for name in results)
+        code, _, err = fusecli(*arguments, "-o", tmp_path / kind / "p1" / "CT" / "fused")
+        assert (code, "lies in the input folder" in err) == (2, True)
+
+
+def test_a_series_that_a_patient_has_not_costs_that_patient(tmp_path, fusecli, average):
+    for patient, number in (("p1", 1), ("p2", 7)):
+        phantom.dicom_series(tmp_path / "ct" / patient, np.ones((3, 8, 8), np.int16), CT, number=number)
+        phantom.dicom_series(tmp_path / "mri" / patient, np.ones((3, 8, 8), np.int16), CT, "MR", number=2)
+        for side, level in (("ct", 1024), ("mri", 5)):
+            for path in (tmp_path / side / patient).iterdir():
+                phantom.edit(path, PixelData=(np.arange(64, dtype=np.int16) + level).tobytes())
+    given = ("fuse", "-r", "--ct", tmp_path / "ct", "--mri", tmp_path / "mri", "-m", average)
+    code, _, err = fusecli(*given, "--series", "7", "-o", tmp_path / "out")
+    assert code == 8, err
+    assert "p1: --series 7: neither side has a series '7', but:\n  1: CT" in err
+    assert len(list((tmp_path / "out" / "p2").iterdir())) == 3
+    code, _, err = fusecli(*given, "--series", "8", "-o", tmp_path / "none")
+    assert code == 1
+    assert err.count("neither side has a series '8'") == 2
+
+
 def test_what_lies_beside_the_series_of_a_cohort_changes_nothing(tmp_path, fusecli, average):
     """A multi-frame file of another modality, which comes first. What is said of a choice is said once."""
     small = phantom.grid((12, 10, 4), (8, 8, 20))
@@ -459,6 +546,50 @@ def test_a_folder_of_both_kinds_is_refused(tmp_path, fusecli, average):
     assert fusecli("fuse", "--ct", tmp_path / "mix", *rest, "-o", tmp_path / "listed", *table)[0] == 0
 
 
+def test_a_table_names_volumes_wherever_they_lie(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
+    for path in ("ct/a/x.nii.gz", "mri/b/y.nii.gz"):
+        phantom.nifti(tmp_path / path, values, small)
+    (tmp_path / "empty").mkdir()
+    table = tmp_path / "pairs.csv"
+    table.write_text("ct,mri\nct/a/x.nii.gz,mri/b/y.nii.gz\n")
+    arguments = ("fuse", "--pairs", table, "-m", average)
+    for index, folder in enumerate(("empty", ".")):
+        sides = ("--ct", tmp_path / folder, "--mri", tmp_path / folder)
+        code, _, err = fusecli(*arguments, *sides, "-o", tmp_path.with_name(f"{tmp_path.name}-{index}"))
+        assert code == 0, err
+    sides = ("--ct", tmp_path / "ct", "--mri", tmp_path / "mri")
+    table.write_text("ct,mri\na/x.nii.gz,b/y.nii.gz\n")
+    assert fusecli(*arguments, *sides, "-o", tmp_path / "out")[0] == 0
+    assert (tmp_path / "out" / "x.nii.gz").exists()
+    command = [sys.executable, "-m", "fusecli", *arguments[:1], "--pairs", "-", *sides, "-o", tmp_path / "piped"]
+    done = subprocess.run(list(map(str, command)), input=table.read_text(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_volumes_of_one_name_are_not_taken_for_one(tmp_path, fusecli, average):
+    ct = put(tmp_path, "dicom", "ct", CT, phantom.head(CT))
+    values = np.rint(phantom.head(MR) * 1000).astype(np.int16)
+    for name in ("mri/t1.nii", "mri/t1.nii.gz", "cohort/a/t1.nii.gz", "cohort/b/t1.nii.gz"):
+        phantom.nifti(tmp_path / name, values, MR)
+    for mri in ("mri", "cohort/*/t1.nii.gz"):
+        arguments = ("fuse", "--ct", ct, "--mri", tmp_path / mri, "-o", tmp_path / "out", "-m", average)
+        code, _, err = fusecli(*arguments)
+        assert code == 2
+        assert "have the same name" in err
+
+
+def test_nested_exports_are_answered_with_the_option_that_takes_them(tmp_path, fusecli, average):
+    ct = put(tmp_path, "dicom", "ct", CT, phantom.head(CT))
+    put(tmp_path / "nested" / "study", "dicom", "mri", MR, phantom.head(MR))
+    arguments = ("fuse", "--ct", ct, "--mri", tmp_path / "nested", "-o", tmp_path / "out", "-m", average)
+    code, _, err = fusecli(*arguments)
+    assert code == 2
+    assert f"--mri {tmp_path / 'nested'}: no volume lies in this folder itself; --recursive takes" in err
+    assert fusecli(*arguments, "-r")[0] == 0
+
+
 def test_a_cohort_of_nifti_files_pairs_by_name(tmp_path, fusecli, average):
     small = phantom.grid((12, 10, 4), (8, 8, 20))
     values = np.rint(phantom.head(small) * 1000).astype(np.int16)
@@ -475,6 +606,41 @@ def test_a_cohort_of_nifti_files_pairs_by_name(tmp_path, fusecli, average):
     code, _, err = fusecli(*arguments, "--ignore-unmatched", "--name", "{index}", "--skip-existing")
     assert code == 2
     assert "cannot tell what {index} was given to before" in err
+
+
+def test_results_do_not_go_where_a_glob_found_their_sources(tmp_path, fusecli, average):
+    values = np.rint(phantom.head(CT) * 1000).astype(np.int16)
+    sides = []
+    for side in ("ct", "mri"):
+        phantom.nifti(tmp_path / "all" / f"{side}1.nii.gz", values, CT)
+        sides += [f"--{side}", tmp_path / "all" / f"{side}*.nii.gz"]
+    arguments = ("fuse", *sides, "--pair-by", "ct=ct*,mri=mri*", "-m", average)
+    code, _, err = fusecli(*arguments, "-o", tmp_path / "all")
+    assert code == 2
+    assert "ct*.nii.gz would find the results as inputs" in err
+    assert fusecli(*arguments, "-o", tmp_path / "all" / "fused")[0] == 0
+
+
+def test_options_for_the_other_kind_of_volume_are_refused(tmp_path, fusecli, average):
+    series = [put(tmp_path, "dicom", side, CT, phantom.head(CT)) for side in ("ct", "mri")]
+    files = [put(tmp_path, "nifti", side, CT, phantom.head(CT)) for side in ("ct", "mri")]
+    for (ct, mri), option, kind in ((series, "--volume", "NIfTI"), (files, "--series", "DICOM")):
+        code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", tmp_path / "out", "-m", average, option, "1")
+        assert code == 2
+        assert f"{option} is for {kind}, and neither side is" in err
+
+
+def test_the_index_of_a_disk_is_no_volume(tmp_path, fusecli, average):
+    sides = []
+    for side, where in (("ct", CT), ("mri", MR)):
+        put(tmp_path / side / "S1", "dicom", side, where, phantom.head(where))
+        (tmp_path / side / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+        sides += [f"--{side}", tmp_path / side]
+    arguments = ("fuse", *sides, "-o", tmp_path / "out", "-m", average)
+    code, _, err = fusecli(*arguments)
+    assert (code, "--recursive takes" in err) == (2, True)
+    code, _, err = fusecli(*arguments, "-r")
+    assert code == 0, err
 
 
 @pytest.mark.parametrize("side", ["pet", "mr"])
@@ -545,8 +711,13 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
         (["--bit-depth", "16", "--format", "jpg"], ".jpg files hold 8 bits; choose --format png or tiff"),
         (["-o", "out.dcm"], "the result has 22 files, one per slice; name a folder"),
         (["-o", "out.png"], "the result has 22 files, one per slice; name a folder"),
+        (["-o", "out.nrrd"], "volumes are written as .nii, .nii.gz or .dcm"),
         (["-o", "out.dcm", "--reference", "mri"], "a NIfTI volume knows no patient"),
         (["--name", "{patient}"], "unknown {patient}"),
+        (["-o", "out.nii.gz", "--reference", "mri", "--format", "png"], "contradicts --format png"),
+        (["--series", "mri=2"], "--series is for DICOM, and --mri is none"),
+        (["--volume", "ct=2"], "--volume is for NIfTI, and --ct is none"),
+        (["--pair-by", "ct=*_ct,mri=*_mr"], "--pair-by matches names of NIfTI files"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_any_work(heads, fusecli, average, options, reason):
@@ -587,7 +758,7 @@ def test_a_volume_and_pictures_are_no_pair(heads, fusecli, average):
     cv2.imwrite(str(root / "png" / "a.png"), np.zeros((8, 8), np.uint8))
     code, _, err = fusecli("fuse", "--ct", ct, "--mri", root / "png", "-o", root / "out", "-m", average)
     assert code == 2
-    assert "the other side is a volume, this is none (DICOM or NIfTI)" in err
+    assert "the other side is a volume, this is none (DICOM, or NIfTI as .nii or .nii.gz)" in err
 
 
 def test_too_many_voxels_are_refused_before_they_are_read(heads, fusecli, average):

@@ -11,7 +11,7 @@ import pytest
 from phantom import edit
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import JPEGLSLossless, NuclearMedicineImageStorage
+from pydicom.uid import JPEGLSLossless, NuclearMedicineImageStorage, SecondaryCaptureImageStorage
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import derived, dicom
@@ -342,6 +342,11 @@ def test_a_localizer_among_the_slices_is_named(tmp_path):
     assert "two unit vectors at right angles" in refused(tmp_path / "ct")
 
 
+def test_a_mosaic_is_no_slice(tmp_path):
+    phantom.dicom_series(tmp_path / "mr", VALUES, WHERE, "MR", ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+    assert "side by side in one image (MOSAIC)" in refused(tmp_path / "mr", "mri")
+
+
 def test_slices_of_different_size_are_refused(tmp_path):
     phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
     smaller = phantom.grid((5, 4, 1), (2, 1.5, 4), "axial", (5, 10, -7))
@@ -434,6 +439,16 @@ def test_a_gray_result_is_derived_from_its_reference(tmp_path, ct_and_mr):
         uids |= {result.SOPInstanceUID, result.SeriesInstanceUID}
     assert len(uids) == 7
     assert all(re.fullmatch(r"2\.25\.[1-9]\d{10,38}", uid) for uid in uids)
+
+
+def test_a_reference_with_an_empty_class_has_a_result(tmp_path):
+    for path in phantom.dicom_series(tmp_path / "ct", VALUES, WHERE, "CT"):
+        dataset = pydicom.dcmread(path)
+        dataset.SOPClassUID = None
+        dataset.save_as(path)
+    reference = read(tmp_path / "ct")
+    write(tmp_path / "out", reference, reference)
+    assert pydicom.dcmread(tmp_path / "out" / "0001.dcm").SOPClassUID == SecondaryCaptureImageStorage
 
 
 def test_a_gray_result_has_no_mapping_to_real_world_values_and_no_palette(tmp_path):

@@ -38,6 +38,17 @@ def test_a_result_has_the_header_and_the_sample_type_of_its_reference(tmp_path, 
     assert abs(after.get_fdata() - expected).max() <= 0.51 * (range_.hi - range_.lo) / levels + 1e-5
 
 
+def test_a_result_is_no_label_map_where_its_reference_says_so_of_itself(tmp_path):
+    path = phantom.nifti(tmp_path / "head.nii", VALUES.astype(np.int16), WHERE)
+    image = nib.load(path)
+    image.header.set_intent("t test", (12,), "Doe^Jane")
+    nib.save(image, tmp_path / "labels.nii")
+    volume = nifti.read(tmp_path / "labels.nii")
+    range_, fused = shown(volume)
+    nifti.write(tmp_path / "out.nii", fused, volume, range_, "Fused")
+    assert nib.load(tmp_path / "out.nii").header.get_intent() == ("none", (), "")
+
+
 def test_colour_is_rgb24_and_comes_back(tmp_path):
     volume = nifti.read(phantom.nifti(tmp_path / "pet.nii", VALUES.astype(np.float32), WHERE))
     colors = np.random.default_rng(1).integers(0, 256, (5, 6, 7, 3)).astype(np.uint8)
@@ -163,8 +174,9 @@ def test_complex_and_five_dimensional_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="complex numbers"):
         nifti.read(tmp_path / "complex.nii")
     nib.save(nib.Nifti1Image(np.ones((3, 3, 3, 2, 2), np.float32), np.eye(4)), tmp_path / "vectors.nii")
-    with pytest.raises(InputError, match="5 dimensions"):
-        nifti.read(tmp_path / "vectors.nii", 0)
+    for index in (None, 0):
+        with pytest.raises(InputError, match="5 dimensions"):
+            nifti.read(tmp_path / "vectors.nii", index)
 
 
 def bundled():

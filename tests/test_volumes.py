@@ -39,7 +39,7 @@ def jobs_of(root: Path, count: int, **options):
         phantom.nifti(root / "pet" / f"{index}.nii", phantom.head(PET).astype(np.float32), PET)
         phantom.nifti(root / "mri" / f"{index}.nii", np.rint(phantom.head(MR) * 900).astype(np.int16), MR)
     pairs = volume_jobs.find((str(root / "pet"), str(root / "mri")), TASK)
-    return volume_jobs.plan(pairs, root / "out", Naming(overwrite=True), folders=[], **options).jobs
+    return volume_jobs.plan(pairs, root / "out", Naming(overwrite=True), **options).jobs
 
 
 @pytest.mark.parametrize("color", [False, True])

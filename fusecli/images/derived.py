@@ -179,7 +179,7 @@ class Result:
                 and element.tag not in _DROPPED
             ):
                 dataset.add(copy(element))
-        dataset.setdefault("SOPClassUID", SecondaryCaptureImageStorage)
+        dataset.SOPClassUID = source.get("SOPClassUID") or SecondaryCaptureImageStorage
         dataset.ImageType = _derived(source.get("ImageType"), source)
         dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
         if "PlanarConfiguration" in dataset:

@@ -43,7 +43,7 @@ _HEADER = [
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
     *("PatientID", "PatientName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "InstanceNumber"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
-    *("BitsAllocated", "PixelRepresentation", "PhotometricInterpretation"),
+    *("BitsAllocated", "PixelRepresentation", "PhotometricInterpretation", "ImageType"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
@@ -348,7 +348,7 @@ def _check_steps(steps: np.ndarray, planes: list[_Plane], distances: np.ndarray,
         raise InputError(
             f"{source}: {a.label} and {b.label} lie at the same position ({_mm(distances[double[0]])} along the "
             f"normal), {double.size} such pair{'s' if double.size > 1 else ''} in all: copies, or several echoes, "
-            "phases or time points in one series; keep one file per position"
+            "phases or time points in one series; keep one image per position"
         )
     usual = float(np.median(steps))
     wrong = np.flatnonzero(np.abs(steps - usual) > _UNEVEN * usual)
@@ -389,6 +389,12 @@ def _read_slices(series: Series) -> Volume:
     """A volume of single-frame files, enhanced ones among them."""
     source = series.source
     planes = [_frame_plane(path.name, header, 0, header) for path, header in series.headers]
+    mosaic = next((path for path, header in series.headers if "MOSAIC" in (header.get("ImageType") or [])), None)
+    if mosaic:
+        raise InputError(
+            f"{mosaic}: holds a volume's slices side by side in one image (MOSAIC), which says nothing of where each "
+            "lies; convert the series, for example by dcm2niix, and give its NIfTI file"
+        )
     sizes = {(int(header.Rows), int(header.Columns)) for _, header in series.headers}
     if len(sizes) > 1:
         raise InputError(f"{source}: slices of one series have different sizes ({', '.join(map(str, sorted(sizes)))})")

@@ -50,12 +50,12 @@ def read(path: Path, index: int | None = None) -> Volume:
     header: Any = image.header
     proxy: Any = image.dataobj
     count = int(np.prod(image.shape[3:]))
+    if len(image.shape) > 4 and count != image.shape[3]:
+        raise InputError(f"{path}: has {len(image.shape)} dimensions ({image.shape}); three, or four, are needed")
     if index is not None and not 0 <= index < count:
         raise InputError(f"{path}: has no volume {index}; it holds {count}, counted from 0")
     if count > 1 and index is None:
         raise InputError(f"{path}: holds {count} volumes; choose one by --volume 0 … {count - 1}")
-    if len(image.shape) > 4 and count != image.shape[3]:
-        raise InputError(f"{path}: has {len(image.shape)} dimensions ({image.shape}); three, or four, are needed")
     try:
         if count > 1:
             data, slope, intercept = np.asanyarray(proxy[..., index]), 1.0, 0.0  # scaled already
@@ -109,13 +109,16 @@ def write(path: Path, fused: np.ndarray, reference: Volume, shown: Range, title:
         affine = source.affine
     else:
         header, kind = nib.Nifti1Header(), nib.Nifti1Image
-        affine = np.eye(4) if reference.grid is None else reference.grid.affine
+        affine = None if reference.grid is None else reference.grid.affine  # None: both codes are 0
         header.set_xyzt_units("mm")
     header.set_data_dtype(stored.dtype)
     image = kind(data, affine, header)
-    if reference.kind != "nifti" and reference.grid is not None:
+    if reference.kind != "nifti" and affine is not None:
         image.set_sform(affine, 1)
         image.set_qform(affine, 1)
+    image.header["intent_code"] = 0  # a result holds no labels and no statistic
+    for parameter in ("intent_p1", "intent_p2", "intent_p3"):
+        image.header[parameter] = 0
     levels = np.iinfo(stored.dtype.name).max if stored.dtype.kind in "iu" else 0
     levels = min(levels, 65535)
     scale = (shown.hi - shown.lo) / levels if levels else 1.0

@@ -109,6 +109,12 @@ def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]
         yield relative + name, Path(location)
 
 
+def files_of(pattern: str) -> Iterator[tuple[str, Path]]:
+    """The same of a glob, whose wildcards make the sub-folder."""
+    for relative, name, location in _glob(pattern, []):
+        yield relative + name, Path(location)
+
+
 def is_empty(typed: str) -> bool:
     """Whether this is a folder in which there is no file yet, nor in its sub-folders, nor a link to none."""
     try:
@@ -324,13 +330,15 @@ def _why_none(names: list[str], path: Path, endings: tuple[str, ...], recursive:
     reads = _reads(endings)
     if names and path.is_file():
         return f"not a supported kind of file; {reads}"
+    nested = path.is_dir() and not recursive and any(entry.is_dir() for entry in path.iterdir())
     if names:
         kinds = Counter(Path(name).suffix.lower() or "no ending" for name in names)
         found = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(5))
-        return f"no supported file among those found ({found}); {reads}"
+        deeper = "; --recursive takes its sub-folders too" if nested else ""
+        return f"no supported file among those found ({found}); {reads}{deeper}"
     if not path.is_dir():
         return "no file matches"
-    if not recursive and any(entry.is_dir() for entry in path.iterdir()):
+    if nested:
         return "the folder holds only sub-folders; --recursive takes these too"
     return "the folder is empty"
 
@@ -390,7 +398,7 @@ def _middle(stem: str, pattern: tuple[str, str]) -> str:
 
 def _from_csv(path: Path, typed: tuple[str, str], sides: tuple[str, str], endings: tuple[str, ...]) -> list[Pair]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = (_piped if is_device(path) else _text)(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--pairs {path}: cannot be read as a UTF-8 text file ({error})") from error
     if "\0" in text:
@@ -401,6 +409,13 @@ def _from_csv(path: Path, typed: tuple[str, str], sides: tuple[str, str], ending
         return _from_rows(rows, head, path, typed, sides, endings)
     except csv.Error as error:
         raise UsageError(f"--pairs {path}, line {rows.line_num}: {error}") from error
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig")
+
+
+_piped = cache(_text)  # a pipe gives its text once, and whoever looks for volumes or pictures in it asks
 
 
 def _from_rows(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from fusecli.errors import InputError, UsageError
@@ -20,6 +22,8 @@ from fusecli.stream.run import Job
 log = logging.getLogger("fusecli")
 
 SHOWN = 10
+_NOT_WRITTEN = (".dicom", ".ima", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".nii.bz2", ".nii.zst")
+_KINDS = {".dcm": "dicom", ".tiff": ".tif", ".jpeg": ".jpg"}  # of endings that are not what is written themselves
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,16 @@ class VolumePair:
     first: Input
     second: Input
 
+    def chosen(self) -> VolumePair:
+        """The pair with its DICOM series chosen. Raises as `Input.choose`, also where --series fits neither side."""
+        first, second = (one if one.is_nifti else _of_series(one, one.choose()) for one in (self.first, self.second))
+        found = [one.chosen for one in (first, second) if one.chosen]
+        wanted = None if first.series.certain else first.series.value  # said of both sides: it has to fit one of them
+        if found and wanted and not any(wanted == one.number or one.ends_in(wanted) for one in found):
+            listed = "".join(f"\n  {one}" for one in found)
+            raise UsageError(f"--series {wanted}: neither side has a series {wanted!r}, but:{listed}")
+        return replace(self, first=first, second=second)
+
 
 @dataclass(frozen=True)
 class VolumeJob(Job):
@@ -126,6 +140,13 @@ class VolumeJob(Job):
     def inputs(self) -> tuple[Path, ...]:
         return *self.volumes.first.files, *self.volumes.second.files
 
+    def is_done(self) -> bool:
+        """As of any job; slices of another format, or other files, in the result's folder are no result."""
+        ending = ".dcm" if self.kind == "dicom" else self.kind
+        return super().is_done() and not (
+            self.output.is_dir() and any(file.suffix != ending for file in self.output.iterdir())
+        )
+
 
 def find(
     typed: tuple[str, str],
@@ -142,40 +163,55 @@ def find(
     """The pairs of volumes that the two sides name; None where neither side has a volume (but pictures).
 
     A folder of DICOM files is one volume, the chosen series; ``recursive``: so is every sub-folder with such files,
-    and those of the same path below both sides are a pair. NIfTI files pair by name as pictures do. Raises UsageError
+    and those of the same path below both sides are a pair, or where the wildcards of a glob of folders
+    (``cohort/*/CT`` and ``cohort/*/MR``) stand for the same. NIfTI files pair by name as pictures do. Raises UsageError
     where one side has volumes and the other has not, or no partner.
     """
-    found = [_collect(side, text, recursive, pairs_csv is None) for side, text in zip(task.sides, typed, strict=True)]
-    if not any(found):
-        return None
-    for side, text, units in zip(task.sides, typed, found, strict=True):
-        if not units:
-            exists = Path(text).exists() or glob.glob(text)
-            reason = "the other side is a volume, this is none (DICOM or NIfTI)" if exists else "no such file or folder"
-            raise UsageError(f"--{side} {text}: {reason}")
     serial, which = choices("--series", series, task), choices("--volume", volume, task)
 
     def make(side: str, path: Path, files: Sequence[Path]) -> Input:
         return Input(side, path, tuple(files), serial[side], which[side], max_voxels=max_voxels)
 
-    first, second = found
-    files_typed = all(Path(text).is_file() for text in typed) and pairs_csv is None  # a pair, whatever their names
-    if not files_typed and all(nifti.is_nifti(files[0]) for units in found for files in units.values()):
-        pairs = pairing.find_pairs(
-            *typed,
-            endings=nifti.ENDINGS,
-            recursive=recursive,
-            pair_by=pair_by,
-            pairs_csv=pairs_csv,
-            ignore_unmatched=ignore_unmatched,
-            sides=task.sides,
-        )
+    def named(pairs: Sequence[pairing.Pair]) -> list[VolumePair]:
         return [
             VolumePair(one.name, make(task.first, one.first, [one.first]), make(task.second, one.second, [one.second]))
             for one in pairs
         ]
+
     if pairs_csv is not None:
-        raise UsageError("--pairs lists NIfTI files; DICOM series pair by their folders (--recursive)")
+        listed = partial(pairing.find_pairs, *typed, pairs_csv=pairs_csv, sides=task.sides)
+        pairs = listed(endings=(*nifti.ENDINGS, *frames.ENDINGS))
+        if not any(nifti.is_nifti(path) for pair in pairs for path in (pair.first, pair.second)):
+            return None
+        return named(listed(endings=nifti.ENDINGS))
+    found = [_collect(side, text, recursive) for side, text in zip(task.sides, typed, strict=True)]
+    if not any(found):
+        return None
+    for side, text, units in zip(task.sides, typed, found, strict=True):
+        if not units:
+            raise UsageError(f"--{side} {text}: {_why_none(text, recursive)}")
+    first, second = found
+    kinds = {
+        side: [nifti.is_nifti(files[0]) for files in units.values()]
+        for side, units in zip(task.sides, found, strict=True)
+    }
+    has_series = {side: not all(ones) for side, ones in kinds.items()}
+    _check_choices("--series", serial, has_series, "DICOM")
+    _check_choices("--volume", which, {side: any(ones) for side, ones in kinds.items()}, "NIfTI")
+    if pair_by != "stem" and any(has_series.values()):
+        raise UsageError("--pair-by matches names of NIfTI files; DICOM series pair by the names of their folders")
+    files_typed = all(Path(text).is_file() for text in typed)  # a pair, whatever their names
+    if not files_typed and not any(has_series.values()):
+        return named(
+            pairing.find_pairs(
+                *(_within(text, recursive) if _folders_of(text) else text for text in typed),
+                endings=nifti.ENDINGS,
+                recursive=recursive,
+                pair_by=pair_by,
+                ignore_unmatched=ignore_unmatched,
+                sides=task.sides,
+            )
+        )
     if len(first) == len(second) == 1:
         (key, files), (other, _) = (next(iter(units.items())) for units in found)
         keys = [(key or _stem(_called(typed[0], files)), key, other)]
@@ -183,7 +219,7 @@ def find(
         common = first.keys() & second.keys()
         keys = [(key or _stem(Path(typed[0])), key, key) for key in sorted(common)]
         lonely = [
-            f"\n  --{side} {text}/{key}"
+            f"\n  --{side} {_called(text, units[key])}"
             for side, text, units in zip(task.sides, typed, found, strict=True)
             for key in sorted(units.keys() - common)
         ]
@@ -208,7 +244,7 @@ def plan(
     output: Path,
     naming: Naming,
     *,
-    folders: list[Path],
+    inputs: Sequence[str] = (),
     reference: int = 0,
     gray: bool = False,
     colormap: bool = False,
@@ -217,13 +253,15 @@ def plan(
     """Name every pair's result and check that writing it harms nothing.
 
     output: a folder, or a file for a single pair. The format may also be nifti; that of pictures is for slices, in a
-    folder. folders: input folders, in which nothing may be written. Raises UsageError.
+    folder. inputs: both sides as typed; nothing may be written in a folder among them. Raises UsageError.
     """
     single = _is_file(output)
+    if not single and output.name.lower().endswith(_NOT_WRITTEN) and not output.is_dir():
+        raise UsageError(f"-o {output}: volumes are written as .nii, .nii.gz or .dcm; name such a file, or a folder")
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
     if len(pairs) == 1:  # what is wrong with the one pair there is, is wrong with the command
-        pairs = [_chosen(pairs[0])]
+        pairs = [pairs[0].chosen()]
     jobs: list[Job] = []
     for index, pair in enumerate(pairs):
         target = (pair.first, pair.second)[reference]
@@ -231,7 +269,7 @@ def plan(
         known = pair
         try:
             if len(pairs) > 1 and mine:
-                known = _chosen(pair)
+                known = pair.chosen()
             slices, _, multi_frame = (known.first, known.second)[reference].layout()
             color = not gray and (colormap or known.first.layout()[1])
         except (InputError, UsageError):
@@ -256,36 +294,75 @@ def plan(
             path = naming.path(output, pair.name, "" if folder else _ending(kind, target), index)
         volumes = known if len(pairs) == 1 else _without_headers(known)
         jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, color))
-    return settle(jobs, output, naming, single=single, guarded=folders)
+    for side, text in enumerate(inputs):
+        if single or Path(text).exists():  # which is no glob
+            continue
+        held = {path.parent for pair in pairs for path in (pair.first, pair.second)[side].files}
+        if output.resolve() in {folder.resolve() for folder in held}:
+            raise UsageError(f"-o {output}: {text} would find the results as inputs; choose another folder")
+    guarded = [path for text in inputs for path in ([Path(text)] if Path(text).is_dir() else _folders_of(text))]
+    return settle(jobs, output, naming, single=single, guarded=guarded)
 
 
-def _collect(side: str, typed: str, recursive: bool, told_apart: bool) -> dict[str, list[Path]]:
+def _check_choices(option: str, chosen: Mapping[str, Choice], has: Mapping[str, bool], kind: str) -> None:
+    """Raises UsageError where an option is meant for a side, or for both, that has no volume of its kind."""
+    for side, choice in chosen.items():
+        if choice.value is not None and not (has[side] if choice.certain else any(has.values())):
+            where = f"--{side} is none" if choice.certain else "neither side is"
+            raise UsageError(f"{option} is for {kind}, and {where}")
+
+
+def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
     """Volumes below what was typed: name within it -> files. Several NIfTI files are several volumes.
 
-    told_apart: where a folder holds both kinds this raises UsageError; else NIfTI files alone are taken.
+    Raises UsageError where two have one name, and where a folder holds both kinds.
     """
     path = Path(typed)
-    if path.is_dir():
-        units: dict[str, list[Path]] = {}
-        for relative, files in _folders(side, typed, recursive).items():
-            images, series = _kinds(side, files, told_apart)
-            for file in images:
-                units["/".join(filter(None, (relative, _stem(file))))] = [file]
-            if series:
-                units[relative] = series
-        return units
-    files = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(typed, recursive=True))]
-    images, series = _kinds(side, files, told_apart)
-    if images:
-        return {_stem(file): [file] for file in images}
-    return {"": series} if series else {}
+    if path.is_dir() or _folders_of(typed):
+        folders = _folders(side, typed, recursive)
+    else:
+        files = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(typed, recursive=True))]
+        folders = {"": files} if files else {}
+    units: dict[str, list[Path]] = {}
+    for relative, files in folders.items():
+        images, series = _kinds(side, files)
+        for file in images:
+            name = "/".join(filter(None, (relative, _stem(file))))
+            if name in units:
+                raise UsageError(
+                    f"--{side}: {units[name][0]} and {file} have the same name, so that no one can tell which to pair; "
+                    "name one of them"
+                )
+            units[name] = [file]
+        if series:
+            units[relative] = series
+    return units
 
 
-def _kinds(side: str, files: Sequence[Path], told_apart: bool) -> tuple[list[Path], list[Path]]:
+def _folders_of(typed: str) -> list[Path]:
+    """The folders that a glob finds, where it finds nothing else: volumes named by what the wildcards stand for."""
+    found = [] if Path(typed).exists() else [Path(name) for name in sorted(glob.glob(typed, recursive=True))]
+    return found if all(path.is_dir() for path in found) else []
+
+
+def _within(typed: str, recursive: bool) -> str:
+    """The glob of the files in the folders of a glob."""
+    return os.path.join(typed, "**/*" if recursive else "*")
+
+
+def _why_none(typed: str, recursive: bool) -> str:
+    """Why there is no volume on a side, where the other has one."""
+    path = Path(typed)
+    if path.is_dir() and not recursive and any(entry.is_dir() for entry in path.iterdir()):
+        return "no volume lies in this folder itself; --recursive takes its sub-folders too"
+    if path.exists() or glob.glob(typed):
+        return "the other side is a volume, this is none (DICOM, or NIfTI as .nii or .nii.gz)"
+    return "no such file or folder"
+
+
+def _kinds(side: str, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The NIfTI files and the DICOM files of one place; see `_collect`."""
     images = [file for file in files if nifti.is_nifti(file)]
-    if images and not told_apart:
-        return images, []
     series = [file for file in files if file.is_file() and _may_be_dicom(file) and dicom.is_dicom(file)]
     if images and series:
         raise UsageError(
@@ -295,10 +372,13 @@ def _kinds(side: str, files: Sequence[Path], told_apart: bool) -> tuple[list[Pat
 
 
 def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
-    """The files of each folder below what was typed, by its path in there."""
+    """The files of each folder below what was typed, by its path in there; for a glob by what the wildcards hold."""
     found: dict[str, list[Path]] = {}
     try:
-        for name, path in pairing.files_in(typed, recursive):
+        within = pairing.files_of(_within(typed, recursive)) if _folders_of(typed) else None
+        for name, path in within or pairing.files_in(typed, recursive):
+            if path.name.upper() == "DICOMDIR":  # the index of a disk, which is DICOM and no image
+                continue
             found.setdefault(name.rpartition("/")[0], []).append(path)
     except OSError as error:
         raise UsageError(f"--{side} {error.filename}: cannot be listed: {error.strerror}") from error
@@ -319,18 +399,8 @@ def _stem(path: Path) -> str:
     """The name of a file without its ending, or of a folder."""
     if path.is_dir():
         return path.resolve().name
-    return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
-
-
-def _chosen(pair: VolumePair) -> VolumePair:
-    """The pair with its DICOM series chosen."""
-    first, second = (one if one.is_nifti else _of_series(one, one.choose()) for one in (pair.first, pair.second))
-    found = [one.chosen for one in (first, second) if one.chosen]
-    wanted = None if first.series.certain else first.series.value  # said of both sides: it has to fit one of them
-    if found and wanted and not any(wanted == one.number or one.ends_in(wanted) for one in found):
-        listed = "".join(f"\n  {one}" for one in found)
-        raise UsageError(f"--series {wanted}: neither side has a series {wanted!r}, but:{listed}")
-    return replace(pair, first=first, second=second)
+    ending = next((one for one in (".nii.gz", ".nii", *dicom.ENDINGS) if path.name.lower().endswith(one)), "")
+    return path.name[: len(path.name) - len(ending)]  # a UID has dots, and no ending
 
 
 def _of_series(volume: Input, series: dicom.Series) -> Input:
@@ -359,8 +429,10 @@ def _is_file(output: Path) -> bool:
 def _kind(file: Path | None, file_format: str, target: Input) -> str:
     """What a result is written as."""
     if file is not None:
-        kind = "nifti" if nifti.is_nifti(file) else {".dcm": "dicom", ".tiff": ".tif"}.get(file.suffix.lower(), "")
-        kind = kind or file.suffix.lower()
+        ending = file.suffix.lower()
+        kind = "nifti" if nifti.is_nifti(file) else _KINDS.get(ending, ending)
+        if file_format != "auto" and kind != {"nifti": "nifti", **FORMATS}[file_format]:
+            raise UsageError(f"-o {file}: contradicts --format {file_format}; leave out one of them")
     elif file_format == "auto":
         kind = "nifti" if target.is_nifti else "dicom"
     else:

@@ -88,8 +88,8 @@ class _Fusion:
     def __init__(self, job: VolumeJob, engine: Engine, settings: VolumeSettings, pool: ThreadPoolExecutor) -> None:
         self.job, self.engine, self.settings, self.pool = job, engine, settings, pool
         self.began = time.perf_counter()
-        sources = (job.volumes.first, job.volumes.second)
-        self.volumes: list[Volume] = list(pool.map(lambda source: source.read(), sources))
+        pair = job.volumes.chosen()
+        self.volumes: list[Volume] = list(pool.map(lambda source: source.read(), (pair.first, pair.second)))
         sides = settings.task.sides
         self.shown = [
             shown_range(volume, side, settings.window if side == "ct" else None)
@@ -112,7 +112,8 @@ class _Fusion:
         """With the slices that are fused."""
         if volume.grid is None or self.reference.grid is None:
             return volume
-        turn = Turn.upright(volume.grid, self.reference.grid)
+        # Voxels of one grid turn alike, also where rounding in a header would call another axis the nearest.
+        turn = Turn.upright(volume.grid if self.resampling else self.reference.grid, self.reference.grid)
         return replace(volume, voxels=turn.voxels(volume.voxels), grid=turn.grid(volume.grid))
 
     def run(self, preview: bool) -> Outcome:
