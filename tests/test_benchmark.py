@@ -418,6 +418,9 @@ def test_network_runs_and_leaves_out_what_its_card_lists(
     assert list(methods) == ["nano", "again", "teacher"]
     assert methods["nano"]["values"] == methods["again"]["values"] == methods["teacher"]["values"]
     assert report["datasets"]["tno"]["n"] == 4
+    other = shutil.copy(checkpoint, "nano.safetensors")
+    assert _run(*options, *QUICK, "--methods", f"nano,all,{other}") == 2
+    assert f"two methods are called nano ({checkpoint} and {other})" in capsys.readouterr().err
 
 
 def test_costs_are_measured_and_kept(
