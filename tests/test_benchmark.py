@@ -292,6 +292,7 @@ def test_pairs_of_unequal_size_are_named(data: Path, capsys: pytest.CaptureFixtu
         (("--dataset", "tno", "--fail-below", "VIF=high"), "expected METRIC=VALUE"),
         (("--dataset", "tno", "--fail-below", "PSNR=1"), "was not measured"),
         (("--dataset", "tno", "--split", "test"), "unknown split 'test'"),
+        (("--vis", "x", "--ir", "y", "--split", "test"), "own pairs have none"),
         ((), "nothing to measure on"),
     ],
 )
