@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fusecli import metrics, registry
-from fusecli.benchmark import charts, classical, compare, datasets, page, results
+from fusecli.benchmark import charts, classical, compare, datasets, page, report, results
 from fusecli.cli import main
 from fusecli.errors import UsageError
 from fusecli.images import frames
@@ -638,11 +638,31 @@ def test_page_of_damaged_inputs_shows_what_the_methods_got(data: Path) -> None:
         assert found == expected
 
 
-def test_a_method_without_values_is_said_so_within_its_chart() -> None:
-    values = {"known": [1.2, 1.3], "unknown": [None, None]}
+def _ssim(**values: list[float | None]) -> results.Report:
     methods = {name: results.MethodResult(name, "classical", name, {"SSIM": values[name]}) for name in values}
     dataset = results.DatasetResult("tno", "TNO", "ir-vis", ["a", "b"], methods)
-    chart = charts.distribution(results.Report("tang", ["SSIM"], {"tno": dataset}), dataset, "SSIM")
+    return results.Report("tang", ["SSIM"], {"tno": dataset})
+
+
+def test_names_do_not_break_tables() -> None:
+    made = _ssim(**{"a|b": [1.2, 1.3], "$x^2_{~\\}": [1.0, 1.1]})
+    rows = [line for line in report.to_markdown(made).splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4}
+    latex = report.to_latex(made)
+    assert r"\$x\textasciicircum{}2\_\{\textasciitilde{}\textbackslash{}\} & " in latex
+    assert r"SSIM $\uparrow$" in latex
+
+
+def test_a_pair_without_any_value_is_no_news(recwarn: pytest.WarningsRecorder) -> None:
+    made = _ssim(one=[1.2, None], two=[1.0, None])
+    dataset = made.datasets["tno"]
+    assert page.standing(made, dataset, dataset.methods["one"]) == pytest.approx([1, 0])
+    assert not recwarn.list
+
+
+def test_a_method_without_values_is_said_so_within_its_chart() -> None:
+    made = _ssim(known=[1.2, 1.3], unknown=[None, None])
+    chart = charts.distribution(made, made.datasets["tno"], "SSIM")
     assert 0 <= float(re.search(r'x="([^"]*)" y="[^"]*">no value', chart)[1]) < 300  # type: ignore[index]
 
 
