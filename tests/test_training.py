@@ -262,6 +262,14 @@ def test_a_broken_header_is_refused(tmp_path):
         checkpoint.load(str(path), "ir-vis")
 
 
+def test_weights_of_another_layout_are_told_by_what_differs(tmp_path):
+    network = checkpoint.build("nano", {})
+    del network.down[0].bias
+    checkpoint.save(tmp_path / "a.safetensors", network, "nano", {}, ["ir-vis"])
+    with pytest.raises(UsageError, match=r"another version of fusecli.*train anew \(Missing key.*down\.0\.bias"):
+        checkpoint.load(str(tmp_path / "a.safetensors"), "ir-vis")
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     network = checkpoint.build("nano", {})
