@@ -424,6 +424,16 @@ def test_network_runs_and_leaves_out_what_its_card_lists(
     assert f"two methods are called nano ({checkpoint} and {other})" in capsys.readouterr().err
 
 
+def test_weights_that_do_not_fit_are_told_before_any_work(
+    data: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_pairs(data / "ct-mri", "ct", "mri")
+    monkeypatch.setattr(classical, "fuse", None)
+    options = ("--dataset", "tno", "--dataset", "ct-mri", "--methods", f"average,{checkpoint}")
+    assert _run(*options, "--device", "cpu", *QUICK) == 2
+    assert "trained for ir-vis, not for ct-mri" in capsys.readouterr().err
+
+
 def test_costs_are_measured_and_kept(
     data: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

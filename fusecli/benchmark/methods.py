@@ -46,6 +46,9 @@ class Method:
         """What it reads besides the pairs."""
         return ()
 
+    def load(self) -> None:
+        """Get ready to fuse. Raises UsageError where that cannot be."""
+
 
 class Classical(Method):
     """A rule of `fusecli.benchmark.classical`."""
@@ -97,6 +100,9 @@ class Network(Method):
         from fusecli.stream.work import EngineSpec
 
         return EngineSpec(str(self.path), self.task, self.look, self.device, self.precision).build()
+
+    def load(self) -> None:
+        _ = self.engine
 
     def fuse(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         with self._lock:  # one model, one device
