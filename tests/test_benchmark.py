@@ -384,6 +384,12 @@ def test_seen_pairs_are_left_out_and_said(data: Path) -> None:
         datasets.leave_out_seen(found, [_card(seen={"tno": list(NAMES)})], include=False)
 
     found = datasets.load("tno", data)
+    found.name = "test"  # own folders, as of MSRS/test/vi
+    datasets.leave_out_seen(found, [_card(seen={"tno": ["a"]}, tuned={"tno": ["b", "x"], "msrs": ["x"]})], False)
+    assert len(found.pairs) == 4
+    assert ["2 pairs named like those of tno" in note for note in found.notes] == [True]
+
+    found = datasets.load("tno", data)
     datasets.leave_out_seen(found, [_card(trained_on=["tno"])], include=False)
     assert "does not say which" in found.notes[0]
 
