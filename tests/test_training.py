@@ -181,6 +181,16 @@ def test_resume_with_another_recipe_is_refused(root, tmp_path):
         Run(dataclasses.replace(RECIPE, lr=5e-4), tmp_path, device=CPU).resume()
 
 
+def test_resume_with_other_pairs_is_refused(root, tmp_path):
+    recipe = dataclasses.replace(RECIPE, steps=1)
+    shutil.copytree(root, tmp_path / "data")
+    session.train(recipe, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
+    shutil.copy(root / "set" / "ir" / "1.png", tmp_path / "data" / "set" / "vis" / "1.png")
+    with pytest.raises(UsageError, match=r"last\.pt: made with other training pairs"):
+        session.train(recipe, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
+    session.train(recipe, root, tmp_path / "run", device="cpu", quiet=True)  # the same, elsewhere
+
+
 @pytest.mark.parametrize("kept", [0, 1000])
 def test_a_damaged_checkpoint_is_named_on_resume(root, tmp_path, kept):
     path = Run(RECIPE, tmp_path, device=CPU).save("last.pt")
