@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fusecli import metrics, registry
-from fusecli.benchmark import charts, classical, compare, datasets, page, results
+from fusecli.benchmark import charts, classical, compare, datasets, page, report, results
 from fusecli.cli import main
 from fusecli.errors import UsageError
 from fusecli.images import frames
@@ -292,6 +292,7 @@ def test_pairs_of_unequal_size_are_named(data: Path, capsys: pytest.CaptureFixtu
         (("--dataset", "tno", "--fail-below", "VIF=high"), "expected METRIC=VALUE"),
         (("--dataset", "tno", "--fail-below", "PSNR=1"), "was not measured"),
         (("--dataset", "tno", "--split", "test"), "unknown split 'test'"),
+        (("--vis", "x", "--ir", "y", "--split", "test"), "own pairs have none"),
         ((), "nothing to measure on"),
     ],
 )
@@ -383,6 +384,12 @@ def test_seen_pairs_are_left_out_and_said(data: Path) -> None:
         datasets.leave_out_seen(found, [_card(seen={"tno": list(NAMES)})], include=False)
 
     found = datasets.load("tno", data)
+    found.name = "test"  # own folders, as of MSRS/test/vi
+    datasets.leave_out_seen(found, [_card(seen={"tno": ["a"]}, tuned={"tno": ["b", "x"], "msrs": ["x"]})], False)
+    assert len(found.pairs) == 4
+    assert ["2 pairs named like those of tno" in note for note in found.notes] == [True]
+
+    found = datasets.load("tno", data)
     datasets.leave_out_seen(found, [_card(trained_on=["tno"])], include=False)
     assert "does not say which" in found.notes[0]
 
@@ -418,6 +425,19 @@ def test_network_runs_and_leaves_out_what_its_card_lists(
     assert list(methods) == ["nano", "again", "teacher"]
     assert methods["nano"]["values"] == methods["again"]["values"] == methods["teacher"]["values"]
     assert report["datasets"]["tno"]["n"] == 4
+    other = shutil.copy(checkpoint, "nano.safetensors")
+    assert _run(*options, *QUICK, "--methods", f"nano,all,{other}") == 2
+    assert f"two methods are called nano ({checkpoint} and {other})" in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_are_told_before_any_work(
+    data: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_pairs(data / "ct-mri", "ct", "mri")
+    monkeypatch.setattr(classical, "fuse", None)
+    options = ("--dataset", "tno", "--dataset", "ct-mri", "--methods", f"average,{checkpoint}")
+    assert _run(*options, "--device", "cpu", *QUICK) == 2
+    assert "trained for ir-vis, not for ct-mri" in capsys.readouterr().err
 
 
 def test_costs_are_measured_and_kept(
@@ -634,11 +654,31 @@ def test_page_of_damaged_inputs_shows_what_the_methods_got(data: Path) -> None:
         assert found == expected
 
 
-def test_a_method_without_values_is_said_so_within_its_chart() -> None:
-    values = {"known": [1.2, 1.3], "unknown": [None, None]}
+def _ssim(**values: list[float | None]) -> results.Report:
     methods = {name: results.MethodResult(name, "classical", name, {"SSIM": values[name]}) for name in values}
     dataset = results.DatasetResult("tno", "TNO", "ir-vis", ["a", "b"], methods)
-    chart = charts.distribution(results.Report("tang", ["SSIM"], {"tno": dataset}), dataset, "SSIM")
+    return results.Report("tang", ["SSIM"], {"tno": dataset})
+
+
+def test_names_do_not_break_tables() -> None:
+    made = _ssim(**{"a|b": [1.2, 1.3], "$x^2_{~\\}": [1.0, 1.1]})
+    rows = [line for line in report.to_markdown(made).splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4}
+    latex = report.to_latex(made)
+    assert r"\$x\textasciicircum{}2\_\{\textasciitilde{}\textbackslash{}\} & " in latex
+    assert r"SSIM $\uparrow$" in latex
+
+
+def test_a_pair_without_any_value_is_no_news(recwarn: pytest.WarningsRecorder) -> None:
+    made = _ssim(one=[1.2, None], two=[1.0, None])
+    dataset = made.datasets["tno"]
+    assert page.standing(made, dataset, dataset.methods["one"]) == pytest.approx([1, 0])
+    assert not recwarn.list
+
+
+def test_a_method_without_values_is_said_so_within_its_chart() -> None:
+    made = _ssim(known=[1.2, 1.3], unknown=[None, None])
+    chart = charts.distribution(made, made.datasets["tno"], "SSIM")
     assert 0 <= float(re.search(r'x="([^"]*)" y="[^"]*">no value', chart)[1]) < 300  # type: ignore[index]
 
 

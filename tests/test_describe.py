@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusecli.errors import InputError
+from fusecli.errors import InputError, OutputError
 from fusecli.images.opencv import cv2
 from fusecli.text import record
 from fusecli.text.describe import EVENT_THRESHOLD, describe, measure, severities
@@ -229,3 +229,12 @@ def test_a_torn_last_line_is_cut_and_a_missing_line_break_is_added(tmp_path):
         assert not file.repaired
         assert list(file.done) == ["a", "b"]
     assert path.read_bytes() == whole
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_with_the_files_name(tmp_path):
+    file = record.Appender(tmp_path / "d.jsonl")
+    file._file.close()
+    file._file = Path("/dev/full").open("a")  # noqa: SIM115
+    with pytest.raises(OutputError, match=r"d\.jsonl: cannot be written: No space left"), file:
+        file.write({"name": "a"})

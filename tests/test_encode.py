@@ -120,9 +120,12 @@ def test_texts_are_encoded_once_and_kept_between_runs(tmp_path):
     again = encode.Remembered(second, path)
     assert np.array_equal(again.encode(["b", "a", "c"])[:2], vectors[[1, 0]])
     assert second.asked == ["c"]
+    other = encode.Remembered(Counting(), path)
+    other.encode(["c"])
+    assert list(other.table()) == [encode.text_key("c")]  # and not what other runs have met
     path.write_bytes(b"broken")
     assert np.array_equal(encode.Remembered(Counting(), path).encode(["a"])[0], vectors[0])
-    assert len(encode.Remembered(Counting(), path).table()) == 1
+    assert encode.Remembered(Counting(), path).table() == {}
 
 
 def test_a_checkpoints_table_replaces_an_encoder_that_is_not_installed(monkeypatch, tmp_path):

@@ -243,6 +243,8 @@ def test_bad_images_are_named() -> None:
     nan = np.full(a.shape, np.nan, np.float32)
     with pytest.raises(metrics.MetricError, match=r"fused.*NaN"):
         metrics.evaluate("tang", a, a, nan)
+    with pytest.raises(metrics.MetricError, match=r"fused: has float values from 0 to 255; scale them to \[0, 1\]"):
+        metrics.evaluate("tang", a, a, np.linspace(0, 255, a.size).reshape(a.shape))
     with pytest.raises(metrics.MetricError, match=r"first.*shape"):
         metrics.evaluate("tang", np.zeros((4, 4, 4), np.uint8), a, a)
     for name, side in (("SSIM", 11), ("MS-SSIM", 161), ("VIF", 41), ("FMI", 3), ("AG", 2)):

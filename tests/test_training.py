@@ -181,6 +181,16 @@ def test_resume_with_another_recipe_is_refused(root, tmp_path):
         Run(dataclasses.replace(RECIPE, lr=5e-4), tmp_path, device=CPU).resume()
 
 
+def test_resume_with_other_pairs_is_refused(root, tmp_path):
+    recipe = dataclasses.replace(RECIPE, steps=1)
+    shutil.copytree(root, tmp_path / "data")
+    session.train(recipe, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
+    shutil.copy(root / "set" / "ir" / "1.png", tmp_path / "data" / "set" / "vis" / "1.png")
+    with pytest.raises(UsageError, match=r"last\.pt: made with other training pairs"):
+        session.train(recipe, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
+    session.train(recipe, root, tmp_path / "run", device="cpu", quiet=True)  # the same, elsewhere
+
+
 @pytest.mark.parametrize("kept", [0, 1000])
 def test_a_damaged_checkpoint_is_named_on_resume(root, tmp_path, kept):
     path = Run(RECIPE, tmp_path, device=CPU).save("last.pt")
@@ -260,6 +270,14 @@ def test_a_broken_header_is_refused(tmp_path):
     save_file({}, path, metadata={"architecture": "nano", "config": "{}"})
     with pytest.raises(UsageError, match="header is broken"):
         checkpoint.load(str(path), "ir-vis")
+
+
+def test_weights_of_another_layout_are_told_by_what_differs(tmp_path):
+    network = checkpoint.build("nano", {})
+    del network.down[0].bias
+    checkpoint.save(tmp_path / "a.safetensors", network, "nano", {}, ["ir-vis"])
+    with pytest.raises(UsageError, match=r"another version of fusecli.*train anew \(Missing key.*down\.0\.bias"):
+        checkpoint.load(str(tmp_path / "a.safetensors"), "ir-vis")
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

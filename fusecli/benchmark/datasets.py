@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fusecli import registry
-from fusecli.errors import UsageError
+from fusecli.errors import UsageError, counted
 from fusecli.images.frames import ENDINGS
 from fusecli.images.pairing import Pair, find_pairs
 
@@ -102,6 +102,14 @@ def leave_out_seen(found: PairSet, cards: list[dict[str, Any]], include: bool) -
         if found.name in card.get("trained_on", ()) and not card.get("seen"):
             found.notes.append(f"{card['name']} was trained on pairs of {found.name}, its card does not say which")
     names = {pair.name for pair in found.pairs}
+    if found.name not in registry.DATASETS:  # own folders, perhaps those of a data set
+        for name in registry.DATASETS:
+            alike = names & set().union(*(_listed(card, key, name) for card in cards for key in ("seen", "tuned")))
+            if alike:
+                found.notes.append(
+                    f"{counted(len(alike), 'pair')} named like those of {name} that the weights were trained or tuned "
+                    f"on; if they are those, this is no test: --dataset {name} leaves them out"
+                )
     trained, tuned = trained & names, (tuned - trained) & names
     if include:
         if trained or tuned:

@@ -46,6 +46,9 @@ class Method:
         """What it reads besides the pairs."""
         return ()
 
+    def load(self) -> None:
+        """Get ready to fuse. Raises UsageError where that cannot be."""
+
 
 class Classical(Method):
     """A rule of `fusecli.benchmark.classical`."""
@@ -97,6 +100,9 @@ class Network(Method):
         from fusecli.stream.work import EngineSpec
 
         return EngineSpec(str(self.path), self.task, self.look, self.device, self.precision).build()
+
+    def load(self) -> None:
+        _ = self.engine
 
     def fuse(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         with self._lock:  # one model, one device
@@ -173,7 +179,7 @@ def choose(
     """The methods that ``--methods`` names for a task.
 
     names: comma-separated; released models, checkpoint files (or NAME=FILE), classical rules, and the words all,
-    released, classical, none. Raises UsageError for a name that is none of these.
+    released, classical, none. Raises UsageError for a name that is none of these, and for two methods of one name.
     """
     released = list(dict.fromkeys(card["name"] for card in registry.released().values() if task in card["tasks"]))
     words = {
@@ -183,23 +189,28 @@ def choose(
         "none": [],
     }
     chosen: dict[str, Method] = {}
+
+    def add(method: Method) -> None:
+        first = chosen.setdefault(method.name, method)
+        if first.files() != method.files():  # `distill` calls every student nano.safetensors
+            files = " and ".join(str(path) for each in (first, method) for path in each.files())
+            raise UsageError(f"two methods are called {method.name} ({files}); name a file by NAME=FILE")
+
     for word in (part.strip() for part in names.split(",") if part.strip()):
         for name in words.get(word, [word]):
             label, _, file = name.rpartition("=")
             path = registry.released_path(name, task)
             if name in classical.METHODS:
-                chosen[name] = Classical(name)
+                add(Classical(name))
             elif path is not None:
-                chosen[name] = Network(name, path, task, device, precision, look, registry.released()[path.stem])
+                add(Network(name, path, task, device, precision, look, registry.released()[path.stem]))
             elif Path(file).suffix in {".pt", ".safetensors"}:
-                chosen[label or Path(file).stem] = _checkpoint(
-                    label or Path(file).stem, Path(file), task, device, precision, look
-                )
+                add(_checkpoint(label or Path(file).stem, Path(file), task, device, precision, look))
             else:
                 known = [*released, *classical.METHODS, *words]
                 raise UsageError(registry.unknown(f"method for {task}", name, known) + " (or a checkpoint file)")
     if teacher is not None:
-        chosen["teacher"] = _checkpoint("teacher", teacher, task, device, precision, None)
+        add(_checkpoint("teacher", teacher, task, device, precision, None))
     return list(chosen.values())
 
 

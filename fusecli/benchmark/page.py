@@ -64,7 +64,8 @@ def standing(report: Report, dataset: DatasetResult, method: MethodResult) -> np
         own = np.array([np.nan if value is None else value for value in method.values[metric]])
         if np.isnan(own).all():
             continue
-        usual = np.nanmean(table, axis=0) if len(table) > 1 else np.nanmean(own)
+        # nanmean would warn of pairs on which no method has a value
+        usual = np.ma.masked_invalid(table).mean(axis=0).filled(np.nan) if len(table) > 1 else np.nanmean(own)
         spread = np.nanstd(table - usual)
         if spread > 0:
             sign = 1 if report.metric(metric).higher_is_better else -1

@@ -189,7 +189,7 @@ def to_markdown(report: Report) -> str:
         lines += [f"## {caption(report, dataset)}", ""]
         header, rows = _plain_rows(report, dataset, {1: "**{}**", 2: "<u>{}</u>"}, "{} ± {}")
         lines += ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        lines += ["| " + " | ".join([row[0].replace("|", "\\|"), *row[1:]]) + " |" for row in rows]
         lines += ["", *(f"- {line}" for line in notes(report, dataset)), ""]
     lines.append("Mean ± standard deviation over the pairs; bold is best, underlined second.")
     return "\n".join(lines) + "\n"
@@ -218,19 +218,21 @@ def to_latex(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
+_LATEX = str.maketrans(
+    {
+        **{mark: f"\\{mark}" for mark in "_&%#${}"},
+        "\\": "\\textbackslash{}",
+        "^": "\\textasciicircum{}",
+        "~": "\\textasciitilde{}",
+        "↑": "$\\uparrow$",
+        "↓": "$\\downarrow$",
+        "–": "--",
+    }
+)
+
+
 def _latex(text: str) -> str:
-    for plain, escaped in (
-        ("\\", "\\textbackslash "),
-        ("_", "\\_"),
-        ("&", "\\&"),
-        ("%", "\\%"),
-        ("#", "\\#"),
-        ("↑", "$\\uparrow$"),
-        ("↓", "$\\downarrow$"),
-        ("–", "--"),
-    ):
-        text = text.replace(plain, escaped)
-    return text
+    return text.translate(_LATEX)
 
 
 def _plain_rows(

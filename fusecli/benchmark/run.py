@@ -114,6 +114,11 @@ def run(
 ) -> Report:
     """Values of every metric, method and pair. ``progress`` is told how many results are done, as they come."""
     cv2.setNumThreads(1)  # pairs run side by side instead
+    for job in jobs:  # weights that do not fit the last data set are told before the first one is measured
+        for method in job.methods:
+            keys = (_values_key(job, method, pair, protocol) for pair in job.pair_set.pairs)
+            if not all(cache.read_json(key).keys() >= set(names) for key in keys):
+                method.load()
     report = Report(protocol, names, {})
     for job in jobs:
         report.datasets[job.pair_set.name] = _measure(job, protocol, names, cache, workers, progress)
@@ -162,6 +167,10 @@ def _measure(
     )
 
 
+def _values_key(job: Job, method: Method, pair: Pair, protocol: str) -> str:
+    return Cache.key("values", metrics.VERSION, protocol, method.identity(pair), job.hashes[pair.name])
+
+
 def _measure_pair(
     job: Job, pair: Pair, protocol: str, names: list[str], cache: Cache, progress: Progress
 ) -> dict[tuple[str, str], dict[str, Any]]:
@@ -169,7 +178,7 @@ def _measure_pair(
     rows = {}
     sources = inputs = None
     for method in job.methods:
-        key = Cache.key("values", metrics.VERSION, protocol, method.identity(pair), job.hashes[pair.name])
+        key = _values_key(job, method, pair, protocol)
         row = cache.read_json(key)
         missing = [name for name in names if name not in row]
         if missing:

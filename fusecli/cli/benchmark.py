@@ -101,6 +101,8 @@ def benchmark(
         raise UsageError(
             f"nothing to measure on: --dataset ({', '.join(registry.DATASETS)}) or two folders, --vis DIR --ir DIR"
         )
+    if split != "all" and not dataset:
+        raise UsageError(f"--split {split}: of a --dataset; own pairs have none")
     names = _metric_names(metrics, protocol)
     results = _fused_folders(fused)
 

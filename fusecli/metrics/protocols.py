@@ -21,6 +21,7 @@ VERSION = 1
 """Part of every cache key: raise it when any value changes."""
 
 Image = np.ndarray
+OVER = 1e-3  # how far floats may exceed [0, 1], by what rounding adds; less than half a level
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def to_levels(image: Image) -> Image:
     if image.dtype == bool:
         return image * 255.0
     if np.issubdtype(image.dtype, np.floating):
+        if image.min() < -OVER or image.max() > 1 + OVER:
+            raise MetricError(f"has float values from {image.min():g} to {image.max():g}; scale them to [0, 1]")
         return image.astype(np.float64) * 255
     raise MetricError(f"has samples of type {image.dtype}; use uint8, uint16 or floats in [0, 1]")
 
@@ -176,8 +179,8 @@ def prepare(
     """Check three images and turn them into what ``protocol`` measures.
 
     Images are H×W or H×W×3 RGB of one size: uint8, uint16 or floats in [0, 1]. ``second`` is the infrared or MRI side.
-    Raises MetricError, which names the image by its label, for other shapes, unequal sizes and values that are
-    not finite.
+    Raises MetricError, which names the image by its label, for other shapes, unequal sizes, floats beyond [0, 1] and
+    values that are not finite.
     """
     convert, _ = _protocol(protocol)
     images = []

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from fusecli import registry
 from fusecli.errors import UsageError
 from fusecli.images.atomic import replacing
 from fusecli.models.network import FusionNetwork
+
+REASON = 200  # characters of torch's, which lists every tensor
 
 
 def build(architecture: str, config: dict[str, Any]) -> FusionNetwork:
@@ -153,9 +156,10 @@ def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
         network = build(architecture, config)
         network.load_state_dict(tensors)
     except (UsageError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[-1].strip()  # torch's first line only says that there is one
         raise UsageError(
-            f"{path}: made by another version of fusecli, whose {architecture} differs ({reason})"
+            f"{path}: made by another version of fusecli, whose {architecture} differs; use that one, or train anew "
+            f"({shorten(reason, REASON)})"
         ) from error
     broken = next((name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()), None)
     if broken is not None:

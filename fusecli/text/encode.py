@@ -146,9 +146,8 @@ class Remembered:
     ) -> None:
         self.encoder = encoder
         self.path = path
-        self._vectors = dict(vectors or {})
-        if path is not None and path.exists():
-            self._vectors |= _read_table(path, encoder.dim)
+        self._met = dict(vectors or {})
+        self._kept = _read_table(path, encoder.dim) if path is not None and path.exists() else {}
 
     @property
     def name(self) -> str:
@@ -159,21 +158,24 @@ class Remembered:
         return self.encoder.dim
 
     def encode(self, sentences: Sequence[str]) -> np.ndarray:
-        new = [text for text in dict.fromkeys(sentences) if text_key(text) not in self._vectors]
+        keys = {text_key(text): text for text in sentences}
+        self._met |= {key: self._kept[key] for key in keys if key in self._kept and key not in self._met}
+        new = [key for key in keys if key not in self._met]
         if new:
-            self._vectors |= zip(map(text_key, new), self.encoder.encode(new), strict=True)
+            self._met |= zip(new, self.encoder.encode([keys[key] for key in new]), strict=True)
             if self.path is not None:
-                _write_table(self.path, self._vectors)
-        rows = [self._vectors[text_key(text)] for text in sentences]
+                self._kept |= self._met
+                _write_table(self.path, self._kept)
+        rows = [self._met[text_key(text)] for text in sentences]
         return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
 
     def add(self, vectors: Mapping[str, np.ndarray]) -> None:
         """Remember what a ``table`` held."""
-        self._vectors = {**vectors, **self._vectors}
+        self._met = {**vectors, **self._met}
 
     def table(self) -> dict[str, np.ndarray]:
-        """Text key -> vector of everything met so far, for a checkpoint."""
-        return dict(self._vectors)
+        """Text key -> vector of everything met so far, for a checkpoint; not what other runs left in ``path``."""
+        return dict(self._met)
 
 
 def open_encoder(

@@ -86,6 +86,7 @@ class Run:
         self.best = -math.inf
         self.texts: Texts | None = None
         self.text_vectors: dict[str, np.ndarray] = {}  # met before the run was taken up
+        self.data_sha256: dict[str, str] = {}  # of the training pairs, by task
         self.data_root = ""  # where the recipe's folders were, for a distillation that does not say
         self.set_objective(FusionObjective())
 
@@ -126,6 +127,7 @@ class Run:
             "best": self.best,
             "text": self.text_table(),
             "data_root": self.data_root,
+            "data_sha256": self.data_sha256,
         }
 
     def text_table(self) -> dict[str, Any]:
@@ -145,7 +147,7 @@ class Run:
         return path
 
     def resume(self) -> bool:
-        """Take up ``last.pt`` if there is one. Raises UsageError if it belongs to another recipe."""
+        """Take up ``last.pt`` if there is one. Raises UsageError if it belongs to another recipe or other pairs."""
         path = self.out / LAST
         sweep((path, self.out / BEST))
         if not path.exists():
@@ -159,6 +161,9 @@ class Run:
         if before != now:
             changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
             raise UsageError(f"{path}: made with another {', '.join(changed)}; use a new folder")
+        pairs = state.get("data_sha256")
+        if pairs and self.data_sha256 and pairs != self.data_sha256:
+            raise UsageError(f"{path}: made with other training pairs than are there now; use a new folder, or those")
         self.average.load_state_dict(state["model"])
         self.network.load_state_dict(state["network"])
         self.objective.modules.load_state_dict(state["objective"])

@@ -106,6 +106,7 @@ def train(
         recipe = replace(recipe, model={**recipe.model, "text_dim": texts.dim if texts else 0})
     run = Run(recipe, out, device=target)
     run.data_root = str(root.resolve())
+    run.data_sha256 = {task: pairs.sha256 for task, pairs in data.items()}
     if teacher is not None:
         run.set_objective(DistillObjective(teacher.to(target), run.network, feature_weight))
     reads = getattr(teacher or run.network, "text_dim", 0)
@@ -139,8 +140,7 @@ def train(
     network = checkpoint.build(architecture, config)
     network.load_state_dict(tensors)
     checkpoint.save(path, network, architecture, config, tasks)
-    hashes = {task: pairs.sha256 for task, pairs in data.items()}
-    summary = {"recipe": recipe.as_dict(), "data_sha256": hashes, "score": run.best if val else None}
+    summary = {"recipe": recipe.as_dict(), "data_sha256": run.data_sha256, "score": run.best if val else None}
     with replacing(out / "run.json") as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return path
