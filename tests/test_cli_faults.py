@@ -591,6 +591,7 @@ def test_folders_of_videos_are_not_watched(pairs, fusecli):
     [
         (("-o", "x.pgm"), "x.pgm: PGM holds no colour; write .ppm or .png, or add --color gray"),
         (("--name", "{stem}.JPG"), "--name {stem}.JPG: leave out .jpg; endings go by --format"),
+        (("--name", "{stem}.nii.gz"), "--name {stem}.nii.gz: leave out .nii.gz; endings go by --format"),
     ],
 )
 def test_what_cannot_be_written_is_told_before_any_work(pairs, fusecli, tmp_path, monkeypatch, more, message):

@@ -117,6 +117,16 @@ def test_constant_stays_constant_at_every_size(tmp_path, fuse, size):
     assert np.abs(np.diff(chroma) - 60).max() <= 3
 
 
+@pytest.mark.parametrize("option", ["--pairs", "--pair-by"])
+def test_frames_on_stdin_have_one_partner(clips, fusecli, option):
+    (clips / "pairs.csv").write_text("ir,vis\nir.mp4,vis.mp4\n")
+    value = clips / "pairs.csv" if option == "--pairs" else "ir=*_a,vis=*_b"
+    sides = ("--ir", "-", "--raw", "64x48", "--vis", clips / "vis.mp4", "-o", clips / "out.mp4")
+    code, _, err = fusecli("fuse", *sides, option, value)
+    assert code == 2
+    assert f"{option}: frames on stdin pair with the one video" in err
+
+
 def test_irregular_times_are_kept_and_the_nearest_frame_is_taken(tmp_path, fuse):
     times = [0, 40, 95, 120, 200, 230, 320]
     vis = [np.full((32, 32), 100, np.uint8)] * len(times)

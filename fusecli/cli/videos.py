@@ -112,6 +112,9 @@ def _named(
 
     output, naming = request.output, request.naming
     if pipe in typed:
+        for option, key, usual in (("--pairs", "pairs_csv", None), ("--pair-by", "pair_by", "stem")):
+            if request.pairing[key] != usual:
+                raise UsageError(f"{option}: frames on stdin pair with the one video that the other side is")
         file = Path(typed[typed[0] == pipe])
         if not file.is_file():
             raise UsageError(f"{file}: no such file; beside frames on stdin the other side is one video")

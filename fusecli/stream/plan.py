@@ -22,7 +22,7 @@ from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
 SHOWN = 5
-VOLUMES = (".nii", ".nii.gz", ".dcm")  # without the libraries that read them
+VOLUMES = (".nii", ".nii.gz", ".dcm")  # endings, without the libraries that read them
 FORMATS = {"png": ".png", "tiff": ".tif", "jpg": ".jpg", "webp": ".webp"}
 
 
@@ -223,7 +223,7 @@ def _file_name(pattern: str, values: dict[str, str]) -> str:
         name = pattern.format_map(values)
     except ValueError as error:
         raise UsageError(f"--name {pattern}: {error}") from error
-    ending = next((one for one in frames.ENDINGS if pattern.lower().endswith(one)), None)
+    ending = next((one for one in (*VOLUMES, *frames.ENDINGS) if pattern.lower().endswith(one)), None)
     if ending:
         raise UsageError(f"--name {pattern}: leave out {ending}; endings go by --format, or by the input's")
     if not name or name in {".", ".."} or "/" in name or "\0" in name:
