@@ -53,10 +53,10 @@ lint: $(VENV)/.lint-installed  ## ruff and mypy
 chain: $(VENV)/.test-installed  ## the whole method in small: annotate, train-teacher, distill, fuse, benchmark
 	rm -rf runs/chain  # a finished run would only be resumed
 	$(BIN)/fusecli annotate --ir sample_data/ir --vis sample_data/vis -o runs/chain/descriptions.jsonl
-	$(BIN)/fusecli train-teacher --data-root . -o runs/chain/teacher --set steps=20 --set batch=2 --set patch=64 \
+	$(BIN)/fusecli train-teacher --data-root . -o runs/chain/teacher --set steps=8 --set batch=2 --set patch=64 \
 	  --set descriptions=runs/chain/descriptions.jsonl --set 'model={width=8,blocks=[1,1,1,1],refinement=1}'
 	$(BIN)/fusecli distill --teacher runs/chain/teacher/last.pt --data-root . -o runs/chain/student \
-	  --set steps=100 --set batch=4 --set patch=64
+	  --set steps=30 --set batch=4 --set patch=64
 	$(BIN)/fusecli fuse -m runs/chain/student/nano.safetensors --ir sample_data/ir --vis sample_data/vis \
 	  -o runs/chain/fused --preview
 	$(BIN)/fusecli benchmark --dataset sample --methods nano,student=runs/chain/student/nano.safetensors,average --no-speed \
