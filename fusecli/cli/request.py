@@ -30,7 +30,7 @@ class Request:
     bit_depth: int | None
     batch_size: int | None
     workers: int | None
-    max_pixels: int | None
+    max_pixels: int
     compress: bool
     digest: bool
     check_engine: Callable[[], object]  # raises UsageError for a model, device or precision that is not to be had here

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool) -> tuple[Plan, Work] | None:
     """The plan and how to run it; None where both sides are pictures. Raises UsageError for what makes no sense."""
     from fusecli.images.colour import warn_of_colored
-    from fusecli.images.decode import max_pixels_default
     from fusecli.images.headers import too_large
     from fusecli.images.intensity import sequence_range
     from fusecli.images.rawvideo import PIPE, RawFormat
@@ -65,9 +64,9 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
         raise UsageError(f"{', '.join(given)}: not for videos: {why}")
 
     layout = None if raw is None else RawFormat.parse(raw)
-    limit = max_pixels_default() if request.max_pixels is None else request.max_pixels
-    if layout is not None and layout.width * layout.height > limit:
-        raise UsageError(f"--raw {raw}: {too_large(layout.width * layout.height, 'pixels a frame', limit)}")
+    pixels = 0 if layout is None else layout.width * layout.height
+    if pixels > request.max_pixels:
+        raise UsageError(f"--raw {raw}: {too_large(pixels, 'pixels a frame', request.max_pixels)}")
     pyav()
 
     from fusecli.stream import videos
@@ -140,7 +139,7 @@ def _named(
     return settle(jobs, output, naming, single=single, guarded=guarded)
 
 
-def _looks(path: Path, max_pixels: int | None) -> Iterator[tuple[Path, np.ndarray]]:
+def _looks(path: Path, max_pixels: int) -> Iterator[tuple[Path, np.ndarray]]:
     """A few frames of a video, in colour."""
     from fusecli.images.video import VideoFile
 

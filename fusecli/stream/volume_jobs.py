@@ -375,8 +375,9 @@ def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
     """The files of each folder below what was typed, by its path in there; for a glob by what the wildcards hold."""
     found: dict[str, list[Path]] = {}
     try:
-        within = pairing.files_of(_within(typed, recursive)) if _folders_of(typed) else None
-        for name, path in within or pairing.files_in(typed, recursive):
+        is_glob = not Path(typed).is_dir()
+        listed = pairing.files_of(_within(typed, recursive)) if is_glob else pairing.files_in(typed, recursive)
+        for name, path in listed:
             if path.name.upper() == "DICOMDIR":  # the index of a disk, which is DICOM and no image
                 continue
             found.setdefault(name.rpartition("/")[0], []).append(path)
