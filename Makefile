@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# What is imported is compiled then: half the time of setting up.
+# What is imported is compiled then: half the time of setting up. Where bytecode may not be kept, as in some containers,
+# every process would compile torch anew: three seconds each.
 PIP     = $(BIN)/pip install --quiet --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 # One fixed release, so that a fresh machine gets the build the tests ran with; pyproject.toml admits a range.
 TORCH  ?= torch==2.13.0
 
