@@ -50,7 +50,7 @@ extras: $(VENV)/.all-installed  ## set up the heavier extras and the linter too:
 lint: $(VENV)/.lint-installed  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy -n 2
 
 chain: $(VENV)/.test-installed  ## the whole method in small: annotate, train-teacher, distill, fuse, benchmark
 	rm -rf runs/chain  # a finished run would only be resumed
