@@ -22,6 +22,7 @@ from fusecli.models import checkpoint
 from fusecli.models.nano import Nano
 from fusecli.stream.stop import stopping
 from fusecli.training import loop, session
+from fusecli.training import validate as validation
 from fusecli.training.batches import PERCEPTION, Batches
 from fusecli.training.data import LumaPair, PairSet, cut_part, partly_clipped, saturated, within_black
 from fusecli.training.distill import DistillObjective
@@ -473,10 +474,20 @@ def test_a_pair_without_a_score_is_left_out_of_it(root, tmp_path, caplog):
     black = torch.zeros_like(pairs.pairs[0].second)
     blind = dataclasses.replace(pairs, pairs=[*pairs.pairs, LumaPair("ir-vis/set/black", pairs.pairs[0].first, black)])
     network = Nano(**TINY).eval()
-    assert validate(network, blind, CPU) == validate(network, pairs, CPU)
+    assert validate(network, blind, CPU)[0] == validate(network, pairs, CPU)[0]
     assert "ir-vis/set/black: left out of the score: VIF" in caplog.text
     with pytest.raises(UsageError, match="no pair of this validation set"):
         validate(network, dataclasses.replace(pairs, pairs=blind.pairs[-1:]), CPU)
+
+
+def test_validation_fuses_each_pair_once(root, tmp_path, monkeypatch):
+    fused = []
+    real = validation.fuse_luma
+    monkeypatch.setattr(validation, "fuse_luma", lambda *given: fused.append(given[1].key) or real(*given))
+    run = Run(dataclasses.replace(RECIPE, steps=1), tmp_path, device=CPU)
+    run.fit(Batches(run.recipe, load(root)), load(root))
+    assert fused == [f"ir-vis/set/{index}" for index in range(3)]
+    assert (tmp_path / "contact.png").exists()
 
 
 def test_two_tasks_may_share_a_folder(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ from fusecli.training.data import PairSet
 from fusecli.training.recipe import Recipe
 from fusecli.training.replay import replayed
 from fusecli.training.texts import Texts
-from fusecli.training.validate import pictures, score, validate
+from fusecli.training.validate import score, validate
 
 log = logging.getLogger("fusecli.training")
 
@@ -301,8 +301,8 @@ class Run:
             for name, data in val.items():
                 if self.texts and isinstance(self.average, Teacher):  # validated as it will be used
                     self.average.describe = describer(self.texts.encoder, data.task.sides)
-                results[name] = validate(self.average, data, self.device)
-                rows += pictures(self.average, data, self.device)
+                results[name], pictures = validate(self.average, data, self.device)
+                rows += pictures
             row |= {f"{name}/{metric}": value for name, values in results.items() for metric, value in values.items()}
             row["score"] = score(results)
             contact_sheet(rows, self.out / "contact.png")

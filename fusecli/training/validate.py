@@ -32,29 +32,30 @@ def fuse_luma(network: FusionNetwork, pair: LumaPair, device: torch.device) -> n
     return network(first, second)[0, 0].mul(255).round().to(torch.uint8).cpu().numpy()
 
 
-def validate(network: FusionNetwork, data: PairSet, device: torch.device) -> dict[str, float]:
-    """Mean metrics (protocol tang, on luma) of a validation set, over the pairs for which they are defined.
+def validate(
+    network: FusionNetwork, data: PairSet, device: torch.device
+) -> tuple[dict[str, float], list[list[np.ndarray]]]:
+    """Mean metrics (protocol tang, on luma) of a validation set, over the pairs for which they are defined; first,
+    second and fused of SHOWN pairs, spread over the set.
 
-    Others, such as those with a black source, are named in a warning. Raises UsageError if there is no pair left.
+    Pairs without metrics, such as those with a black source, are named in a warning. Raises UsageError if there is no
+    pair left.
     """
-    rows = []
-    for pair in data.pairs:
-        fused = fuse_luma(network, pair, device)
+    rows, pictures = [], []
+    shown = evenly(len(data.pairs), SHOWN)
+    for index, pair in enumerate(data.pairs):
+        first, second, fused = pair.first.numpy(), pair.second.numpy(), fuse_luma(network, pair, device)
+        if index in shown:
+            pictures.append([first, second, fused])
         try:
-            rows.append(metrics.evaluate("tang", pair.first.numpy(), pair.second.numpy(), fused, WATCHED))
+            rows.append(metrics.evaluate("tang", first, second, fused, WATCHED))
         except MetricError as error:
             log.warning("%s: left out of the score: %s", pair.key, error)
     if not rows:
         raise UsageError("no pair of this validation set can be scored")
-    return {metric: float(np.mean([row[metric] for row in rows])) for metric in WATCHED}
+    return {metric: float(np.mean([row[metric] for row in rows])) for metric in WATCHED}, pictures
 
 
 def score(results: dict[str, dict[str, float]]) -> float:
     """Mean over the sets of VIF + Qabf + SSIM / 2."""
     return float(np.mean([values["VIF"] + values["Qabf"] + values["SSIM"] / 2 for values in results.values()]))
-
-
-def pictures(network: FusionNetwork, data: PairSet, device: torch.device) -> list[list[np.ndarray]]:
-    """First, second and fused of SHOWN pairs, spread over a set."""
-    chosen = [data.pairs[index] for index in evenly(len(data.pairs), SHOWN)]
-    return [[pair.first.numpy(), pair.second.numpy(), fuse_luma(network, pair, device)] for pair in chosen]
