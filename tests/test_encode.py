@@ -128,6 +128,20 @@ def test_texts_are_encoded_once_and_kept_between_runs(tmp_path):
     assert encode.Remembered(Counting(), path).table() == {}
 
 
+def test_texts_are_written_rarely(tmp_path, monkeypatch):
+    written = []
+    real = encode._write_table
+    monkeypatch.setattr(encode, "_write_table", lambda path, table: written.append(len(table)) or real(path, table))
+    remembered = encode.Remembered(Counting(), tmp_path / "t.safetensors")
+    for _ in range(2):
+        for index in range(200):
+            remembered.encode([str(index)])
+    assert len(written) < 40
+    again = Counting()
+    encode.Remembered(again, tmp_path / "t.safetensors").encode([str(index) for index in range(200)])
+    assert len(again.asked) < 25
+
+
 def test_a_checkpoints_table_replaces_an_encoder_that_is_not_installed(monkeypatch, tmp_path):
     table = encode.Remembered(Counting()).encode(["known"])
     vectors = {encode.text_key("known"): np.resize(table[0], 384)}

@@ -148,6 +148,7 @@ class Remembered:
         self.path = path
         self._met = dict(vectors or {})
         self._kept = _read_table(path, encoder.dim) if path is not None and path.exists() else {}
+        self._written = len(self._kept)
 
     @property
     def name(self) -> str:
@@ -163,9 +164,11 @@ class Remembered:
         new = [key for key in keys if key not in self._met]
         if new:
             self._met |= zip(new, self.encoder.encode([keys[key] for key in new]), strict=True)
-            if self.path is not None:
-                self._kept |= self._met
+            self._kept |= self._met
+            # The file is written as a whole, so not for a few: what is lost at the end is soon encoded again.
+            if self.path is not None and len(self._kept) > 1.125 * self._written:
                 _write_table(self.path, self._kept)
+                self._written = len(self._kept)
         rows = [self._met[text_key(text)] for text in sentences]
         return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
 
