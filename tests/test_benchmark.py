@@ -586,6 +586,7 @@ def test_compare_shows_what_moved_and_gates(data: Path, capsys: pytest.CaptureFi
 def test_gate_of_a_run(data: Path) -> None:
     assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--fail-below", "SSIM=0.1") == 0
     assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--fail-below", "SSIM=1.99") == 1
+    assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--fail-below", "ssim=1.99") == 1
 
 
 def test_compare_refuses_what_cannot_be_compared(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,20 +154,21 @@ class Gate:
 def gates(texts: list[str], protocol: str, measured: list[str]) -> list[Gate]:
     """Gates from METRIC=VALUE. Raises UsageError for a metric that is unknown or was not measured, or no number."""
     found = []
+    metrics = {name.lower(): metric for name, metric in registry.METRICS[protocol].items()}
     for text in texts:
         name, _, value = text.partition("=")
-        metrics = registry.METRICS[protocol]
-        if name not in metrics:
-            raise UsageError(f"--fail-below {text}: {registry.unknown('metric', name, metrics)}")
-        if name not in measured:
-            raise UsageError(f"--fail-below {text}: {name} was not measured; add it to --metrics")
+        metric = metrics.get(name.strip().lower())
+        if metric is None:
+            raise UsageError(f"--fail-below {text}: {registry.unknown('metric', name, registry.METRICS[protocol])}")
+        if metric.name not in measured:
+            raise UsageError(f"--fail-below {text}: {metric.name} was not measured; add it to --metrics")
         try:
             bound = float(value)
         except ValueError:
             raise UsageError(f"--fail-below {text}: expected METRIC=VALUE, such as VIF=0.65") from None
         if math.isnan(bound):
             raise UsageError(f"--fail-below {text}: expected METRIC=VALUE, such as VIF=0.65")
-        found.append(Gate(metrics[name], bound))
+        found.append(Gate(metric, bound))
     return found
 
 
