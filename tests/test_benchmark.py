@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fusecli import metrics, registry
-from fusecli.benchmark import charts, classical, compare, datasets, page, report, results
+from fusecli.benchmark import cache, charts, classical, compare, datasets, methods, page, report, results
 from fusecli.cli import main
 from fusecli.errors import UsageError
 from fusecli.images import frames
@@ -199,6 +199,19 @@ def test_second_run_computes_nothing_and_changes_are_noticed(data: Path, monkeyp
     measured.clear()
     _report(*options, "--no-cache", "--workers", "1")
     assert len(measured) == 4 * 3 * len(results.DEFAULT_METRICS)
+
+
+def test_what_is_kept_is_read_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--dataset", "tno", "--methods", "average", "--fused", f"mine={_fused_folder()}", *QUICK)
+    _report(*options)
+    read: list[str] = []
+    hashed: list[Path] = []
+    hash_of, real = methods.file_hash, cache.Cache.read
+    monkeypatch.setattr(cache.Cache, "read", lambda self, *key: read.append(key[0]) or real(self, *key))
+    monkeypatch.setattr(methods, "file_hash", lambda path: hashed.append(path) or hash_of(path))
+    _report(*options)
+    assert len(read) == len(set(read)) == 2 * len(NAMES)
+    assert len(hashed) == len(NAMES)
 
 
 def test_workers_do_not_change_results(data: Path) -> None:

@@ -27,6 +27,8 @@ from fusecli.images.pairing import Pair
 
 log = logging.getLogger("fusecli")
 Progress = Callable[[int], None]
+Row = dict[str, Any]  # metric -> value, or the reason why there is none
+Stored = dict[tuple[str, str], tuple[str, Row]]  # (method, pair) -> key in the cache, and what it held there
 
 
 @dataclass
@@ -114,27 +116,38 @@ def run(
 ) -> Report:
     """Values of every metric, method and pair. ``progress`` is told how many results are done, as they come."""
     cv2.setNumThreads(1)  # pairs run side by side instead
-    for job in jobs:  # weights that do not fit the last data set are told before the first one is measured
-        for method in job.methods:
-            keys = (_values_key(job, method, pair, protocol) for pair in job.pair_set.pairs)
-            if not all(cache.read_json(key).keys() >= set(names) for key in keys):
+    known = [_stored(job, protocol, cache, workers) for job in jobs]
+    for job, stored in zip(jobs, known, strict=True):
+        for method in job.methods:  # weights that do not fit the last data set are told before the first is measured
+            if not all(stored[method.name, pair.name][1].keys() >= set(names) for pair in job.pair_set.pairs):
                 method.load()
     report = Report(protocol, names, {})
-    for job in jobs:
-        report.datasets[job.pair_set.name] = _measure(job, protocol, names, cache, workers, progress)
+    for job, stored in zip(jobs, known, strict=True):
+        report.datasets[job.pair_set.name] = _measure(job, protocol, names, stored, cache, workers, progress)
     if speed:
         for job in jobs:
             _add_costs(job, report.datasets[job.pair_set.name], cache)
     return report
 
 
+def _stored(job: Job, protocol: str, cache: Cache, workers: int) -> Stored:
+    def look_up(method: Method, pair: Pair) -> tuple[str, Row]:
+        key = Cache.key("values", metrics.VERSION, protocol, method.identity(pair), job.hashes[pair.name])
+        return key, cache.read_json(key)
+
+    both = [(method, pair) for method in job.methods for pair in job.pair_set.pairs]
+    with ThreadPoolExecutor(workers) as pool:
+        found = pool.map(look_up, *zip(*both, strict=True))
+        return {(method.name, pair.name): kept for (method, pair), kept in zip(both, found, strict=True)}
+
+
 def _measure(
-    job: Job, protocol: str, names: list[str], cache: Cache, workers: int, progress: Progress
+    job: Job, protocol: str, names: list[str], stored: Stored, cache: Cache, workers: int, progress: Progress
 ) -> DatasetResult:
     pairs = job.pair_set.pairs
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: dict[tuple[str, str], Row] = {}
     with ThreadPoolExecutor(workers) as pool:
-        tasks = [pool.submit(_measure_pair, job, pair, protocol, names, cache, progress) for pair in pairs]
+        tasks = [pool.submit(_measure_pair, job, pair, protocol, names, stored, cache, progress) for pair in pairs]
         try:
             for task in as_completed(tasks):
                 rows |= task.result()
@@ -167,19 +180,14 @@ def _measure(
     )
 
 
-def _values_key(job: Job, method: Method, pair: Pair, protocol: str) -> str:
-    return Cache.key("values", metrics.VERSION, protocol, method.identity(pair), job.hashes[pair.name])
-
-
 def _measure_pair(
-    job: Job, pair: Pair, protocol: str, names: list[str], cache: Cache, progress: Progress
-) -> dict[tuple[str, str], dict[str, Any]]:
-    """(method, pair) -> metric -> value, or the reason why there is none."""
+    job: Job, pair: Pair, protocol: str, names: list[str], stored: Stored, cache: Cache, progress: Progress
+) -> dict[tuple[str, str], Row]:
+    """By (method, pair)."""
     rows = {}
     sources = inputs = None
     for method in job.methods:
-        key = _values_key(job, method, pair, protocol)
-        row = cache.read_json(key)
+        key, row = stored[method.name, pair.name]
         missing = [name for name in names if name not in row]
         if missing:
             sources = sources or job.read(pair)
