@@ -537,6 +537,16 @@ def test_ranks_follow_direction_and_share_ties() -> None:
     assert results.places({"a": 1.0, "b": 3.0, "c": 1.0}, down) == {"a": 1.5, "b": 3, "c": 1.5}
 
 
+def test_ranks_and_marks_compare_on_the_same_pairs() -> None:
+    made = _ssim(whole=[1.2, 0.2], part=[1.1, None], none=[None, None])
+    dataset = made.datasets["tno"]
+    assert made.mean_ranks(dataset) == {"whole": 1, "part": 2, "none": 3}
+    assert report.marks(made, dataset, "SSIM") == {"whole": 1, "part": 2}
+    assert dataset.methods["whole"].mean("SSIM") == pytest.approx(0.7)
+    apart = _ssim(first=[1.2, None], second=[None, 1.3])
+    assert apart.mean_ranks(apart.datasets["tno"]) == {"first": 1.5, "second": 1.5}
+
+
 def test_wilcoxon_counts_out_all_signs() -> None:
     generator = np.random.default_rng(0)
     for trial in range(20):

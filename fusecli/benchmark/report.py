@@ -39,12 +39,10 @@ def milliseconds(value: float | None) -> str:
 
 
 def marks(report: Report, dataset: DatasetResult, metric: str) -> dict[str, int]:
-    """Method -> 1 for the best mean, 2 for the second; equal as printed share a mark."""
+    """Method -> 1 for the best mean, 2 for the second, as ranks compare them; equal as printed share a mark."""
     if len(dataset.methods) < 2:
         return {}
-    printed = {
-        name: round(value, 3) for name, method in dataset.methods.items() if (value := method.mean(metric)) is not None
-    }
+    printed = {name: round(value, 3) for name, value in dataset.compared(metric).items() if value is not None}
     best = sorted(set(printed.values()), reverse=report.metric(metric).higher_is_better)[:2]
     return {name: 1 + best.index(value) for name, value in printed.items() if value in best}
 
@@ -68,6 +66,10 @@ def notes(report: Report, dataset: DatasetResult) -> list[str]:
             pair, reason = next(iter(reasons.items()))
             count = f"{len(reasons)} of {counted(len(dataset.pairs), 'pair')}"
             lines.append(f"{method.name}, {metric}: no value on {count}, e.g. {pair}: {reason}")
+    if len(dataset.methods) > 1 and any(method.undefined for method in dataset.methods.values()):
+        lines.append(
+            "ranks and marks compare by the pairs on which all have a value; means are over those that each has"
+        )
     return lines
 
 

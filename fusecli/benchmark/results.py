@@ -69,6 +69,13 @@ class DatasetResult:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def compared(self, metric: str) -> dict[str, float | None]:
+        """Method -> mean over the pairs on which every method has a value, save for methods that have none at all."""
+        columns = {name: method.values[metric] for name, method in self.methods.items() if method.known(metric)}
+        rows = [row for row in zip(*columns.values(), strict=True) if None not in row]
+        means = np.mean(np.array(rows, dtype=float), axis=0).tolist() if rows else []
+        return dict.fromkeys(self.methods) | dict(zip(columns, means, strict=False))
+
 
 @dataclass
 class Report:
@@ -86,8 +93,8 @@ class Report:
         return [name for name in self.metrics if self.protocol == "vifb" or name in RANKED]
 
     def places(self, dataset: DatasetResult, metric: str) -> dict[str, float]:
-        """Method -> place by mean, 1 best; ties share the middle of their places; a method without a value is last."""
-        return places({name: method.mean(metric) for name, method in dataset.methods.items()}, self.metric(metric))
+        """Method -> place by `compared`, 1 best; ties share the middle of their places; one without a value is last."""
+        return places(dataset.compared(metric), self.metric(metric))
 
     def mean_ranks(self, dataset: DatasetResult) -> dict[str, float]:
         """Method -> mean place over the ranked metrics. Empty if there is nothing to rank."""
