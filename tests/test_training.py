@@ -764,10 +764,27 @@ def test_training_starts_from_other_weights(root, tmp_path):
     for name, tensor in first.average.state_dict().items():
         assert torch.equal(tensor, second.average.state_dict()[name]), name
     with pytest.raises(UsageError, match="does not fit"):
-        Run(dataclasses.replace(recipe, model={}), tmp_path / "third", device=CPU)
+        Run(dataclasses.replace(recipe, model={"fine": 8}), tmp_path / "third", device=CPU)
+    with pytest.raises(UsageError, match="does not fit into base"):
+        Run(dataclasses.replace(recipe, model={}, architecture="base"), tmp_path / "third", device=CPU)
     second.save("last.pt")
     shutil.rmtree(tmp_path / "first")  # needed to begin with, and no more
     assert Run(recipe, tmp_path / "second", device=CPU).resume()
+
+
+def test_a_model_is_as_the_weights_that_it_starts_from(root, tmp_path):
+    made = dict(TINY, look=0.25, mend=True)
+    start = tmp_path / "start.safetensors"
+    checkpoint.save(start, Nano(**made), "nano", made, ["ir-vis"])
+    recipe = dataclasses.replace(RECIPE, init=str(start), model={"look": 0.5})
+    run = Run(recipe, tmp_path / "run", device=CPU)
+    assert (run.network.look, run.network.mends) == (0.5, True)
+    run.save("last.pt")
+    start.unlink()
+    again = Run(recipe, tmp_path / "run", device=CPU)
+    assert again.resume()
+    assert again.network.mends
+    assert checkpoint.load(str(tmp_path / "run" / "last.pt"), "ir-vis").mends
 
 
 @pytest.mark.parametrize("setting", ["steps=abc", "lr=fast", "looks=1", "text=3", "batch=true"])

@@ -74,7 +74,8 @@ class Run:
     def __init__(self, recipe: Recipe, out: Path, *, device: torch.device) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.device = recipe, out, device
-        self.network = checkpoint.build(recipe.architecture, recipe.model).to(device)
+        self.model = self._model()
+        self.network = checkpoint.build(recipe.architecture, self.model).to(device)
         if recipe.looks and self.network.look is None:
             raise UsageError("looks = true: this network has none; give it one, as --set model.look=0.15")
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
@@ -90,6 +91,16 @@ class Run:
         self.data_root = ""  # where the recipe's folders were, for a distillation that does not say
         self.set_objective(FusionObjective())
 
+    def _model(self) -> dict[str, Any]:
+        """The values of the model: those that the weights were made with from which it starts, where the recipe does
+        not say others."""
+        recipe, last = self.recipe, self.out / LAST
+        if not recipe.init:
+            return recipe.model
+        path = last if last.exists() else checkpoint.find(recipe.init, recipe.tasks[0])
+        architecture, values, *_ = checkpoint.read(path)
+        return {**values, **recipe.model} if architecture == recipe.architecture else recipe.model
+
     def _start_from(self, name: str) -> None:
         """Take the weights of a released model or a file. Raises UsageError where they are of another shape."""
         source = checkpoint.load(name, self.recipe.tasks[0])
@@ -97,7 +108,7 @@ class Run:
             self.network.load_state_dict(source.state_dict())
         except RuntimeError as error:
             model = f"{self.recipe.architecture} {self.recipe.model or ''}".rstrip()
-            raise UsageError(f"init = {name}: does not fit into {model}; give the model its sizes") from error
+            raise UsageError(f"init = {name}: does not fit into {model}; leave its sizes out of the recipe") from error
 
     def set_objective(self, objective: Objective) -> None:
         """What the steps minimise (before the first one); the objective's own modules are trained too."""
@@ -115,7 +126,7 @@ class Run:
         return {
             "fusecli": __version__,
             "architecture": self.recipe.architecture,
-            "config": self.recipe.model,
+            "config": self.model,
             "tasks": self.recipe.tasks,
             "model": self.average.state_dict(),
             "recipe": self.recipe.as_dict(),

@@ -41,7 +41,7 @@ class Recipe:
     train: dict[str, list[str]]  # task -> folders to cut patches from
     val: dict[str, list[str]] = field(default_factory=dict)  # task -> folders to choose the best weights on
     architecture: str = "nano"
-    model: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the architecture
+    model: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the architecture; others are as in init
     init: str = ""  # released model or weight file to start from, such as nano; none: random weights
     loss: LossWeights = field(default_factory=LossWeights)
     losses: dict[str, dict[str, float]] = field(default_factory=dict)  # task -> weights of its loss that differ
