@@ -455,9 +455,13 @@ def test_scans_are_seen_in_part_or_within_more_black():
 
 
 def test_what_makes_no_sense_of_the_data_is_told_before_training(root, tmp_path):
+    for side in ("vis", "ir"):
+        (root / "small" / side).mkdir(parents=True)
+        cv2.imwrite(str(root / "small" / side / "a.png"), np.eye(40, dtype=np.uint8) * 255)
     for changed, said in (
         ({"patch": 400}, "patch = 400 is more than twice"),
         ({"train": {"ct-mri": ["set"]}}, "set/ct: no such folder; a set of ct-mri holds ct and mri"),
+        ({"val": {"ir-vis": ["set", "small"]}}, "ir-vis/small: no pair of this validation set can be scored"),
     ):
         with pytest.raises(UsageError, match=said):
             session.train(dataclasses.replace(RECIPE, **changed), root, tmp_path, device="cpu", quiet=True)
@@ -476,8 +480,9 @@ def test_a_pair_without_a_score_is_left_out_of_it(root, tmp_path, caplog):
     network = Nano(**TINY).eval()
     assert validate(network, blind, CPU)[0] == validate(network, pairs, CPU)[0]
     assert "ir-vis/set/black: left out of the score: VIF" in caplog.text
-    with pytest.raises(UsageError, match="no pair of this validation set"):
-        validate(network, dataclasses.replace(pairs, pairs=blind.pairs[-1:]), CPU)
+    validation.check("val/set", blind)
+    with pytest.raises(UsageError, match="val/set: no pair of this validation set"):
+        validation.check("val/set", dataclasses.replace(pairs, pairs=blind.pairs[-1:]))
 
 
 def test_validation_fuses_each_pair_once(root, tmp_path, monkeypatch):
@@ -765,7 +770,7 @@ def test_training_starts_from_other_weights(root, tmp_path):
         assert torch.equal(tensor, second.average.state_dict()[name]), name
     with pytest.raises(UsageError, match="does not fit"):
         Run(dataclasses.replace(recipe, model={"fine": 8}), tmp_path / "third", device=CPU)
-    with pytest.raises(UsageError, match="does not fit into base"):
+    with pytest.raises(UsageError, match="is no base, which the recipe trains"):
         Run(dataclasses.replace(recipe, model={}, architecture="base"), tmp_path / "third", device=CPU)
     second.save("last.pt")
     shutil.rmtree(tmp_path / "first")  # needed to begin with, and no more

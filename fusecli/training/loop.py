@@ -104,6 +104,8 @@ class Run:
     def _start_from(self, name: str) -> None:
         """Take the weights of a released model or a file. Raises UsageError where they are of another shape."""
         source = checkpoint.load(name, self.recipe.tasks[0])
+        if type(source) is not type(self.network):
+            raise UsageError(f"init = {name}: is no {self.recipe.architecture}, which the recipe trains")
         try:
             self.network.load_state_dict(source.state_dict())
         except RuntimeError as error:

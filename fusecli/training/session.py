@@ -31,6 +31,7 @@ from fusecli.training.distill import FEATURE, DistillObjective
 from fusecli.training.loop import Run
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
+from fusecli.training.validate import check
 
 
 def data_root(given: Path | None, remembered: str = "") -> Path:
@@ -101,6 +102,8 @@ def train(
         for task, folders in recipe.val.items()
         for folder in folders
     }
+    for name, pairs in val.items():
+        check(name, pairs)
     texts = _texts(recipe, data, root, text_vectors)
     if recipe.architecture == "teacher" and "text_dim" not in recipe.model:
         recipe = replace(recipe, model={**recipe.model, "text_dim": texts.dim if texts else 0})

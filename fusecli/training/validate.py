@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import numpy as np
@@ -38,8 +39,7 @@ def validate(
     """Mean metrics (protocol tang, on luma) of a validation set, over the pairs for which they are defined; first,
     second and fused of SHOWN pairs, spread over the set.
 
-    Pairs without metrics, such as those with a black source, are named in a warning. Raises UsageError if there is no
-    pair left.
+    Pairs without metrics, such as those with a black source, are named in a warning; not all may be such (`check`).
     """
     rows, pictures = [], []
     shown = evenly(len(data.pairs), SHOWN)
@@ -51,9 +51,17 @@ def validate(
             rows.append(metrics.evaluate("tang", first, second, fused, WATCHED))
         except MetricError as error:
             log.warning("%s: left out of the score: %s", pair.key, error)
-    if not rows:
-        raise UsageError("no pair of this validation set can be scored")
     return {metric: float(np.mean([row[metric] for row in rows])) for metric in WATCHED}, pictures
+
+
+def check(name: str, data: PairSet) -> None:
+    """Raises UsageError where no pair of a validation set can be scored: a run would end at its first validation."""
+    for pair in data.pairs:
+        first, second = pair.first.numpy(), pair.second.numpy()
+        with contextlib.suppress(MetricError):
+            metrics.evaluate("tang", first, second, np.maximum(first, second), WATCHED)
+            return
+    raise UsageError(f"{name}: no pair of this validation set can be scored (41×41 pixels at least, no side blank)")
 
 
 def score(results: dict[str, dict[str, float]]) -> float:
