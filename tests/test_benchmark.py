@@ -545,6 +545,14 @@ def test_ranks_and_marks_compare_on_the_same_pairs() -> None:
     assert dataset.methods["whole"].mean("SSIM") == pytest.approx(0.7)
     apart = _ssim(first=[1.2, None], second=[None, 1.3])
     assert apart.mean_ranks(apart.datasets["tno"]) == {"first": 1.5, "second": 1.5}
+    for name, method in dataset.methods.items():
+        method.undefined = {"SSIM": {"b": "too small"}} if name != "none" else {"SSIM": dict.fromkeys("ab", "black")}
+    dataset.methods["whole"].undefined = {}
+    said = "ranks and marks compare by the pairs on which all have a value"
+    assert said in report.notes(made, dataset)[-1]
+    for method in dataset.methods.values():
+        method.undefined = {"SSIM": {"b": "too small"}}
+    assert report.notes(made, dataset)[1:] == ["whole, part, none, SSIM: no value on 1 of 2 pairs, e.g. b: too small"]
 
 
 def test_wilcoxon_counts_out_all_signs() -> None:

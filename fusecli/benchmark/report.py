@@ -61,15 +61,15 @@ def notes(report: Report, dataset: DatasetResult) -> list[str]:
     lines += dataset.notes
     if report.mean_ranks(dataset):
         lines.append(f"rank: mean place over {', '.join(report.ranked())} among these rows")
+    lacking: dict[tuple[str, tuple[str, ...], str], list[str]] = {}  # metric, pairs without it, why -> methods
     for method in dataset.methods.values():
         for metric, reasons in method.undefined.items():
-            pair, reason = next(iter(reasons.items()))
-            count = f"{len(reasons)} of {counted(len(dataset.pairs), 'pair')}"
-            lines.append(f"{method.name}, {metric}: no value on {count}, e.g. {pair}: {reason}")
-    if len(dataset.methods) > 1 and any(method.undefined for method in dataset.methods.values()):
-        lines.append(
-            "ranks and marks compare by the pairs on which all have a value; means are over those that each has"
-        )
+            lacking.setdefault((metric, tuple(reasons), next(iter(reasons.values()))), []).append(method.name)
+    for (metric, pairs, reason), names in lacking.items():
+        count = f"{len(pairs)} of {counted(len(dataset.pairs), 'pair')}"
+        lines.append(f"{', '.join(names)}, {metric}: no value on {count}, e.g. {pairs[0]}: {reason}")
+    if any(len(names) < len(dataset.methods) for names in lacking.values()):
+        lines.append("ranks and marks compare by the pairs on which all have a value; means are over all that each has")
     return lines
 
 

@@ -73,8 +73,8 @@ class DatasetResult:
         """Method -> mean over the pairs on which every method has a value, save for methods that have none at all."""
         columns = {name: method.values[metric] for name, method in self.methods.items() if method.known(metric)}
         rows = [row for row in zip(*columns.values(), strict=True) if None not in row]
-        means = np.mean(np.array(rows, dtype=float), axis=0).tolist() if rows else []
-        return dict.fromkeys(self.methods) | dict(zip(columns, means, strict=False))
+        means = [float(np.mean(column)) for column in zip(*rows, strict=True)]
+        return dict.fromkeys(self.methods) | (dict(zip(columns, means, strict=True)) if rows else {})
 
 
 @dataclass
