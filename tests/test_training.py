@@ -750,6 +750,9 @@ def test_distill_needs_no_more_than_the_teacher(root, tmp_path, fusecli, monkeyp
     code, out, err = fusecli("distill", "--teacher", checkpoint_path, "-o", tmp_path / "student", *small)
     assert code == 0, err
     assert isinstance(checkpoint.load(out.strip(), "ir-vis"), Nano)
+    again = fusecli("distill", "--teacher", checkpoint_path, "-o", tmp_path / "student", *small[:-1])
+    assert again[:2] == (0, out)  # nothing on stdout but the path
+    assert "going on from step 1 of" in again[2]
     other = tmp_path / "other.toml"
     other.write_text('[train]\nct-mri = ["set"]\n')
     (root / "set" / "ct").mkdir(exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -28,10 +29,12 @@ from fusecli.text.encode import open_encoder
 from fusecli.training.batches import Batches
 from fusecli.training.data import PairSet
 from fusecli.training.distill import FEATURE, DistillObjective
-from fusecli.training.loop import Run
+from fusecli.training.loop import LAST, Run
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
 from fusecli.training.validate import check
+
+log = logging.getLogger("fusecli.training")
 
 
 def data_root(given: Path | None, remembered: str = "") -> Path:
@@ -119,10 +122,9 @@ def train(
             f"recipe: text = {recipe.text} gives {texts.dim} numbers a pair, and {reader} reads {reads or 'no text'}; "
             "leave out text or model.text_dim (--set text=)"
         )
-    resumed = run.resume()
+    if run.resume() and rank == 0:
+        log.info("going on from step %d of %s", run.step, out / LAST)
     with tqdm(total=recipe.steps, initial=run.step, disable=True if quiet or rank else None, unit="step") as bar:
-        if resumed:
-            bar.write(f"going on from step {run.step} of {out / 'last.pt'}")
 
         def progress(step: int, loss: float) -> None:
             bar.update(step - bar.n)
