@@ -675,6 +675,13 @@ def test_page_is_written_from_the_cache(data: Path, monkeypatch: pytest.MonkeyPa
     assert _page(data, "--methods", "average,wavelet") == first
 
 
+def test_results_of_others_are_said_to_be_of_unknown_inputs_where_inputs_are_damaged(data: Path) -> None:
+    options = ("--dataset", "tno", "--methods", "average", "--fused", f"mine={_fused_folder()}")
+    said = "mine: as found, which compares only if made of these damaged inputs"
+    assert said in _report(*options, "--degraded")["datasets"]["tno"]["notes"]
+    assert said not in _report(*options)["datasets"]["tno"]["notes"]
+
+
 def test_page_of_damaged_inputs_shows_what_the_methods_got(data: Path) -> None:
     _page(data, "--methods", "average")  # whose pictures in the cache are of clean inputs
     for case in _cases(_page(data, "--methods", "average", "--degraded")):

@@ -101,6 +101,10 @@ def prepare(
         hashes = {pair.name: Cache.key(digest, *made_of) for pair, digest in zip(pair_set.pairs, digests, strict=True)}
     if degraded:
         pair_set.notes.append("inputs damaged (luma alone, by fixed seeds); results compared with the clean sources")
+        if folders := [method.name for method in methods if method.kind == "folder"]:
+            pair_set.notes.append(
+                f"{', '.join(folders)}: as found, which compares only if made of these damaged inputs"
+            )
     return Job(pair_set, methods, ranges, hashes, degraded)
 
 
