@@ -831,7 +831,12 @@ def test_settings_without_sense_are_named(setting, message):
 
 
 @pytest.mark.parametrize(
-    "model", [{"width": -4}, {"width": "abc"}, {"blocks": [1, 1]}, {"look": "natural"}, {"look": 7}]
+    "model",
+    [
+        *({"width": width} for width in (-4, "abc", 1, 9)),
+        *({"blocks": [1, 1]}, {"channel_heads": [3, 1, 1, 1]}, {"spatial_heads": [0, 1, 1, 1]}, {"head_dim": 0}),
+        *({"window": 0}, {"overlap": -0.5}, {"expansion": 0.01}, {"look": "natural"}, {"look": 7}),
+    ],
 )
 def test_sizes_without_sense_are_named(model):
     with pytest.raises(UsageError, match="architecture base"):

@@ -122,10 +122,14 @@ class Teacher(FusionNetwork):
         mend: bool = False,
     ) -> None:
         super().__init__()
-        if width < 2:
-            raise ValueError("width must be at least 2")
-        self.look, self.mends = look, mend
         widths = [width * 2**level for level in range(LEVELS)]
+        if width < 2 or width % 2:
+            raise ValueError("width must be at least 2, and even")
+        if min(*channel_heads, *spatial_heads, head_dim, window, int(expansion * width)) < 1 or overlap < 0:
+            raise ValueError("heads, head_dim, window and expansion times width must be at least 1, overlap at least 0")
+        if any(channels % heads for channels, heads in zip(widths, channel_heads, strict=False)):
+            raise ValueError("channel_heads must divide the widths, which double from level to level")
+        self.look, self.mends = look, mend
         attention = [
             (channels, channel_heads[level], spatial_heads[level], head_dim, window, overlap)
             for level, channels in enumerate(widths)
