@@ -30,7 +30,6 @@ class PairSet:
     task: registry.Task
     pairs: list[Pair]
     title: str = ""
-    split: str = "all"
     left_out: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -54,7 +53,7 @@ def load(name: str, root: Path | None, split: str = "all") -> PairSet:
     task = registry.TASKS[dataset.task]
     first, second = _sides(dataset, root)
     pairs = find_pairs(str(first), str(second), endings=ENDINGS, ignore_unmatched=True, sides=task.sides)
-    found = PairSet(name, task, pairs, dataset.title, split)
+    found = PairSet(name, task, pairs, dataset.title)
     if split != "all":
         wanted = split_names(name, split)
         by_name = {pair.name: pair for pair in pairs}

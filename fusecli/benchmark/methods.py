@@ -46,6 +46,9 @@ class Method:
         """What it reads besides the pairs."""
         return ()
 
+    def check(self, dataset: str, pairs: Iterable[Pair]) -> None:
+        """Whether it can give results of these pairs, before any work. Raises UsageError where it cannot."""
+
     def load(self) -> None:
         """Get ready to fuse. Raises UsageError where that cannot be."""
 

@@ -65,15 +65,10 @@ class Job:
                 raise UsageError(f"{path}: holds {len(pages)} pages; the benchmark measures single images")
             sides.append(pages[0])
         if sides[0].size != sides[1].size:
-            shapes = " and ".join(
-                f"{path} has {side.size[1]}×{side.size[0]}" for path, side in self._with_paths(pair, sides)
-            )
+            both = zip((pair.first, pair.second), sides, strict=True)
+            shapes = " and ".join(f"{path} has {side.size[1]}×{side.size[0]}" for path, side in both)
             raise UsageError(f"pair {pair.name}: {shapes} pixels; both sides of a pair must have one size")
         return sides[0].pixels, sides[1].pixels
-
-    @staticmethod
-    def _with_paths(pair: Pair, sides: list[Any]) -> list[tuple[Path, Any]]:
-        return list(zip((pair.first, pair.second), sides, strict=True))
 
 
 def prepare(
@@ -86,9 +81,7 @@ def prepare(
     if not pair_set.pairs:
         raise UsageError(f"{pair_set.name}: no pairs to measure on")
     for method in methods:
-        check = getattr(method, "check", None)
-        if check is not None:
-            check(pair_set.name, pair_set.pairs)
+        method.check(pair_set.name, pair_set.pairs)
     ranges = pair_ranges(
         [pair.first for pair in pair_set.pairs],
         [pair.second for pair in pair_set.pairs],
