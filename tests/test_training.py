@@ -804,10 +804,11 @@ def test_settings_of_the_wrong_kind_are_named(setting):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("lr=-1", "lr must be at least 0, not -1"),
-        ("lr=nan", "lr must be at least 0"),
+        ("lr=-1", "lr must be at least 1e-09, not -1"),
+        ("lr=nan", "lr must be at least 1e-09"),
         ("lr=inf", "lr must be a finite number, not inf"),
-        ("clip=-1", "clip must be at least 0"),
+        ("clip=0", "clip must be at least 1e-09, not 0"),
+        ("jitter=-1", "jitter must be at least 0"),
         ("ema=3", "ema must be from 0 to 1"),
         ("degrade=7", "degrade must be from 0 to 1"),
         ("patch=8", "patch must be at least 11"),

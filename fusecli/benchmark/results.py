@@ -10,8 +10,8 @@ JSON, stable::
 ``mean`` and ``std`` (of the population) are over the pairs on which a metric has a value, null if there is none;
 ``ms_per_pair`` is the model alone, median. Further keys: top level "fusecli", "metrics" (name -> "higher" or "lower");
 per data set "title", "task", "pairs" (names), "fingerprint" (of the pairs' contents), "left_out", "notes"; per method
-"kind", "title", "rank", "cost", "values" (metric -> one value per pair, null where it has none) and "undefined"
-(metric -> pair -> reason).
+"kind", "title", "rank" (by the pairs on which all methods have a value), "cost", "values" (metric -> one value per
+pair, null where it has none) and "undefined" (metric -> pair -> reason).
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ _LIMITS = (
     *((name, 1, math.inf) for name in ("steps", "batch", "val_every")),
     ("patch", SSIM_WINDOW, math.inf),
     ("seed", 0, 2**40),
-    *((name, 0, math.inf) for name in ("lr", "lr_end", "weight_decay", "clip", "jitter")),
+    *((name, 1e-9, math.inf) for name in ("lr", "clip")),  # at 0 nothing would be learnt
+    *((name, 0, math.inf) for name in ("lr_end", "weight_decay", "jitter")),
     *((name, 0, 1) for name in ("ema", "parts", "varied", "dull", "clipped", "sparse", "wear", "worn", "degrade")),
 )
 
