@@ -92,16 +92,12 @@ class Report:
         """Metrics that the mean rank is over."""
         return [name for name in self.metrics if self.protocol == "vifb" or name in RANKED]
 
-    def places(self, dataset: DatasetResult, metric: str) -> dict[str, float]:
-        """Method -> place by `compared`, 1 best; ties share the middle of their places; one without a value is last."""
-        return places(dataset.compared(metric), self.metric(metric))
-
     def mean_ranks(self, dataset: DatasetResult) -> dict[str, float]:
         """Method -> mean place over the ranked metrics. Empty if there is nothing to rank."""
         ranked = self.ranked()
         if len(dataset.methods) < 2 or not ranked:
             return {}
-        tables = [self.places(dataset, metric) for metric in ranked]
+        tables = [places(dataset.compared(metric), self.metric(metric)) for metric in ranked]
         return {name: float(np.mean([table[name] for table in tables])) for name in dataset.methods}
 
     def ordered(self, dataset: DatasetResult) -> list[MethodResult]:
