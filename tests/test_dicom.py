@@ -379,6 +379,16 @@ def test_two_slices_at_one_position_are_named(tmp_path):
     assert files[2].name in message
 
 
+@pytest.mark.parametrize("scale", [1e-5, 1e4])
+def test_microscopes_and_elephants_have_slices_of_their_own(tmp_path, scale):
+    where = phantom.grid((9, 8, 6), (2 * scale, 1.5 * scale, 4 * scale))
+    files = phantom.dicom_series(tmp_path / "ct", VALUES, where)
+    assert read(tmp_path / "ct").grid.affine == pytest.approx(where.affine, rel=1e-6)
+    position = pydicom.dcmread(files[1]).ImagePositionPatient
+    edit(files[2], ImagePositionPatient=position)
+    assert "lie at the same position" in refused(tmp_path / "ct")
+
+
 def test_unequal_spacing_is_refused_and_jitter_is_not(tmp_path):
     files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
     normal = phantom.flip_lps(WHERE.affine)[:3, 2] / 4

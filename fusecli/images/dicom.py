@@ -37,7 +37,7 @@ _BARE = re.compile(rb"[\2\x08]\0.\0(?:[A-Z]{2}|[\0-\x7f]\0\0\0)|\0[\2\x08]\0.[A-
 MODALITIES = {"ct": ("CT",), "mri": ("MR",), "pet": ("PT",), "spect": ("NM", "ST")}
 _PHYSICAL = {name for side in ("ct", "pet", "spect") for name in MODALITIES[side]}  # their values have a unit
 
-_DUPLICATE = 1e-3  # mm: slices nearer than this lie at one place
+_DUPLICATE = 0.01  # pixels: slices nearer than this lie at one place
 _UNEVEN = 0.05  # share of the step by which steps may differ
 _PARALLEL = 1e-3  # by how much direction cosines of one series may differ
 _LISTED = 12
@@ -338,7 +338,7 @@ def _arrange(planes: Sequence[_Plane], source: object) -> tuple[list[int], np.nd
     distances = positions @ normal
     order = [int(index) for index in np.argsort(distances, kind="stable")]
     steps = np.diff(distances[order])
-    _check_steps(steps, [planes[index] for index in order], distances[order], source)
+    _check_steps(steps, [planes[index] for index in order], distances[order], source, first.spacing.min())
     step = normal * abs(planes[0].thickness)
     if len(order) > 1:
         step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
@@ -356,11 +356,11 @@ def _arrange(planes: Sequence[_Plane], source: object) -> tuple[list[int], np.nd
     return order, flip_lps(affine)
 
 
-def _check_steps(steps: np.ndarray, planes: list[_Plane], distances: np.ndarray, source: object) -> None:
+def _check_steps(steps: np.ndarray, planes: list[_Plane], distances: np.ndarray, source: object, pixel: float) -> None:
     """Raises InputError unless slices are a constant step apart. ``planes`` are in the order of ``distances``."""
     if steps.size == 0:
         return
-    double = np.flatnonzero(steps < _DUPLICATE)
+    double = np.flatnonzero(steps < _DUPLICATE * pixel)
     if double.size:
         a, b = planes[double[0]], planes[double[0] + 1]
         raise InputError(
