@@ -1,3 +1,4 @@
+import io
 import logging
 import re
 import shutil
@@ -9,9 +10,16 @@ import phantom
 import pydicom
 import pytest
 from phantom import edit
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import JPEGLSLossless, NuclearMedicineImageStorage, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    NuclearMedicineImageStorage,
+    SecondaryCaptureImageStorage,
+)
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import derived, dicom
@@ -123,6 +131,25 @@ def test_padding_is_as_dark_as_the_darkest_voxel(tmp_path, modality, side, store
     assert np.array_equal(quantities(read(tmp_path / "in", side))[~padding], found[~padding])
 
 
+@pytest.mark.parametrize(("dtype", "kind"), [("i4", "SL"), ("u4", "UL"), ("i4", "SS"), ("u1", "US")])
+def test_padding_has_as_many_bits_as_its_tag(tmp_path, dtype, kind):
+    padding = {"SL": -200_000, "UL": 4_000_000_000, "SS": -2000, "US": 65535}[kind]
+    values = np.clip(VALUES, 1, 255).astype(dtype)
+    if dtype != "u1":
+        values[:, 3] = padding
+    for path, pixels in zip(phantom.dicom_series(tmp_path / "ct", VALUES, WHERE), values, strict=True):
+        dataset = pydicom.dcmread(path)
+        dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
+        dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, int(dtype == "i4")
+        dataset["PixelPaddingValue"] = pydicom.DataElement("PixelPaddingValue", kind, padding)
+        dataset.PixelData = pixels.tobytes()
+        dataset.save_as(path)
+    expected = values.astype(float) - 1024
+    if dtype != "u1":
+        expected[:, 3] = np.delete(expected, 3, 1).min()
+    assert np.array_equal(quantities(read(tmp_path / "ct")), expected)
+
+
 def test_frames_of_an_enhanced_file_are_sorted_too(tmp_path):
     order = [3, 1, 5, 0, 2, 4]
     path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE, order)
@@ -151,10 +178,9 @@ def test_enhanced_files_of_one_frame_are_slices(tmp_path, slices, color):
     assert quantities(again) == pytest.approx(shown, abs=0.6 * np.ptp(VALUES) * 2 / 65535)
 
 
-@pytest.mark.parametrize("step", [4.0, -4.0])
-def test_reconstructed_spect_lies_along_or_against_its_normal(tmp_path, step):
-    first = phantom.dicom_series(tmp_path / "one", VALUES[:1], WHERE, "MR")[0]
-    dataset = pydicom.dcmread(first)
+def spect(path: Path, voxels: np.ndarray, where, **tags) -> Path:
+    """Reconstructed SPECT: the place of the first slice is that of the detector."""
+    dataset = pydicom.dcmread(phantom.dicom_series(path.parent / "one", voxels[:1], where, "MR")[0])
     detector = Dataset()
     for name in ("ImagePositionPatient", "ImageOrientationPatient"):
         setattr(detector, name, dataset[name].value)
@@ -162,12 +188,35 @@ def test_reconstructed_spect_lies_along_or_against_its_normal(tmp_path, step):
     dataset.DetectorInformationSequence = Sequence([detector])
     dataset.SOPClassUID, dataset.Modality = NuclearMedicineImageStorage, "NM"
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "RECON TOMO", "EMISSION"]
-    dataset.NumberOfFrames, dataset.SpacingBetweenSlices = 6, step
-    dataset.PixelData = VALUES.tobytes()
-    volume = read(phantom.save(dataset, tmp_path / "nm.dcm"), "spect")
+    dataset.NumberOfFrames, dataset.PixelData = len(voxels), voxels.tobytes()
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    return phantom.save(dataset, path)
+
+
+@pytest.mark.parametrize("step", [4.0, -4.0])
+def test_reconstructed_spect_lies_along_or_against_its_normal(tmp_path, step):
+    volume = read(spect(tmp_path / "nm.dcm", VALUES, WHERE, SpacingBetweenSlices=step), "spect")
     expected, start = (VALUES, 0) if step > 0 else (VALUES[::-1], -5)
     assert np.array_equal(volume.voxels, expected)
     assert volume.grid.points(np.zeros(3)) == pytest.approx(WHERE.points(np.array([0, 0, start])), abs=1e-6)
+
+
+@pytest.mark.parametrize("slices", [[2], [3, 1, 2]])
+def test_reconstructed_spect_of_one_frame_is_a_slice(tmp_path, slices):
+    for k in slices:
+        lower = phantom.Grid((9, 8, 1), WHERE.affine.copy())
+        lower.affine[:3, 3] = WHERE.points(np.array([0, 0, k]))
+        spect(tmp_path / "nm" / f"{k}.dcm", VALUES[k : k + 1], lower, SOPInstanceUID=f"1.2.3.{k}")
+    shutil.rmtree(tmp_path / "nm" / "one")
+    volume = read(tmp_path / "nm", "spect")
+    first, count = min(slices), len(slices)
+    assert np.array_equal(volume.voxels, VALUES[first : first + count])
+    assert volume.grid.points(np.zeros(3)) == pytest.approx(WHERE.points(np.array([0, 0, first])), abs=1e-6)
+    assert volume.grid.affine[:3, :3] == pytest.approx(WHERE.affine[:3, :3], abs=1e-6)
+    out = tmp_path / ("out.dcm" if count == 1 else "out")
+    write(out, volume, volume, side="spect")
+    assert read(out, "spect").grid.affine == pytest.approx(volume.grid.affine, abs=1e-6)
 
 
 def test_a_single_slice_is_as_thick_as_it_says(tmp_path):
@@ -183,6 +232,30 @@ def test_files_that_are_no_images_and_other_files_are_left_out(tmp_path):
     (tmp_path / "ct" / "notes.txt").write_text("a note")
     (tmp_path / "ct" / ".hidden.dcm").write_text("not read")
     assert read(tmp_path / "ct").shape == (9, 8, 6)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("meta", [True, False])
+def test_files_without_preamble_and_ending_are_recognised_by_their_first_tag(tmp_path, syntax, meta):
+    for path in phantom.dicom_series(tmp_path / "ct", VALUES, WHERE):
+        dataset = pydicom.dcmread(path)
+        if not syntax.is_little_endian:
+            dataset.PixelData = np.frombuffer(dataset.PixelData, "<i2").astype(">i2").tobytes()
+        dataset.file_meta.TransferSyntaxUID = syntax
+        encoding = {"implicit_vr": syntax.is_implicit_VR, "little_endian": syntax.is_little_endian}
+        whole = io.BytesIO()
+        pydicom.dcmwrite(whole, dataset, enforce_file_format=True)
+        bare = io.BytesIO()
+        dataset.file_meta = dataset.file_meta if meta else FileMetaDataset()
+        pydicom.dcmwrite(bare, dataset, **({} if meta else encoding))
+        data = whole.getvalue()[132:] if meta else bare.getvalue().removeprefix(bytes(128) + b"DICM")
+        path.unlink()
+        path.with_suffix("").write_bytes(data)
+    for number, content in enumerate((b"", b"\x08\0", b"notes", bytes(200), np.arange(8, 99, dtype="<u2").tobytes())):
+        (tmp_path / "ct" / f"other{number}").write_bytes(content)
+    volume = read(tmp_path / "ct")
+    assert np.array_equal(volume.voxels, VALUES)
+    assert volume.grid.affine == pytest.approx(WHERE.affine, abs=1e-6)
 
 
 # Windows and ranges --------------------------------------------------------------------------------------------------
@@ -248,7 +321,8 @@ def test_several_series_are_listed_and_chosen(tmp_path, caplog):
     for end in ("498.3", ".3", "1.2.826.0.1.3680043.8.498.3"):
         assert np.array_equal(read(tmp_path / "study", "mri", end).voxels, VALUES + 3)
     assert np.array_equal(read(tmp_path / "study", "ct").voxels, VALUES + 7)
-    assert "is the only one of its modality" in caplog.text
+    assert "series 7 is the only one of its modality" in caplog.text
+    assert "phantom" not in caplog.text
     for wrong in ("9", "98.3", "8.498", ".", ""):  # whole components alone make the end of a UID
         with pytest.raises(UsageError, match=f"no single series is '{wrong}'"):
             open_(tmp_path / "study", "mri", wrong)
@@ -303,6 +377,16 @@ def test_two_slices_at_one_position_are_named(tmp_path):
     assert "lie at the same position" in message
     assert "copy.dcm" in message
     assert files[2].name in message
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e4])
+def test_microscopes_and_elephants_have_slices_of_their_own(tmp_path, scale):
+    where = phantom.grid((9, 8, 6), (2 * scale, 1.5 * scale, 4 * scale))
+    files = phantom.dicom_series(tmp_path / "ct", VALUES, where)
+    assert read(tmp_path / "ct").grid.affine == pytest.approx(where.affine, rel=1e-6)
+    position = pydicom.dcmread(files[1]).ImagePositionPatient
+    edit(files[2], ImagePositionPatient=position)
+    assert "lie at the same position" in refused(tmp_path / "ct")
 
 
 def test_unequal_spacing_is_refused_and_jitter_is_not(tmp_path):
@@ -439,6 +523,14 @@ def test_a_gray_result_is_derived_from_its_reference(tmp_path, ct_and_mr):
         uids |= {result.SOPInstanceUID, result.SeriesInstanceUID}
     assert len(uids) == 7
     assert all(re.fullmatch(r"2\.25\.[1-9]\d{10,38}", uid) for uid in uids)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(7, 1007), (2**31 - 500, 2**31 - 1), (-3, 997)])
+def test_the_number_of_a_series_stays_one_that_dicom_can_hold(tmp_path, number, expected):
+    phantom.dicom_series(tmp_path / "ct", VALUES, WHERE, SeriesNumber=number)
+    reference = read(tmp_path / "ct")
+    write(tmp_path / "out", reference, reference)
+    assert pydicom.dcmread(next((tmp_path / "out").iterdir())).SeriesNumber == expected
 
 
 def test_a_reference_with_an_empty_class_has_a_result(tmp_path):

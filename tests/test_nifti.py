@@ -131,6 +131,17 @@ def test_a_header_without_codes_gives_no_geometry(tmp_path):
     assert nifti.read(path).grid is None
 
 
+@pytest.mark.parametrize(("codes", "moved", "warned"), [((1, 1), -1, True), ((1, 1), 1, False), ((4, 1), -1, False)])
+def test_two_places_for_the_same_voxels_are_warned_of(tmp_path, caplog, codes, moved, warned):
+    where = phantom.grid((9, 8, 6), (2, 1.5, 4), degrees=(5, 10, -7), centre=(30, 0, 0))
+    image = nib.Nifti1Image(np.zeros((9, 8, 6), np.int16), where.affine)
+    image.set_sform(where.affine, codes[0])
+    image.set_qform(np.diag([moved, 1, 1, 1]) @ where.affine, codes[1])
+    nib.save(image, tmp_path / "a.nii")
+    assert nifti.read(tmp_path / "a.nii").grid.affine == pytest.approx(where.affine, abs=1e-5)
+    assert ("place voxels differently" in caplog.text) == warned
+
+
 def test_units_of_a_header_are_brought_to_millimetres(tmp_path):
     affine = WHERE.affine.copy()
     affine[:3] *= 1000

@@ -73,6 +73,7 @@ _GEOMETRY = (
 )
 _GRAPHICS = (0x50, 0x60)  # groups of curves and overlays
 _SERIES_OFFSET = 1000  # the result's series number is that of the source and this
+_LAST_SERIES = 2**31 - 1  # which an integer string can hold
 _DROPPED_GROUPS = (
     *("PixelValueTransformationSequence", "FrameVOILUTSequence", "DerivationImageSequence"),
     "RealWorldValueMappingSequence",
@@ -265,7 +266,7 @@ class Result:
         dataset.SeriesInstanceUID = self._series
         if not dataset.get("StudyInstanceUID"):
             dataset.StudyInstanceUID = self._uid("study")
-        dataset.SeriesNumber = int(number(source, "SeriesNumber", 0)) + _SERIES_OFFSET
+        dataset.SeriesNumber = min(int(number(source, "SeriesNumber", 0)) + _SERIES_OFFSET, _LAST_SERIES)
         dataset.SeriesDescription = self.title[:64]
         dataset.DerivationDescription = self.how[:1024]
         meta = FileMetaDataset()

@@ -30,11 +30,14 @@ log = logging.getLogger("fusecli")
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # what matters is checked below
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
-ENDINGS = (".dcm", ".dicom", ".ima")  # other files are recognised by the letters DICM after 128 bytes
+ENDINGS = (".dcm", ".dicom", ".ima")  # other files are recognised by their first bytes
+# How a data set begins that stands in a file by itself: an element of group 2 or 8, with its type in letters or a small
+# length.
+_BARE = re.compile(rb"[\2\x08]\0.\0(?:[A-Z]{2}|[\0-\x7f]\0\0\0)|\0[\2\x08]\0.[A-Z]{2}", re.DOTALL)
 MODALITIES = {"ct": ("CT",), "mri": ("MR",), "pet": ("PT",), "spect": ("NM", "ST")}
 _PHYSICAL = {name for side in ("ct", "pet", "spect") for name in MODALITIES[side]}  # their values have a unit
 
-_DUPLICATE = 1e-3  # mm: slices nearer than this lie at one place
+_DUPLICATE = 0.01  # pixels: slices nearer than this lie at one place
 _UNEVEN = 0.05  # share of the step by which steps may differ
 _PARALLEL = 1e-3  # by how much direction cosines of one series may differ
 _LISTED = 12
@@ -45,8 +48,9 @@ _HEADER = [
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("BitsAllocated", "PixelRepresentation", "PhotometricInterpretation", "ImageType"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DetectorInformationSequence"),
 ]
+_LONG = ("SL", "UL")  # types of values of 32 bits
 _COUNTS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelRepresentation")
 
 
@@ -122,9 +126,10 @@ def is_dicom(path: Path) -> bool:
         return True
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            head = file.read(132)
     except OSError:
         return False
+    return head[128:] == b"DICM" or _BARE.match(head) is not None
 
 
 def scan(source: Path, files: Iterable[Path]) -> Scan:
@@ -182,7 +187,8 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
             _refuse_patients(found, chosen)
         chosen = [one for one in chosen if one.modality in MODALITIES[side]]
         if len(chosen) == 1:
-            log.info("%s: series %s is the only one of its modality", found.source, chosen[0])
+            # Not its description, in which some write a name: this line is for the logs of every run.
+            log.info("%s: series %s is the only one of its modality", found.source, chosen[0].number or chosen[0].uid)
     if len(chosen) != 1:
         listed = "".join(f"\n  {one}" for one in found.series[:_LISTED])
         more = f"\n  … and {len(found.series) - _LISTED} more" if len(found.series) > _LISTED else ""
@@ -284,6 +290,18 @@ def _frame_plane(label: str, dataset: Dataset, frame: int, default: Dataset) -> 
     return _plane(label, *(_group(dataset, frame, name, default) for name in names))
 
 
+def _planes(path: Path, dataset: Dataset) -> list[_Plane]:
+    """Of all frames of a file; of several frames none lies where the file as a whole says."""
+    count = _frames(dataset)
+    labels = [f"{path.name} frame {frame + 1}" for frame in range(count)] if count > 1 else [path.name]
+    default = Dataset() if count > 1 else dataset
+    planes = [_frame_plane(label, dataset, frame, default) for frame, label in enumerate(labels)]
+    detectors = dataset.get("DetectorInformationSequence")
+    if detectors and not any(plane.place for plane in planes):
+        return _nuclear(labels, dataset, detectors[0]) or planes
+    return planes
+
+
 def _between(measures: Dataset) -> float:
     """mm from slice to slice; negative (nuclear medicine) where they go against the normal; 0 if not said."""
     return number(measures, "SpacingBetweenSlices", 0) or number(measures, "SliceThickness", 0)
@@ -320,7 +338,7 @@ def _arrange(planes: Sequence[_Plane], source: object) -> tuple[list[int], np.nd
     distances = positions @ normal
     order = [int(index) for index in np.argsort(distances, kind="stable")]
     steps = np.diff(distances[order])
-    _check_steps(steps, [planes[index] for index in order], distances[order], source)
+    _check_steps(steps, [planes[index] for index in order], distances[order], source, first.spacing.min())
     step = normal * abs(planes[0].thickness)
     if len(order) > 1:
         step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
@@ -338,11 +356,11 @@ def _arrange(planes: Sequence[_Plane], source: object) -> tuple[list[int], np.nd
     return order, flip_lps(affine)
 
 
-def _check_steps(steps: np.ndarray, planes: list[_Plane], distances: np.ndarray, source: object) -> None:
+def _check_steps(steps: np.ndarray, planes: list[_Plane], distances: np.ndarray, source: object, pixel: float) -> None:
     """Raises InputError unless slices are a constant step apart. ``planes`` are in the order of ``distances``."""
     if steps.size == 0:
         return
-    double = np.flatnonzero(steps < _DUPLICATE)
+    double = np.flatnonzero(steps < _DUPLICATE * pixel)
     if double.size:
         a, b = planes[double[0]], planes[double[0] + 1]
         raise InputError(
@@ -370,7 +388,7 @@ def _check_steps(steps: np.ndarray, planes: list[_Plane], distances: np.ndarray,
 
 def _hole(series: Series) -> str:
     """Which slice a series lacks, by its neighbours; for the message about a file whose header cannot be read."""
-    planes = [_frame_plane(path.name, header, 0, header) for path, header in series.headers]
+    planes = [_planes(path, header)[0] for path, header in series.headers]
     try:
         _arrange(planes, series.files[0].parent)
     except InputError as error:
@@ -388,7 +406,7 @@ def _mm(value: float) -> str:
 def _read_slices(series: Series) -> Volume:
     """A volume of single-frame files, enhanced ones among them."""
     source = series.source
-    planes = [_frame_plane(path.name, header, 0, header) for path, header in series.headers]
+    planes = [_planes(path, header)[0] for path, header in series.headers]
     mosaic = next((path for path, header in series.headers if "MOSAIC" in (header.get("ImageType") or [])), None)
     if mosaic:
         raise InputError(
@@ -439,10 +457,7 @@ def _read_frames(series: Series) -> Volume:
     dataset = _full(path)
     count = _frames(dataset)
     pixels = _pixels(dataset, path)
-    planes = [_frame_plane(f"{path.name} frame {frame + 1}", dataset, frame, Dataset()) for frame in range(count)]
-    detectors = dataset.get("DetectorInformationSequence")
-    if detectors and not any(plane.place for plane in planes):
-        planes = _nuclear(path.name, dataset, detectors[0], count)
+    planes = _planes(path, dataset)
     order, affine = list(range(count)), None
     if any(plane.place for plane in planes):
         order, affine = _arrange(planes, path)
@@ -462,16 +477,16 @@ def _group(dataset: Dataset, frame: int, name: str, default: Dataset) -> Dataset
     return next((level[name].value[0] for level in levels if level.get(name)), default)
 
 
-def _nuclear(name: str, dataset: Dataset, detector: Dataset, count: int) -> list[_Plane]:
+def _nuclear(labels: Sequence[str], dataset: Dataset, detector: Dataset) -> list[_Plane]:
     """Reconstructed SPECT: the first slice's place; the others follow by a step along the normal, or against it."""
-    first = _plane(f"{name} frame 1", detector, detector, dataset)
-    between = _between(dataset)
+    first = _plane(labels[0], detector, detector, dataset)
+    between = _between(dataset) or (first.thickness if len(labels) == 1 else 0)
     if first.place is None or not between or "RECON" not in " ".join(dataset.get("ImageType") or []):
         return []
     step = np.cross(first.place.orientation[:3], first.place.orientation[3:]) * between
     return [
-        _Plane(f"{name} frame {n + 1}", first.place._replace(position=first.place.position + n * step), "", between)
-        for n in range(count)
+        _Plane(label, first.place._replace(position=first.place.position + n * step), "", between)
+        for n, label in enumerate(labels)
     ]
 
 
@@ -510,13 +525,15 @@ def _scaling(dataset: Dataset, frame: int = 0) -> _Scale:
 def _padding(dataset: Dataset) -> tuple[int, int] | None:
     """From which to which stored value voxels are padding, around a round field of view for example.
 
-    Signed as pixels are, whatever the tag says: some files write -2000 as 63536.
+    Signed as pixels are, whatever the tag says: some files write -2000 as 63536. Of as many bits as the tag has, since
+    a value that no pixel of fewer bits can have is no padding.
     """
     first = number(dataset, "PixelPaddingValue", np.nan)
     ends = np.array([first, number(dataset, "PixelPaddingRangeLimit", first)])
     if not np.isfinite(ends).all():
         return None
-    low, high = sorted(ends.astype(np.int64).astype(np.int16 if dataset.get("PixelRepresentation") else np.uint16))
+    kind = f"{'i' if dataset.get('PixelRepresentation') else 'u'}{4 if dataset['PixelPaddingValue'].VR in _LONG else 2}"
+    low, high = sorted(ends.astype(np.int64).astype(kind))
     return int(low), int(high)
 
 
@@ -584,7 +601,7 @@ def _volume(
 def _dcmread(path: Path, **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset = pydicom.dcmread(path, force=path.suffix.lower() in ENDINGS, **options)
+        dataset = pydicom.dcmread(path, force=is_dicom(path), **options)
         for elements in (dataset, dataset.file_meta):
             for tag in list(elements.keys()):
                 try:

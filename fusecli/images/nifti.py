@@ -78,6 +78,12 @@ def read(path: Path, index: int | None = None) -> Volume:
     low, high = float(header["cal_min"]), float(header["cal_max"])
     window = (low, high) if np.isfinite([low, high]).all() and low < high else None
     grid = Grid((voxels.shape[2], voxels.shape[1], voxels.shape[0]), _affine(image, path)) if _placed(header) else None
+    if _contradicts_itself(image):
+        log.warning(
+            "%s: sform and qform are for one space and place voxels differently in it; the sform is taken, and if that "
+            "is the wrong one, the result is misplaced or mirrored",
+            path,
+        )
     return Volume(voxels, grid, path, "nifti", dtype, slope, intercept, window=window, origin=image)
 
 
@@ -169,6 +175,19 @@ def _brief(error: BaseException) -> str:
 
 def _placed(header: Any) -> bool:
     return bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+
+
+def _contradicts_itself(image: Any) -> bool:
+    """Whether a corner lies more than a voxel apart by sform and by qform, though both are for the same space."""
+    header = image.header
+    if not header["sform_code"] == header["qform_code"] > 0:  # else one may lead to an atlas, the other to the scanner
+        return False
+    try:
+        forms = [Grid((*image.shape, 1, 1)[:3], form) for form in (header.get_sform(), header.get_qform())]
+    except _DAMAGED:  # the sform counts, and that is checked
+        return False
+    a, b = (form.points(forms[0].corners()) for form in forms)
+    return bool(np.linalg.norm(a - b, axis=1).max() > max(forms[0].spacing))
 
 
 def _affine(image: Any, path: Path) -> np.ndarray:
