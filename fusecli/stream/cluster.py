@@ -150,6 +150,7 @@ def connect(
             raise UsageError(f"--cluster {address}: no machine of it has {per_task} cores; see --workers")
         spec = replace(spec, device="cuda" if on_gpu or spec.device == "cuda" else "cpu")
         token = secrets.token_hex(16)
+        folder.mkdir(parents=True, exist_ok=True)
         probe.write_text(token, encoding="ascii")
         inputs = tuple(path for job in jobs[:1] for path in (job.first, job.second) if path.exists())
         session = Session(spec, work.with_workers(per_task), os.getcwd(), probe, token, inputs)

@@ -179,13 +179,17 @@ def _exists(output: Path) -> bool:
 
 
 def check_writable(option: str, folder: Path) -> None:
-    """Make the folder and try to write in it. Raises UsageError that names ``option``."""
+    """Try to write in the folder, or to make it, and leave nothing behind. Raises UsageError that names ``option``."""
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        if there == folder:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        else:  # not made and removed itself: a run beside this one may be at work in it
+            with tempfile.TemporaryDirectory(prefix=".", dir=there) as trial:
+                Path(trial, folder.relative_to(there)).mkdir(parents=True)
     except OSError as error:
-        broken = folder.is_symlink() and not folder.exists()
+        broken = os.path.islink(folder) and not os.path.exists(folder)
         reason = f"a link to {os.readlink(folder)}, which is not there" if broken else error.strerror or error
         raise UsageError(f"{option} {folder}: cannot write here ({reason})") from error
 
