@@ -354,9 +354,10 @@ def test_killed_and_resumed_gives_the_same_bytes(pairs, fusecli):
 def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
     root = pairs(1)
     sides = ("fuse", "--ir", root / "ir" / "000.png", "--vis", root / "vis" / "000.png", "-o")
+    foreign = ("gif", "heic", "nii.gz", "NII", "dcm", "nrrd", "mha", "npy")
     for output, reason in (
         ("", "names nothing"),
-        *((root / name, "files of this kind are not written") for name in ("out.gif", "a.nii.gz", "a.NII", "a.dcm")),
+        *((root / f"a.{ending}", "are not written here; name a folder, or one of .png, .tif,") for ending in foreign),
         (root / "out.mp4", "is for videos"),
     ):
         code, _, err = fusecli(*sides, output)

@@ -23,6 +23,7 @@ from fusecli.stream.run import Job
 log = logging.getLogger("fusecli")
 SHOWN = 5
 VOLUMES = (".nii", ".nii.gz", ".dcm")  # endings, without the libraries that read them
+_NAMELESS = (*VOLUMES, ".dicom", ".ima", ".mha", ".mhd", ".mgh", ".mgz", ".mnc", ".nhdr", ".nrrd", ".dng", ".npy")
 FORMATS = {"png": ".png", "tiff": ".tif", "jpg": ".jpg", "webp": ".webp"}
 
 
@@ -112,7 +113,8 @@ def settle(jobs: Sequence[Job], output: Path, naming: Naming, *, single: bool, g
     """
     beside, replaces = naming.beside, naming.overwrite or naming.skip_existing
     if not single and output.suffix and not output.is_dir() and _is_medium(output.name):
-        raise UsageError(f"-o {output}: files of this kind are not written here; name a folder, or another format")
+        written = f"{', '.join(frames.WRITES)} (of volumes {', '.join(VOLUMES)})"
+        raise UsageError(f"-o {output}: files of this kind are not written here; name a folder, or one of {written}")
     _check_distinct(jobs, beside)
     mine = jobs if naming.part is None else [job for job in jobs if naming.part.takes(job.name)]
     existing = [job for job in mine if _exists(job.output)]
@@ -166,9 +168,12 @@ def check_color(jobs: Iterable[Job], gray: bool) -> None:
 
 
 def _is_medium(name: str) -> bool:
-    """Whether a file of that name would be a picture, a video or a volume, of whatever format."""
+    """Whether a file of that name would be a picture, a video or a volume, of whatever format.
+
+    Python knows the media types of most of them, and those in _NAMELESS have none.
+    """
     kind = mimetypes.guess_type(name)[0] or ""
-    return kind.startswith(("image/", "video/", "audio/")) or name.lower().endswith(VOLUMES)
+    return kind.startswith(("image/", "video/", "audio/")) or name.lower().endswith(_NAMELESS)
 
 
 def _exists(output: Path) -> bool:
