@@ -331,6 +331,7 @@ def test_both_decoders_of_png_agree(tmp_path, monkeypatch, colour, depths, inter
 def test_alpha_palette_bilevel_and_cmyk(tmp_path):
     colour = Image.fromarray(picture(20, 30, 3))
     gray = colour.convert("L")
+    few = gray.quantize(64)
     alpha = Image.fromarray(picture(20, 30, seed=5))
     rgba = Image.merge("RGBA", (*colour.split(), alpha))
     for name, saved, expected in (
@@ -343,6 +344,7 @@ def test_alpha_palette_bilevel_and_cmyk(tmp_path):
         ("palette.bmp", colour.convert("P"), colour.convert("P").convert("RGB")),
         ("grays.png", gray.convert("P"), gray),
         ("grays.tif", gray.convert("P"), gray),
+        *((f"few-grays.{ending}", few, few.convert("L")) for ending in ("png", "tif", "bmp")),
         ("bilevel.png", gray.convert("1"), gray.convert("1").convert("L")),
         ("bilevel.tif", gray.convert("1"), gray.convert("1").convert("L")),
         ("bilevel.bmp", gray.convert("1"), gray.convert("1").convert("L")),
