@@ -357,7 +357,7 @@ def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
     foreign = ("gif", "heic", "nii.gz", "NII", "dcm", "nrrd", "mha", "npy")
     for output, reason in (
         ("", "names nothing"),
-        *((root / f"a.{ending}", "are not written here; name a folder, or one of .png, .tif,") for ending in foreign),
+        *((root / f"a.{ending}", "not written here; name a folder, or a file in .png, .tif,") for ending in foreign),
         (root / "out.mp4", "is for videos"),
     ):
         code, _, err = fusecli(*sides, output)

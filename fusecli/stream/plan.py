@@ -102,19 +102,28 @@ def plan(
         folders = _folders((pair.first, pair.second)[side] for pair in pairs)
         if output.resolve() in folders or _would_find(typed, output, jobs):
             raise UsageError(f"-o {output}: {typed} would find the results as inputs; choose another folder")
-    return settle(jobs, output, naming, single=single, guarded=guarded)
+    return settle(jobs, output, naming, single=single, guarded=guarded, written=frames.WRITES)
 
 
-def settle(jobs: Sequence[Job], output: Path, naming: Naming, *, single: bool, guarded: Iterable[Path]) -> Plan:
+def settle(
+    jobs: Sequence[Job],
+    output: Path,
+    naming: Naming,
+    *,
+    single: bool,
+    guarded: Iterable[Path],
+    written: Iterable[str] = ("another format",),
+) -> Plan:
     """Check that writing the results of ``jobs`` harms nothing.
 
-    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. Names are
-    checked in all jobs, files that exist in the part's own only: other parts may be at work. Raises UsageError.
+    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. written: the
+    endings that ``output`` could have as a file, for a message. Names are checked in all jobs, files that exist in the
+    part's own only: other parts may be at work. Raises UsageError.
     """
     beside, replaces = naming.beside, naming.overwrite or naming.skip_existing
     if not single and output.suffix and not output.is_dir() and _is_medium(output.name):
-        written = f"{', '.join(frames.WRITES)} (of volumes {', '.join(VOLUMES)})"
-        raise UsageError(f"-o {output}: files of this kind are not written here; name a folder, or one of {written}")
+        known = ", ".join(written)
+        raise UsageError(f"-o {output}: files of this kind are not written here; name a folder, or a file in {known}")
     _check_distinct(jobs, beside)
     mine = jobs if naming.part is None else [job for job in jobs if naming.part.takes(job.name)]
     existing = [job for job in mine if _exists(job.output)]
