@@ -247,6 +247,26 @@ def test_unwritable_output(pairs, fusecli):
     assert "cannot write" in err
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("-m", "nemo"),
+        ("-d", "quantum"),
+        ("--bit-depth", "16", "--format", "jpg"),
+        ("--report", "."),
+        ("--range", "9,1"),
+        ("--align", "none.json"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(pairs, fusecli, monkeypatch, more):
+    root = pairs(1)
+    monkeypatch.chdir(root)
+    assert fusecli("fuse", "--ir", "ir", "--vis", "vis", "-o", "new/er/out", *more)[0] == 2
+    assert sorted(path.name for path in root.iterdir()) == ["ir", "vis"]
+    assert fusecli("fuse", "--ir", "ir", "--vis", "vis", "-o", "new/er/out", "--report", "to/report.json")[0] == 0
+    assert sorted(path.as_posix() for path in (root / "new").rglob("*.*")) == [f"{root}/new/er/out/000.png"]
+
+
 def test_unknown_model_device_and_number(pairs, fusecli):
     root = pairs(1)
     for more, word in (
@@ -334,14 +354,24 @@ def test_killed_and_resumed_gives_the_same_bytes(pairs, fusecli):
 def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
     root = pairs(1)
     sides = ("fuse", "--ir", root / "ir" / "000.png", "--vis", root / "vis" / "000.png", "-o")
+    foreign = ("gif", "heic", "nii.gz", "NII", "dcm", "nrrd", "mha", "npy")
     for output, reason in (
         ("", "names nothing"),
-        *((root / name, "files of this kind are not written") for name in ("out.gif", "a.nii.gz", "a.NII", "a.dcm")),
+        *((root / f"a.{ending}", "not written here; name a folder, or a file in .png, .tif,") for ending in foreign),
         (root / "out.mp4", "is for videos"),
     ):
         code, _, err = fusecli(*sides, output)
         assert code == 2
         assert reason in err
+    assert sorted(path.name for path in root.iterdir()) == ["ir", "vis"]
+
+
+@pytest.mark.parametrize("option", ["--ir", "--vis", "-o", "--report", "--align", "--pairs", "-m"])
+def test_a_name_that_is_too_long_is_refused(pairs, fusecli, option):
+    root = pairs(1)
+    code, _, err = fusecli(*command(root, option, root / ("x" * 300 + ".png")))
+    assert code == 2
+    assert f"{'x' * 300}.png: longer than a file's name can be" in err
     assert sorted(path.name for path in root.iterdir()) == ["ir", "vis"]
 
 

@@ -67,6 +67,16 @@ def test_a_killed_worker_costs_nothing(pairs):
     assert workers_in(root) == []
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999"])
+def test_a_cluster_that_does_not_answer_is_told_soon(pairs, address):
+    root = pairs(1)
+    command = arguments(root, "-o", "out", "--cluster", address)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 2, done.stderr
+    assert f"--cluster {address}: cannot be joined" in done.stderr
+    assert not (root / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def session():
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -331,6 +331,7 @@ def test_both_decoders_of_png_agree(tmp_path, monkeypatch, colour, depths, inter
 def test_alpha_palette_bilevel_and_cmyk(tmp_path):
     colour = Image.fromarray(picture(20, 30, 3))
     gray = colour.convert("L")
+    few = gray.quantize(64)
     alpha = Image.fromarray(picture(20, 30, seed=5))
     rgba = Image.merge("RGBA", (*colour.split(), alpha))
     for name, saved, expected in (
@@ -343,6 +344,7 @@ def test_alpha_palette_bilevel_and_cmyk(tmp_path):
         ("palette.bmp", colour.convert("P"), colour.convert("P").convert("RGB")),
         ("grays.png", gray.convert("P"), gray),
         ("grays.tif", gray.convert("P"), gray),
+        *((f"few-grays.{ending}", few, few.convert("L")) for ending in ("png", "tif", "bmp")),
         ("bilevel.png", gray.convert("1"), gray.convert("1").convert("L")),
         ("bilevel.tif", gray.convert("1"), gray.convert("1").convert("L")),
         ("bilevel.bmp", gray.convert("1"), gray.convert("1").convert("L")),
@@ -406,6 +408,13 @@ def test_few_bits_fill_the_range(tmp_path, bits, photometric):
     np.testing.assert_array_equal(one(tmp_path / "a.tif").pixels, expected if photometric else 255 - expected)
 
 
+def test_white_is_zero_is_inverted_by_the_bits_of_the_samples(tmp_path):
+    pytest.importorskip("imagecodecs")
+    path, image = tmp_path / "a.tif", picture(20, 30, dtype="uint16") >> 4
+    tifffile.imwrite(path, image, bitspersample=12, photometric="miniswhite")
+    np.testing.assert_array_equal(stored(path), 4095 - image)
+
+
 def test_thumbnails_are_no_pages(tmp_path):
     path, image = tmp_path / "a.tif", picture(32, 40)
     with tifffile.TiffWriter(path) as file:
@@ -461,6 +470,7 @@ def test_tiff_without_imagecodecs(tmp_path):
         with tifffile.TiffWriter(tmp_path / f"{name}.tif") as file:
             for page in (image, image[::-1]):
                 file.write(page, metadata=None, **options)
+    tifffile.imwrite(tmp_path / "white.tif", image, compression="lzw", photometric="miniswhite")
     frames.write(tmp_path / "small.tif", [picture(20, 30, dtype="float32")], compress=True)
     Image.fromarray(picture(20, 30, 3)).save(tmp_path / "zstd.tif", compression="zstd")
     script = """
@@ -471,7 +481,7 @@ from pathlib import Path
 from fusecli.images import frames
 from fusecli.errors import InputError
 folder = Path(sys.argv[1])
-for name in ("lzw", "pages"):
+for name in ("lzw", "pages", "white"):
     np.save(folder / f"{name}.npy", np.stack([page.pixels for page in frames.read(folder / f"{name}.tif")]))
 np.save(folder / "small.npy", frames.read(folder / "small.tif")[0].pixels)
 frames.write(folder / "again.tif", [np.load(folder / "small.npy")], compress=True)
@@ -484,6 +494,7 @@ except InputError as error:
     assert done.returncode == 0, done.stderr
     for name in ("lzw", "pages"):
         np.testing.assert_array_equal(np.rint(np.load(tmp_path / f"{name}.npy") * 65535), [image, image[::-1]])
+    np.testing.assert_array_equal(np.rint(np.load(tmp_path / "white.npy") * 65535), [65535 - image])
     np.testing.assert_array_equal(np.load(tmp_path / "small.npy"), picture(20, 30, dtype="float32"))
     assert not done.stdout or "fusecli[tiff]" in done.stdout
     assert done.stderr == ""

@@ -288,6 +288,7 @@ def test_no_video_and_usage(clips, fuse, fusecli, pairs):
     assert "text.mp4: cannot be read as a video" in err
     assert fuse("--format", "png")[0] == 2
     assert fuse(output="out.webm")[0] == 2
+    assert "name a folder, or a file in .mp4, .mkv, .mov, .avi" in fuse(output="out.png")[2]
     pictures = pairs(1)
     assert fuse(ir="ir", output="out")[0] == 2  # a folder of pictures and a video
     code, _, err = fusecli("fuse", "--ir", pictures / "ir", "--vis", pictures / "vis", "-o", clips / "out.mp4")

@@ -141,6 +141,44 @@ def test_an_empty_file_is_no_result(tmp_path, watched):
     assert report["totals"]["done"] == 1
 
 
+def test_what_is_written_again_is_fused_again_if_results_may_be_replaced(tmp_path, watched, monkeypatch):
+    monkeypatch.setattr(watch, "RECHECK", 0.1)
+
+    def act():
+        put_pair(tmp_path, 0)
+        wait_for(tmp_path / "out" / "000.png")
+        before = (tmp_path / "out" / "000.png").read_bytes()
+        time.sleep(1)  # long done
+        put(tmp_path / "vis", "000.png", scene(5)[0])
+        end = time.monotonic() + 20
+        while (tmp_path / "out" / "000.png").read_bytes() == before:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        (tmp_path / "vis" / "000.png").unlink()
+        time.sleep(0.3)
+
+    monkeypatch.setattr(watch, "PARTNER", 0.1)
+    code, report, err = watched(act, "--overwrite")
+    assert code == 0, err
+    assert (report["totals"]["done"], report["totals"]["left"]) == (2, 0)
+    assert "partner" not in err
+
+
+def test_what_failed_is_fused_once_it_is_written_again(tmp_path, watched, monkeypatch):
+    monkeypatch.setattr(watch, "PATIENCE", 0.2)
+    monkeypatch.setattr(watch, "RECHECK", 0.2)
+
+    def act():
+        put_pair(tmp_path, 0)
+        (tmp_path / "vis" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        time.sleep(2)
+        put(tmp_path / "vis", "000.png", scene(0)[0])
+        wait_for(tmp_path / "out" / "000.png")
+
+    _, report, err = watched(act)
+    assert [pair["status"] for pair in report["pairs"]] == ["failed", "done"], err
+
+
 def test_a_damaged_file_fails_alone_once_it_changes_no_more(tmp_path, watched, monkeypatch):
     monkeypatch.setattr(watch, "PATIENCE", 0.8)
 

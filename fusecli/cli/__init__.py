@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 
@@ -9,7 +10,7 @@ import typer
 
 from fusecli import __version__
 from fusecli.cli import align, annotate, benchmark, distill, export, fuse, models, options, train_teacher
-from fusecli.errors import FusecliError
+from fusecli.errors import EXIT_USAGE, FusecliError
 
 app = typer.Typer(
     name="fusecli",
@@ -63,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     except (FusecliError, OSError) as error:
         if log.isEnabledFor(logging.DEBUG):
             log.exception("failed")
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # as typed: others cost their pair alone
+            _tell(f"{error.filename}: longer than a file's name can be")
+            return EXIT_USAGE
         _tell(str(error))
         return error.exit_code if isinstance(error, FusecliError) else 1
 

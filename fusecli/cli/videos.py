@@ -136,7 +136,7 @@ def _named(
             target = naming.path(output, pair.name, ending, index)
         jobs.append(Job(pair.name, pair.first, pair.second, target))
     guarded = [Path(text) for text in typed if Path(text).is_dir()]
-    return settle(jobs, output, naming, single=single, guarded=guarded)
+    return settle(jobs, output, naming, single=single, guarded=guarded, written=writes)
 
 
 def _looks(path: Path, max_pixels: int) -> Iterator[tuple[Path, np.ndarray]]:

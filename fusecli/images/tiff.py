@@ -181,7 +181,7 @@ def _with_tifffile(page: tifffile.TiffPage) -> np.ndarray | None:
     except Exception:  # a compression without its codec, or damaged data: OpenCV decides which
         return None
     if kind == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
-        array = np.iinfo(array.dtype).max - array
+        array = array.dtype.type(2 ** max(8, page.bitspersample) - 1) - array  # fewer than 8 fill all 8 by now
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
@@ -213,4 +213,6 @@ def _with_opencv(path: Path, page: tifffile.TiffPage) -> np.ndarray:
             "it is damaged, or needs more codecs: pip install 'fusecli[tiff]'"
         )
     array = arrays[0]
+    if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype == np.uint16:  # OpenCV inverts 8 bits alone
+        array = np.iinfo(np.uint16).max - array
     return cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if array.ndim == 3 else array

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ log = logging.getLogger("fusecli")
 
 CHUNK = 64  # pairs of a task at most: what a dead worker costs in time, and how often progress is told
 RETRIES = 3  # of a task whose worker died
+ANSWERS = 10.0  # seconds in which the head of a cluster does
 GPU_WORKERS = 4  # threads that read and write beside each GPU, where --workers does not say
 
 
@@ -150,6 +152,7 @@ def connect(
             raise UsageError(f"--cluster {address}: no machine of it has {per_task} cores; see --workers")
         spec = replace(spec, device="cuda" if on_gpu or spec.device == "cuda" else "cpu")
         token = secrets.token_hex(16)
+        folder.mkdir(parents=True, exist_ok=True)
         probe.write_text(token, encoding="ascii")
         inputs = tuple(path for job in jobs[:1] for path in (job.first, job.second) if path.exists())
         session = Session(spec, work.with_workers(per_task), os.getcwd(), probe, token, inputs)
@@ -176,9 +179,12 @@ def _ray() -> Any:
 
 def _start(ray: Any, address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    host, colon, port = address.rpartition(":")
     try:
+        if colon and "/" not in host:  # where nobody answers Ray goes on trying for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS).close()
         ray.init(address=None if address == "auto" else address, include_dashboard=None, **quiet)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except (ConnectionError, ValueError, OverflowError, RuntimeError, OSError) as error:
         raise UsageError(
             f"--cluster {address}: cannot be joined ({_first_line(error)}); `ray status` on this machine tells more"
         ) from error

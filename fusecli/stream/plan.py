@@ -23,6 +23,7 @@ from fusecli.stream.run import Job
 log = logging.getLogger("fusecli")
 SHOWN = 5
 VOLUMES = (".nii", ".nii.gz", ".dcm")  # endings, without the libraries that read them
+_NAMELESS = (*VOLUMES, ".dicom", ".ima", ".mha", ".mhd", ".mgh", ".mgz", ".mnc", ".nhdr", ".nrrd", ".dng", ".npy")
 FORMATS = {"png": ".png", "tiff": ".tif", "jpg": ".jpg", "webp": ".webp"}
 
 
@@ -101,18 +102,28 @@ def plan(
         folders = _folders((pair.first, pair.second)[side] for pair in pairs)
         if output.resolve() in folders or _would_find(typed, output, jobs):
             raise UsageError(f"-o {output}: {typed} would find the results as inputs; choose another folder")
-    return settle(jobs, output, naming, single=single, guarded=guarded)
+    return settle(jobs, output, naming, single=single, guarded=guarded, written=frames.WRITES)
 
 
-def settle(jobs: Sequence[Job], output: Path, naming: Naming, *, single: bool, guarded: Iterable[Path]) -> Plan:
+def settle(
+    jobs: Sequence[Job],
+    output: Path,
+    naming: Naming,
+    *,
+    single: bool,
+    guarded: Iterable[Path],
+    written: Iterable[str] = ("another format",),
+) -> Plan:
     """Check that writing the results of ``jobs`` harms nothing.
 
-    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. Names are
-    checked in all jobs, files that exist in the part's own only: other parts may be at work. Raises UsageError.
+    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. written: the
+    endings that ``output`` could have as a file, for a message. Names are checked in all jobs, files that exist in the
+    part's own only: other parts may be at work. Raises UsageError.
     """
     beside, replaces = naming.beside, naming.overwrite or naming.skip_existing
     if not single and output.suffix and not output.is_dir() and _is_medium(output.name):
-        raise UsageError(f"-o {output}: files of this kind are not written here; name a folder, or another format")
+        known = ", ".join(written)
+        raise UsageError(f"-o {output}: files of this kind are not written here; name a folder, or a file in {known}")
     _check_distinct(jobs, beside)
     mine = jobs if naming.part is None else [job for job in jobs if naming.part.takes(job.name)]
     existing = [job for job in mine if _exists(job.output)]
@@ -166,9 +177,12 @@ def check_color(jobs: Iterable[Job], gray: bool) -> None:
 
 
 def _is_medium(name: str) -> bool:
-    """Whether a file of that name would be a picture, a video or a volume, of whatever format."""
+    """Whether a file of that name would be a picture, a video or a volume, of whatever format.
+
+    Python knows the media types of most of them, and those in _NAMELESS have none.
+    """
     kind = mimetypes.guess_type(name)[0] or ""
-    return kind.startswith(("image/", "video/", "audio/")) or name.lower().endswith(VOLUMES)
+    return kind.startswith(("image/", "video/", "audio/")) or name.lower().endswith(_NAMELESS)
 
 
 def _exists(output: Path) -> bool:
@@ -179,13 +193,17 @@ def _exists(output: Path) -> bool:
 
 
 def check_writable(option: str, folder: Path) -> None:
-    """Make the folder and try to write in it. Raises UsageError that names ``option``."""
+    """Try to write in the folder, or to make it, and leave nothing behind. Raises UsageError that names ``option``."""
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        if there == folder:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        else:  # not made and removed itself: a run beside this one may be at work in it
+            with tempfile.TemporaryDirectory(prefix=".", dir=there) as trial:
+                Path(trial, folder.relative_to(there)).mkdir(parents=True)
     except OSError as error:
-        broken = folder.is_symlink() and not folder.exists()
+        broken = os.path.islink(folder) and not os.path.exists(folder)
         reason = f"a link to {os.readlink(folder)}, which is not there" if broken else error.strerror or error
         raise UsageError(f"{option} {folder}: cannot write here ({reason})") from error
 

@@ -24,7 +24,7 @@ log = logging.getLogger("fusecli")
 POLL = 0.5  # seconds between looks; longer where a look takes more than a tenth of that
 SETTLE = 1.0  # seconds without a change after which a file counts as written
 PATIENCE = 10.0  # seconds without a change after which what cannot be read has failed
-RECHECK = 60.0  # seconds during which a file that changes after all is fused again
+RECHECK = 60.0  # seconds during which a file that changes after all is fused again, without --overwrite
 PARTNER = 60.0  # seconds after which a missing partner is reported
 LATE = 5.0  # seconds that a pair may wait before the run says that it does not keep up
 TELL = 10.0  # seconds between two messages of one kind
@@ -52,6 +52,8 @@ class Watcher:
     key: a file's name with its sub-folder -> the name of its pair, None for files that are none. target: the result.
     A file is complete if it has not changed for SETTLE seconds, or at once where it was moved here. One that then
     cannot be read is tried again when it changes, and has failed when it has not changed for PATIENCE seconds.
+    With ``overwrite`` a pair is fused anew whenever its files change, else for RECHECK seconds and until it has a
+    result.
     """
 
     folders: tuple[Path, Path]
@@ -80,7 +82,8 @@ class Watcher:
             pairs = self.pairs()
         except OSError:
             return []
-        through = self.settled | {name for name, entry in self.waiting.items() if entry.done}
+        done = (name for name, entry in self.waiting.items() if entry.done and entry.state == entry.tried)
+        through = self.settled.union(done)
         return [job for job in pairs if job.name not in through and (self.overwrite or not job.is_done())]
 
     def poll(self) -> list[Job]:
@@ -100,12 +103,17 @@ class Watcher:
         for name in names - self.settled:
             entry = self.waiting.setdefault(name, _Waiting(now))
             if name not in first or name not in second:
-                if now - entry.since > PARTNER and not entry.told:
+                if now - entry.since > PARTNER and not (entry.told or entry.done):
                     lonely.append(first.get(name) or second[name])
                     entry.told = True
             elif self._is_ready(entry, first[name], second[name], now):
                 ready.append((entry.ready or now, name))
-            elif entry.done and now - entry.since > RECHECK:
+            elif (
+                not self.overwrite
+                and entry.done
+                and now - entry.since > RECHECK
+                and self._job(Pair(name, first[name], second[name])).is_done()  # what failed may come anew
+            ):
                 self.settled.add(name)
                 del self.waiting[name]
         if lonely:
