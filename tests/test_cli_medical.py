@@ -164,7 +164,7 @@ def test_volumes_that_do_not_overlap_are_refused(tmp_path, fusecli, average):
     assert code == 1
     assert "do not overlap in patient space" in err
     assert "around 500, 0, 0 mm" in err
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_thin_slab_within_a_long_volume_overlaps_it(tmp_path, fusecli, average):
@@ -711,7 +711,7 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
         (["--bit-depth", "16", "--format", "jpg"], ".jpg files hold 8 bits; choose --format png or tiff"),
         (["-o", "out.dcm"], "the result has 22 files, one per slice; name a folder"),
         (["-o", "out.png"], "the result has 22 files, one per slice; name a folder"),
-        (["-o", "out.nrrd"], "volumes are written as .nii, .nii.gz or .dcm"),
+        (["-o", "out.nrrd"], "name a folder, or a file in .nii, .nii.gz, .dcm"),
         (["-o", "out.dcm", "--reference", "mri"], "a NIfTI volume knows no patient"),
         (["--name", "{patient}"], "unknown {patient}"),
         (["-o", "out.nii.gz", "--reference", "mri", "--format", "png"], "contradicts --format png"),
@@ -727,7 +727,7 @@ def test_what_makes_no_sense_is_refused_before_any_work(heads, fusecli, average,
     code, _, err = fusecli("fuse", "--ct", ct, "--mri", mr, "-m", average, *target, *options)
     assert code == 2
     assert reason in err
-    assert not (root / "out").exists() or not list((root / "out").iterdir())
+    assert not (root / "out").exists()
 
 
 def test_a_colormap_that_does_not_exist_is_answered_with_the_nearest(tmp_path, fusecli, average):

@@ -23,7 +23,11 @@ from fusecli.stream.run import Job
 log = logging.getLogger("fusecli")
 SHOWN = 5
 VOLUMES = (".nii", ".nii.gz", ".dcm")  # endings, without the libraries that read them
-_NAMELESS = (*VOLUMES, ".dicom", ".ima", ".mha", ".mhd", ".mgh", ".mgz", ".mnc", ".nhdr", ".nrrd", ".dng", ".npy")
+_NAMELESS = (
+    *VOLUMES,
+    *(".nii.bz2", ".nii.zst", ".dicom", ".ima", ".mha", ".mhd", ".mgh", ".mgz", ".mnc", ".nhdr", ".nrrd"),
+    *(".dng", ".npy"),
+)
 FORMATS = {"png": ".png", "tiff": ".tif", "jpg": ".jpg", "webp": ".webp"}
 
 
@@ -102,7 +106,7 @@ def plan(
         folders = _folders((pair.first, pair.second)[side] for pair in pairs)
         if output.resolve() in folders or _would_find(typed, output, jobs):
             raise UsageError(f"-o {output}: {typed} would find the results as inputs; choose another folder")
-    return settle(jobs, output, naming, single=single, guarded=guarded, written=frames.WRITES)
+    return settle(jobs, output, naming, single=single, guarded=guarded)
 
 
 def settle(
@@ -112,7 +116,7 @@ def settle(
     *,
     single: bool,
     guarded: Iterable[Path],
-    written: Iterable[str] = ("another format",),
+    written: Iterable[str] = frames.WRITES,
 ) -> Plan:
     """Check that writing the results of ``jobs`` harms nothing.
 

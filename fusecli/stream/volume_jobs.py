@@ -16,13 +16,12 @@ from fusecli.images.decode import max_pixels_default
 from fusecli.images.headers import too_large
 from fusecli.images.volume import Volume
 from fusecli.registry import Task
-from fusecli.stream.plan import FORMATS, Naming, Plan, check_depth, settle
+from fusecli.stream.plan import FORMATS, VOLUMES, Naming, Plan, check_depth, settle
 from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
 
 SHOWN = 10
-_NOT_WRITTEN = (".dicom", ".ima", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".nii.bz2", ".nii.zst")
 _KINDS = {".dcm": "dicom", ".tiff": ".tif", ".jpeg": ".jpg"}  # of endings that are not what is written themselves
 
 
@@ -256,8 +255,6 @@ def plan(
     folder. inputs: both sides as typed; nothing may be written in a folder among them. Raises UsageError.
     """
     single = _is_file(output)
-    if not single and output.name.lower().endswith(_NOT_WRITTEN) and not output.is_dir():
-        raise UsageError(f"-o {output}: volumes are written as .nii, .nii.gz or .dcm; name such a file, or a folder")
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
     if len(pairs) == 1:  # what is wrong with the one pair there is, is wrong with the command
@@ -301,7 +298,7 @@ def plan(
         if output.resolve() in {folder.resolve() for folder in held}:
             raise UsageError(f"-o {output}: {text} would find the results as inputs; choose another folder")
     guarded = [path for text in inputs for path in ([Path(text)] if Path(text).is_dir() else _folders_of(text))]
-    return settle(jobs, output, naming, single=single, guarded=guarded)
+    return settle(jobs, output, naming, single=single, guarded=guarded, written=VOLUMES)
 
 
 def _check_choices(option: str, chosen: Mapping[str, Choice], has: Mapping[str, bool], kind: str) -> None:
