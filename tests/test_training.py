@@ -469,7 +469,7 @@ def test_what_makes_no_sense_of_the_data_is_told_before_training(root, tmp_path)
 
 def test_a_folder_that_cannot_be_is_told_before_training(root, tmp_path):
     (tmp_path / "out").touch()
-    with pytest.raises(UsageError, match=r"-o .*out: cannot write here \(File exists\)"):
+    with pytest.raises(UsageError, match=r"-o .*out: cannot write here \(Not a directory\)"):
         session.train(RECIPE, root / "none", tmp_path / "out", device="cpu", quiet=True)
 
 
