@@ -106,7 +106,7 @@ def test_a_report_into_a_pipe_or_device_leaves_it_what_it_is(pairs, fusecli):
     os.mkfifo(root / "pipe")
     reader = subprocess.Popen(["cat", root / "pipe"], stdout=subprocess.PIPE)
     assert fusecli(*command(root, "--report", root / "pipe"))[0] == 0
-    assert json.loads(reader.communicate(timeout=20)[0])["totals"]["done"] == 1
+    assert json.loads(reader.communicate(timeout=120)[0])["totals"]["done"] == 1
     assert (root / "pipe").is_fifo()
     code, out, _ = fusecli(*command(root, "--overwrite", "--report", "/dev/stdout"))
     assert (code, json.loads(out)["totals"]["done"]) == (0, 1)

@@ -385,7 +385,7 @@ def test_a_pipe_that_is_stopped_ends_there(tmp_path, average):
     while not list(tmp_path.glob(".*.partial.mp4")):
         assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGTERM)  # while it waits for the rest of a frame
-    assert process.wait(20) == 0, process.stderr.read()
+    assert process.wait(120) == 0, process.stderr.read()
     assert len(decoded(tmp_path / "out.mp4")[0]) == 7
 
 
@@ -417,7 +417,7 @@ def test_a_reader_that_leaves_ends_the_run(tmp_path, average):
     process.stdout.close()
     process.stdin.write(b"".join(image.tobytes() for image in ir))
     process.stdin.close()
-    assert process.wait(20) == 128 + signal.SIGPIPE
+    assert process.wait(120) == 128 + signal.SIGPIPE
     assert b"Traceback" not in process.stderr.read()
 
 
