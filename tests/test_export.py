@@ -19,3 +19,10 @@ def test_the_released_student_as_onnx_takes_any_size(tmp_path, fusecli):
     assert fusecli("export", "-o", tmp_path / "nano.bin")[0] == 2
     assert fusecli("export", "-o", path / "nano.onnx")[0] == 2  # a file is no folder
     assert fusecli("export", "-o", tmp_path / "medical.onnx", "--task", "ct-mri", "--look", "natural")[0] == 2
+
+
+def test_a_torch_that_cannot_write_graphs_is_named(tmp_path, fusecli, monkeypatch):
+    monkeypatch.setattr("fusecli.models.onnx.OLDEST", "99")
+    code, _, err = fusecli("export", "-o", tmp_path / "nano.onnx")
+    assert code == 2
+    assert "need torch 99 or newer; here is" in err

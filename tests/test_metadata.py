@@ -160,6 +160,7 @@ def test_a_profile_of_several_jpeg_segments(tmp_path, vis, result):
 @pytest.mark.parametrize(
     ("image", "profile", "endings"),
     [("gray", GRAY, (".png", ".jpg", ".tif")), ("gray", COLOUR, ()), ("colour", GRAY, ()), ("colour", COLOUR, ENDINGS)],
+    ids=("gray-gray", "gray-colour", "colour-gray", "colour-colour"),  # profiles carry the second they were made in
 )
 def test_a_profile_goes_with_pixels_of_its_kind_alone(tmp_path, vis, image, profile, endings):
     pixels = vis if image == "colour" else vis[..., 0]

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import tifffile
 
@@ -48,7 +49,7 @@ def test_the_generator_makes_the_same_pixels_again(name, monkeypatch):
     assert np.array_equal(infrared, cv2.imread(str(SAMPLE / "ir" / f"{name}.png"), -1))
 
 
-def test_the_phantom_is_made_again_byte_for_byte(tmp_path, monkeypatch):
+def test_the_phantom_is_made_again(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(SAMPLE))
     import head
 
@@ -57,6 +58,8 @@ def test_the_phantom_is_made_again_byte_for_byte(tmp_path, monkeypatch):
         kept = SAMPLE / path.relative_to(tmp_path)
         if path.suffix == ".gz":  # compressed bytes depend on the zlib at hand
             assert gzip.decompress(path.read_bytes()) == gzip.decompress(kept.read_bytes())
+        elif path.suffix == ".dcm":  # the file's preface names the version of pydicom
+            assert pydicom.dcmread(path) == pydicom.dcmread(kept)
         else:
             assert path.read_bytes() == kept.read_bytes()
 

@@ -335,10 +335,14 @@ def test_sparse_scenes_are_small_within_black_on_both_sides(root):
 def test_what_is_mended_is_not_aimed_at():
     data = {"ir-vis": PairSet.load(registry.TASKS["ir-vis"], Path(__file__).parents[1], ["sample_data"])}
     recipe = dataclasses.replace(RECIPE, batch=6, patch=128, wear=1.0, worn=1.0, degrade=0.0)
-    plain, mended = (Batches(recipe, data, network=Nano(mend=each))(0, CPU) for each in (False, True))
-    assert torch.equal(mended.first, mended.clean_first)
-    assert torch.equal(mended.second, mended.clean_second)
-    assert not torch.equal(plain.clean_first, mended.clean_first)
+    plain, mended = (Batches(recipe, data, network=Nano(mend=each)) for each in (False, True))
+    changed = []
+    for step in range(4):  # what is drawn, and so whether anything wants mending, depends on the version of torch
+        given, taken = (batches(step, CPU) for batches in (plain, mended))
+        assert torch.equal(taken.first, taken.clean_first)
+        assert torch.equal(taken.second, taken.clean_second)
+        changed.append(not torch.equal(given.clean_first, taken.clean_first))
+    assert any(changed)
 
 
 def test_a_patch_is_never_mirrored_where_there_is_more_to_see():

@@ -138,7 +138,7 @@ def _network_size(method: Method, size: tuple[int, int]) -> tuple[int | None, in
     model = method.engine.model
     images = torch.zeros(1, 1, *size, device=method.engine.device)
     counter = FlopCounterMode(display=False)
-    with torch.inference_mode(), counter:
+    with torch.no_grad(), counter:  # in inference mode older versions of torch count no convolution
         model(images, images)
     return sum(weight.numel() for weight in model.parameters()), counter.get_total_flops() // 2
 

@@ -31,6 +31,8 @@ _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 _BT709, _BT601, _UNSPECIFIED = 1, 6, 2
 _HD_LINES = 720  # from here on, video that does not name its matrix is BT.709, below BT.601
 _LIMITED = 1  # AVCOL_RANGE_MPEG
+# BILINEAR, FULL_CHR_H_INT, FULL_CHR_H_INP and ACCURATE_RND of libswscale, which PyAV names only from 18 on.
+_EXACT = 0x2 | 0x2000 | 0x4000 | 0x40000
 _FEW = 8  # frames for each one of a sample, up to which all are decoded
 _SHORT = Fraction(1, 2)  # seconds that may be missing at the end before a file counts as truncated
 
@@ -205,11 +207,11 @@ class VideoFile:
             if pixels.dtype != np.uint16:
                 raise InputError(f"{self.path}: {name} frames are not supported; convert them to gray16le")
         elif self._color and not name.startswith(("gray", "ya", "mono")):
-            pixels = frame.to_ndarray(format="rgb24", src_colorspace=_swscale(_matrix(frame)), interpolation=_exact())
+            pixels = frame.to_ndarray(format="rgb24", src_colorspace=_swscale(_matrix(frame)), interpolation=_EXACT)
         elif name == "gray":
             pixels = frame.to_ndarray()
         else:
-            pixels = frame.to_ndarray(format="gray", interpolation=_exact(), dst_color_range=2)  # 0…255
+            pixels = frame.to_ndarray(format="gray", interpolation=_EXACT, dst_color_range=2)  # 0…255
         turns = round(frame.rotation / 90)
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns % 4 else pixels
 
@@ -269,7 +271,7 @@ class VideoWriter:
             format=self._stream.codec_context.pix_fmt,
             dst_colorspace=_swscale(self._matrix),
             dst_color_range=_LIMITED,
-            interpolation=_exact(),
+            interpolation=_EXACT,
         )
         self._pts = max(self._pts + 1, 0 if self._counts else round(time / self._base))
         frame.pts, frame.time_base = self._pts, self._base
@@ -317,13 +319,6 @@ def _of_size(lines: int) -> int:
 
 def _swscale(matrix: int) -> int:
     return _MATRICES[matrix]
-
-
-def _exact() -> Any:
-    from av.video.reformatter import Interpolation
-
-    chroma = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-    return Interpolation.BILINEAR | Interpolation.ACCURATE_RND | chroma
 
 
 def _as_os_error(error: Any) -> OSError:

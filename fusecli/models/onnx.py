@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 OPSET = 18
 SIZES = ((64, 96), (75, 53), (1, 1))  # H×W at which the written graph is compared with torch
+OLDEST = "2.9"  # of torch: those before cannot write these graphs
 TOLERANCE = 1e-4  # of luma in [0, 1]; a level of 8 bits is 4e-3
-_ANY = torch.export.Dim.DYNAMIC
 
 
 def write(network: FusionNetwork, path: Path, about: dict[str, str], *, contextual: bool = False) -> float:
@@ -31,11 +31,13 @@ def write(network: FusionNetwork, path: Path, about: dict[str, str], *, contextu
 
     Inputs ``first`` and ``second``, output ``fused``: float32 N×1×H×W with any N, H, W. ``contextual``: one input more,
     the ``context`` (N×D) of networks that have one. ``about``: metadata.
-    Raises UsageError for networks that have no such graph and where the packages for it are missing, FusecliError, with
-    nothing written, where results differ.
+    Raises UsageError for networks that have no such graph and where the packages for it are missing or too old,
+    FusecliError, with nothing written, where results differ.
     """
     if not network.graph_of_any_size:
         raise UsageError(f"a {type(network).__name__.lower()} has no graph for images of any size; only torch runs it")
+    if torch.__version__ < OLDEST:
+        raise UsageError(f"ONNX graphs need torch {OLDEST} or newer; here is {torch.__version__}")
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 - torch's exporter needs it
@@ -45,8 +47,9 @@ def write(network: FusionNetwork, path: Path, about: dict[str, str], *, contextu
 
     path.parent.mkdir(parents=True, exist_ok=True)  # before the long work, should it fail
     network.eval()
+    any_size = torch.export.Dim.DYNAMIC
     example = _inputs(network, 64, 96, contextual)
-    free = {name: dict.fromkeys((0, 2, 3) if each.ndim == 4 else (0,), _ANY) for name, each in example.items()}
+    free = {name: dict.fromkeys((0, 2, 3) if each.ndim == 4 else (0,), any_size) for name, each in example.items()}
     # Looking up sizes that are unknown takes its cache longer than working them out anew: a third of the time in all.
     with _quiet(), tracing.patch(fake_tensor_cache_enabled=False):
         program = torch.onnx.export(
