@@ -139,6 +139,8 @@ def _decode_plain_png(data: bytes, header: headers.Header) -> np.ndarray | None:
 def _decode_any(data: bytes, header: headers.Header) -> np.ndarray:
     # Gray stays gray, 16 bits stay 16, alpha is dropped, palettes are expanded.
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    if header.kind == "PNM":
+        data += b"\n"  # OpenCV reads past the last of the numbers that are written as text
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
