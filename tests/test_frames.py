@@ -445,6 +445,13 @@ def test_pixels_without_a_value_in_a_map_are_no_intensities(tmp_path, dtype):
     assert frame.pixels[:, 10:].max() == 1
 
 
+def test_pixels_without_a_value_where_white_is_zero(tmp_path):
+    image = np.array([[65535, 100, 300]], np.uint16)
+    tags = [(42113, 2, 0, "65535", True)]
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="miniswhite", extratags=tags)
+    np.testing.assert_array_equal(stored(tmp_path / "a.tif"), [[65235, 65435, 65235]])
+
+
 def test_a_white_channel_is_no_missing_pixel(tmp_path):
     image = np.full((4, 5, 3), (65535, 30000, 20000), np.uint16)
     image[0] = 65535
@@ -680,6 +687,8 @@ def test_reading_is_safe_from_many_threads(tmp_path):
         (b"P6 1 1 100\n\x00\x32\x64", [[[0, 128, 255]]]),
         (b"P5 3 1 255\n\x00\x32\x64", [[0, 50, 100]]),
         (b"P5 3 1 1000\n\x00\x00\x00\x32\x00\x64", [[0, 50, 100]]),  # counts
+        (b"P2 3 1 255\n0 50 100", [[0, 50, 100]]),  # as text, whose last line need not end
+        (b"P2 3 1 1000\n0 50 100", [[0, 50, 100]]),
     ],
 )
 def test_eight_bits_of_pnm_go_by_their_maximum(tmp_path, data, values):
