@@ -251,6 +251,29 @@ def test_a_damaged_pair_costs_itself_in_a_steady_sequence_too(pairs, fusecli):
     assert sorted(path.name for path in (root / "out").iterdir()) == ["000.png", "002.png"]
 
 
+def test_a_pair_without_memory_for_it_costs_itself_in_a_steady_sequence(pairs, fusecli, monkeypatch):
+    root = pairs(3)
+    looks = iter([RuntimeError("DefaultCPUAllocator: can't allocate memory"), None, None])
+
+    def look(*_):
+        if (found := next(looks)) is not None:
+            raise found
+
+    monkeypatch.setattr("fusecli.stream.engine.Engine.context", look)
+    assert fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--steady")[0] == 0
+
+
+def test_memory_that_is_short_before_the_first_pair_is_told(pairs, fusecli, monkeypatch):
+    root = pairs(1)
+
+    def short(*_):
+        raise MemoryError("Unable to allocate 8 GiB")
+
+    monkeypatch.setattr("fusecli.images.intensity._sample", short)
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
+    assert (code, err) == (1, "fusecli: out of memory (Unable to allocate 8 GiB)\n")
+
+
 def test_a_log_shows_that_a_long_run_goes_on(pairs, fusecli, monkeypatch):
     root = pairs(3)
     monkeypatch.setattr("fusecli.cli.fuse.TELL_SECONDS", -1)

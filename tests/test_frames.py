@@ -9,6 +9,7 @@ import time
 import zlib
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -302,6 +303,15 @@ def png(bits: int, colour: int, *, interlaced: bool) -> bytes:
         for name, body in chunks
         if name != b"PLTE" or colour == 3
     )
+
+
+def test_a_panic_of_the_png_library_costs_one_file(tmp_path, monkeypatch):
+    def short(*_):
+        raise type("PanicException", (BaseException,), {})("PyObject pointer is null")
+
+    frames.write(tmp_path / "a.png", [picture(5, 7)])
+    monkeypatch.setattr(decoding, "kornia", SimpleNamespace(decode_image_png_u8=short))
+    assert "memory" in refused(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
@@ -694,6 +704,11 @@ def test_reading_is_safe_from_many_threads(tmp_path):
 def test_eight_bits_of_pnm_go_by_their_maximum(tmp_path, data, values):
     (tmp_path / "a.pgm").write_bytes(data)
     np.testing.assert_array_equal(stored(tmp_path / "a.pgm"), values)
+
+
+def test_a_stream_of_pnm_is_no_single_frame(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(2 * b"P5\n3 1\n255\n\x00\x32\x64")
+    assert "several images" in refused(tmp_path / "a.pgm")
 
 
 def test_gray_in_a_format_for_colour(tmp_path):

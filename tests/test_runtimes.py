@@ -53,7 +53,7 @@ def test_tiles_looks_and_steady_exposure_reach_the_graph(runtime, cached):
         )
         first, second = pair(2, 100, 130)
         for engine in (torchs, others):
-            engine.keep_steady([(side[0] // 2 for side in (first, second))])
+            engine.keep_steady([engine.context(*(side[0] // 2 for side in (first, second)))])
         assert np.abs(torchs.fuse(first, second).astype(int) - others.fuse(first, second)).max() <= 1
 
 

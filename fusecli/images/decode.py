@@ -133,6 +133,10 @@ def _decode_plain_png(data: bytes, header: headers.Header) -> np.ndarray | None:
         array = read(data, (header.height, header.width), "mono" if header.gray else "rgb")
     except Exception:  # the library has no type of its own; OpenCV settles what the matter is
         return None
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # of Rust, which is no Exception: memory is short
+            raise MemoryError from error
+        raise
     return array[..., 0] if header.gray else array
 
 

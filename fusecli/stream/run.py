@@ -138,8 +138,8 @@ def run(
     stop = stop or Event()
     if settings.steady:
         looked_at = [Job(pair.name, pair.first, pair.second, pair.first) for pair in settings.steady]
-        loaded = (guarded(job, partial(load, job, settings)) for job in looked_at)  # who fails will fail by name
-        engine.keep_steady((each.first[0], each.second[0]) for each in loaded if isinstance(each, Loaded))
+        seen = (guarded(job, partial(_context, job, engine, settings)) for job in looked_at)  # who fails fails by name
+        engine.keep_steady(context for context in seen if isinstance(context, torch.Tensor))
     stages = _in_batches if engine.batches else _one_by_one
     with ThreadPoolExecutor(settings.workers) as pool:
         work = _Work(engine, settings, preview, stop, pool)
@@ -336,6 +336,13 @@ def load(job: Job, settings: Settings) -> Loaded:
     if settings.gray:
         first = [gray(page) for page in first]
     return Loaded(job, first, second, reaches, _levels(sides[0][0], job.output, settings), metadata, began)
+
+
+def _context(job: Job, engine: Engine, settings: Settings) -> torch.Tensor | None:
+    """What the model needs to know of a job's first page as a whole, if it does."""
+    loaded = load(job, settings)
+    first, second, _ = engine.mend(loaded.first[0], loaded.second[0])
+    return engine.context(first, second)
 
 
 def sample(pairs: Sequence[Pair]) -> Sequence[Pair]:
