@@ -173,8 +173,13 @@ def test_resize_brings_one_side_to_the_other(tmp_path, fusecli):
     assert "32×24" in err
     assert fusecli(*arguments, "-o", tmp_path / "big.png", "--resize", "ir")[0] == 0
     assert read(tmp_path / "big.png").shape == (48, 64, 3)
-    assert fusecli(*arguments, "-o", tmp_path / "small.png", "--resize", "vis")[0] == 0
+    code, _, err = fusecli(*arguments, "-o", tmp_path / "small.png", "--resize", "vis")
+    assert (code, "stretches" in err) == (0, False)
     assert read(tmp_path / "small.png").shape == (24, 32, 3)
+    cv2.imwrite(str(tmp_path / "ir.png"), scene(0, (24, 40))[1])
+    code, _, err = fusecli(*arguments, "-o", tmp_path / "wide.png", "--resize", "ir")
+    assert code == 0
+    assert "--resize stretches 40×24 to 64×48" in err
 
 
 def test_color_gray(pairs, fusecli):

@@ -5,13 +5,14 @@ Memory is bounded by what is under way, never by the number of files. A pair tha
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 from threading import Event
@@ -33,9 +34,12 @@ from fusecli.images.registration import Calibration, completed, reach, warp
 from fusecli.machine import cores
 from fusecli.stream.engine import Begun, Engine, Found
 
+log = logging.getLogger("fusecli")
+
 T = TypeVar("T")
 
 AHEAD_BYTES = 2**30  # of decoded pairs that wait for an accelerator
+STRETCHED = 0.02  # of the ratio of width to height: more is no rounding
 SAMPLED = 16  # pairs that settle the exposure of a sequence
 BATCH_PIXELS, BATCH_PAIRS = 10**7, 32  # limits of a batch where --batch-size does not say
 
@@ -412,8 +416,19 @@ def _levels(frame: Frame, output: Path, settings: Settings) -> int | None:
 
 
 def _resize(page: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    height, width = page.shape[:2]
+    if not 1 - STRETCHED < height * size[1] / (width * size[0]) < 1 + STRETCHED:
+        _tell_stretched(width, height, size[1], size[0])
     shrinking = size[0] * size[1] < page.shape[0] * page.shape[1]
     return cv2.resize(page, size[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+
+
+@cache
+def _tell_stretched(*sizes: int) -> None:
+    """Once for each two sizes."""
+    log.warning(
+        "--resize stretches %d×%d to %d×%d, which has another shape; crop one side before, or --align cameras", *sizes
+    )
 
 
 def gray(page: np.ndarray) -> np.ndarray:
