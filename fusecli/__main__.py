@@ -10,9 +10,9 @@ from fusecli.cli import main
 def run() -> None:
     """Run the command line, then end the process without taking torch apart, which takes as long as twenty pairs."""
     gc.set_threshold(100_000, 20, 100)  # start-up makes half a million objects, and no garbage
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by a script: else a result would be opened in its place
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     code = main()
     sys.stderr.flush()
     os._exit(code)

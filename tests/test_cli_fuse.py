@@ -173,8 +173,13 @@ def test_resize_brings_one_side_to_the_other(tmp_path, fusecli):
     assert "32×24" in err
     assert fusecli(*arguments, "-o", tmp_path / "big.png", "--resize", "ir")[0] == 0
     assert read(tmp_path / "big.png").shape == (48, 64, 3)
-    assert fusecli(*arguments, "-o", tmp_path / "small.png", "--resize", "vis")[0] == 0
+    code, _, err = fusecli(*arguments, "-o", tmp_path / "small.png", "--resize", "vis")
+    assert (code, "stretches" in err) == (0, False)
     assert read(tmp_path / "small.png").shape == (24, 32, 3)
+    cv2.imwrite(str(tmp_path / "ir.png"), scene(0, (24, 40))[1])
+    code, _, err = fusecli(*arguments, "-o", tmp_path / "wide.png", "--resize", "ir")
+    assert code == 0
+    assert "--resize stretches 40×24 to 64×48" in err
 
 
 def test_color_gray(pairs, fusecli):
@@ -249,6 +254,29 @@ def test_a_damaged_pair_costs_itself_in_a_steady_sequence_too(pairs, fusecli):
     assert code == 8
     assert "001.png" in err
     assert sorted(path.name for path in (root / "out").iterdir()) == ["000.png", "002.png"]
+
+
+def test_a_pair_without_memory_for_it_costs_itself_in_a_steady_sequence(pairs, fusecli, monkeypatch):
+    root = pairs(3)
+    looks = iter([RuntimeError("DefaultCPUAllocator: can't allocate memory"), None, None])
+
+    def look(*_):
+        if (found := next(looks)) is not None:
+            raise found
+
+    monkeypatch.setattr("fusecli.stream.engine.Engine.context", look)
+    assert fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--steady")[0] == 0
+
+
+def test_memory_that_is_short_before_the_first_pair_is_told(pairs, fusecli, monkeypatch):
+    root = pairs(1)
+
+    def short(*_):
+        raise MemoryError("Unable to allocate 8 GiB")
+
+    monkeypatch.setattr("fusecli.images.intensity._sample", short)
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
+    assert (code, err) == (1, "fusecli: out of memory (Unable to allocate 8 GiB)\n")
 
 
 def test_a_log_shows_that_a_long_run_goes_on(pairs, fusecli, monkeypatch):

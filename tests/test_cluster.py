@@ -12,7 +12,7 @@ from threading import Event
 
 import pytest
 
-from fusecli.errors import UsageError
+from fusecli.errors import Stopped, UsageError
 from fusecli.stream import cluster
 from fusecli.stream import run as stream
 from fusecli.stream.run import Job, Settings
@@ -124,6 +124,16 @@ def test_storage_that_workers_do_not_see_is_refused(pairs, session, monkeypatch)
         ):
             pass
     assert contents(root / "out") == {}
+
+
+def test_sigterm_while_a_cluster_is_joined(pairs, session, monkeypatch):
+    root = pairs(1)
+    monkeypatch.setattr(cluster, "_check", lambda *_: sys.exit(15))  # as Ray's handler of the signal
+    spec, work = EngineSpec("nano", "ir-vis"), Work(stream.run, Settings())
+    with pytest.raises(Stopped, match="stopped by SIGTERM") as stopped, cluster.connect("auto", spec, work, [], root):
+        pass
+    assert stopped.value.exit_code == 143
+    assert not list(root.glob(".*.probe"))
 
 
 def test_devices_are_left_to_ray():

@@ -244,7 +244,8 @@ def test_recorded_operations_give_the_same_bytes(nano, precision, levels, steady
     sizes = [(37, 50, 3), (37, 50), (40, 48, 3)]
     for engine in (recorded, plain):
         if steady:
-            engine.keep_steady([(np.full((40, 48), 30, np.uint8), np.full((40, 48), 200, np.uint8))])
+            dark, bright = np.full((40, 48), 30, np.uint8), np.full((40, 48), 200, np.uint8)
+            engine.keep_steady([engine.context(dark, bright)])
     for turn in range(12):  # each size alone, recorded, and as often again: the first runs of a graph tune it
         brightness = 60 + 15 * turn
         first = rng.integers(0, brightness, (1, *sizes[turn % 3]), dtype=np.uint8)

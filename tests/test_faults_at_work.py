@@ -220,6 +220,10 @@ def test_a_read_only_output(pairs, fusecli, tmp_path):
             assert code == 2
             assert "Read-only file system" in err
             assert "Traceback" not in err
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        assert fusecli(*command(root, "-o", disk / "out"))[0] == 0
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        assert fusecli(*command(root, "-o", disk / "out", "--skip-existing"))[0] == 0  # nothing is left to write
     finally:
         subprocess.run(["umount", disk], check=True)
 

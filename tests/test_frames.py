@@ -9,6 +9,7 @@ import time
 import zlib
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -304,6 +305,15 @@ def png(bits: int, colour: int, *, interlaced: bool) -> bytes:
     )
 
 
+def test_a_panic_of_the_png_library_costs_one_file(tmp_path, monkeypatch):
+    def short(*_):
+        raise type("PanicException", (BaseException,), {})("PyObject pointer is null")
+
+    frames.write(tmp_path / "a.png", [picture(5, 7)])
+    monkeypatch.setattr(decoding, "kornia", SimpleNamespace(decode_image_png_u8=short))
+    assert "memory" in refused(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize(
     ("colour", "depths"), [(0, (1, 2, 4, 8, 16)), (2, (8, 16)), (3, (1, 8)), (4, (8, 16)), (6, (8,))]
@@ -443,6 +453,13 @@ def test_pixels_without_a_value_in_a_map_are_no_intensities(tmp_path, dtype):
     (frame,) = frames.read(path, intensity=whole)
     assert (frame.pixels[:, :10] == 0).all()
     assert frame.pixels[:, 10:].max() == 1
+
+
+def test_pixels_without_a_value_where_white_is_zero(tmp_path):
+    image = np.array([[65535, 100, 300]], np.uint16)
+    tags = [(42113, 2, 0, "65535", True)]
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="miniswhite", extratags=tags)
+    np.testing.assert_array_equal(stored(tmp_path / "a.tif"), [[65235, 65435, 65235]])
 
 
 def test_a_white_channel_is_no_missing_pixel(tmp_path):
@@ -680,11 +697,18 @@ def test_reading_is_safe_from_many_threads(tmp_path):
         (b"P6 1 1 100\n\x00\x32\x64", [[[0, 128, 255]]]),
         (b"P5 3 1 255\n\x00\x32\x64", [[0, 50, 100]]),
         (b"P5 3 1 1000\n\x00\x00\x00\x32\x00\x64", [[0, 50, 100]]),  # counts
+        (b"P2 3 1 255\n0 50 100", [[0, 50, 100]]),  # as text, whose last line need not end
+        (b"P2 3 1 1000\n0 50 100", [[0, 50, 100]]),
     ],
 )
 def test_eight_bits_of_pnm_go_by_their_maximum(tmp_path, data, values):
     (tmp_path / "a.pgm").write_bytes(data)
     np.testing.assert_array_equal(stored(tmp_path / "a.pgm"), values)
+
+
+def test_a_stream_of_pnm_is_no_single_frame(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(2 * b"P5\n3 1\n255\n\x00\x32\x64")
+    assert "several images" in refused(tmp_path / "a.pgm")
 
 
 def test_gray_in_a_format_for_colour(tmp_path):

@@ -32,6 +32,23 @@ def pair(seed, *size):
     return rng.integers(0, 256, (1, *size, 3), np.uint8), rng.integers(0, 256, (1, *size), np.uint8)
 
 
+def test_nothing_is_reported_to_anyone(tmp_path):
+    """ONNX Runtime keeps what it would report below the home folder, from its import on."""
+    pytest.importorskip("onnxruntime")
+    environment = {key: value for key, value in os.environ.items() if key not in {"ORT_DISABLE_TELEMETRY", "CI"}}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": ""}
+    subprocess.run([sys.executable, "-c", "import fusecli, onnxruntime"], env=environment, check=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_user_without_a_home_is_told_of_the_cache(monkeypatch):
+    for name in ("FUSECLI_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user whom the system does not know
+    with pytest.raises(UsageError, match=r"\$FUSECLI_CACHE names one"):
+        EngineSpec("nano", "ir-vis", runtime="onnxruntime").build()
+
+
 @pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
 def test_results_are_those_of_torch(runtime, cached):
     pytest.importorskip(runtime)
@@ -53,7 +70,7 @@ def test_tiles_looks_and_steady_exposure_reach_the_graph(runtime, cached):
         )
         first, second = pair(2, 100, 130)
         for engine in (torchs, others):
-            engine.keep_steady([(side[0] // 2 for side in (first, second))])
+            engine.keep_steady([engine.context(*(side[0] // 2 for side in (first, second)))])
         assert np.abs(torchs.fuse(first, second).astype(int) - others.fuse(first, second)).max() <= 1
 
 

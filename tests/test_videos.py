@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -335,7 +336,8 @@ def test_a_stopped_run_leaves_no_file(tmp_path, fuse):
     assert json.loads((tmp_path / "report.json").read_text())["totals"]["left"] == 1
 
 
-def test_raw_frames_through_pipes_equal_pictures(tmp_path, fuse, fusecli, average):
+@pytest.mark.parametrize("pix_fmt", ["rgb24", "bgr24"])
+def test_raw_frames_through_pipes_equal_pictures(tmp_path, fuse, average, pix_fmt):
     vis, ir = moving(6)
     for side, images in (("vis", vis), ("ir", ir)):
         (tmp_path / side).mkdir()
@@ -344,9 +346,9 @@ def test_raw_frames_through_pipes_equal_pictures(tmp_path, fuse, fusecli, averag
     assert fuse(ir="ir", vis="vis", output="fused")[0] == 0
     expected = [cv2.imread(str(tmp_path / "fused" / f"{index}.png"))[..., ::-1] for index in range(6)]
     write(tmp_path / "ir.mkv", ir, codec="ffv1", pix_fmt="gray")
-    sides = ["--ir", str(tmp_path / "ir.mkv"), "--vis", "-", "--raw", "64x48,rgb24"]
+    sides = ["--ir", str(tmp_path / "ir.mkv"), "--vis", "-", "--raw", f"64x48,{pix_fmt}"]
     command = [sys.executable, "-m", "fusecli", "fuse", "-m", str(average), *sides, "-o", "-"]
-    sent = b"".join(image.tobytes() for image in vis)
+    sent = b"".join((image if pix_fmt == "rgb24" else image[..., ::-1]).tobytes() for image in vis)
     done = subprocess.run(command, input=sent, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert b"-pix_fmt rgb24 -s 64x48 -r 25" in done.stderr
@@ -355,6 +357,10 @@ def test_raw_frames_through_pipes_equal_pictures(tmp_path, fuse, fusecli, averag
     broken = subprocess.run(command, input=sent[:-1000], capture_output=True, check=False)
     assert broken.returncode == 1
     assert b"ends within frame 6, after 8216 of 9216 bytes" in broken.stderr
+
+    closed = subprocess.run(["sh", "-c", f"{shlex.join(command)} <&-"], capture_output=True, check=False)
+    assert closed.returncode == 1
+    assert b"no frame came" in closed.stderr
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14, 16])

@@ -61,13 +61,13 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # a reader that has seen enough, such as head
         return 141  # as of a program that SIGPIPE ended
-    except (FusecliError, OSError) as error:
+    except (FusecliError, OSError, MemoryError) as error:
         if log.isEnabledFor(logging.DEBUG):
             log.exception("failed")
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # as typed: others cost their pair alone
             _tell(f"{error.filename}: longer than a file's name can be")
             return EXIT_USAGE
-        _tell(str(error))
+        _tell(f"out of memory ({error})" if isinstance(error, MemoryError) else str(error))
         return error.exit_code if isinstance(error, FusecliError) else 1
 
 

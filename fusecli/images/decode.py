@@ -133,12 +133,18 @@ def _decode_plain_png(data: bytes, header: headers.Header) -> np.ndarray | None:
         array = read(data, (header.height, header.width), "mono" if header.gray else "rgb")
     except Exception:  # the library has no type of its own; OpenCV settles what the matter is
         return None
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # of Rust, which is no Exception: memory is short
+            raise MemoryError from error
+        raise
     return array[..., 0] if header.gray else array
 
 
 def _decode_any(data: bytes, header: headers.Header) -> np.ndarray:
     # Gray stays gray, 16 bits stay 16, alpha is dropped, palettes are expanded.
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    if header.kind == "PNM":
+        data += b"\n"  # OpenCV reads past the last of the numbers that are written as text
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:

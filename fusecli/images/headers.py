@@ -243,8 +243,11 @@ def _pnm(data: bytes) -> Header:
         position = token.end()
     width, height, top = (*numbers, 1)[:3]
     row = {4: (width + 7) // 8, 5: width, 6: 3 * width}.get(digit, 0) * (2 if top > 255 else 1)
-    if position + 1 + row * height > len(data):
+    end = position + 1 + row * height
+    if end > len(data):
         raise Unreadable(TRUNCATED)
+    if row and re.match(rb"P[4-6]\s", data[end : end + 3]):
+        raise Unreadable("the file holds several images, one behind the other; split it into single frames first")
     # Of 16 bits the values are counts, and OpenCV scales those written as text itself.
     white = top if digit in (5, 6) and 0 < top < 255 else 255
     return Header("PNM", height, width, bits=16 if top > 255 else 8, gray=digit not in (3, 6), white=white)

@@ -81,7 +81,8 @@ class RawPipe:
                 filled += got
             if filled < len(view):
                 break
-            yield Timed(count / self.look.rate, frame[..., ::-1] if self.layout.pix_fmt == "bgr24" else frame)
+            rgb = frame[..., ::-1].copy() if self.layout.pix_fmt == "bgr24" else frame  # torch takes no view backwards
+            yield Timed(count / self.look.rate, rgb)
             count += 1
         if filled:
             raise InputError(

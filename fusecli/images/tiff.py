@@ -191,6 +191,8 @@ def _without_nodata(array: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
         value = float(page.tags.valueof(_NODATA, default="nan"))
     except (TypeError, ValueError):
         return array
+    if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
+        value = 2**page.bitspersample - 1 - value  # as the values are by now
     missing = array == value if array.ndim == 2 else (array == value).all(-1)
     if array.itemsize == 1 or not missing.any() or missing.all():
         return array

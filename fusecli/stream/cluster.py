@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -21,7 +22,7 @@ from threading import Event
 from typing import Any
 
 from fusecli import __version__
-from fusecli.errors import FusecliError, UsageError
+from fusecli.errors import FusecliError, Stopped, UsageError
 from fusecli.images.atomic import sweep
 from fusecli.stream.engine import Engine
 from fusecli.stream.run import Job, Outcome, failed
@@ -136,10 +137,10 @@ def connect(
     if spec.device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device {spec.device}: with --cluster Ray chooses the device; write auto, cpu or cuda")
     joined = ray.is_initialized()
-    if not joined:
-        _start(ray, address)
     probe = folder.absolute() / f".{secrets.token_hex(8)}.probe"
     try:
+        if not joined:
+            _start(ray, address)
         resources = ray.cluster_resources()
         cores, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
         on_gpu = spec.device != "cpu" and gpus > 0
@@ -160,6 +161,8 @@ def connect(
         log.info("cluster: %d tasks at once on %s, %s", slots, node.device, node.precision)
         chunk = 1 if isinstance(work.settings, VolumeSettings) else CHUNK
         yield Cluster(ray, ray.put(session), slots, needs, node, chunk)
+    except SystemExit as error:  # what Ray makes of SIGTERM
+        raise Stopped(f"--cluster {address}: stopped by SIGTERM before any work", signal.SIGTERM) from error
     finally:
         probe.unlink(missing_ok=True)
         if not joined:

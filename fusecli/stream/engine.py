@@ -119,12 +119,12 @@ class Engine:
         return self.start(first, second, levels, context).finish()
 
     @torch.inference_mode()
-    def keep_steady(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    def keep_steady(self, contexts: Iterable[Tensor]) -> None:
         """From here on see every pair as the mean of these looks as a whole, so that a sequence keeps one exposure.
 
-        pairs: H×W or H×W×3 each, as for `fuse`. Does nothing for models that see nothing beyond a pixel's surroundings.
+        contexts: of some pairs; none for models that see nothing beyond a pixel's surroundings.
         """
-        known = [context for context in (self.context(*self.mend(*pair)[:2]) for pair in pairs) if context is not None]
+        known = list(contexts)
         self._steady = torch.cat(known).mean(0, keepdim=True) if known else None
 
     @torch.inference_mode()

@@ -9,6 +9,7 @@ import os
 import string
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
 from pathlib import Path
@@ -144,9 +145,10 @@ def settle(
     sheet = beside.get("--preview")  # its name is not the user's choice, so it may be another program's
     if sheet is not None and _exists(sheet) and not replaces:
         raise UsageError(f"--preview: {sheet} exists already; --overwrite or --skip-existing replace it")
-    check_writable("-o", output.parent if single else output)
-    check_files(beside)
     skipped = [job for job in existing if job.is_done()] if not naming.overwrite else []
+    if not skipped or len(skipped) < len(mine):  # where all is done, the disk may be read-only by now
+        check_writable("-o", output.parent if single else output)
+    check_files(beside)
     left = {id(job) for job in skipped}
     return Plan([job for job in mine if id(job) not in left], skipped)
 
@@ -216,6 +218,8 @@ def check_files(files: Mapping[str, Path], inputs: Iterable[Path] = ()) -> None:
     """Check that files, by option, can be written, are not the same, and none of the inputs. Raises UsageError."""
     seen: dict[str, str] = {}
     for option, path in files.items():
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.lstat()  # which fails for a name that is too long, as `is_dir` does before Python 3.14
         if path.is_dir():
             raise UsageError(f"{option} {path}: is a folder; name a file")
         if is_device(path):

@@ -5,13 +5,14 @@ Memory is bounded by what is under way, never by the number of files. A pair tha
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 from threading import Event
@@ -33,9 +34,12 @@ from fusecli.images.registration import Calibration, completed, reach, warp
 from fusecli.machine import cores
 from fusecli.stream.engine import Begun, Engine, Found
 
+log = logging.getLogger("fusecli")
+
 T = TypeVar("T")
 
 AHEAD_BYTES = 2**30  # of decoded pairs that wait for an accelerator
+STRETCHED = 0.02  # of the ratio of width to height: more is no rounding
 SAMPLED = 16  # pairs that settle the exposure of a sequence
 BATCH_PIXELS, BATCH_PAIRS = 10**7, 32  # limits of a batch where --batch-size does not say
 
@@ -138,8 +142,8 @@ def run(
     stop = stop or Event()
     if settings.steady:
         looked_at = [Job(pair.name, pair.first, pair.second, pair.first) for pair in settings.steady]
-        loaded = (guarded(job, partial(load, job, settings)) for job in looked_at)  # who fails will fail by name
-        engine.keep_steady((each.first[0], each.second[0]) for each in loaded if isinstance(each, Loaded))
+        seen = (guarded(job, partial(_context, job, engine, settings)) for job in looked_at)  # who fails fails by name
+        engine.keep_steady(context for context in seen if isinstance(context, torch.Tensor))
     stages = _in_batches if engine.batches else _one_by_one
     with ThreadPoolExecutor(settings.workers) as pool:
         work = _Work(engine, settings, preview, stop, pool)
@@ -338,6 +342,13 @@ def load(job: Job, settings: Settings) -> Loaded:
     return Loaded(job, first, second, reaches, _levels(sides[0][0], job.output, settings), metadata, began)
 
 
+def _context(job: Job, engine: Engine, settings: Settings) -> torch.Tensor | None:
+    """What the model needs to know of a job's first page as a whole, if it does."""
+    loaded = load(job, settings)
+    first, second, _ = engine.mend(loaded.first[0], loaded.second[0])
+    return engine.context(first, second)
+
+
 def sample(pairs: Sequence[Pair]) -> Sequence[Pair]:
     """Up to SAMPLED pairs, evenly spread, that settle the exposure of a sequence."""
     return [pairs[index] for index in evenly(len(pairs), SAMPLED)]
@@ -405,8 +416,19 @@ def _levels(frame: Frame, output: Path, settings: Settings) -> int | None:
 
 
 def _resize(page: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    height, width = page.shape[:2]
+    if not 1 - STRETCHED < height * size[1] / (width * size[0]) < 1 + STRETCHED:
+        _tell_stretched(width, height, size[1], size[0])
     shrinking = size[0] * size[1] < page.shape[0] * page.shape[1]
     return cv2.resize(page, size[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+
+
+@cache
+def _tell_stretched(*sizes: int) -> None:
+    """Once for each two sizes."""
+    log.warning(
+        "--resize stretches %d×%d to %d×%d, which has another shape; crop one side before, or --align cameras", *sizes
+    )
 
 
 def gray(page: np.ndarray) -> np.ndarray:
