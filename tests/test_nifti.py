@@ -173,6 +173,23 @@ def test_files_that_are_cut_off_are_refused(tmp_path, ending, kept):
         nifti.read(path)
 
 
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_gzip_is_told_by_the_first_bytes_whatever_the_name(tmp_path, ending, kind):
+    right, wrong = tmp_path / f"right{ending}", tmp_path / f"wrong{'.nii' if ending == '.nii.gz' else '.nii.gz'}"
+    nib.save(kind(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.diag([2.0, 3, 4, 1])), right)
+    wrong.write_bytes(right.read_bytes())
+    a, b = nifti.read(right), nifti.read(wrong)
+    assert np.array_equal(a.voxels, b.voxels)
+    assert np.array_equal(a.grid.affine, b.grid.affine)
+    assert nifti.peek(wrong) == nifti.peek(right)
+    nifti.write(out := tmp_path / "out.nii", np.zeros((5, 4, 3), np.float32), b, Range(0, 1), "t")
+    assert nib.load(out).shape == (3, 4, 5)
+    wrong.write_bytes(right.read_bytes()[:-9])
+    with pytest.raises(InputError, match="cut off"):
+        nifti.read(wrong)
+
+
 @pytest.mark.parametrize("name", ["text.nii", "text.nii.gz"])
 def test_files_that_are_no_nifti_are_refused(tmp_path, name):
     (tmp_path / name).write_text("no image at all" * 100)

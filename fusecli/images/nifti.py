@@ -62,7 +62,7 @@ def read(path: Path, index: int | None = None) -> Volume:
         else:
             data = np.asanyarray(proxy.get_unscaled())
             slope, intercept = float(proxy.slope), float(proxy.inter)
-        if path.suffix.lower() == ".gz":
+        if _is_zipped(path):
             _check_sum(path)
     except _DAMAGED as error:
         raise InputError(
@@ -146,7 +146,7 @@ def _as_type(fused: np.ndarray, dtype: np.dtype, shown: Range) -> np.ndarray:
 
 def _open(path: Path) -> Any:
     try:
-        image: Any = nib.load(path, mmap=False)  # a mapped file that shrinks meanwhile would end the process
+        image: Any = _load(path)
         if image.get_data_dtype().kind == "c":
             raise InputError(f"{path}: holds complex numbers; take their magnitude first")
     except FileNotFoundError as error:
@@ -160,6 +160,25 @@ def _open(path: Path) -> Any:
     if 0 in image.shape or len(image.shape) < 2:
         raise InputError(f"{path}: has no voxels (shape {image.shape})")
     return image
+
+
+def _load(path: Path) -> Any:
+    """Whether a file is gzip is told by its first bytes, as its name may be wrong; nibabel goes by the name."""
+    zipped = _is_zipped(path)
+    if zipped == (path.suffix.lower() == ".gz"):
+        return nib.load(path, mmap=False)  # a mapped file that shrinks meanwhile would end the process
+    stream: Any = gzip.open(path) if zipped else path.open("rb")  # noqa: SIM115 - the image reads its voxels from it
+    start = stream.read(nib.Nifti2Header.sizeof_hdr)
+    kinds = (nib.Nifti1Image, nib.Nifti2Image)
+    kind = next((one for one in kinds if one.header_class.may_contain_header(start)), None)
+    if kind is None:
+        raise ImageFileError("no NIfTI header at its beginning")
+    return kind.from_file_map(kind.make_file_map({"image": stream}), mmap=False)
+
+
+def _is_zipped(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _check_sum(path: Path) -> None:
