@@ -150,6 +150,19 @@ def test_padding_has_as_many_bits_as_its_tag(tmp_path, dtype, kind):
     assert np.array_equal(quantities(read(tmp_path / "ct")), expected)
 
 
+@pytest.mark.parametrize("scale", [1, 257])
+def test_a_palette_of_16_bits_may_hold_entries_of_8(tmp_path, scale):
+    path, *_ = phantom.dicom_series(tmp_path / "pet", VALUES[:1] % 200, WHERE, "PT")
+    dataset = pydicom.dcmread(path)
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+    for n, color in enumerate(("Red", "Green", "Blue"), 1):
+        dataset.add_new(f"{color}PaletteColorLookupTableDescriptor", "US", [200, 0, 16])
+        table = (np.arange(200) // n * scale).astype("<u2")
+        dataset.add_new(f"{color}PaletteColorLookupTableData", "OW", table.tobytes())
+    dataset.save_as(path)
+    assert np.array_equal(read(path, "pet").voxels, np.stack([VALUES[:1] % 200 // n for n in (1, 2, 3)], -1))
+
+
 def test_frames_of_an_enhanced_file_are_sorted_too(tmp_path):
     order = [3, 1, 5, 0, 2, 4]
     path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE, order)
@@ -200,6 +213,14 @@ def test_reconstructed_spect_lies_along_or_against_its_normal(tmp_path, step):
     expected, start = (VALUES, 0) if step > 0 else (VALUES[::-1], -5)
     assert np.array_equal(volume.voxels, expected)
     assert volume.grid.points(np.zeros(3)) == pytest.approx(WHERE.points(np.array([0, 0, start])), abs=1e-6)
+
+
+def test_phases_of_gated_spect_are_no_further_slices(tmp_path):
+    gated = {"SliceVector": [1, 2, 3] * 2, "TimeSlotVector": [1, 1, 1, 2, 2, 2]}
+    path = spect(tmp_path / "nm.dcm", VALUES, WHERE, SpacingBetweenSlices=4.0, **gated)
+    assert "nm.dcm frame 1 and nm.dcm frame 4 lie at the same position" in refused(path, "spect")
+    edit(path, SliceVector=[6, 5, 4, 3, 2, 1])
+    assert np.array_equal(read(path, "spect").voxels, VALUES[::-1])
 
 
 @pytest.mark.parametrize("slices", [[2], [3, 1, 2]])
@@ -328,6 +349,20 @@ def test_several_series_are_listed_and_chosen(tmp_path, caplog):
             open_(tmp_path / "study", "mri", wrong)
 
 
+def test_localizers_are_taken_only_where_nothing_else_is_there(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for number, kind in ((1, "LOCALIZER"), (2, "AXIAL")):
+        image_type = ["ORIGINAL", "PRIMARY", kind]
+        phantom.dicom_series(tmp_path / str(number), VALUES + number, WHERE, number=number, ImageType=image_type)
+        for path in (tmp_path / str(number)).iterdir():
+            (tmp_path / "study").mkdir(exist_ok=True)
+            shutil.copy(path, tmp_path / "study" / f"{number}-{path.name}")
+    assert np.array_equal(read(tmp_path / "study").voxels, VALUES + 2)
+    assert "series 2 is the only one of its modality, but for localizers (1)" in caplog.text
+    assert np.array_equal(read(tmp_path / "study", series="1").voxels, VALUES + 1)
+    assert np.array_equal(read(tmp_path / "1").voxels, VALUES + 1)
+
+
 def test_another_modality_than_the_option_says_is_warned_of(tmp_path, caplog):
     phantom.dicom_series(tmp_path / "mr", VALUES, WHERE, "MR")
     read(tmp_path / "mr", "ct")
@@ -373,10 +408,19 @@ def test_missing_slices_are_listed_by_position(tmp_path):
 def test_two_slices_at_one_position_are_named(tmp_path):
     files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
     shutil.copy(files[2], tmp_path / "ct" / "copy.dcm")
+    edit(tmp_path / "ct" / "copy.dcm", EchoNumbers=2)
     message = refused(tmp_path / "ct")
     assert "lie at the same position" in message
     assert "copy.dcm" in message
     assert files[2].name in message
+
+
+def test_files_exported_twice_are_read_once(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for path in phantom.dicom_series(tmp_path / "ct", VALUES, WHERE):
+        shutil.copy(path, path.with_name(f"{path.stem} (1).dcm"))
+    assert np.array_equal(read(tmp_path / "ct").voxels, VALUES)
+    assert "6 of the files are copies" in caplog.text
 
 
 @pytest.mark.parametrize("scale", [1e-5, 1e4])

@@ -6,6 +6,7 @@ cannot be laid out so is refused with the reason.
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import re
 import warnings
@@ -80,6 +81,10 @@ class Series:
         return int(header.get("SamplesPerPixel") or 1) > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR"
 
     @property
+    def is_localizer(self) -> bool:
+        return "LOCALIZER" in (self.headers[0][1].get("ImageType") or ())
+
+    @property
     def is_multi_frame(self) -> bool:
         return _frames(self.headers[0][1]) > 1
 
@@ -133,8 +138,10 @@ def is_dicom(path: Path) -> bool:
 
 
 def scan(source: Path, files: Iterable[Path]) -> Scan:
-    """Headers of the DICOM images among ``files``, by series; reports, indices and the like are left out."""
+    """Headers of the DICOM images among ``files``, by series; reports, indices, copies and the like are left out."""
     series: dict[str, Series] = {}
+    instances: dict[str, Path] = {}
+    copies = 0
     broken: list[tuple[Path, str]] = []
     others: set[str] = set()
     for path in sorted(files):
@@ -150,6 +157,10 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
             for name in _COUNTS:
                 int(header.get(name) or 0)
             _frame_plane(path.name, header, 0, header)
+            original = instances.setdefault(str(header.get("SOPInstanceUID") or path), path)
+            if original != path and filecmp.cmp(original, path, shallow=False):
+                copies += 1
+                continue
         except Exception as error:  # pydicom raises whatever it stumbles over in a damaged file
             broken.append((path, f"cannot be read as DICOM ({_brief(error)})"))
             continue
@@ -163,11 +174,15 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
         )
         one.headers.append((path, header))
         one.patients.add(str(header.get("PatientID") or "") or str(header.get("PatientName") or ""))
+    if copies:  # a series that was exported twice into one folder
+        log.info("%s: %d of the files are copies of others, byte for byte; left out", source, copies)
     return Scan(source, sorted(series.values(), key=lambda one: (one.number.zfill(12), one.uid)), broken, others)
 
 
 def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
     """The series to read: by number or UID (or its end) if ``wanted``, else the only one of the side's modality.
+
+    Localizers are taken only where ``wanted`` says so, or where there is nothing else.
 
     Raises UsageError, which lists the series, where that leaves none or several; InputError for files of two patients
     and for damaged files, since their slices would be missing.
@@ -185,10 +200,13 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
     elif len(chosen) > 1:
         if len(set().union(*(one.patients for one in chosen))) > 1:
             _refuse_patients(found, chosen)
-        chosen = [one for one in chosen if one.modality in MODALITIES[side]]
+        fitting = [one for one in chosen if one.modality in MODALITIES[side]]
+        chosen = [one for one in fitting if not one.is_localizer] or fitting
         if len(chosen) == 1:
             # Not its description, in which some write a name: this line is for the logs of every run.
-            log.info("%s: series %s is the only one of its modality", found.source, chosen[0].number or chosen[0].uid)
+            aside = f", but for localizers ({len(fitting) - 1})" if len(fitting) > 1 else ""
+            name = chosen[0].number or chosen[0].uid
+            log.info("%s: series %s is the only one of its modality%s", found.source, name, aside)
     if len(chosen) != 1:
         listed = "".join(f"\n  {one}" for one in found.series[:_LISTED])
         more = f"\n  … and {len(found.series) - _LISTED} more" if len(found.series) > _LISTED else ""
@@ -366,7 +384,8 @@ def _check_steps(steps: np.ndarray, planes: list[_Plane], distances: np.ndarray,
         raise InputError(
             f"{source}: {a.label} and {b.label} lie at the same position ({_mm(distances[double[0]])} along the "
             f"normal), {double.size} such pair{'s' if double.size > 1 else ''} in all: copies, or several echoes, "
-            "phases or time points in one series; keep one image per position"
+            "phases or time points in one series; keep one image per position, or convert the series, for example by "
+            "dcm2niix, and choose by --volume"
         )
     usual = float(np.median(steps))
     wrong = np.flatnonzero(np.abs(steps - usual) > _UNEVEN * usual)
@@ -478,15 +497,20 @@ def _group(dataset: Dataset, frame: int, name: str, default: Dataset) -> Dataset
 
 
 def _nuclear(labels: Sequence[str], dataset: Dataset, detector: Dataset) -> list[_Plane]:
-    """Reconstructed SPECT: the first slice's place; the others follow by a step along the normal, or against it."""
+    """Reconstructed SPECT: the first slice's place; the others follow by a step along the normal, or against it.
+
+    Of gated images every slice has a frame for each phase.
+    """
     first = _plane(labels[0], detector, detector, dataset)
     between = _between(dataset) or (first.thickness if len(labels) == 1 else 0)
     if first.place is None or not between or "RECON" not in " ".join(dataset.get("ImageType") or []):
         return []
     step = np.cross(first.place.orientation[:3], first.place.orientation[3:]) * between
+    slices = _numbers(dataset, "SliceVector", len(labels))
+    slices = np.arange(len(labels)) if slices is None else slices - 1
     return [
         _Plane(label, first.place._replace(position=first.place.position + n * step), "", between)
-        for n, label in enumerate(labels)
+        for n, label in zip(slices, labels, strict=True)
     ]
 
 
@@ -634,8 +658,11 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
             warnings.simplefilter("ignore")
             pixels = pixel_array(dataset)
             if dataset.PhotometricInterpretation == "PALETTE COLOR":
+                entries, lowest, _ = dataset.RedPaletteColorLookupTableDescriptor
+                # Some write entries of 8 bits and call them 16.
+                deep = apply_color_lut(np.arange(lowest, lowest + (entries or 2**16)), dataset).max() > 255
                 pixels = apply_color_lut(pixels, dataset)
-                pixels = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+                pixels = (pixels >> 8 if deep else pixels).astype(np.uint8)
     except Exception as error:
         extra = f", or needs more codecs: {_EXTRA}" if missing else ""
         raise InputError(
