@@ -568,6 +568,31 @@ def test_a_table_names_volumes_wherever_they_lie(tmp_path, fusecli, average):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_table_names_folders_of_dicom_too(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
+    for patient in ("p1", "p2"):
+        phantom.dicom_series(tmp_path / patient / "CT", values + 1024, small)
+        phantom.dicom_series(tmp_path / patient / "T1", values, small, "MR", number=2)
+    phantom.enhanced(tmp_path / "p2" / "t1.dcm", values.astype(np.uint16), small)
+    phantom.nifti(tmp_path / "p2" / "t1.nii.gz", values, small)
+    table, out = tmp_path / "pairs.csv", tmp_path.with_name(f"{tmp_path.name}-out")
+    arguments = ("fuse", "--ct", tmp_path, "--mri", tmp_path, "--pairs", table, "-o", out, "-m", average)
+    table.write_text("ct,mri,name\np1/CT,p1/T1,a\np2/CT,p2/t1.dcm,sub/b\np2/CT/,p2/t1.nii.gz,c\n")
+    code, _, err = fusecli(*arguments, "--series", "ct=1")
+    assert code == 0, err
+    assert [len(list((out / name).iterdir())) for name in ("a", "sub/b", "c")] == [4, 4, 4]
+    for cells, message in (
+        ("p1/CT,p2,x", "name the file"),
+        ("p1/CT,..,x", "holds no volumes"),
+        ("p1/CT,p3/T1,x", f"no such file or folder:\n  line 2: {tmp_path / 'p3' / 'T1'}"),
+        ("p1/CT,p1/T1,p1/CT", "holds inputs"),
+    ):
+        table.write_text(f"ct,mri,name\n{cells}\n")
+        code, _, err = fusecli(*arguments[:-3], tmp_path if "p1/T1" in cells else out, *arguments[-2:])
+        assert (code, message in err) == (2, True), err
+
+
 def test_volumes_of_one_name_are_not_taken_for_one(tmp_path, fusecli, average):
     ct = put(tmp_path, "dicom", "ct", CT, phantom.head(CT))
     values = np.rint(phantom.head(MR) * 1000).astype(np.int16)

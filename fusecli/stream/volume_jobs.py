@@ -163,8 +163,9 @@ def find(
 
     A folder of DICOM files is one volume, the chosen series; ``recursive``: so is every sub-folder with such files,
     and those of the same path below both sides are a pair, or where the wildcards of a glob of folders
-    (``cohort/*/CT`` and ``cohort/*/MR``) stand for the same. NIfTI files pair by name as pictures do. Raises UsageError
-    where one side has volumes and the other has not, or no partner.
+    (``cohort/*/CT`` and ``cohort/*/MR``) stand for the same. NIfTI files pair by name as pictures do. ``pairs_csv``
+    names files, and folders that hold one volume. Raises UsageError where one side has volumes and the other has not,
+    or no partner.
     """
     serial, which = choices("--series", series, task), choices("--volume", volume, task)
 
@@ -178,12 +179,9 @@ def find(
         ]
 
     if pairs_csv is not None:
-        listed = partial(pairing.find_pairs, *typed, pairs_csv=pairs_csv, sides=task.sides)
-        pairs = listed(endings=(*nifti.ENDINGS, *frames.ENDINGS))
-        if not any(nifti.is_nifti(path) for pair in pairs for path in (pair.first, pair.second)):
-            return None
-        return named(listed(endings=nifti.ENDINGS))
-    found = [_collect(side, text, recursive) for side, text in zip(task.sides, typed, strict=True)]
+        found = _listed(pairs_csv, typed, task)
+    else:
+        found = [_collect(side, text, recursive) for side, text in zip(task.sides, typed, strict=True)]
     if not any(found):
         return None
     for side, text, units in zip(task.sides, typed, found, strict=True):
@@ -200,7 +198,7 @@ def find(
     if pair_by != "stem" and any(has_series.values()):
         raise UsageError("--pair-by matches names of NIfTI files; DICOM series pair by the names of their folders")
     files_typed = all(Path(text).is_file() for text in typed)  # a pair, whatever their names
-    if not files_typed and not any(has_series.values()):
+    if pairs_csv is None and not files_typed and not any(has_series.values()):
         return named(
             pairing.find_pairs(
                 *(_within(text, recursive) if _folders_of(text) else text for text in typed),
@@ -307,6 +305,26 @@ def _check_choices(option: str, chosen: Mapping[str, Choice], has: Mapping[str, 
         if choice.value is not None and not (has[side] if choice.certain else any(has.values())):
             where = f"--{side} is none" if choice.certain else "neither side is"
             raise UsageError(f"{option} is for {kind}, and {where}")
+
+
+def _listed(table: Path, typed: tuple[str, str], task: Task) -> list[dict[str, list[Path]]]:
+    """As `_collect` of both sides: the volumes that a table names, by the names of its pairs; none if it names none."""
+    volumes = (*nifti.ENDINGS, *dicom.ENDINGS)
+    listed = partial(pairing.find_pairs, *typed, pairs_csv=table, folders=True, sides=task.sides)
+    pairs = listed(endings=(*volumes, *frames.ENDINGS))
+    found: list[dict[str, list[Path]]] = [{}, {}]
+    paths = [path for pair in pairs for path in (pair.first, pair.second)]
+    if not any(path.is_dir() or path.name.lower().endswith(volumes) for path in paths):
+        return found
+    for pair in listed(endings=volumes):
+        for side, path, units in zip(task.sides, (pair.first, pair.second), found, strict=True):
+            held = list(_collect(side, str(path), False).values())
+            if len(held) != 1:
+                raise UsageError(
+                    f"--pairs {table}: {path} holds {len(held) or 'no'} volumes; name a file, or a folder of one"
+                )
+            units[pair.name] = held[0]
+    return found
 
 
 def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
