@@ -156,6 +156,7 @@ def test_an_affine_that_places_nothing_is_refused(tmp_path, value, reason):
     path = phantom.nifti(tmp_path / "head.nii", VALUES.astype(np.int16), WHERE)
     image = nib.load(path)
     image.header["srow_x"], image.header["srow_y"], image.header["srow_z"] = ([value] * 4,) * 3
+    image.header["vox_offset"] = 352  # which nibabel has forgotten
     path.unlink()
     with path.open("wb") as file:
         file.write(image.header.binaryblock + bytes(4) + VALUES.T.astype(np.int16).tobytes("F"))
@@ -170,6 +171,15 @@ def test_files_that_are_cut_off_are_refused(tmp_path, ending, kept):
     path = phantom.nifti(tmp_path / f"head{ending}", noise, WHERE)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(InputError, match=f"head{ending}: "):
+        nifti.read(path)
+
+
+def test_a_header_is_not_taken_for_voxels(tmp_path):
+    path = phantom.nifti(tmp_path / "a.nii", VALUES.astype(np.int16), WHERE)
+    content = bytearray(path.read_bytes())
+    content[108:112] = bytes(4)  # vox_offset
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"would begin within the header \(vox_offset 0\)"):
         nifti.read(path)
 
 

@@ -157,6 +157,12 @@ def _open(path: Path) -> Any:
         ) from error
     if not isinstance(image, nib.Nifti1Pair):  # NIfTI-2 is a subclass
         raise InputError(f"{path}: holds {type(image).__name__}; a NIfTI volume is needed")
+    proxy: Any = image.dataobj
+    if proxy.offset < image.header.single_vox_offset:  # nibabel would take the header for voxels
+        raise InputError(
+            f"{path}: the voxels would begin within the header (vox_offset {proxy.offset}); mend it "
+            f"there, where {image.header.single_vox_offset} is usual, or write the file again"
+        )
     if 0 in image.shape or len(image.shape) < 2:
         raise InputError(f"{path}: has no voxels (shape {image.shape})")
     return image
