@@ -481,6 +481,21 @@ def test_a_glob_of_folders_is_a_cohort_named_by_its_wildcards(tmp_path, fusecli,
         assert (code, "lies in the input folder" in err) == (2, True)
 
 
+def test_a_glob_of_the_files_of_an_export_gives_all_its_series(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = (phantom.head(small) * 1000).astype(np.int16)
+    for number, modality in ((1, "CT"), (2, "MR")):
+        phantom.dicom_series(tmp_path / "disk" / "ST0" / f"SE{number}", values, small, modality, number=number)
+    files = tmp_path / "disk" / "**" / "*.dcm"
+    code, _, err = fusecli("fuse", "--ct", files, "--mri", files, "-o", tmp_path / "out", "-m", average)
+    assert code == 0, err
+    assert f"{tmp_path / 'disk' / 'ST0'}: series 1 is the only one" in err
+    assert len(list((tmp_path / "out" / "ST0").iterdir())) == 4
+    disk = tmp_path / "disk"
+    code, _, err = fusecli("fuse", "-r", "--ct", disk, "--mri", disk, "-o", tmp_path / "none", "-m", average)
+    assert (code, "SE1; name another file or folder for one of them, or choose" in err) == (2, True)
+
+
 def test_a_series_that_a_patient_has_not_costs_that_patient(tmp_path, fusecli, average):
     for patient, number in (("p1", 1), ("p2", 7)):
         phantom.dicom_series(tmp_path / "ct" / patient, np.ones((3, 8, 8), np.int16), CT, number=number)

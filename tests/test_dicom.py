@@ -361,6 +361,8 @@ def test_localizers_are_taken_only_where_nothing_else_is_there(tmp_path, caplog)
     assert "series 2 is the only one of its modality, but for localizers (1)" in caplog.text
     assert np.array_equal(read(tmp_path / "study", series="1").voxels, VALUES + 1)
     assert np.array_equal(read(tmp_path / "1").voxels, VALUES + 1)
+    phantom.dicom_series(tmp_path / "study", VALUES, WHERE, number=3)
+    assert "as --series ct=2:\n  1: CT" in refused(tmp_path / "study")
 
 
 def test_another_modality_than_the_option_says_is_warned_of(tmp_path, caplog):

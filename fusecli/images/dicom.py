@@ -200,11 +200,11 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
     elif len(chosen) > 1:
         if len(set().union(*(one.patients for one in chosen))) > 1:
             _refuse_patients(found, chosen)
-        fitting = [one for one in chosen if one.modality in MODALITIES[side]]
-        chosen = [one for one in fitting if not one.is_localizer] or fitting
+        suited = [one for one in chosen if one.modality in MODALITIES[side]]
+        chosen = [one for one in suited if not one.is_localizer] or suited
         if len(chosen) == 1:
             # Not its description, in which some write a name: this line is for the logs of every run.
-            aside = f", but for localizers ({len(fitting) - 1})" if len(fitting) > 1 else ""
+            aside = f", but for localizers ({len(suited) - 1})" if len(suited) > 1 else ""
             name = chosen[0].number or chosen[0].uid
             log.info("%s: series %s is the only one of its modality%s", found.source, name, aside)
     if len(chosen) != 1:
@@ -212,7 +212,8 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         more = f"\n  … and {len(found.series) - _LISTED} more" if len(found.series) > _LISTED else ""
         how = f"no single series is {wanted!r}" if wanted is not None else f"holds {len(found.series)} series"
         numbers = Counter(one.number for one in found.series if one.number)
-        example = next((number for number, count in numbers.items() if count == 1), found.series[0].uid)
+        offered = chosen or found.series
+        example = next((one.number for one in offered if numbers[one.number] == 1), offered[0].uid)
         raise UsageError(
             f"--{side} {found.source}: {how}; choose one by its number or the end of its UID, "
             f"as --series {side}={example}:{listed}{more}"

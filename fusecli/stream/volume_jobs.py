@@ -408,7 +408,7 @@ def _may_be_dicom(file: Path) -> bool:
 def _called(typed: str, files: Sequence[Path]) -> Path:
     """How messages call a volume: by its file, or by the folder that was typed, or that its files are in."""
     whole = Path(typed).is_dir() and not nifti.is_nifti(files[0])
-    return files[0].parent if whole or len(files) > 1 else files[0]
+    return Path(os.path.commonpath({file.parent for file in files})) if whole or len(files) > 1 else files[0]
 
 
 def _stem(path: Path) -> str:
@@ -434,7 +434,11 @@ def _check_two(pair: VolumePair) -> None:
         (one.volume, [file.resolve() for file in one.own or one.files]) for one in (pair.first, pair.second)
     )
     if first == second:
-        raise UsageError(f"--{pair.first.side} and --{pair.second.side} name the same volume: {pair.first.path}")
+        a, b = pair.first.side, pair.second.side
+        raise UsageError(
+            f"--{a} and --{b} name the same volume: {pair.first.path}; name another file or folder for one of them, or "
+            f"choose among the series of one folder by --series {a}=NUMBER,{b}=NUMBER"
+        )
 
 
 def _is_file(output: Path) -> bool:
