@@ -349,16 +349,23 @@ def test_several_series_are_listed_and_chosen(tmp_path, caplog):
             open_(tmp_path / "study", "mri", wrong)
 
 
-def test_localizers_are_taken_only_where_nothing_else_is_there(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+        {"ImageType": ["DERIVED", "SECONDARY"], "SOPClassUID": SecondaryCaptureImageStorage},
+    ],
+)
+def test_localizers_and_captures_are_taken_only_where_nothing_else_is_there(tmp_path, caplog, tags):
     caplog.set_level(logging.INFO)
-    for number, kind in ((1, "LOCALIZER"), (2, "AXIAL")):
-        image_type = ["ORIGINAL", "PRIMARY", kind]
-        phantom.dicom_series(tmp_path / str(number), VALUES + number, WHERE, number=number, ImageType=image_type)
-        for path in (tmp_path / str(number)).iterdir():
+    for number in (1, 2):
+        for path in phantom.dicom_series(tmp_path / str(number), VALUES + number, WHERE, number=number):
             (tmp_path / "study").mkdir(exist_ok=True)
+            if number == 1:
+                edit(path, **tags)
             shutil.copy(path, tmp_path / "study" / f"{number}-{path.name}")
     assert np.array_equal(read(tmp_path / "study").voxels, VALUES + 2)
-    assert "series 2 is the only one of its modality, but for localizers (1)" in caplog.text
+    assert "series 2 is the only one of its modality, but for localizers and secondary captures" in caplog.text
     assert np.array_equal(read(tmp_path / "study", series="1").voxels, VALUES + 1)
     assert np.array_equal(read(tmp_path / "1").voxels, VALUES + 1)
     phantom.dicom_series(tmp_path / "study", VALUES, WHERE, number=3)

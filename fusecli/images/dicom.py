@@ -81,8 +81,11 @@ class Series:
         return int(header.get("SamplesPerPixel") or 1) > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR"
 
     @property
-    def is_localizer(self) -> bool:
-        return "LOCALIZER" in (self.headers[0][1].get("ImageType") or ())
+    def is_aside(self) -> bool:
+        """Whether it is a localizer or secondary capture (such as a dose report), which come with a scan's images."""
+        header = self.headers[0][1]
+        capture = "Secondary Capture" in UID(str(header.get("SOPClassUID") or "")).name
+        return capture or "LOCALIZER" in (header.get("ImageType") or ())
 
     @property
     def is_multi_frame(self) -> bool:
@@ -182,7 +185,7 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
 def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
     """The series to read: by number or UID (or its end) if ``wanted``, else the only one of the side's modality.
 
-    Localizers are taken only where ``wanted`` says so, or where there is nothing else.
+    Localizers and secondary captures are taken only where ``wanted`` says so, or where there is nothing else.
 
     Raises UsageError, which lists the series, where that leaves none or several; InputError for files of two patients
     and for damaged files, since their slices would be missing.
@@ -201,10 +204,10 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         if len(set().union(*(one.patients for one in chosen))) > 1:
             _refuse_patients(found, chosen)
         suited = [one for one in chosen if one.modality in MODALITIES[side]]
-        chosen = [one for one in suited if not one.is_localizer] or suited
+        chosen = [one for one in suited if not one.is_aside] or suited
         if len(chosen) == 1:
             # Not its description, in which some write a name: this line is for the logs of every run.
-            aside = f", but for localizers ({len(suited) - 1})" if len(suited) > 1 else ""
+            aside = ", but for localizers and secondary captures" if len(suited) > 1 else ""
             name = chosen[0].number or chosen[0].uid
             log.info("%s: series %s is the only one of its modality%s", found.source, name, aside)
     if len(chosen) != 1:
