@@ -661,13 +661,35 @@ def test_results_do_not_go_where_a_glob_found_their_sources(tmp_path, fusecli, a
     assert fusecli(*arguments, "-o", tmp_path / "all" / "fused")[0] == 0
 
 
-def test_options_for_the_other_kind_of_volume_are_refused(tmp_path, fusecli, average):
-    series = [put(tmp_path, "dicom", side, CT, phantom.head(CT)) for side in ("ct", "mri")]
-    files = [put(tmp_path, "nifti", side, CT, phantom.head(CT)) for side in ("ct", "mri")]
-    for (ct, mri), option, kind in ((series, "--volume", "NIfTI"), (files, "--series", "DICOM")):
-        code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", tmp_path / "out", "-m", average, option, "1")
-        assert code == 2
-        assert f"{option} is for {kind}, and neither side is" in err
+def test_series_are_not_chosen_where_none_is(tmp_path, fusecli, average):
+    ct, mri = (put(tmp_path, "nifti", side, CT, phantom.head(CT)) for side in ("ct", "mri"))
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", tmp_path / "out", "-m", average, "--series", "1")
+    assert code == 2
+    assert "--series is for DICOM, and neither side is" in err
+
+
+def test_one_echo_of_several_is_chosen(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = (phantom.head(small) * 1000).astype(np.int16)
+    phantom.nifti(tmp_path / "ct.nii", values, small)
+    for echo in (1, 0):
+        for index, path in enumerate(phantom.dicom_series(tmp_path / "echo", values, small, "MR", EchoTime=echo)):
+            phantom.edit(path, SOPInstanceUID=f"1.2.{echo}.{index}", InstanceNumber=2 * index + echo)
+            (tmp_path / "mr").mkdir(exist_ok=True)
+            path.rename(tmp_path / "mr" / f"{echo}-{path.name}")
+    arguments = ("fuse", "--ct", tmp_path / "ct.nii", "--mri", tmp_path / "mr", "-m", average, "--reference", "mri")
+    code, _, err = fusecli(*arguments, "-o", tmp_path / "none")
+    assert (code, "mr: holds 2 images at each of 4 positions" in err) == (1, True)
+    assert "choose one by --volume 0 … 1" in err
+    for wanted, echo in (("0", 0), ("mri=1", 1)):
+        code, _, err = fusecli(*arguments, "-o", tmp_path / wanted, "--volume", wanted)
+        assert code == 0, err
+        results = [pydicom.dcmread(path) for path in (tmp_path / wanted / "ct").iterdir()]
+        assert [one.EchoTime for one in results] == [echo] * 4
+    code, _, err = fusecli(*arguments, "-o", tmp_path / "none", "--volume", "mri=2")
+    assert (code, "has no volume 2; it holds 2" in err) == (1, True)
+    phantom.edit(next((tmp_path / "mr").iterdir()), InstanceNumber=None)  # which are of one echo?
+    assert "lie at the same position" in fusecli(*arguments, "-o", tmp_path / "none", "--volume", "1")[2]
 
 
 def test_the_index_of_a_disk_is_no_volume(tmp_path, fusecli, average):
@@ -757,7 +779,6 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
         (["--name", "{patient}"], "unknown {patient}"),
         (["-o", "out.nii.gz", "--reference", "mri", "--format", "png"], "contradicts --format png"),
         (["--series", "mri=2"], "--series is for DICOM, and --mri is none"),
-        (["--volume", "ct=2"], "--volume is for NIfTI, and --ct is none"),
         (["--pair-by", "ct=*_ct,mri=*_mr"], "--pair-by matches names of NIfTI files"),
     ],
 )

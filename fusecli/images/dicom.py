@@ -11,8 +11,8 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -229,15 +229,18 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
     return chosen[0]
 
 
-def read(series: Series, side: str) -> Volume:
-    """The volume of one series. Raises InputError with file and reason for all that cannot be laid out as one."""
+def read(series: Series, side: str, among: Callable[[int], str | None] = lambda count: None) -> Volume:
+    """The volume of one series. Raises InputError with file and reason for all that cannot be laid out as one.
+
+    among: which one, from 0, of so many images at every position, if that is said.
+    """
     if series.modality and series.modality not in MODALITIES[side]:
         log.warning("%s: the file says modality %s; read as --%s", series.source, series.modality, side)
     if len(series.headers) > 1 and any(_frames(header) > 1 for _, header in series.headers):
         path = next(path for path, header in series.headers if _frames(header) > 1)
         raise InputError(f"{path}: a multi-frame image among {len(series.headers)} of one series; give this file alone")
     try:
-        return _read_frames(series) if series.is_multi_frame else _read_slices(series)
+        return _read_frames(series) if series.is_multi_frame else _read_slices(series, among)
     except FusecliError:
         raise
     except Exception as error:  # as in `scan`, within sequences for example
@@ -426,10 +429,12 @@ def _mm(value: float) -> str:
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
-def _read_slices(series: Series) -> Volume:
+def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
     """A volume of single-frame files, enhanced ones among them."""
     source = series.source
     planes = [_planes(path, header)[0] for path, header in series.headers]
+    kept = _one_volume(series, planes, among)
+    planes, series = [planes[k] for k in kept], replace(series, headers=[series.headers[k] for k in kept])
     mosaic = next((path for path, header in series.headers if "MOSAIC" in (header.get("ImageType") or [])), None)
     if mosaic:
         raise InputError(
@@ -472,6 +477,38 @@ def _read_slices(series: Series) -> Volume:
     scale = _scaling(datasets[0])
     window = Counter(_window(dataset) for dataset in datasets).most_common(1)[0][0]
     return _volume(voxels, affine, source, series, scale, window, Origin(datasets), plain)
+
+
+def _one_volume(series: Series, planes: list[_Plane], among: Callable[[int], str | None]) -> list[int]:
+    """Which files are one volume: where every position has as many images (echoes, phases or time points), one of each.
+
+    They are told apart by their instance numbers. Raises InputError where it is not said which volume to take.
+    """
+    everything = list(range(len(planes)))
+    places = [plane.place for plane in planes if plane.place]
+    numbers = np.array([number(header, "InstanceNumber", np.nan) for _, header in series.headers])
+    if len(places) < len(planes) or np.ptp([place.orientation for place in places], axis=0).max() > _PARALLEL:
+        return everything  # which will be refused
+    normal = np.cross(places[0].orientation[:3], places[0].orientation[3:])
+    distances = np.array([place.position for place in places]) @ normal
+    sorting = np.argsort(distances)
+    apart = np.diff(distances[sorting], prepend=distances[sorting[0]]) >= _DUPLICATE * places[0].spacing.min()
+    stations = np.empty(len(planes), int)
+    stations[sorting] = np.cumsum(apart)
+    counts = np.bincount(stations)
+    count = int(counts[0])
+    told_apart = len({*zip(stations, numbers, strict=True)}) == len(planes) and np.isfinite(numbers).all()
+    if (counts != count).any() or (count > 1 and not told_apart):
+        return everything
+    index = among(count)
+    if index is None and count > 1:
+        raise InputError(
+            f"{series.source}: holds {count} images at each of {len(counts)} positions (echoes, phases or time "
+            f"points); choose one by --volume 0 … {count - 1}, in the order of their instance numbers"
+        )
+    if int(index or 0) >= count:
+        raise InputError(f"{series.source}: has no volume {index}; it holds {count}, counted from 0")
+    return [int(k) for k in np.lexsort((numbers, stations)).reshape(-1, count)[:, int(index or 0)]]
 
 
 def _read_frames(series: Series) -> Volume:

@@ -86,7 +86,7 @@ class Input:
         series = self.choose()
         header = series.headers[0][1]
         self._check_size(int(header.Columns) * int(header.Rows) * series.slices, limit)
-        return dicom.read(series, self.side)
+        return dicom.read(series, self.side, self.volume.among)
 
     def layout(self) -> tuple[int, bool, bool]:
         """(slices, whether in colour, whether one multi-frame file): of the chosen series, or by its first file."""
@@ -188,13 +188,11 @@ def find(
         if not units:
             raise UsageError(f"--{side} {text}: {_why_none(text, recursive)}")
     first, second = found
-    kinds = {
-        side: [nifti.is_nifti(files[0]) for files in units.values()]
+    has_series = {
+        side: not all(nifti.is_nifti(files[0]) for files in units.values())
         for side, units in zip(task.sides, found, strict=True)
     }
-    has_series = {side: not all(ones) for side, ones in kinds.items()}
-    _check_choices("--series", serial, has_series, "DICOM")
-    _check_choices("--volume", which, {side: any(ones) for side, ones in kinds.items()}, "NIfTI")
+    _check_series(serial, has_series)
     if pair_by != "stem" and any(has_series.values()):
         raise UsageError("--pair-by matches names of NIfTI files; DICOM series pair by the names of their folders")
     files_typed = all(Path(text).is_file() for text in typed)  # a pair, whatever their names
@@ -299,12 +297,12 @@ def plan(
     return settle(jobs, output, naming, single=single, guarded=guarded, written=VOLUMES)
 
 
-def _check_choices(option: str, chosen: Mapping[str, Choice], has: Mapping[str, bool], kind: str) -> None:
-    """Raises UsageError where an option is meant for a side, or for both, that has no volume of its kind."""
+def _check_series(chosen: Mapping[str, Choice], has: Mapping[str, bool]) -> None:
+    """Raises UsageError where --series is meant for a side, or for both, that has no DICOM."""
     for side, choice in chosen.items():
         if choice.value is not None and not (has[side] if choice.certain else any(has.values())):
             where = f"--{side} is none" if choice.certain else "neither side is"
-            raise UsageError(f"{option} is for {kind}, and {where}")
+            raise UsageError(f"--series is for DICOM, and {where}")
 
 
 def _listed(table: Path, typed: tuple[str, str], task: Task) -> list[dict[str, list[Path]]]:
