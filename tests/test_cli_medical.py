@@ -774,6 +774,7 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
         (["-o", "out.dcm"], "the result has 22 files, one per slice; name a folder"),
         (["-o", "out.png"], "the result has 22 files, one per slice; name a folder"),
         (["-o", "out.nrrd"], "name a folder, or a file in .nii, .nii.gz, .dcm"),
+        (["-o", "-"], "-o -: is for videos, and the inputs are volumes"),
         (["-o", "out.img"], "name a folder, or a file in .nii, .nii.gz, .dcm"),
         (["-o", "out.dcm", "--reference", "mri"], "a NIfTI volume knows no patient"),
         (["--name", "{patient}"], "unknown {patient}"),
