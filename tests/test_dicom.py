@@ -282,6 +282,19 @@ def test_files_without_preamble_and_ending_are_recognised_by_their_first_tag(tmp
 # Windows and ranges --------------------------------------------------------------------------------------------------
 
 
+def test_ct_without_negative_values_is_warned_of(tmp_path, caplog):
+    for shift, options in ((0, {}), (-1024, {"RescaleIntercept": 0})):
+        phantom.dicom_series(tmp_path / str(shift), VALUES + np.int16(shift), WHERE, **options)
+        assert shown_range(read(tmp_path / str(shift)), "ct") == Range(0, 80)
+    assert not caplog.text
+    phantom.dicom_series(tmp_path / "lost", VALUES, WHERE, RescaleIntercept=0)
+    lost = read(tmp_path / "lost")
+    assert shown_range(lost, "ct", parse_window("1064,80")) == Range(1024, 1104)
+    assert not caplog.text
+    assert shown_range(lost, "ct") == Range(0, 80)
+    assert "are hardly Hounsfield units" in caplog.text
+
+
 def test_ct_is_shown_by_the_option_the_file_or_the_brain_window(tmp_path):
     phantom.dicom_series(tmp_path / "plain", VALUES, WHERE)
     phantom.dicom_series(tmp_path / "windowed", VALUES, WHERE, WindowCenter=[60, 300], WindowWidth=[201, 2000])
