@@ -116,6 +116,23 @@ def test_voxels_that_are_no_number_count_as_background(tmp_path, caplog):
     assert "3 voxels" in caplog.text
 
 
+def test_one_volume_of_several_in_colour_may_be_written_to(tmp_path):
+    colors = np.zeros((*VALUES.T.shape, 2), nifti.RGB24)
+    colors["G"][..., 1] = VALUES.T
+    nib.save(nib.Nifti1Image(colors, WHERE.affine), tmp_path / "4d.nii")
+    voxels = nifti.read(tmp_path / "4d.nii", 1).voxels
+    assert voxels.flags.writeable  # else torch warns
+    assert np.array_equal(voxels[..., 1], VALUES)
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_beyond_float32_count_as_background(tmp_path):
+    values = VALUES.astype(np.float64)
+    values[0, 0, 0] = 1e300
+    volume = nifti.read(phantom.nifti(tmp_path / "huge.nii", values, WHERE))
+    assert volume.voxels.max() == VALUES.max()
+
+
 def test_one_volume_of_several_is_chosen_by_its_number(tmp_path):
     series = np.stack([VALUES, VALUES + 1, VALUES + 2], 0).astype(np.int16)
     nib.save(nib.Nifti1Image(series.T, WHERE.affine), tmp_path / "4d.nii.gz")

@@ -71,7 +71,8 @@ def read(path: Path, index: int | None = None) -> Volume:
     data = data.reshape((*image.shape, 1, 1)[:3], order="F").T
     dtype = image.get_data_dtype().newbyteorder("=")
     if data.dtype.names:  # RGB or RGBA, whose fourth channel is dropped
-        voxels = np.ascontiguousarray(data.view(np.uint8).reshape(*data.shape, len(data.dtype.names))[..., :3])
+        channels = data.view(np.uint8).reshape(*data.shape, len(data.dtype.names))[..., :3]
+        voxels = np.require(channels, requirements=("C", "W"))  # one volume of several cannot be written to
         slope, intercept, dtype = 1.0, 0.0, np.dtype(np.uint8)
     else:
         voxels, slope, intercept = _plain(data, slope, intercept, path)
@@ -226,7 +227,8 @@ def _plain(data: np.ndarray, slope: float, intercept: float, path: Path) -> tupl
     data = data.astype(data.dtype.newbyteorder("="), copy=False)
     if data.dtype.kind in "iu" and data.dtype.itemsize <= 2 and slope > 0:
         return np.ascontiguousarray(data), slope, intercept
-    values = (data * slope + intercept if (slope, intercept) != (1.0, 0.0) else data).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 does not hold is infinite
+        values = (data * slope + intercept if (slope, intercept) != (1.0, 0.0) else data).astype(np.float32)
     finite = np.isfinite(values)
     if not finite.any():
         raise InputError(f"{path}: no voxel is a finite number")
