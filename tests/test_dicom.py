@@ -591,6 +591,16 @@ def test_a_gray_result_is_derived_from_its_reference(tmp_path, ct_and_mr):
     assert all(re.fullmatch(r"2\.25\.[1-9]\d{10,38}", uid) for uid in uids)
 
 
+@pytest.mark.parametrize("tags", [{"BitsStored": 12, "HighBit": 11}, {"RescaleSlope": None}])
+def test_all_slices_of_a_result_are_stored_alike(tmp_path, tags):
+    for path in phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)[1:3]:
+        edit(path, **tags)
+    volume = read(tmp_path / "ct")
+    fused = write(tmp_path / "out", volume, volume)
+    shown = shown_range(volume, "ct").invert(fused)
+    assert quantities(read(tmp_path / "out")) == pytest.approx(shown, abs=0.01)
+
+
 @pytest.mark.parametrize(("number", "expected"), [(7, 1007), (2**31 - 500, 2**31 - 1), (-3, 997)])
 def test_the_number_of_a_series_stays_one_that_dicom_can_hold(tmp_path, number, expected):
     phantom.dicom_series(tmp_path / "ct", VALUES, WHERE, SeriesNumber=number)
