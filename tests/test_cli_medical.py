@@ -481,6 +481,21 @@ def test_a_glob_of_folders_is_a_cohort_named_by_its_wildcards(tmp_path, fusecli,
         assert (code, "lies in the input folder" in err) == (2, True)
 
 
+def test_a_glob_of_the_files_of_an_export_gives_all_its_series(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = (phantom.head(small) * 1000).astype(np.int16)
+    for number, modality in ((1, "CT"), (2, "MR")):
+        phantom.dicom_series(tmp_path / "disk" / "ST0" / f"SE{number}", values, small, modality, number=number)
+    files = tmp_path / "disk" / "**" / "*.dcm"
+    code, _, err = fusecli("fuse", "--ct", files, "--mri", files, "-o", tmp_path / "out", "-m", average)
+    assert code == 0, err
+    assert f"{tmp_path / 'disk' / 'ST0'}: series 1 is the only one" in err
+    assert len(list((tmp_path / "out" / "ST0").iterdir())) == 4
+    disk = tmp_path / "disk"
+    code, _, err = fusecli("fuse", "-r", "--ct", disk, "--mri", disk, "-o", tmp_path / "none", "-m", average)
+    assert (code, "SE1; name another file or folder for one of them, or choose" in err) == (2, True)
+
+
 def test_a_series_that_a_patient_has_not_costs_that_patient(tmp_path, fusecli, average):
     for patient, number in (("p1", 1), ("p2", 7)):
         phantom.dicom_series(tmp_path / "ct" / patient, np.ones((3, 8, 8), np.int16), CT, number=number)
@@ -568,6 +583,31 @@ def test_a_table_names_volumes_wherever_they_lie(tmp_path, fusecli, average):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_table_names_folders_of_dicom_too(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
+    for patient in ("p1", "p2"):
+        phantom.dicom_series(tmp_path / patient / "CT", values + 1024, small)
+        phantom.dicom_series(tmp_path / patient / "T1", values, small, "MR", number=2)
+    phantom.enhanced(tmp_path / "p2" / "t1.dcm", values.astype(np.uint16), small)
+    phantom.nifti(tmp_path / "p2" / "t1.nii.gz", values, small)
+    table, out = tmp_path / "pairs.csv", tmp_path.with_name(f"{tmp_path.name}-out")
+    arguments = ("fuse", "--ct", tmp_path, "--mri", tmp_path, "--pairs", table, "-o", out, "-m", average)
+    table.write_text("ct,mri,name\np1/CT,p1/T1,a\np2/CT,p2/t1.dcm,sub/b\np2/CT/,p2/t1.nii.gz,c\n")
+    code, _, err = fusecli(*arguments, "--series", "ct=1")
+    assert code == 0, err
+    assert [len(list((out / name).iterdir())) for name in ("a", "sub/b", "c")] == [4, 4, 4]
+    for cells, message in (
+        ("p1/CT,p2,x", "name the file"),
+        ("p1/CT,..,x", "holds no volumes"),
+        ("p1/CT,p3/T1,x", f"no such file or folder:\n  line 2: {tmp_path / 'p3' / 'T1'}"),
+        ("p1/CT,p1/T1,p1/CT", "holds inputs"),
+    ):
+        table.write_text(f"ct,mri,name\n{cells}\n")
+        code, _, err = fusecli(*arguments[:-3], tmp_path if "p1/T1" in cells else out, *arguments[-2:])
+        assert (code, message in err) == (2, True), err
+
+
 def test_volumes_of_one_name_are_not_taken_for_one(tmp_path, fusecli, average):
     ct = put(tmp_path, "dicom", "ct", CT, phantom.head(CT))
     values = np.rint(phantom.head(MR) * 1000).astype(np.int16)
@@ -621,13 +661,35 @@ def test_results_do_not_go_where_a_glob_found_their_sources(tmp_path, fusecli, a
     assert fusecli(*arguments, "-o", tmp_path / "all" / "fused")[0] == 0
 
 
-def test_options_for_the_other_kind_of_volume_are_refused(tmp_path, fusecli, average):
-    series = [put(tmp_path, "dicom", side, CT, phantom.head(CT)) for side in ("ct", "mri")]
-    files = [put(tmp_path, "nifti", side, CT, phantom.head(CT)) for side in ("ct", "mri")]
-    for (ct, mri), option, kind in ((series, "--volume", "NIfTI"), (files, "--series", "DICOM")):
-        code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", tmp_path / "out", "-m", average, option, "1")
-        assert code == 2
-        assert f"{option} is for {kind}, and neither side is" in err
+def test_series_are_not_chosen_where_none_is(tmp_path, fusecli, average):
+    ct, mri = (put(tmp_path, "nifti", side, CT, phantom.head(CT)) for side in ("ct", "mri"))
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", tmp_path / "out", "-m", average, "--series", "1")
+    assert code == 2
+    assert "--series is for DICOM, and neither side is" in err
+
+
+def test_one_echo_of_several_is_chosen(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = (phantom.head(small) * 1000).astype(np.int16)
+    phantom.nifti(tmp_path / "ct.nii", values, small)
+    for echo in (1, 0):
+        for index, path in enumerate(phantom.dicom_series(tmp_path / "echo", values, small, "MR", EchoTime=echo)):
+            phantom.edit(path, SOPInstanceUID=f"1.2.{echo}.{index}", InstanceNumber=2 * index + echo)
+            (tmp_path / "mr").mkdir(exist_ok=True)
+            path.rename(tmp_path / "mr" / f"{echo}-{path.name}")
+    arguments = ("fuse", "--ct", tmp_path / "ct.nii", "--mri", tmp_path / "mr", "-m", average, "--reference", "mri")
+    code, _, err = fusecli(*arguments, "-o", tmp_path / "none")
+    assert (code, "mr: holds 2 images at each of 4 positions" in err) == (1, True)
+    assert "choose one by --volume 0 … 1" in err
+    for wanted, echo in (("0", 0), ("mri=1", 1)):
+        code, _, err = fusecli(*arguments, "-o", tmp_path / wanted, "--volume", wanted)
+        assert code == 0, err
+        results = [pydicom.dcmread(path) for path in (tmp_path / wanted / "ct").iterdir()]
+        assert [one.EchoTime for one in results] == [echo] * 4
+    code, _, err = fusecli(*arguments, "-o", tmp_path / "none", "--volume", "mri=2")
+    assert (code, "has no volume 2; it holds 2" in err) == (1, True)
+    phantom.edit(next((tmp_path / "mr").iterdir()), InstanceNumber=None)  # which are of one echo?
+    assert "lie at the same position" in fusecli(*arguments, "-o", tmp_path / "none", "--volume", "1")[2]
 
 
 def test_the_index_of_a_disk_is_no_volume(tmp_path, fusecli, average):
@@ -712,11 +774,12 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
         (["-o", "out.dcm"], "the result has 22 files, one per slice; name a folder"),
         (["-o", "out.png"], "the result has 22 files, one per slice; name a folder"),
         (["-o", "out.nrrd"], "name a folder, or a file in .nii, .nii.gz, .dcm"),
+        (["-o", "-"], "-o -: is for videos, and the inputs are volumes"),
+        (["-o", "out.img"], "name a folder, or a file in .nii, .nii.gz, .dcm"),
         (["-o", "out.dcm", "--reference", "mri"], "a NIfTI volume knows no patient"),
         (["--name", "{patient}"], "unknown {patient}"),
         (["-o", "out.nii.gz", "--reference", "mri", "--format", "png"], "contradicts --format png"),
         (["--series", "mri=2"], "--series is for DICOM, and --mri is none"),
-        (["--volume", "ct=2"], "--volume is for NIfTI, and --ct is none"),
         (["--pair-by", "ct=*_ct,mri=*_mr"], "--pair-by matches names of NIfTI files"),
     ],
 )

@@ -150,6 +150,19 @@ def test_padding_has_as_many_bits_as_its_tag(tmp_path, dtype, kind):
     assert np.array_equal(quantities(read(tmp_path / "ct")), expected)
 
 
+@pytest.mark.parametrize("scale", [1, 257])
+def test_a_palette_of_16_bits_may_hold_entries_of_8(tmp_path, scale):
+    path, *_ = phantom.dicom_series(tmp_path / "pet", VALUES[:1] % 200, WHERE, "PT")
+    dataset = pydicom.dcmread(path)
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+    for n, color in enumerate(("Red", "Green", "Blue"), 1):
+        dataset.add_new(f"{color}PaletteColorLookupTableDescriptor", "US", [200, 0, 16])
+        table = (np.arange(200) // n * scale).astype("<u2")
+        dataset.add_new(f"{color}PaletteColorLookupTableData", "OW", table.tobytes())
+    dataset.save_as(path)
+    assert np.array_equal(read(path, "pet").voxels, np.stack([VALUES[:1] % 200 // n for n in (1, 2, 3)], -1))
+
+
 def test_frames_of_an_enhanced_file_are_sorted_too(tmp_path):
     order = [3, 1, 5, 0, 2, 4]
     path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE, order)
@@ -200,6 +213,14 @@ def test_reconstructed_spect_lies_along_or_against_its_normal(tmp_path, step):
     expected, start = (VALUES, 0) if step > 0 else (VALUES[::-1], -5)
     assert np.array_equal(volume.voxels, expected)
     assert volume.grid.points(np.zeros(3)) == pytest.approx(WHERE.points(np.array([0, 0, start])), abs=1e-6)
+
+
+def test_phases_of_gated_spect_are_no_further_slices(tmp_path):
+    gated = {"SliceVector": [1, 2, 3] * 2, "TimeSlotVector": [1, 1, 1, 2, 2, 2]}
+    path = spect(tmp_path / "nm.dcm", VALUES, WHERE, SpacingBetweenSlices=4.0, **gated)
+    assert "nm.dcm frame 1 and nm.dcm frame 4 lie at the same position" in refused(path, "spect")
+    edit(path, SliceVector=[6, 5, 4, 3, 2, 1])
+    assert np.array_equal(read(path, "spect").voxels, VALUES[::-1])
 
 
 @pytest.mark.parametrize("slices", [[2], [3, 1, 2]])
@@ -259,6 +280,19 @@ def test_files_without_preamble_and_ending_are_recognised_by_their_first_tag(tmp
 
 
 # Windows and ranges --------------------------------------------------------------------------------------------------
+
+
+def test_ct_without_negative_values_is_warned_of(tmp_path, caplog):
+    for shift, options in ((0, {}), (-1024, {"RescaleIntercept": 0})):
+        phantom.dicom_series(tmp_path / str(shift), VALUES + np.int16(shift), WHERE, **options)
+        assert shown_range(read(tmp_path / str(shift)), "ct") == Range(0, 80)
+    assert not caplog.text
+    phantom.dicom_series(tmp_path / "lost", VALUES, WHERE, RescaleIntercept=0)
+    lost = read(tmp_path / "lost")
+    assert shown_range(lost, "ct", parse_window("1064,80")) == Range(1024, 1104)
+    assert not caplog.text
+    assert shown_range(lost, "ct") == Range(0, 80)
+    assert "are hardly Hounsfield units" in caplog.text
 
 
 def test_ct_is_shown_by_the_option_the_file_or_the_brain_window(tmp_path):
@@ -328,6 +362,29 @@ def test_several_series_are_listed_and_chosen(tmp_path, caplog):
             open_(tmp_path / "study", "mri", wrong)
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+        {"ImageType": ["DERIVED", "SECONDARY"], "SOPClassUID": SecondaryCaptureImageStorage},
+    ],
+)
+def test_localizers_and_captures_are_taken_only_where_nothing_else_is_there(tmp_path, caplog, tags):
+    caplog.set_level(logging.INFO)
+    for number in (1, 2):
+        for path in phantom.dicom_series(tmp_path / str(number), VALUES + number, WHERE, number=number):
+            (tmp_path / "study").mkdir(exist_ok=True)
+            if number == 1:
+                edit(path, **tags)
+            shutil.copy(path, tmp_path / "study" / f"{number}-{path.name}")
+    assert np.array_equal(read(tmp_path / "study").voxels, VALUES + 2)
+    assert "series 2 is the only one of its modality, but for localizers and secondary captures" in caplog.text
+    assert np.array_equal(read(tmp_path / "study", series="1").voxels, VALUES + 1)
+    assert np.array_equal(read(tmp_path / "1").voxels, VALUES + 1)
+    phantom.dicom_series(tmp_path / "study", VALUES, WHERE, number=3)
+    assert "as --series ct=2:\n  1: CT" in refused(tmp_path / "study")
+
+
 def test_another_modality_than_the_option_says_is_warned_of(tmp_path, caplog):
     phantom.dicom_series(tmp_path / "mr", VALUES, WHERE, "MR")
     read(tmp_path / "mr", "ct")
@@ -373,10 +430,19 @@ def test_missing_slices_are_listed_by_position(tmp_path):
 def test_two_slices_at_one_position_are_named(tmp_path):
     files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
     shutil.copy(files[2], tmp_path / "ct" / "copy.dcm")
+    edit(tmp_path / "ct" / "copy.dcm", EchoNumbers=2)
     message = refused(tmp_path / "ct")
     assert "lie at the same position" in message
     assert "copy.dcm" in message
     assert files[2].name in message
+
+
+def test_files_exported_twice_are_read_once(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for path in phantom.dicom_series(tmp_path / "ct", VALUES, WHERE):
+        shutil.copy(path, path.with_name(f"{path.stem} (1).dcm"))
+    assert np.array_equal(read(tmp_path / "ct").voxels, VALUES)
+    assert "6 of the files are copies" in caplog.text
 
 
 @pytest.mark.parametrize("scale", [1e-5, 1e4])
@@ -523,6 +589,16 @@ def test_a_gray_result_is_derived_from_its_reference(tmp_path, ct_and_mr):
         uids |= {result.SOPInstanceUID, result.SeriesInstanceUID}
     assert len(uids) == 7
     assert all(re.fullmatch(r"2\.25\.[1-9]\d{10,38}", uid) for uid in uids)
+
+
+@pytest.mark.parametrize("tags", [{"BitsStored": 12, "HighBit": 11}, {"RescaleSlope": None}])
+def test_all_slices_of_a_result_are_stored_alike(tmp_path, tags):
+    for path in phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)[1:3]:
+        edit(path, **tags)
+    volume = read(tmp_path / "ct")
+    fused = write(tmp_path / "out", volume, volume)
+    shown = shown_range(volume, "ct").invert(fused)
+    assert quantities(read(tmp_path / "out")) == pytest.approx(shown, abs=0.01)
 
 
 @pytest.mark.parametrize(("number", "expected"), [(7, 1007), (2**31 - 500, 2**31 - 1), (-3, 997)])

@@ -116,6 +116,23 @@ def test_voxels_that_are_no_number_count_as_background(tmp_path, caplog):
     assert "3 voxels" in caplog.text
 
 
+def test_one_volume_of_several_in_colour_may_be_written_to(tmp_path):
+    colors = np.zeros((*VALUES.T.shape, 2), nifti.RGB24)
+    colors["G"][..., 1] = VALUES.T
+    nib.save(nib.Nifti1Image(colors, WHERE.affine), tmp_path / "4d.nii")
+    voxels = nifti.read(tmp_path / "4d.nii", 1).voxels
+    assert voxels.flags.writeable  # else torch warns
+    assert np.array_equal(voxels[..., 1], VALUES)
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_beyond_float32_count_as_background(tmp_path):
+    values = VALUES.astype(np.float64)
+    values[0, 0, 0] = 1e300
+    volume = nifti.read(phantom.nifti(tmp_path / "huge.nii", values, WHERE))
+    assert volume.voxels.max() == VALUES.max()
+
+
 def test_one_volume_of_several_is_chosen_by_its_number(tmp_path):
     series = np.stack([VALUES, VALUES + 1, VALUES + 2], 0).astype(np.int16)
     nib.save(nib.Nifti1Image(series.T, WHERE.affine), tmp_path / "4d.nii.gz")
@@ -156,6 +173,7 @@ def test_an_affine_that_places_nothing_is_refused(tmp_path, value, reason):
     path = phantom.nifti(tmp_path / "head.nii", VALUES.astype(np.int16), WHERE)
     image = nib.load(path)
     image.header["srow_x"], image.header["srow_y"], image.header["srow_z"] = ([value] * 4,) * 3
+    image.header["vox_offset"] = 352  # which nibabel has forgotten
     path.unlink()
     with path.open("wb") as file:
         file.write(image.header.binaryblock + bytes(4) + VALUES.T.astype(np.int16).tobytes("F"))
@@ -171,6 +189,32 @@ def test_files_that_are_cut_off_are_refused(tmp_path, ending, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(InputError, match=f"head{ending}: "):
         nifti.read(path)
+
+
+def test_a_header_is_not_taken_for_voxels(tmp_path):
+    path = phantom.nifti(tmp_path / "a.nii", VALUES.astype(np.int16), WHERE)
+    content = bytearray(path.read_bytes())
+    content[108:112] = bytes(4)  # vox_offset
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"would begin within the header \(vox_offset 0\)"):
+        nifti.read(path)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_gzip_is_told_by_the_first_bytes_whatever_the_name(tmp_path, ending, kind):
+    right, wrong = tmp_path / f"right{ending}", tmp_path / f"wrong{'.nii' if ending == '.nii.gz' else '.nii.gz'}"
+    nib.save(kind(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.diag([2.0, 3, 4, 1])), right)
+    wrong.write_bytes(right.read_bytes())
+    a, b = nifti.read(right), nifti.read(wrong)
+    assert np.array_equal(a.voxels, b.voxels)
+    assert np.array_equal(a.grid.affine, b.grid.affine)
+    assert nifti.peek(wrong) == nifti.peek(right)
+    nifti.write(out := tmp_path / "out.nii", np.zeros((5, 4, 3), np.float32), b, Range(0, 1), "t")
+    assert nib.load(out).shape == (3, 4, 5)
+    wrong.write_bytes(right.read_bytes()[:-9])
+    with pytest.raises(InputError, match="cut off"):
+        nifti.read(wrong)
 
 
 @pytest.mark.parametrize("name", ["text.nii", "text.nii.gz"])

@@ -106,7 +106,9 @@ def fuse(
     series: Annotated[
         str | None, typer.Option(help="DICOM series by number or UID, where a folder has several: 3, or ct=3,mri=5.")
     ] = None,
-    volume: Annotated[str | None, typer.Option(help="Volume of a 4D NIfTI file, from 0: 2, or pet=2,mri=0.")] = None,
+    volume: Annotated[
+        str | None, typer.Option(help="Volume of several (4D, echoes, phases), from 0: 2, or pet=2,mri=0.")
+    ] = None,
     window: Annotated[
         str | None, typer.Option(help="CT window CENTER,WIDTH of volumes. Default: the file's, else 40,80.")
     ] = None,

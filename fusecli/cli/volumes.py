@@ -54,6 +54,8 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
     if pairs is None:
         options.refuse("for DICOM and NIfTI volumes only, and both sides are pictures")
         return None
+    if str(request.output) == "-":
+        raise UsageError("-o -: is for videos, and the inputs are volumes; name a folder or a file")
     if steady:
         raise UsageError("--steady is for pictures; all slices of a volume are treated alike without it")
     if request.resize is not None:

@@ -101,7 +101,7 @@ def write(
     """
     color = fused.ndim == 4
     origin: Origin = reference.origin
-    result = Result(reference, other, fused if color else _quantize(fused, origin.datasets[0]), shown, title, how)
+    result = Result(reference, other, fused if color else _quantize(fused, origin.datasets), shown, title, how)
     if color:
         log.warning("%s: colour is written as Secondary Capture; some viewers ignore the geometry of these", path)
     datasets = result.captures() if color else result.slices() if origin.frames is None else result.frames()
@@ -125,6 +125,9 @@ class Result:
         self.reference, self.other, self.pixels, self.shown = reference, other, pixels, shown
         self.title, self.how = title, how
         self.origin: Origin = reference.origin
+        # Of all slices alike, also where their sources differ.
+        self.bits = _bits(self.origin.datasets)
+        self.rescaled = any("RescaleSlope" in one for one in self.origin.datasets)
         digest = hashlib.sha256(f"{__version__}\n{title}\n{how}\n{shown}\n".encode())
         for volume in (reference, other):
             if volume.kind == "dicom":
@@ -187,15 +190,14 @@ class Result:
             del dataset.PlanarConfiguration
         if "PresentationLUTShape" in dataset:
             dataset.PresentationLUTShape = "IDENTITY"
-        bits = _bits(source)
-        if "RescaleSlope" in source:
-            self._rescale(dataset, 2**bits - 1)
+        if self.rescaled:
+            self._rescale(dataset, 2**self.bits - 1)
         if "WindowCenter" in source or "PerFrameFunctionalGroupsSequence" not in source:
-            self._window(dataset, 2**bits - 1, "RescaleSlope" in source)
+            self._window(dataset, 2**self.bits - 1, self.rescaled)
         if "Units" in dataset:  # of PET; no longer an uptake
             dataset.Units = "NONE"
         self._functional_groups(dataset, source)
-        _set_pixels(dataset, pixels, bits)
+        _set_pixels(dataset, pixels, self.bits)
         return dataset
 
     def _rescale(self, dataset: Dataset, levels: int) -> None:
@@ -218,7 +220,7 @@ class Result:
         """Rescaling and window are the same for all frames; frames are derived."""
         if "PerFrameFunctionalGroupsSequence" not in source:
             return
-        levels = 2 ** _bits(source) - 1
+        levels = 2**self.bits - 1
         shared = _copy((source.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
         per_frame = [_copy(item) for item in source.PerFrameFunctionalGroupsSequence]
         groups = [shared, *per_frame]
@@ -345,16 +347,18 @@ def _derived(image_type: Any, source: Dataset) -> list[str]:
     return ["DERIVED", "PRIMARY" if primary else "SECONDARY", *rest]
 
 
-def _bits(source: Dataset) -> int:
-    """Bits of a stored value: the source's, as far as one or two bytes hold them."""
-    stored = int(source.get("BitsStored") or 16)
-    return 8 if int(source.get("BitsAllocated") or 16) <= 8 else min(max(stored, 8), 16)
+def _bits(sources: list[Dataset]) -> int:
+    """Bits of a stored value: the most of a source's, as far as one or two bytes hold them."""
+    return max(8 if _is_byte(one) else min(max(int(one.get("BitsStored") or 16), 8), 16) for one in sources)
 
 
-def _quantize(fused: np.ndarray, source: Dataset) -> np.ndarray:
-    bits = _bits(source)
-    dtype = np.uint8 if int(source.get("BitsAllocated") or 16) <= 8 else np.uint16
-    return np.rint(fused * np.float32(2**bits - 1)).astype(dtype)
+def _is_byte(source: Dataset) -> bool:
+    return int(source.get("BitsAllocated") or 16) <= 8
+
+
+def _quantize(fused: np.ndarray, sources: list[Dataset]) -> np.ndarray:
+    dtype = np.uint8 if all(map(_is_byte, sources)) else np.uint16
+    return np.rint(fused * np.float32(2 ** _bits(sources) - 1)).astype(dtype)
 
 
 def _set_pixels(dataset: Dataset, pixels: np.ndarray, bits: int) -> None:

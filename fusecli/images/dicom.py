@@ -6,12 +6,13 @@ cannot be laid out so is refused with the reason.
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,6 +81,13 @@ class Series:
         return int(header.get("SamplesPerPixel") or 1) > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR"
 
     @property
+    def is_aside(self) -> bool:
+        """Whether it is a localizer or secondary capture (such as a dose report), which come with a scan's images."""
+        header = self.headers[0][1]
+        capture = "Secondary Capture" in UID(str(header.get("SOPClassUID") or "")).name
+        return capture or "LOCALIZER" in (header.get("ImageType") or ())
+
+    @property
     def is_multi_frame(self) -> bool:
         return _frames(self.headers[0][1]) > 1
 
@@ -133,8 +141,10 @@ def is_dicom(path: Path) -> bool:
 
 
 def scan(source: Path, files: Iterable[Path]) -> Scan:
-    """Headers of the DICOM images among ``files``, by series; reports, indices and the like are left out."""
+    """Headers of the DICOM images among ``files``, by series; reports, indices, copies and the like are left out."""
     series: dict[str, Series] = {}
+    instances: dict[str, Path] = {}
+    copies = 0
     broken: list[tuple[Path, str]] = []
     others: set[str] = set()
     for path in sorted(files):
@@ -150,6 +160,10 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
             for name in _COUNTS:
                 int(header.get(name) or 0)
             _frame_plane(path.name, header, 0, header)
+            original = instances.setdefault(str(header.get("SOPInstanceUID") or path), path)
+            if original != path and filecmp.cmp(original, path, shallow=False):
+                copies += 1
+                continue
         except Exception as error:  # pydicom raises whatever it stumbles over in a damaged file
             broken.append((path, f"cannot be read as DICOM ({_brief(error)})"))
             continue
@@ -163,11 +177,15 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
         )
         one.headers.append((path, header))
         one.patients.add(str(header.get("PatientID") or "") or str(header.get("PatientName") or ""))
+    if copies:  # a series that was exported twice into one folder
+        log.info("%s: %d of the files are copies of others, byte for byte; left out", source, copies)
     return Scan(source, sorted(series.values(), key=lambda one: (one.number.zfill(12), one.uid)), broken, others)
 
 
 def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
     """The series to read: by number or UID (or its end) if ``wanted``, else the only one of the side's modality.
+
+    Localizers and secondary captures are taken only where ``wanted`` says so, or where there is nothing else.
 
     Raises UsageError, which lists the series, where that leaves none or several; InputError for files of two patients
     and for damaged files, since their slices would be missing.
@@ -185,16 +203,20 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
     elif len(chosen) > 1:
         if len(set().union(*(one.patients for one in chosen))) > 1:
             _refuse_patients(found, chosen)
-        chosen = [one for one in chosen if one.modality in MODALITIES[side]]
+        suited = [one for one in chosen if one.modality in MODALITIES[side]]
+        chosen = [one for one in suited if not one.is_aside] or suited
         if len(chosen) == 1:
             # Not its description, in which some write a name: this line is for the logs of every run.
-            log.info("%s: series %s is the only one of its modality", found.source, chosen[0].number or chosen[0].uid)
+            aside = ", but for localizers and secondary captures" if len(suited) > 1 else ""
+            name = chosen[0].number or chosen[0].uid
+            log.info("%s: series %s is the only one of its modality%s", found.source, name, aside)
     if len(chosen) != 1:
         listed = "".join(f"\n  {one}" for one in found.series[:_LISTED])
         more = f"\n  … and {len(found.series) - _LISTED} more" if len(found.series) > _LISTED else ""
         how = f"no single series is {wanted!r}" if wanted is not None else f"holds {len(found.series)} series"
         numbers = Counter(one.number for one in found.series if one.number)
-        example = next((number for number, count in numbers.items() if count == 1), found.series[0].uid)
+        offered = chosen or found.series
+        example = next((one.number for one in offered if numbers[one.number] == 1), offered[0].uid)
         raise UsageError(
             f"--{side} {found.source}: {how}; choose one by its number or the end of its UID, "
             f"as --series {side}={example}:{listed}{more}"
@@ -207,15 +229,18 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
     return chosen[0]
 
 
-def read(series: Series, side: str) -> Volume:
-    """The volume of one series. Raises InputError with file and reason for all that cannot be laid out as one."""
+def read(series: Series, side: str, among: Callable[[int], str | None] = lambda count: None) -> Volume:
+    """The volume of one series. Raises InputError with file and reason for all that cannot be laid out as one.
+
+    among: which one, from 0, of so many images at every position, if that is said.
+    """
     if series.modality and series.modality not in MODALITIES[side]:
         log.warning("%s: the file says modality %s; read as --%s", series.source, series.modality, side)
     if len(series.headers) > 1 and any(_frames(header) > 1 for _, header in series.headers):
         path = next(path for path, header in series.headers if _frames(header) > 1)
         raise InputError(f"{path}: a multi-frame image among {len(series.headers)} of one series; give this file alone")
     try:
-        return _read_frames(series) if series.is_multi_frame else _read_slices(series)
+        return _read_frames(series) if series.is_multi_frame else _read_slices(series, among)
     except FusecliError:
         raise
     except Exception as error:  # as in `scan`, within sequences for example
@@ -366,7 +391,8 @@ def _check_steps(steps: np.ndarray, planes: list[_Plane], distances: np.ndarray,
         raise InputError(
             f"{source}: {a.label} and {b.label} lie at the same position ({_mm(distances[double[0]])} along the "
             f"normal), {double.size} such pair{'s' if double.size > 1 else ''} in all: copies, or several echoes, "
-            "phases or time points in one series; keep one image per position"
+            "phases or time points in one series; keep one image per position, or convert the series, for example by "
+            "dcm2niix, and choose by --volume"
         )
     usual = float(np.median(steps))
     wrong = np.flatnonzero(np.abs(steps - usual) > _UNEVEN * usual)
@@ -403,10 +429,12 @@ def _mm(value: float) -> str:
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
-def _read_slices(series: Series) -> Volume:
+def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
     """A volume of single-frame files, enhanced ones among them."""
     source = series.source
     planes = [_planes(path, header)[0] for path, header in series.headers]
+    kept = _one_volume(series, planes, among)
+    planes, series = [planes[k] for k in kept], replace(series, headers=[series.headers[k] for k in kept])
     mosaic = next((path for path, header in series.headers if "MOSAIC" in (header.get("ImageType") or [])), None)
     if mosaic:
         raise InputError(
@@ -451,6 +479,38 @@ def _read_slices(series: Series) -> Volume:
     return _volume(voxels, affine, source, series, scale, window, Origin(datasets), plain)
 
 
+def _one_volume(series: Series, planes: list[_Plane], among: Callable[[int], str | None]) -> list[int]:
+    """Which files are one volume: where every position has as many images (echoes, phases or time points), one of each.
+
+    They are told apart by their instance numbers. Raises InputError where it is not said which volume to take.
+    """
+    everything = list(range(len(planes)))
+    places = [plane.place for plane in planes if plane.place]
+    numbers = np.array([number(header, "InstanceNumber", np.nan) for _, header in series.headers])
+    if len(places) < len(planes) or np.ptp([place.orientation for place in places], axis=0).max() > _PARALLEL:
+        return everything  # which will be refused
+    normal = np.cross(places[0].orientation[:3], places[0].orientation[3:])
+    distances = np.array([place.position for place in places]) @ normal
+    sorting = np.argsort(distances)
+    apart = np.diff(distances[sorting], prepend=distances[sorting[0]]) >= _DUPLICATE * places[0].spacing.min()
+    stations = np.empty(len(planes), int)
+    stations[sorting] = np.cumsum(apart)
+    counts = np.bincount(stations)
+    count = int(counts[0])
+    told_apart = len({*zip(stations, numbers, strict=True)}) == len(planes) and np.isfinite(numbers).all()
+    if (counts != count).any() or (count > 1 and not told_apart):
+        return everything
+    index = among(count)
+    if index is None and count > 1:
+        raise InputError(
+            f"{series.source}: holds {count} images at each of {len(counts)} positions (echoes, phases or time "
+            f"points); choose one by --volume 0 … {count - 1}, in the order of their instance numbers"
+        )
+    if int(index or 0) >= count:
+        raise InputError(f"{series.source}: has no volume {index}; it holds {count}, counted from 0")
+    return [int(k) for k in np.lexsort((numbers, stations)).reshape(-1, count)[:, int(index or 0)]]
+
+
 def _read_frames(series: Series) -> Volume:
     """A volume of one multi-frame file: enhanced CT, MR and PET, nuclear medicine, and stacks without geometry."""
     path = series.files[0]
@@ -478,15 +538,20 @@ def _group(dataset: Dataset, frame: int, name: str, default: Dataset) -> Dataset
 
 
 def _nuclear(labels: Sequence[str], dataset: Dataset, detector: Dataset) -> list[_Plane]:
-    """Reconstructed SPECT: the first slice's place; the others follow by a step along the normal, or against it."""
+    """Reconstructed SPECT: the first slice's place; the others follow by a step along the normal, or against it.
+
+    Of gated images every slice has a frame for each phase.
+    """
     first = _plane(labels[0], detector, detector, dataset)
     between = _between(dataset) or (first.thickness if len(labels) == 1 else 0)
     if first.place is None or not between or "RECON" not in " ".join(dataset.get("ImageType") or []):
         return []
     step = np.cross(first.place.orientation[:3], first.place.orientation[3:]) * between
+    slices = _numbers(dataset, "SliceVector", len(labels))
+    slices = np.arange(len(labels)) if slices is None else slices - 1
     return [
         _Plane(label, first.place._replace(position=first.place.position + n * step), "", between)
-        for n, label in enumerate(labels)
+        for n, label in zip(slices, labels, strict=True)
     ]
 
 
@@ -634,8 +699,11 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
             warnings.simplefilter("ignore")
             pixels = pixel_array(dataset)
             if dataset.PhotometricInterpretation == "PALETTE COLOR":
+                entries, lowest, _ = dataset.RedPaletteColorLookupTableDescriptor
+                # Some write entries of 8 bits and call them 16.
+                deep = apply_color_lut(np.arange(lowest, lowest + (entries or 2**16)), dataset).max() > 255
                 pixels = apply_color_lut(pixels, dataset)
-                pixels = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+                pixels = (pixels >> 8 if deep else pixels).astype(np.uint8)
     except Exception as error:
         extra = f", or needs more codecs: {_EXTRA}" if missing else ""
         raise InputError(

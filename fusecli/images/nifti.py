@@ -62,7 +62,7 @@ def read(path: Path, index: int | None = None) -> Volume:
         else:
             data = np.asanyarray(proxy.get_unscaled())
             slope, intercept = float(proxy.slope), float(proxy.inter)
-        if path.suffix.lower() == ".gz":
+        if _is_zipped(path):
             _check_sum(path)
     except _DAMAGED as error:
         raise InputError(
@@ -71,7 +71,8 @@ def read(path: Path, index: int | None = None) -> Volume:
     data = data.reshape((*image.shape, 1, 1)[:3], order="F").T
     dtype = image.get_data_dtype().newbyteorder("=")
     if data.dtype.names:  # RGB or RGBA, whose fourth channel is dropped
-        voxels = np.ascontiguousarray(data.view(np.uint8).reshape(*data.shape, len(data.dtype.names))[..., :3])
+        channels = data.view(np.uint8).reshape(*data.shape, len(data.dtype.names))[..., :3]
+        voxels = np.require(channels, requirements=("C", "W"))  # one volume of several cannot be written to
         slope, intercept, dtype = 1.0, 0.0, np.dtype(np.uint8)
     else:
         voxels, slope, intercept = _plain(data, slope, intercept, path)
@@ -146,7 +147,7 @@ def _as_type(fused: np.ndarray, dtype: np.dtype, shown: Range) -> np.ndarray:
 
 def _open(path: Path) -> Any:
     try:
-        image: Any = nib.load(path, mmap=False)  # a mapped file that shrinks meanwhile would end the process
+        image: Any = _load(path)
         if image.get_data_dtype().kind == "c":
             raise InputError(f"{path}: holds complex numbers; take their magnitude first")
     except FileNotFoundError as error:
@@ -157,9 +158,34 @@ def _open(path: Path) -> Any:
         ) from error
     if not isinstance(image, nib.Nifti1Pair):  # NIfTI-2 is a subclass
         raise InputError(f"{path}: holds {type(image).__name__}; a NIfTI volume is needed")
+    proxy: Any = image.dataobj
+    if proxy.offset < image.header.single_vox_offset:  # nibabel would take the header for voxels
+        raise InputError(
+            f"{path}: the voxels would begin within the header (vox_offset {proxy.offset}); mend it "
+            f"there, where {image.header.single_vox_offset} is usual, or write the file again"
+        )
     if 0 in image.shape or len(image.shape) < 2:
         raise InputError(f"{path}: has no voxels (shape {image.shape})")
     return image
+
+
+def _load(path: Path) -> Any:
+    """Whether a file is gzip is told by its first bytes, as its name may be wrong; nibabel goes by the name."""
+    zipped = _is_zipped(path)
+    if zipped == (path.suffix.lower() == ".gz"):
+        return nib.load(path, mmap=False)  # a mapped file that shrinks meanwhile would end the process
+    stream: Any = gzip.open(path) if zipped else path.open("rb")  # noqa: SIM115 - the image reads its voxels from it
+    start = stream.read(nib.Nifti2Header.sizeof_hdr)
+    kinds = (nib.Nifti1Image, nib.Nifti2Image)
+    kind = next((one for one in kinds if one.header_class.may_contain_header(start)), None)
+    if kind is None:
+        raise ImageFileError("no NIfTI header at its beginning")
+    return kind.from_file_map(kind.make_file_map({"image": stream}), mmap=False)
+
+
+def _is_zipped(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _check_sum(path: Path) -> None:
@@ -201,7 +227,8 @@ def _plain(data: np.ndarray, slope: float, intercept: float, path: Path) -> tupl
     data = data.astype(data.dtype.newbyteorder("="), copy=False)
     if data.dtype.kind in "iu" and data.dtype.itemsize <= 2 and slope > 0:
         return np.ascontiguousarray(data), slope, intercept
-    values = (data * slope + intercept if (slope, intercept) != (1.0, 0.0) else data).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 does not hold is infinite
+        values = (data * slope + intercept if (slope, intercept) != (1.0, 0.0) else data).astype(np.float32)
     finite = np.isfinite(values)
     if not finite.any():
         raise InputError(f"{path}: no voxel is a finite number")

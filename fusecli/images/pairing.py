@@ -49,6 +49,7 @@ def find_pairs(
     recursive: bool = False,
     pair_by: str = "stem",
     pairs_csv: Path | None = None,
+    folders: bool = False,
     ignore_unmatched: bool = False,
     sides: tuple[str, str] = ("first", "second"),
 ) -> list[Pair]:
@@ -63,12 +64,13 @@ def find_pairs(
     under the star must agree, and names the result. A side without pattern has ``*``.
     pairs_csv: the pairs themselves, in columns headed by the names of the sides and, optionally, ``name`` (of the
     result). Relative paths start in the side's folder where they exist there, else beside the CSV file.
+    folders: whether the pairs themselves may be folders.
     ignore_unmatched: files without partner cost a warning, not the run, unless none has one (NoPair).
     sides: names of the two sides, for messages, patterns and columns.
     """
     options = tuple(f"--{side}" for side in sides)
     if pairs_csv is not None:
-        return _from_csv(pairs_csv, (first, second), sides, tuple(endings))
+        return _from_csv(pairs_csv, (first, second), sides, tuple(endings), folders)
     by_side = patterns(pair_by, sides)
     for option, typed in zip(options, (first, second), strict=True):  # before the other is found to be empty
         if not os.path.exists(typed) and not glob.has_magic(typed):
@@ -396,7 +398,9 @@ def _middle(stem: str, pattern: tuple[str, str]) -> str:
     return stem[len(before) : len(stem) - len(after)] if fits else ""
 
 
-def _from_csv(path: Path, typed: tuple[str, str], sides: tuple[str, str], endings: tuple[str, ...]) -> list[Pair]:
+def _from_csv(
+    path: Path, typed: tuple[str, str], sides: tuple[str, str], endings: tuple[str, ...], folders: bool
+) -> list[Pair]:
     try:
         text = (_piped if is_device(path) else _text)(path)
     except (OSError, UnicodeDecodeError) as error:
@@ -406,7 +410,7 @@ def _from_csv(path: Path, typed: tuple[str, str], sides: tuple[str, str], ending
     head = text.partition("\n")[0].strip()
     rows = csv.reader(io.StringIO(text, newline=None), delimiter=max(",;\t", key=head.count))
     try:
-        return _from_rows(rows, head, path, typed, sides, endings)
+        return _from_rows(rows, head, path, typed, sides, endings, folders)
     except csv.Error as error:
         raise UsageError(f"--pairs {path}, line {rows.line_num}: {error}") from error
 
@@ -419,7 +423,13 @@ _piped = cache(_text)  # a pipe gives its text once, and whoever looks for volum
 
 
 def _from_rows(
-    rows: Any, head: str, path: Path, typed: tuple[str, str], sides: tuple[str, str], endings: tuple[str, ...]
+    rows: Any,
+    head: str,
+    path: Path,
+    typed: tuple[str, str],
+    sides: tuple[str, str],
+    endings: tuple[str, ...],
+    folders: bool,
 ) -> list[Pair]:
     header = [cell.strip().lower() for cell in next(rows, [])]
     if not set(sides) <= set(header):
@@ -436,10 +446,10 @@ def _from_rows(
         cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
         if not all(cells.get(side) for side in sides):
             raise UsageError(f"{where}: a cell is empty; both {' and '.join(sides)} are needed")
-        files = [_locate(cells[side], folder, path) for side, folder in zip(sides, typed, strict=True)]
-        missing += [f"\n  line {rows.line_num}: {file}" for file in files if not _is_file(file)]
+        files = [_locate(cells[side], folder, path, folders) for side, folder in zip(sides, typed, strict=True)]
+        missing += [f"\n  line {rows.line_num}: {file}" for file in files if not _is_there(file, folders)]
         for file in files:
-            if _stem(file.name, endings) is None:
+            if _stem(file.name, endings) is None and (_is_there(file, False) or not folders):
                 raise UsageError(f"{where}: {file} is not a supported kind of file; {_reads(endings)}")
         if _same(*files):
             raise UsageError(f"{where}: --{sides[0]} and --{sides[1]} name the same file ({files[0]})")
@@ -455,21 +465,22 @@ def _from_rows(
         pairs[name] = Pair(name, files[0], files[1])
     if missing:
         more = f"\n  … and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-        raise UsageError(f"--pairs {path}: no such file:{''.join(missing[:SHOWN])}{more}")
+        what = "file or folder" if folders else "file"
+        raise UsageError(f"--pairs {path}: no such {what}:{''.join(missing[:SHOWN])}{more}")
     if not pairs:
         raise UsageError(f"--pairs {path}: no pair below the header")
     return [pairs[name] for name in sorted(pairs)]
 
 
-def _locate(cell: str, folder: str, table: Path) -> Path:
+def _locate(cell: str, folder: str, table: Path, folders: bool) -> Path:
     beside = Path(cell) if is_device(table) else table.parent / cell  # stdin lies nowhere
     inside = Path(folder) / cell if folder else beside
-    return inside if _is_file(inside) else beside
+    return inside if _is_there(inside, folders) else beside
 
 
-def _is_file(path: Path) -> bool:
+def _is_there(path: Path, folders: bool) -> bool:
     try:
-        return path.is_file()
+        return path.is_file() or (folders and path.is_dir())
     except OSError:  # a name that is too long
         return False
 

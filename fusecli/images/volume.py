@@ -16,6 +16,7 @@ from fusecli.images.intensity import Range
 log = logging.getLogger("fusecli")
 
 BRAIN = (0.0, 80.0)  # Hounsfield units shown of a CT that names no window: centre 40, width 80
+_BONE = 1000.0  # Hounsfield units that only bone and metal have
 PERCENTILES = (0.5, 99.5)  # of the voxels of a volume, shown as black and white
 _SAMPLE = 2**21  # voxels that decide a percentile
 
@@ -86,7 +87,14 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
         if window is None and volume.dtype == np.uint8 and (volume.slope, volume.intercept) == (1.0, 0.0):
             log.info("%s: 8-bit values are no Hounsfield units; shown as they are (--window changes it)", volume.source)
             window = Range(0.0, 255.0)
-        window = window or Range(*BRAIN)
+        if window is None:
+            window = Range(*BRAIN)
+            if low >= 0 and high > _BONE:
+                log.warning(
+                    "%s: the values %g … %g are hardly Hounsfield units, in which air is below 0; shown from %g to %g "
+                    "(--window changes it)",
+                    *(volume.source, low, high, window.lo, window.hi),
+                )
         if high <= window.lo or low >= window.hi:
             log.warning(
                 "%s: the window %g … %g shows nothing of the values %g … %g; choose another by --window",

@@ -26,7 +26,7 @@ SHOWN = 5
 VOLUMES = (".nii", ".nii.gz", ".dcm")  # endings, without the libraries that read them
 _NAMELESS = (
     *VOLUMES,
-    *(".nii.bz2", ".nii.zst", ".dicom", ".ima", ".mha", ".mhd", ".mgh", ".mgz", ".mnc", ".nhdr", ".nrrd"),
+    *(".nii.bz2", ".nii.zst", ".img", ".dicom", ".ima", ".mha", ".mhd", ".mgh", ".mgz", ".mnc", ".nhdr", ".nrrd"),
     *(".dng", ".npy"),
 )
 FORMATS = {"png": ".png", "tiff": ".tif", "jpg": ".jpg", "webp": ".webp"}

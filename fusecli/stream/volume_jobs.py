@@ -86,7 +86,7 @@ class Input:
         series = self.choose()
         header = series.headers[0][1]
         self._check_size(int(header.Columns) * int(header.Rows) * series.slices, limit)
-        return dicom.read(series, self.side)
+        return dicom.read(series, self.side, self.volume.among)
 
     def layout(self) -> tuple[int, bool, bool]:
         """(slices, whether in colour, whether one multi-frame file): of the chosen series, or by its first file."""
@@ -163,8 +163,9 @@ def find(
 
     A folder of DICOM files is one volume, the chosen series; ``recursive``: so is every sub-folder with such files,
     and those of the same path below both sides are a pair, or where the wildcards of a glob of folders
-    (``cohort/*/CT`` and ``cohort/*/MR``) stand for the same. NIfTI files pair by name as pictures do. Raises UsageError
-    where one side has volumes and the other has not, or no partner.
+    (``cohort/*/CT`` and ``cohort/*/MR``) stand for the same. NIfTI files pair by name as pictures do. ``pairs_csv``
+    names files, and folders that hold one volume. Raises UsageError where one side has volumes and the other has not,
+    or no partner.
     """
     serial, which = choices("--series", series, task), choices("--volume", volume, task)
 
@@ -178,29 +179,24 @@ def find(
         ]
 
     if pairs_csv is not None:
-        listed = partial(pairing.find_pairs, *typed, pairs_csv=pairs_csv, sides=task.sides)
-        pairs = listed(endings=(*nifti.ENDINGS, *frames.ENDINGS))
-        if not any(nifti.is_nifti(path) for pair in pairs for path in (pair.first, pair.second)):
-            return None
-        return named(listed(endings=nifti.ENDINGS))
-    found = [_collect(side, text, recursive) for side, text in zip(task.sides, typed, strict=True)]
+        found = _listed(pairs_csv, typed, task)
+    else:
+        found = [_collect(side, text, recursive) for side, text in zip(task.sides, typed, strict=True)]
     if not any(found):
         return None
     for side, text, units in zip(task.sides, typed, found, strict=True):
         if not units:
             raise UsageError(f"--{side} {text}: {_why_none(text, recursive)}")
     first, second = found
-    kinds = {
-        side: [nifti.is_nifti(files[0]) for files in units.values()]
+    has_series = {
+        side: not all(nifti.is_nifti(files[0]) for files in units.values())
         for side, units in zip(task.sides, found, strict=True)
     }
-    has_series = {side: not all(ones) for side, ones in kinds.items()}
-    _check_choices("--series", serial, has_series, "DICOM")
-    _check_choices("--volume", which, {side: any(ones) for side, ones in kinds.items()}, "NIfTI")
+    _check_series(serial, has_series)
     if pair_by != "stem" and any(has_series.values()):
         raise UsageError("--pair-by matches names of NIfTI files; DICOM series pair by the names of their folders")
     files_typed = all(Path(text).is_file() for text in typed)  # a pair, whatever their names
-    if not files_typed and not any(has_series.values()):
+    if pairs_csv is None and not files_typed and not any(has_series.values()):
         return named(
             pairing.find_pairs(
                 *(_within(text, recursive) if _folders_of(text) else text for text in typed),
@@ -301,12 +297,32 @@ def plan(
     return settle(jobs, output, naming, single=single, guarded=guarded, written=VOLUMES)
 
 
-def _check_choices(option: str, chosen: Mapping[str, Choice], has: Mapping[str, bool], kind: str) -> None:
-    """Raises UsageError where an option is meant for a side, or for both, that has no volume of its kind."""
+def _check_series(chosen: Mapping[str, Choice], has: Mapping[str, bool]) -> None:
+    """Raises UsageError where --series is meant for a side, or for both, that has no DICOM."""
     for side, choice in chosen.items():
         if choice.value is not None and not (has[side] if choice.certain else any(has.values())):
             where = f"--{side} is none" if choice.certain else "neither side is"
-            raise UsageError(f"{option} is for {kind}, and {where}")
+            raise UsageError(f"--series is for DICOM, and {where}")
+
+
+def _listed(table: Path, typed: tuple[str, str], task: Task) -> list[dict[str, list[Path]]]:
+    """As `_collect` of both sides: the volumes that a table names, by the names of its pairs; none if it names none."""
+    volumes = (*nifti.ENDINGS, *dicom.ENDINGS)
+    listed = partial(pairing.find_pairs, *typed, pairs_csv=table, folders=True, sides=task.sides)
+    pairs = listed(endings=(*volumes, *frames.ENDINGS))
+    found: list[dict[str, list[Path]]] = [{}, {}]
+    paths = [path for pair in pairs for path in (pair.first, pair.second)]
+    if not any(path.is_dir() or path.name.lower().endswith(volumes) for path in paths):
+        return found
+    for pair in listed(endings=volumes):
+        for side, path, units in zip(task.sides, (pair.first, pair.second), found, strict=True):
+            held = list(_collect(side, str(path), False).values())
+            if len(held) != 1:
+                raise UsageError(
+                    f"--pairs {table}: {path} holds {len(held) or 'no'} volumes; name a file, or a folder of one"
+                )
+            units[pair.name] = held[0]
+    return found
 
 
 def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
@@ -390,7 +406,7 @@ def _may_be_dicom(file: Path) -> bool:
 def _called(typed: str, files: Sequence[Path]) -> Path:
     """How messages call a volume: by its file, or by the folder that was typed, or that its files are in."""
     whole = Path(typed).is_dir() and not nifti.is_nifti(files[0])
-    return files[0].parent if whole or len(files) > 1 else files[0]
+    return Path(os.path.commonpath({file.parent for file in files})) if whole or len(files) > 1 else files[0]
 
 
 def _stem(path: Path) -> str:
@@ -416,7 +432,11 @@ def _check_two(pair: VolumePair) -> None:
         (one.volume, [file.resolve() for file in one.own or one.files]) for one in (pair.first, pair.second)
     )
     if first == second:
-        raise UsageError(f"--{pair.first.side} and --{pair.second.side} name the same volume: {pair.first.path}")
+        a, b = pair.first.side, pair.second.side
+        raise UsageError(
+            f"--{a} and --{b} name the same volume: {pair.first.path}; name another file or folder for one of them, or "
+            f"choose among the series of one folder by --series {a}=NUMBER,{b}=NUMBER"
+        )
 
 
 def _is_file(output: Path) -> bool:
