@@ -233,6 +233,33 @@ def test_own_folders_and_other_results(data: Path, capsys: pytest.CaptureFixture
     assert "--fused" in capsys.readouterr().err
 
 
+def test_results_of_others_may_be_named_in_their_own_way(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--dataset", "tno", "--methods", "none", "--metrics", "EN", "--fused")
+    expected = _report(*options, f"mine={_fused_folder()}")
+    others = Path("others")
+    for path in sorted(_fused_folder().iterdir()):
+        frames.write(others / f"{path.stem}_fused.tif", [frames.read(path)[0].pixels])
+        frames.write(others / f"{path.stem}_weights.png", [np.zeros((9, 9), np.uint8)])
+    for pattern in ("*_fused.tif", "*_fused.*", "*_fused"):
+        found = _report(*options, f"mine={others / pattern}")
+        assert (
+            found["datasets"]["tno"]["methods"]["mine"]["mean"]
+            == expected["datasets"]["tno"]["methods"]["mine"]["mean"]
+        )
+    assert _run(*options, f"mine={others}", *QUICK) == 2
+    assert "--fused 'mine=others/*_fused.png'" in capsys.readouterr().err
+
+
+def test_accents_of_results_may_be_taken_apart(data: Path) -> None:
+    apart, fused = "e\u0301t\u00e9", _fused_folder()  # as macOS writes them
+    for path in (data / "tno" / "vis" / "a.png", data / "tno" / "ir" / "a.png", fused / "a.tif"):
+        path.rename(path.with_stem(apart))
+    assert (
+        "\u00e9t\u00e9"
+        in _report("--dataset", "tno", "--methods", "none", "--fused", f"mine={fused}")["datasets"]["tno"]["pairs"]
+    )
+
+
 def test_bit_depths_may_differ(data: Path) -> None:
     folders = {
         "eight": _fused_folder("eight"),
@@ -691,6 +718,14 @@ def test_page_of_damaged_inputs_shows_what_the_methods_got(data: Path) -> None:
         expected = [page._webp(image) for image in (first, second, classical.fuse("average", first, second))]
         found = [base64.b64decode(image["url"].partition(",")[2]) for image in case["images"]]
         assert found == expected
+
+
+def test_damage_of_renamed_pairs_is_not_taken_from_the_cache(data: Path) -> None:
+    options = ("--dataset", "tno", "--methods", "average", "--degraded")
+    _report(*options)
+    for side in ("vis", "ir"):
+        (data / "tno" / side / "a.png").rename(data / "tno" / side / "another.png")
+    assert _report(*options) == _report(*options, "--no-cache")
 
 
 def _ssim(**values: list[float | None]) -> results.Report:

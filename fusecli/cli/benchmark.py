@@ -68,7 +68,12 @@ def benchmark(
         bool, typer.Option("--degraded", help="Damage the inputs (noise, blur, haze, …); compare with the clean ones.")
     ] = False,
     fused: Annotated[
-        list[str], typer.Option("--fused", metavar="NAME=DIR", help="Results of any other method; repeat for several.")
+        list[str],
+        typer.Option(
+            "--fused",
+            metavar="NAME=DIR",
+            help="Results of any other method, named as the pairs are or by DIR/*_fused.png; repeat for several.",
+        ),
     ] = [],  # noqa: B006
     protocol: Annotated[str, typer.Option(help=f"What metric names mean: {', '.join(registry.METRICS)}.")] = "tang",
     metrics: Annotated[str, typer.Option("--metrics", help="Comma-separated names, or all.")] = "",
