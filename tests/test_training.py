@@ -155,6 +155,19 @@ def test_stopped_and_resumed_gives_the_same_weights(root, tmp_path):
         assert torch.equal(tensor, weights_of(resumed)[name]), name
 
 
+@pytest.mark.parametrize("step", [3, 6])
+def test_best_weights_that_were_removed_cost_no_run(root, tmp_path, step):
+    recipe = dataclasses.replace(RECIPE, val={"ir-vis": ["set"]})
+    session.train(recipe, root, tmp_path, device="cpu", quiet=True)
+    state = torch.load(tmp_path / loop.LAST, weights_only=True)
+    torch.save(state | {"step": step, "best": 9.0}, tmp_path / loop.LAST)
+    (tmp_path / loop.BEST).unlink()
+    made = session.train(recipe, root, tmp_path, device="cpu", quiet=True)
+    assert checkpoint.load(str(made), "ir-vis")
+    score = json.loads((tmp_path / "run.json").read_text())["score"]
+    assert score < 9 if step < recipe.steps else score is None
+
+
 def test_a_run_from_before_a_field_was_known_is_taken_up(root, tmp_path):
     run = Run(RECIPE, tmp_path, device=CPU)
     state = run.state()

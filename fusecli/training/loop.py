@@ -169,7 +169,10 @@ class Run:
         made_with = Recipe(train=self.recipe.train).as_dict() | state["recipe"]  # perhaps before a field was there
         if made_with != self.recipe.as_dict():
             changed = [key for key, value in self.recipe.as_dict().items() if made_with.get(key) != value]
-            raise UsageError(f"{path}: made with another {', '.join(changed)}; use a new folder or the old recipe")
+            raise UsageError(
+                f"{path}: made with another {', '.join(changed)}; use the old recipe or a new folder, "
+                f"where --set init={path} starts from these weights"
+            )
         before, now = state.get("about", {}), self.objective.about
         if before != now:
             changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
@@ -181,7 +184,9 @@ class Run:
         self.network.load_state_dict(state["network"])
         self.objective.modules.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.best = state["step"], state["best"]
+        self.step = state["step"]
+        if (self.out / BEST).exists():  # else the next validation makes another
+            self.best = state["best"]
         self.text_vectors = {key: vector.numpy() for key, vector in state["text"].get("vectors", {}).items()}
         return True
 
@@ -296,7 +301,10 @@ class Run:
                     "the same command goes on from there",
                     number,
                 )
-        return self.out / (BEST if val else LAST)
+        best = self.out / BEST
+        if val and not best.exists():
+            log.warning("%s: was removed after the last step; its weights are taken, the best or not", best)
+        return best if val and best.exists() else self.out / LAST
 
     def _acquaint(self, batches: Batches, workers: int) -> None:
         """Let the network know what its data are like as a whole."""

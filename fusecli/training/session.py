@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +147,8 @@ def train(
     network = checkpoint.build(architecture, config)
     network.load_state_dict(tensors)
     checkpoint.save(path, network, architecture, config, tasks)
-    summary = {"recipe": recipe.as_dict(), "data_sha256": run.data_sha256, "score": run.best if val else None}
+    score = run.best if math.isfinite(run.best) else None
+    summary = {"recipe": recipe.as_dict(), "data_sha256": run.data_sha256, "score": score}
     with replacing(out / "run.json") as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return path
@@ -164,6 +167,7 @@ def _texts(
 def _join_processes() -> tuple[int, int]:
     """(rank, local rank); joins the group that ``torchrun`` describes in the environment, if it does."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # The others wait while the first one validates, however long; if one has died, torchrun ends them.
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(days=1))
         return dist.get_rank(), int(os.environ.get("LOCAL_RANK", "0"))
     return 0, 0
