@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -155,6 +156,29 @@ def test_a_run_goes_on_where_the_last_one_was_torn_off(pairs, fusecli):
     assert code == 0
     assert "4 already there" in err
     assert (root / "d.jsonl").read_bytes() == whole
+
+
+def test_a_file_may_come_back_from_other_programs(pairs, fusecli):
+    root = pairs(2)
+    assert fusecli(*measured(root))[0] == 0
+    records = [json.loads(line) for line in (root / "d.jsonl").read_text().splitlines()]
+    sorted_ = "".join(json.dumps(record, sort_keys=True) + "\r\n" for record in records)
+    (root / "d.jsonl").write_text(sorted_, encoding="utf-8-sig", newline="")
+    code, _, err = fusecli(*measured(root))
+    assert code == 0
+    assert "2 already there" in err
+
+
+def test_pairs_of_another_folder_are_no_pairs_of_this_one(pairs, fusecli, tmp_path):
+    root = pairs(2)
+    other = tmp_path / "other"
+    shutil.copytree(root, other)
+    assert fusecli(*measured(root))[0] == 0
+    assert "other files" not in fusecli(*measured(root))[2]
+    shutil.copy(root / "d.jsonl", other)
+    code, _, err = fusecli(*measured(other))
+    assert code == 0
+    assert "holds other files of the names of 2 pairs" in err
 
 
 def test_names_that_are_no_unicode_are_written_and_found_again(pairs, fusecli):
