@@ -365,6 +365,10 @@ def test_several_models_have_to_be_chosen_from(pairs, fusecli):
         ("Event Type: Noise\nDescription: a\nEvent Type: Noise\nDescription: heavy", [("high noise", "vis", 0.9)]),
         ("Event Type: Blur, Description: slight, in the infrared image", [("motion blur", "ir", 0.3)]),
         ("Event Type: Noise\nDescription: several dead pixels, very slight", [("high noise", "vis", 0.3)]),
+        ("Event Type: Fog\nDescription: Severity: 1/5, thin", [("haze", "vis", 0.2)]),
+        ("Event Type: Fog\nDescription: dense (severity 9 out of 10)", [("haze", "vis", 0.9)]),
+        ("<think>Is it\nEvent Type: Noise\n? No.</think>\nEvent Type: Haze", [("haze", "vis", 0.6)]),
+        ("Or Event Type: Noise?\nEvent Type: Noise\n</think>Event Type: None", []),
         ("Event Type: None", []),
         ("Event Type: No degradation\nDescription: -", []),
         ("None.", []),
@@ -393,7 +397,12 @@ def test_medical_replies():
 
 
 @pytest.mark.parametrize(
-    "reply", ["", "The visible image is fine but the other one, taken at night, is " + "dark " * 20]
+    "reply",
+    [
+        "",
+        "<think>Perhaps\nEvent Type: Noise\nDescription: or",
+        "The visible image is fine but the other one, taken at night, is " + "dark " * 20,
+    ],
 )
 def test_replies_without_events_are_refused(reply):
     with pytest.raises(vlm.ReplyError):

@@ -229,6 +229,9 @@ def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
     An event's side is the modality that its type or description names, else the one that the type is typical of. Its
     severity comes from a number or a word of the description, else it is USUAL_SEVERITY.
     """
+    reply = reply.rpartition("</think>")[2].partition("<think>")[
+        0
+    ]  # what a model thinks, perhaps cut off, is no answer
     heads = list(_TYPE.finditer(reply))
     if not heads and not (len(reply) < SHORT and _NOTHING.search(reply)):
         raise ReplyError(f"the reply is not in the format asked for: {' '.join(reply.split())[:120]!r}")
@@ -274,6 +277,9 @@ def _side(plain: str, text: str, kind: str, sides: tuple[str, str]) -> str:
 
 
 def _severity(text: str) -> float:
+    rated = re.search(r"severity\D{0,12}(\d+(?:\.\d+)?)\s*(?:/|out of)\s*([1-9]\d*)", text, re.IGNORECASE)
+    if rated:
+        return min(1.0, float(rated[1]) / int(rated[2]))
     number = re.search(r"severity\D{0,12}([01](?:\.\d+)?)\b|(\d{1,3})\s*%", text, re.IGNORECASE)
     if number:
         return min(1.0, float(number[1]) if number[1] else int(number[2]) / 100)
