@@ -250,6 +250,14 @@ def test_results_of_others_may_be_named_in_their_own_way(data: Path, capsys: pyt
     assert "--fused 'mine=others/*_fused.png'" in capsys.readouterr().err
 
 
+def test_own_pairs_may_be_listed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("pairs.csv").write_text("ir,vis,name\nb.png,a.png,one\nc.png,c.png,two\n")
+    sides = ("--vis", str(data / "tno" / "vis"), "--ir", str(data / "tno" / "ir"))
+    assert _report(*sides, "--pairs", "pairs.csv", "--methods", "average")["datasets"]["tno"]["pairs"] == ["one", "two"]
+    assert _run("--dataset", "tno", "--pairs", "pairs.csv", *QUICK) == 2
+    assert "--pairs pairs.csv: of own pairs" in capsys.readouterr().err
+
+
 def test_accents_of_results_may_be_taken_apart(data: Path) -> None:
     apart, fused = "e\u0301t\u00e9", _fused_folder()  # as macOS writes them
     for path in (data / "tno" / "vis" / "a.png", data / "tno" / "ir" / "a.png", fused / "a.tif"):

@@ -50,6 +50,7 @@ def benchmark(
     mri: Annotated[str | None, typer.Option(help="… MRI folder.")] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Own pairs: sub-folders too.")] = False,
     pair_by: Annotated[str, typer.Option(help="Own pairs: stem, or patterns such as ir=*_IR,vis=*_RGB.")] = "stem",
+    pairs: options.Pairs = None,
     ignore_unmatched: Annotated[
         bool, typer.Option("--ignore-unmatched", help="Own pairs: leave out files without partner.")
     ] = False,
@@ -108,6 +109,8 @@ def benchmark(
         )
     if split != "all" and not dataset:
         raise UsageError(f"--split {split}: of a --dataset; own pairs have none")
+    if pairs and not sides:
+        raise UsageError(f"--pairs {pairs}: of own pairs; name their folders, too, as --vis DIR --ir DIR")
     names = _metric_names(metrics, protocol)
     results = _fused_folders(fused)
 
@@ -120,7 +123,7 @@ def benchmark(
     gates = compare.gates(fail_below, protocol, names)
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]
     if sides:
-        sets.append(datasets.from_folders(sides, recursive, pair_by, ignore_unmatched))
+        sets.append(datasets.from_folders(sides, recursive, pair_by, options.listed(pairs), ignore_unmatched))
         if sets[-1].name in dataset:
             sets[-1].name += " (own)"
     if range_ != "auto" and any(found.task.second != "ir" for found in sets):
