@@ -155,6 +155,26 @@ def test_stopped_and_resumed_gives_the_same_weights(root, tmp_path):
         assert torch.equal(tensor, weights_of(resumed)[name]), name
 
 
+def test_a_log_says_what_its_columns_are(root, tmp_path):
+    for name in ("one", "two", "\udcff"):  # of a folder, so perhaps no UTF-8
+        recipe = dataclasses.replace(RECIPE, val={"ir-vis": [name]}, steps=1, val_every=1)
+        run = Run(recipe, tmp_path, device=CPU)
+        for _ in range(2):
+            run._validate({name: load(root)["ir-vis"]}, 0.0)
+    lines = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()]
+    assert [line[3].split("/")[0] for line in lines if line[0] == "step"][:2] == ["one", "two"]
+    assert "two/EN" in lines[3]
+
+
+def test_weights_of_a_run_that_cannot_go_on_are_not_replaced(root, tmp_path):
+    made = session.train(RECIPE, root, tmp_path, device="cpu", quiet=True)
+    before = made.read_bytes()
+    (tmp_path / loop.LAST).unlink()
+    with pytest.raises(UsageError, match=r"nano\.safetensors: of another run"):
+        session.train(dataclasses.replace(RECIPE, seed=1), root, tmp_path, device="cpu", quiet=True)
+    assert made.read_bytes() == before
+
+
 @pytest.mark.parametrize("step", [3, 6])
 def test_best_weights_that_were_removed_cost_no_run(root, tmp_path, step):
     recipe = dataclasses.replace(RECIPE, val={"ir-vis": ["set"]})

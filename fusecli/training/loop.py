@@ -332,11 +332,12 @@ class Run:
                 self.save(BEST)
         path = self.out / "log.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = not path.exists()
         try:
-            with path.open("a", newline="", encoding="utf-8") as file:
+            with path.open("a+", newline="", encoding="utf-8", errors="backslashreplace") as file:
+                file.seek(0)
+                headed = list(row) in csv.reader(file)  # else it is new, or of a run with other validation sets
                 writer = csv.DictWriter(file, row)
-                if new:
+                if not headed:
                     writer.writeheader()
                 writer.writerow(row)
         except OSError as error:

@@ -87,11 +87,15 @@ def train(
     process takes a share of each step; all but the first return None. ``workers`` processes draw the batches (None: for
     CUDA on Linux one per core; else none).
     Raises FusecliError if memory runs out or the loss is not finite, UsageError for data that do not fit the recipe
-    and, before any work, where ``out`` cannot be written to, Stopped once ``stop`` is set.
+    and, before any work, where ``out`` cannot be written to or holds weights of a run that cannot be taken up, Stopped
+    once ``stop`` is set.
     """
     rank, local = _join_processes()
+    path = out / f"{recipe.architecture}.safetensors"
     if rank == 0:  # which alone writes
         check_writable("-o", out)
+        if path.exists() and not (out / LAST).exists():  # removed to save space, perhaps
+            raise UsageError(f"{path}: of another run, would be replaced; use a new folder, or move it away")
     auto = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     target = pick_device(auto if device == "auto" else device)
     if target.type == "cuda":
@@ -142,7 +146,6 @@ def train(
         dist.destroy_process_group()
     if rank:
         return None
-    path = out / f"{recipe.architecture}.safetensors"
     architecture, config, tasks, tensors = checkpoint.read(best)
     network = checkpoint.build(architecture, config)
     network.load_state_dict(tensors)
