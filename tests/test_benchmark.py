@@ -281,6 +281,18 @@ def test_bit_depths_may_differ(data: Path) -> None:
             assert methods[name]["mean"][metric] == pytest.approx(mean, rel=1e-6), metric
 
 
+def test_sixteen_bits_of_others_may_hold_fewer(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [
+        _fused_folder("eight"),
+        _fused_folder("twelve", lambda image: image.astype(np.uint16) * 16 + image // 16),
+    ]
+    options = itertools.chain.from_iterable(("--fused", f"{folder}={folder}") for folder in folders)
+    assert _run("--dataset", "tno", "--methods", "none", *options, "--no-speed", "--no-html", "--json", "x.json") == 0
+    assert "--fused twelve: values up to" in capsys.readouterr().err
+    methods = json.loads(Path("x.json").read_text(encoding="utf-8"))["datasets"]["tno"]["methods"]
+    assert methods["twelve"]["mean"] == pytest.approx(methods["eight"]["mean"], rel=1e-2, abs=1e-3)
+
+
 @pytest.mark.parametrize("case", ["missing", "twice", "size", "nan", "range", "no folder", "no image"])
 def test_bad_results_are_named_with_exit_code_2(case: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = _fused_folder()

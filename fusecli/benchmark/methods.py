@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -15,8 +15,9 @@ from fusecli import __version__, registry
 from fusecli.benchmark import classical
 from fusecli.errors import UsageError
 from fusecli.images.atomic import file_hash
-from fusecli.images.decode import decode
+from fusecli.images.decode import decode, peek
 from fusecli.images.frames import ENDINGS, peek_size
+from fusecli.images.intensity import CAMERAS, WHOLE, camera_range
 from fusecli.images.pairing import Pair, files_in, key_of
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class Folder(Method):
         if not self.folder.is_dir():
             raise UsageError(f"--fused {name}={folder}: no such folder")
         self.paths: dict[Path, Path] = {}  # a pair's first side -> its result
+        self.range = WHOLE
 
     def check(self, dataset: str, pairs: Iterable[Pair]) -> None:
         """Find every result before any work. Raises UsageError that lists what is missing or of wrong size."""
@@ -164,17 +166,31 @@ class Folder(Method):
             raise UsageError(
                 f"--fused {self.name}: cannot be compared on {dataset}\n  " + "\n  ".join(wrong[:SHOWN]) + more + hint
             )
+        self.range = camera_range(f"--fused {self.name}", self._of_sixteen_bits())
+
+    def _of_sixteen_bits(self) -> Iterator[np.ndarray]:
+        """The results of so many, up to one that fills them."""
+        for path in self.paths.values():
+            header = peek(path)
+            if header is not None and header.dtype == np.uint16:
+                image = decode(path).pages[0]
+                yield image
+                if image.max() >= 2 ** max(CAMERAS):
+                    return
 
     def identity(self, pair: Pair) -> str:
-        return "file " + file_hash(self.paths[pair.first])
+        return "file " + file_hash(self.paths[pair.first]) + ("" if self.range == WHOLE else str(self.range))
 
     def files(self) -> Iterable[Path]:
         return self.paths.values()
 
     def fuse(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """The stored result: uint8 and uint16 as they are, floats as they are if they keep to [0, 1]."""
+        """The stored result: uint8 and uint16 as they are, floats as they are if they keep to [0, 1]; uint16 of fewer
+        bits, as the pairs may have, over all of [0, 1]."""
         path = self.paths[pair.first]
         image = decode(path).pages[0]
+        if image.dtype == np.uint16 and self.range != WHOLE:
+            return self.range.apply(image)
         if image.dtype.kind == "f":
             if not np.isfinite(image).all():
                 raise UsageError(f"{path}: holds NaN or infinite values; no metric is defined for it")
