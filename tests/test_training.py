@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -173,6 +174,18 @@ def test_weights_of_a_run_that_cannot_go_on_are_not_replaced(root, tmp_path):
     with pytest.raises(UsageError, match=r"nano\.safetensors: of another run"):
         session.train(dataclasses.replace(RECIPE, seed=1), root, tmp_path, device="cpu", quiet=True)
     assert made.read_bytes() == before
+
+
+def test_scores_on_other_pairs_are_not_compared(root, tmp_path):
+    run = Run(RECIPE, tmp_path, device=CPU)
+    run.best, run.val_sha256 = 1.5, {"ir-vis/set": "some"}
+    run.save(loop.BEST)
+    run.save(loop.LAST)
+    for pairs, best in (("some", 1.5), ("others", -math.inf)):
+        again = Run(RECIPE, tmp_path, device=CPU)
+        again.val_sha256 = {"ir-vis/set": pairs}
+        assert again.resume()
+        assert again.best == best
 
 
 @pytest.mark.parametrize("step", [3, 6])

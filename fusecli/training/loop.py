@@ -88,6 +88,7 @@ class Run:
         self.texts: Texts | None = None
         self.text_vectors: dict[str, np.ndarray] = {}  # met before the run was taken up
         self.data_sha256: dict[str, str] = {}  # of the training pairs, by task
+        self.val_sha256: dict[str, str] = {}  # of the validation pairs, by set
         self.data_root = ""  # where the recipe's folders were, for a distillation that does not say
         self.set_objective(FusionObjective())
 
@@ -141,6 +142,7 @@ class Run:
             "text": self.text_table(),
             "data_root": self.data_root,
             "data_sha256": self.data_sha256,
+            "val_sha256": self.val_sha256,
         }
 
     def text_table(self) -> dict[str, Any]:
@@ -185,7 +187,9 @@ class Run:
         self.objective.modules.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
-        if (self.out / BEST).exists():  # else the next validation makes another
+        if state.get("val_sha256", self.val_sha256) != self.val_sha256:
+            log.warning("%s: validated on other pairs before; the best weights are those from here on", path)
+        elif (self.out / BEST).exists():  # else the next validation makes another
             self.best = state["best"]
         self.text_vectors = {key: vector.numpy() for key, vector in state["text"].get("vectors", {}).items()}
         return True

@@ -119,6 +119,7 @@ def train(
     run = Run(recipe, out, device=target)
     run.data_root = str(root.resolve())
     run.data_sha256 = {task: pairs.sha256 for task, pairs in data.items()}
+    run.val_sha256 = {name: pairs.sha256 for name, pairs in val.items()}
     if teacher is not None:
         run.set_objective(DistillObjective(teacher.to(target), run.network, feature_weight))
     reads = getattr(teacher or run.network, "text_dim", 0)
