@@ -334,6 +334,15 @@ def test_no_server_no_json_and_silence_are_explained(pairs, fusecli, pauses):
     assert "did not answer within 0.3 s" in err
 
 
+@pytest.mark.parametrize("content", [None, "", "<think>The first image is\nEvent Type: Noise"])
+def test_a_model_that_thinks_for_too_long_is_told(pairs, fusecli, pauses, content):
+    reply = {"choices": [{"message": {"content": content}, "finish_reason": "length"}]}
+    with FakeModel(lambda n, body: (200, reply)) as server:
+        code, _, err = fusecli(*openai(pairs(1), server, "--retries", 0))
+    assert code == 1
+    assert "came to no answer in 400 tokens" in err
+
+
 def test_overwriting_begins_only_with_the_first_answer(pairs, fusecli, pauses):
     root = pairs(1)
     assert fusecli(*measured(root))[0] == 0
