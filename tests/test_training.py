@@ -295,6 +295,22 @@ def test_weights_that_the_last_step_spoilt_are_no_result(root, tmp_path, val):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", "out of memory at step 0: lower"),
+        ("DataLoader worker (pid 1) is killed by signal: Killed. ", "is killed by signal: Killed; fewer need"),
+    ],
+)
+def test_a_lack_of_memory_is_told_in_words(root, tmp_path, monkeypatch, error, said):
+    def fail(*arguments) -> None:
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(Run, "fit", fail)
+    with pytest.raises(FusecliError, match=re.escape(said)):
+        session.train(RECIPE, root, tmp_path, device="cpu", quiet=True)
+
+
 def test_session_writes_weights_that_load_by_task(root, tmp_path):
     recipe = dataclasses.replace(RECIPE, val={"ir-vis": ["set"]})
     path = session.train(recipe, root, tmp_path, device="cpu", quiet=True)

@@ -24,7 +24,7 @@ from fusecli.images.atomic import replacing
 from fusecli.machine import cores
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
-from fusecli.stream.engine import pick_device
+from fusecli.stream.engine import out_of_memory, pick_device
 from fusecli.stream.plan import check_writable
 from fusecli.stream.stop import Stop
 from fusecli.text.encode import open_encoder
@@ -139,10 +139,15 @@ def train(
 
         try:
             best = run.fit(Batches(recipe, data, rank, texts, run.network), val, progress, workers, stop)
-        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-            raise FusecliError(
-                f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"
-            ) from error
+        except (MemoryError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise FusecliError(
+                    f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"
+                ) from error
+            if "DataLoader worker" in str(error):  # the system has ended it, mostly where memory is short
+                reason = str(error).splitlines()[0].rstrip(" .")
+                raise FusecliError(f"step {run.step}: {reason}; fewer need less memory: --workers") from error
+            raise
     if dist.is_initialized():
         dist.destroy_process_group()
     if rank:
