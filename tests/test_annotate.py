@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -155,6 +156,29 @@ def test_a_run_goes_on_where_the_last_one_was_torn_off(pairs, fusecli):
     assert code == 0
     assert "4 already there" in err
     assert (root / "d.jsonl").read_bytes() == whole
+
+
+def test_a_file_may_come_back_from_other_programs(pairs, fusecli):
+    root = pairs(2)
+    assert fusecli(*measured(root))[0] == 0
+    records = [json.loads(line) for line in (root / "d.jsonl").read_text().splitlines()]
+    sorted_ = "".join(json.dumps(record, sort_keys=True) + "\r\n" for record in records)
+    (root / "d.jsonl").write_text(sorted_, encoding="utf-8-sig", newline="")
+    code, _, err = fusecli(*measured(root))
+    assert code == 0
+    assert "2 already there" in err
+
+
+def test_pairs_of_another_folder_are_no_pairs_of_this_one(pairs, fusecli, tmp_path):
+    root = pairs(2)
+    other = tmp_path / "other"
+    shutil.copytree(root, other)
+    assert fusecli(*measured(root))[0] == 0
+    assert "other files" not in fusecli(*measured(root))[2]
+    shutil.copy(root / "d.jsonl", other)
+    code, _, err = fusecli(*measured(other))
+    assert code == 0
+    assert "holds other files of the names of 2 pairs" in err
 
 
 def test_names_that_are_no_unicode_are_written_and_found_again(pairs, fusecli):
@@ -310,6 +334,15 @@ def test_no_server_no_json_and_silence_are_explained(pairs, fusecli, pauses):
     assert "did not answer within 0.3 s" in err
 
 
+@pytest.mark.parametrize("content", [None, "", "<think>The first image is\nEvent Type: Noise"])
+def test_a_model_that_thinks_for_too_long_is_told(pairs, fusecli, pauses, content):
+    reply = {"choices": [{"message": {"content": content}, "finish_reason": "length"}]}
+    with FakeModel(lambda n, body: (200, reply)) as server:
+        code, _, err = fusecli(*openai(pairs(1), server, "--retries", 0))
+    assert code == 1
+    assert "came to no answer in 400 tokens" in err
+
+
 def test_overwriting_begins_only_with_the_first_answer(pairs, fusecli, pauses):
     root = pairs(1)
     assert fusecli(*measured(root))[0] == 0
@@ -341,6 +374,10 @@ def test_several_models_have_to_be_chosen_from(pairs, fusecli):
         ("Event Type: Noise\nDescription: a\nEvent Type: Noise\nDescription: heavy", [("high noise", "vis", 0.9)]),
         ("Event Type: Blur, Description: slight, in the infrared image", [("motion blur", "ir", 0.3)]),
         ("Event Type: Noise\nDescription: several dead pixels, very slight", [("high noise", "vis", 0.3)]),
+        ("Event Type: Fog\nDescription: Severity: 1/5, thin", [("haze", "vis", 0.2)]),
+        ("Event Type: Fog\nDescription: dense (severity 9 out of 10)", [("haze", "vis", 0.9)]),
+        ("<think>Is it\nEvent Type: Noise\n? No.</think>\nEvent Type: Haze", [("haze", "vis", 0.6)]),
+        ("Or Event Type: Noise?\nEvent Type: Noise\n</think>Event Type: None", []),
         ("Event Type: None", []),
         ("Event Type: No degradation\nDescription: -", []),
         ("None.", []),
@@ -369,7 +406,12 @@ def test_medical_replies():
 
 
 @pytest.mark.parametrize(
-    "reply", ["", "The visible image is fine but the other one, taken at night, is " + "dark " * 20]
+    "reply",
+    [
+        "",
+        "<think>Perhaps\nEvent Type: Noise\nDescription: or",
+        "The visible image is fine but the other one, taken at night, is " + "dark " * 20,
+    ],
 )
 def test_replies_without_events_are_refused(reply):
     with pytest.raises(vlm.ReplyError):

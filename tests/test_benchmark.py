@@ -233,6 +233,41 @@ def test_own_folders_and_other_results(data: Path, capsys: pytest.CaptureFixture
     assert "--fused" in capsys.readouterr().err
 
 
+def test_results_of_others_may_be_named_in_their_own_way(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--dataset", "tno", "--methods", "none", "--metrics", "EN", "--fused")
+    expected = _report(*options, f"mine={_fused_folder()}")
+    others = Path("others")
+    for path in sorted(_fused_folder().iterdir()):
+        frames.write(others / f"{path.stem}_fused.tif", [frames.read(path)[0].pixels])
+        frames.write(others / f"{path.stem}_weights.png", [np.zeros((9, 9), np.uint8)])
+    for pattern in ("*_fused.tif", "*_fused.*", "*_fused"):
+        found = _report(*options, f"mine={others / pattern}")
+        assert (
+            found["datasets"]["tno"]["methods"]["mine"]["mean"]
+            == expected["datasets"]["tno"]["methods"]["mine"]["mean"]
+        )
+    assert _run(*options, f"mine={others}", *QUICK) == 2
+    assert "--fused 'mine=others/*_fused.png'" in capsys.readouterr().err
+
+
+def test_own_pairs_may_be_listed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("pairs.csv").write_text("ir,vis,name\nb.png,a.png,one\nc.png,c.png,two\n")
+    sides = ("--vis", str(data / "tno" / "vis"), "--ir", str(data / "tno" / "ir"))
+    assert _report(*sides, "--pairs", "pairs.csv", "--methods", "average")["datasets"]["tno"]["pairs"] == ["one", "two"]
+    assert _run("--dataset", "tno", "--pairs", "pairs.csv", *QUICK) == 2
+    assert "--pairs pairs.csv: of own pairs" in capsys.readouterr().err
+
+
+def test_accents_of_results_may_be_taken_apart(data: Path) -> None:
+    apart, fused = "e\u0301t\u00e9", _fused_folder()  # as macOS writes them
+    for path in (data / "tno" / "vis" / "a.png", data / "tno" / "ir" / "a.png", fused / "a.tif"):
+        path.rename(path.with_stem(apart))
+    assert (
+        "\u00e9t\u00e9"
+        in _report("--dataset", "tno", "--methods", "none", "--fused", f"mine={fused}")["datasets"]["tno"]["pairs"]
+    )
+
+
 def test_bit_depths_may_differ(data: Path) -> None:
     folders = {
         "eight": _fused_folder("eight"),
@@ -244,6 +279,18 @@ def test_bit_depths_may_differ(data: Path) -> None:
     for name in ("sixteen", "floats"):
         for metric, mean in methods["eight"]["mean"].items():
             assert methods[name]["mean"][metric] == pytest.approx(mean, rel=1e-6), metric
+
+
+def test_sixteen_bits_of_others_may_hold_fewer(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [
+        _fused_folder("eight"),
+        _fused_folder("twelve", lambda image: image.astype(np.uint16) * 16 + image // 16),
+    ]
+    options = itertools.chain.from_iterable(("--fused", f"{folder}={folder}") for folder in folders)
+    assert _run("--dataset", "tno", "--methods", "none", *options, "--no-speed", "--no-html", "--json", "x.json") == 0
+    assert "--fused twelve: values up to" in capsys.readouterr().err
+    methods = json.loads(Path("x.json").read_text(encoding="utf-8"))["datasets"]["tno"]["methods"]
+    assert methods["twelve"]["mean"] == pytest.approx(methods["eight"]["mean"], rel=1e-2, abs=1e-3)
 
 
 @pytest.mark.parametrize("case", ["missing", "twice", "size", "nan", "range", "no folder", "no image"])
@@ -691,6 +738,14 @@ def test_page_of_damaged_inputs_shows_what_the_methods_got(data: Path) -> None:
         expected = [page._webp(image) for image in (first, second, classical.fuse("average", first, second))]
         found = [base64.b64decode(image["url"].partition(",")[2]) for image in case["images"]]
         assert found == expected
+
+
+def test_damage_of_renamed_pairs_is_not_taken_from_the_cache(data: Path) -> None:
+    options = ("--dataset", "tno", "--methods", "average", "--degraded")
+    _report(*options)
+    for side in ("vis", "ir"):
+        (data / "tno" / side / "a.png").rename(data / "tno" / side / "another.png")
+    assert _report(*options) == _report(*options, "--no-cache")
 
 
 def _ssim(**values: list[float | None]) -> results.Report:

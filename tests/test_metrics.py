@@ -236,6 +236,15 @@ def test_black_sources_give_a_reason_not_nan(name: str) -> None:
         metrics.evaluate("tang", black, black, _noise((64, 64)), [name])
 
 
+def test_constant_sources_have_no_vif_and_no_correlation_at_any_level() -> None:
+    noise = _noise((64, 64))
+    for level in (3, 77, 255):  # whose variances are no 0 once they are rounded
+        with pytest.raises(metrics.MetricError, match=r"VIF .*one constant"):
+            metrics.evaluate("tang", noise, np.full_like(noise, level), noise, ["VIF"])
+    flat = np.full((64, 64, 3), (10, 200, 31), np.uint8)  # of a luma that is no integer
+    assert metrics.evaluate("standard", flat, flat[..., 1], flat, ["CC", "SCD"]) == {"CC": 0, "SCD": 0}
+
+
 def test_bad_images_are_named() -> None:
     a = _noise()
     with pytest.raises(metrics.MetricError, match=r"second.*64×64.*80×64"):

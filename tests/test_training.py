@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -155,6 +156,51 @@ def test_stopped_and_resumed_gives_the_same_weights(root, tmp_path):
         assert torch.equal(tensor, weights_of(resumed)[name]), name
 
 
+def test_a_log_says_what_its_columns_are(root, tmp_path):
+    for name in ("one", "two", "\udcff"):  # of a folder, so perhaps no UTF-8
+        recipe = dataclasses.replace(RECIPE, val={"ir-vis": [name]}, steps=1, val_every=1)
+        run = Run(recipe, tmp_path, device=CPU)
+        for _ in range(2):
+            run._validate({name: load(root)["ir-vis"]}, 0.0)
+    lines = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()]
+    assert [line[3].split("/")[0] for line in lines if line[0] == "step"][:2] == ["one", "two"]
+    assert "two/EN" in lines[3]
+
+
+def test_weights_of_a_run_that_cannot_go_on_are_not_replaced(root, tmp_path):
+    made = session.train(RECIPE, root, tmp_path, device="cpu", quiet=True)
+    before = made.read_bytes()
+    (tmp_path / loop.LAST).unlink()
+    with pytest.raises(UsageError, match=r"nano\.safetensors: of another run"):
+        session.train(dataclasses.replace(RECIPE, seed=1), root, tmp_path, device="cpu", quiet=True)
+    assert made.read_bytes() == before
+
+
+def test_scores_on_other_pairs_are_not_compared(root, tmp_path):
+    run = Run(RECIPE, tmp_path, device=CPU)
+    run.best, run.val_sha256 = 1.5, {"ir-vis/set": "some"}
+    run.save(loop.BEST)
+    run.save(loop.LAST)
+    for pairs, best in (("some", 1.5), ("others", -math.inf)):
+        again = Run(RECIPE, tmp_path, device=CPU)
+        again.val_sha256 = {"ir-vis/set": pairs}
+        assert again.resume()
+        assert again.best == best
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_best_weights_that_were_removed_cost_no_run(root, tmp_path, step):
+    recipe = dataclasses.replace(RECIPE, val={"ir-vis": ["set"]})
+    session.train(recipe, root, tmp_path, device="cpu", quiet=True)
+    state = torch.load(tmp_path / loop.LAST, weights_only=True)
+    torch.save(state | {"step": step, "best": 9.0}, tmp_path / loop.LAST)
+    (tmp_path / loop.BEST).unlink()
+    made = session.train(recipe, root, tmp_path, device="cpu", quiet=True)
+    assert checkpoint.load(str(made), "ir-vis")
+    score = json.loads((tmp_path / "run.json").read_text())["score"]
+    assert score < 9 if step < recipe.steps else score is None
+
+
 def test_a_run_from_before_a_field_was_known_is_taken_up(root, tmp_path):
     run = Run(RECIPE, tmp_path, device=CPU)
     state = run.state()
@@ -247,6 +293,22 @@ def test_weights_that_the_last_step_spoilt_are_no_result(root, tmp_path, val):
     with pytest.raises(FusecliError, match=r"step 1: the loss is nan.*Lower lr"):
         session.train(recipe, root, tmp_path, device="cpu", quiet=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", "out of memory at step 0: lower"),
+        ("DataLoader worker (pid 1) is killed by signal: Killed. ", "is killed by signal: Killed; fewer need"),
+    ],
+)
+def test_a_lack_of_memory_is_told_in_words(root, tmp_path, monkeypatch, error, said):
+    def fail(*arguments) -> None:
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(Run, "fit", fail)
+    with pytest.raises(FusecliError, match=re.escape(said)):
+        session.train(RECIPE, root, tmp_path, device="cpu", quiet=True)
 
 
 def test_session_writes_weights_that_load_by_task(root, tmp_path):

@@ -67,7 +67,11 @@ def load(name: str, root: Path | None, split: str = "all") -> PairSet:
 
 
 def from_folders(
-    sides: dict[str, str], recursive: bool = False, pair_by: str = "stem", ignore_unmatched: bool = False
+    sides: dict[str, str],
+    recursive: bool = False,
+    pair_by: str = "stem",
+    pairs_csv: Path | None = None,
+    ignore_unmatched: bool = False,
 ) -> PairSet:
     """Pairs of two folders (files, globs) given by side name, such as ``{"vis": …, "ir": …}``."""
     task = registry.task_of(set(sides))
@@ -81,6 +85,7 @@ def from_folders(
         endings=ENDINGS,
         recursive=recursive,
         pair_by=pair_by,
+        pairs_csv=pairs_csv,
         ignore_unmatched=ignore_unmatched,
         sides=task.sides,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -15,9 +15,10 @@ from fusecli import __version__, registry
 from fusecli.benchmark import classical
 from fusecli.errors import UsageError
 from fusecli.images.atomic import file_hash
-from fusecli.images.decode import decode
+from fusecli.images.decode import decode, peek
 from fusecli.images.frames import ENDINGS, peek_size
-from fusecli.images.pairing import Pair
+from fusecli.images.intensity import CAMERAS, WHOLE, camera_range
+from fusecli.images.pairing import Pair, files_in, key_of
 
 if TYPE_CHECKING:
     from fusecli.stream.engine import Engine
@@ -113,29 +114,40 @@ class Network(Method):
 
 
 class Folder(Method):
-    """Results that another program wrote, found by the pairs' names."""
+    """Results that another program wrote, found by the pairs' names: below a folder, or by a pattern such as
+    ``folder/*_fused.png``."""
 
     kind = "folder"
     costs = False
 
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__(name, f"results in {folder}")
-        if not folder.is_dir():
+        self.folder, self.pattern, self.endings = folder, ("", ""), ENDINGS
+        if not folder.is_dir() and "*" in folder.name:
+            ending = folder.suffix.lower()
+            before, _, after = (folder.stem if ending in {*ENDINGS, ".*"} else folder.name).partition("*")
+            self.folder, self.pattern = folder.parent, (before, after)
+            self.endings = frozenset({ending}) if ending in ENDINGS else ENDINGS
+        if not self.folder.is_dir():
             raise UsageError(f"--fused {name}={folder}: no such folder")
-        self.folder = folder
         self.paths: dict[Path, Path] = {}  # a pair's first side -> its result
+        self.range = WHOLE
 
     def check(self, dataset: str, pairs: Iterable[Pair]) -> None:
         """Find every result before any work. Raises UsageError that lists what is missing or of wrong size."""
         root = self.folder / dataset if (self.folder / dataset).is_dir() else self.folder
         files: dict[str, list[Path]] = {}
-        for path in sorted(root.rglob("*")):
-            if path.suffix.lower() in ENDINGS and not path.name.startswith("."):
-                files.setdefault(path.relative_to(root).with_suffix("").as_posix(), []).append(path)
+        for name, path in files_in(str(root), recursive=True):
+            if key := key_of(name, pattern=self.pattern, endings=self.endings):
+                files.setdefault(key, []).append(path)
         wrong: list[str] = []
+        hint = ""
         for pair in pairs:
             if pair.name not in files:
-                wrong.append(f"{root / pair.name}.*: no result for this pair")
+                place, slash, own = pair.name.rpartition("/")
+                named = own.join(self.pattern)
+                wrong.append(f"{root}/{place}{slash}{named}.*: no result for this pair")
+                hint = f"\n  results that have more in their names: --fused '{self.name}={self.folder}/*_fused.png'"
                 continue
             path, *others = files[pair.name]
             if others:
@@ -152,19 +164,33 @@ class Folder(Method):
         if wrong:
             more = f"\n  … and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
             raise UsageError(
-                f"--fused {self.name}: cannot be compared on {dataset}\n  " + "\n  ".join(wrong[:SHOWN]) + more
+                f"--fused {self.name}: cannot be compared on {dataset}\n  " + "\n  ".join(wrong[:SHOWN]) + more + hint
             )
+        self.range = camera_range(f"--fused {self.name}", self._of_sixteen_bits())
+
+    def _of_sixteen_bits(self) -> Iterator[np.ndarray]:
+        """The results of so many, up to one that fills them."""
+        for path in self.paths.values():
+            header = peek(path)
+            if header is not None and header.dtype == np.uint16:
+                image = decode(path).pages[0]
+                yield image
+                if image.max() >= 2 ** max(CAMERAS):
+                    return
 
     def identity(self, pair: Pair) -> str:
-        return "file " + file_hash(self.paths[pair.first])
+        return "file " + file_hash(self.paths[pair.first]) + ("" if self.range == WHOLE else str(self.range))
 
     def files(self) -> Iterable[Path]:
         return self.paths.values()
 
     def fuse(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """The stored result: uint8 and uint16 as they are, floats as they are if they keep to [0, 1]."""
+        """The stored result: uint8 and uint16 as they are, floats as they are if they keep to [0, 1]; uint16 of fewer
+        bits, as the pairs may have, over all of [0, 1]."""
         path = self.paths[pair.first]
         image = decode(path).pages[0]
+        if image.dtype == np.uint16 and self.range != WHOLE:
+            return self.range.apply(image)
         if image.dtype.kind == "f":
             if not np.isfinite(image).all():
                 raise UsageError(f"{path}: holds NaN or infinite values; no metric is defined for it")
@@ -227,6 +253,7 @@ def _model_sources() -> str:
     """Digest of the code that turns weights into results, so that a change of it is not hidden by the cache."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256(__version__.encode())
-    for path in sorted([*(package / "models").glob("*.py"), *(package / "stream").glob("*.py")]):
-        digest.update(path.read_bytes())
+    for room in ("models", "stream", "text"):  # text: what a teacher is told
+        for path in sorted((package / room).glob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()

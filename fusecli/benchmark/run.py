@@ -90,8 +90,10 @@ def prepare(
     )
     with ThreadPoolExecutor(workers) as pool:
         digests = pool.map(lambda pair: file_hash(pair.first) + file_hash(pair.second), pair_set.pairs)
-        made_of = (*ranges, "degraded 1") if degraded else ranges
-        hashes = {pair.name: Cache.key(digest, *made_of) for pair, digest in zip(pair_set.pairs, digests, strict=True)}
+        hashes = {
+            pair.name: Cache.key(digest, *ranges, *(("degraded 1", pair.name) if degraded else ()))
+            for pair, digest in zip(pair_set.pairs, digests, strict=True)
+        }
     if degraded:
         pair_set.notes.append("inputs damaged (luma alone, by fixed seeds); results compared with the clean sources")
         if folders := [method.name for method in methods if method.kind == "folder"]:

@@ -15,7 +15,7 @@ import typer
 
 from fusecli import registry
 from fusecli.cli import options
-from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, InputError, UsageError
+from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, InputError, UsageError, counted
 from fusecli.images.atomic import STDOUT, is_device
 from fusecli.machine import cores
 
@@ -111,12 +111,21 @@ def annotate(
     with Appender(output, anew=overwrite) as records:
         if records.repaired:
             log.warning("%s: cut off an unfinished last line", output)
-        foreign = next((name for name, item in records.done.items() if item.sides != task.sides), None)
+        foreign = next((item for item, _ in records.done.values() if item.sides != task.sides), None)
         if foreign is not None:
-            known = " + ".join(records.done[foreign].sides)
+            known = " + ".join(foreign.sides)
             raise UsageError(f"{output} describes {known} pairs; name another file, or --overwrite it")
         todo = [pair for pair in found if pair.name not in records.done]
         skipped = len(found) - len(todo)
+        made_of = [(pair.first, records.done[pair.name][1]) for pair in found if pair.name in records.done]
+        others = [f"{path} ({known} there)" for path, known in made_of if known and not _alike(path, Path(known))]
+        if others:
+            log.warning(
+                "%s: holds other files of the names of %s, which are left out, as %s; give each folder its own file",
+                output,
+                counted(len(others), "pair"),
+                others[0],
+            )
         hidden = options.without_bars(quiet, log_format)
         count = workers or (4 if backend is Backend.openai else cores())
         for pair, described in _each(lambda pair: describe(*read(pair), pair.name), todo, count, hidden):
@@ -132,6 +141,12 @@ def annotate(
     log.info("%s: %s", output, ", ".join(f"{number} {what}" for what, number in counts.items() if number))
     if failed:
         raise typer.Exit(EXIT_PARTIAL if done or skipped else EXIT_NOTHING_DONE)
+
+
+def _alike(path: Path, other: Path) -> bool:
+    """Whether they may be one file, seen from two places: the ends of their paths agree."""
+    ends = zip(path.parts[:-4:-1], other.parts[:-4:-1], strict=False)
+    return all(a == b for a, b in ends)
 
 
 def _measured(task: registry.Task) -> Callable[[Any, Any, str], Description]:

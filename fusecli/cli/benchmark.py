@@ -50,6 +50,7 @@ def benchmark(
     mri: Annotated[str | None, typer.Option(help="… MRI folder.")] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Own pairs: sub-folders too.")] = False,
     pair_by: Annotated[str, typer.Option(help="Own pairs: stem, or patterns such as ir=*_IR,vis=*_RGB.")] = "stem",
+    pairs: options.Pairs = None,
     ignore_unmatched: Annotated[
         bool, typer.Option("--ignore-unmatched", help="Own pairs: leave out files without partner.")
     ] = False,
@@ -68,7 +69,12 @@ def benchmark(
         bool, typer.Option("--degraded", help="Damage the inputs (noise, blur, haze, …); compare with the clean ones.")
     ] = False,
     fused: Annotated[
-        list[str], typer.Option("--fused", metavar="NAME=DIR", help="Results of any other method; repeat for several.")
+        list[str],
+        typer.Option(
+            "--fused",
+            metavar="NAME=DIR",
+            help="Results of any other method, named as the pairs are or by DIR/*_fused.png; repeat for several.",
+        ),
     ] = [],  # noqa: B006
     protocol: Annotated[str, typer.Option(help=f"What metric names mean: {', '.join(registry.METRICS)}.")] = "tang",
     metrics: Annotated[str, typer.Option("--metrics", help="Comma-separated names, or all.")] = "",
@@ -103,6 +109,8 @@ def benchmark(
         )
     if split != "all" and not dataset:
         raise UsageError(f"--split {split}: of a --dataset; own pairs have none")
+    if pairs and not sides:
+        raise UsageError(f"--pairs {pairs}: of own pairs; name their folders, too, as --vis DIR --ir DIR")
     names = _metric_names(metrics, protocol)
     results = _fused_folders(fused)
 
@@ -115,7 +123,7 @@ def benchmark(
     gates = compare.gates(fail_below, protocol, names)
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]
     if sides:
-        sets.append(datasets.from_folders(sides, recursive, pair_by, ignore_unmatched))
+        sets.append(datasets.from_folders(sides, recursive, pair_by, options.listed(pairs), ignore_unmatched))
         if sets[-1].name in dataset:
             sets[-1].name += " (own)"
     if range_ != "auto" and any(found.task.second != "ir" for found in sets):

@@ -6,9 +6,15 @@ import numpy as np
 
 from fusecli.errors import InputError
 
+ROUNDING = 1e-6  # levels: images that vary by less are constant, save for what computing their luma has added
+
 
 class MetricError(InputError):
     """A metric is not defined for these images; the message says why. NaN never leaves this package."""
+
+
+def is_constant(image: np.ndarray) -> bool:
+    return bool(np.ptp(image) < ROUNDING)
 
 
 def require_size(image: np.ndarray, side: int) -> None:

@@ -17,7 +17,7 @@ from fusecli.errors import UsageError
 from fusecli.metrics import fmi, gradients, information, perception, statistics, structure
 from fusecli.metrics.errors import MetricError
 
-VERSION = 1
+VERSION = 2
 """Part of every cache key: raise it when any value changes."""
 
 Image = np.ndarray

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusecli.metrics.errors import MetricError
+from fusecli.metrics.errors import MetricError, is_constant
 
 
 def standard_deviation(image: np.ndarray) -> float:
@@ -14,9 +14,10 @@ def standard_deviation(image: np.ndarray) -> float:
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson correlation. Range −1…1, ↑. An image of one value correlates with nothing: 0."""
+    if is_constant(a) or is_constant(b):
+        return 0.0
     a, b = a - a.mean(), b - b.mean()
-    power = np.vdot(a, a) * np.vdot(b, b)
-    return float(np.vdot(a, b) / np.sqrt(power)) if power > 0 else 0.0
+    return float(np.vdot(a, b) / np.sqrt(np.vdot(a, a) * np.vdot(b, b)))
 
 
 def correlation_of_differences(first: np.ndarray, second: np.ndarray, fused: np.ndarray) -> float:

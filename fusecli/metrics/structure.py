@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fusecli.images.opencv import cv2
-from fusecli.metrics.errors import MetricError, require_size
+from fusecli.metrics.errors import MetricError, is_constant, require_size
 
 SSIM_WINDOW = 11
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -85,6 +85,8 @@ def vif(source: np.ndarray, fused: np.ndarray) -> float:
     scale) and for a constant source, which holds no information to keep.
     """
     require_size(source, VIF_SIDE)
+    if is_constant(source):
+        raise MetricError("has no value: a source is one constant, it holds no information to keep")
     tiny = 1e-10
     kept = total = 0.0
     for scale in range(4):
@@ -99,6 +101,4 @@ def vif(source: np.ndarray, fused: np.ndarray) -> float:
         noise = np.maximum(var_fused - gain * cov, 0)
         kept += np.sum(np.log(1 + gain * gain * var_source / (noise + VIF_NOISE)))
         total += np.sum(np.log(1 + np.maximum(var_source, 0) / VIF_NOISE))
-    if total == 0:
-        raise MetricError("has no value: a source is one constant, it holds no information to keep")
     return float(kept / total)

@@ -203,7 +203,7 @@ class Engine:
             try:
                 return act()
             except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                said = reduce() if _out_of_memory(error) else None
+                said = reduce() if out_of_memory(error) else None
                 if said is None:
                     raise
                 log.warning("out of memory on %s: %s from here on", self.device, said)
@@ -284,7 +284,8 @@ def _examined(*sides: Tensor) -> tuple[Tensor, ...]:
     return mending.examine(*parts)
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether that is what an error of torch's means, which has no class of its own for it on CPUs."""
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
         "alloc" in str(error) or "out of memory" in str(error)
     )

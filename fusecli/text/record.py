@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fusecli import registry
 from fusecli.errors import InputError, OutputError
-from fusecli.text.events import SIDES, Event, severity_vector, types_for
+from fusecli.text.events import Event, severity_vector, types_for
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,16 @@ class Description:
         if not isinstance(record, dict):
             raise ValueError("a record must be a JSON object")
         sentences = record.get("sentences")
-        if not isinstance(sentences, dict) or len(sentences) != 2 or not set(sentences) <= set(SIDES):
-            raise ValueError(f"'sentences' must map two of {', '.join(SIDES)} to text")
+        task = registry.task_of(set(sentences)) if isinstance(sentences, dict) else None
+        if task is None or not isinstance(sentences, dict):
+            pairs = ", ".join(" and ".join(each.sides) for each in registry.TASKS.values())
+            raise ValueError(f"'sentences' must map two sides to text: {pairs}")
         if not all(isinstance(text, str) and text.strip() for text in sentences.values()):
             raise ValueError("a sentence is empty or no text")
-        first, second = sentences
         if not isinstance(record.get("events"), list):
             raise ValueError("'events' must be a list")
-        events = tuple(_event(item, (first, second)) for item in record["events"])
-        return cls((first, second), events, sentences)
+        events = tuple(_event(item, task.sides) for item in record["events"])
+        return cls(task.sides, events, sentences)  # whatever their order in the file: some programs sort keys
 
 
 def _event(item: object, sides: tuple[str, str]) -> Event:
@@ -72,7 +74,12 @@ def _event(item: object, sides: tuple[str, str]) -> Event:
 
 def load(path: Path) -> dict[str, Description]:
     """Read a JSON-lines file: pair name -> Description. InputError names the file and the line of the first fault."""
-    descriptions: dict[str, Description] = {}
+    return {name: description for name, (description, _) in _read(path).items()}
+
+
+def _read(path: Path) -> dict[str, tuple[Description, str]]:
+    """As `load`, with the first file that each was made from; empty where its record names none."""
+    found: dict[str, tuple[Description, str]] = {}
     lines: dict[str, int] = {}
     for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
@@ -89,21 +96,22 @@ def load(path: Path) -> dict[str, Description]:
             raise InputError(
                 f"{path}, line {number}: {error}. Mend or delete the line; 'fusecli annotate' makes it again."
             ) from error
-        descriptions[name] = description
+        found[name] = description, str(record.get("first") or "")
         lines[name] = number
-    return descriptions
+    return found
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors begin a file by a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise InputError(f"{path} cannot be read: {reason}. Make it with 'fusecli annotate'.") from error
 
 
 class Appender:
-    """Appends records to a JSON-lines file, each flushed when written; ``done`` holds what was there before.
+    """Appends records to a JSON-lines file, each flushed when written; ``done`` holds what was there before,
+    with the first file of each.
 
     ``anew`` empties the file at the first record. Otherwise a last line that an interrupted run left unfinished is cut
     off (``repaired``); any other fault in the file is an InputError. OutputError where the file cannot be written.
@@ -111,14 +119,14 @@ class Appender:
 
     def __init__(self, path: Path, *, anew: bool = False) -> None:
         self.path = path
-        self.done: dict[str, Description] = {}
+        self.done: dict[str, tuple[Description, str]] = {}
         self.repaired = False
         self._stale = anew
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists() and not anew:
                 self.repaired = _cut_torn_line(path)
-                self.done = load(path)
+                self.done = _read(path)
             # What of a file's name is no Unicode is spelled \udcff, which is how JSON writes it.
             self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
         except OSError as error:

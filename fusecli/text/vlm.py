@@ -124,9 +124,12 @@ class Endpoint:
         body = {"model": self.model, "messages": [message], "temperature": 0, "max_tokens": MAX_TOKENS}
         reply = self._request("chat/completions", body)
         try:
-            answer = reply["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError):
-            answer = None
+            choice = reply["choices"][0]
+            answer, cut_off = choice["message"]["content"], choice.get("finish_reason") == "length"
+        except (KeyError, IndexError, TypeError, AttributeError):
+            answer, cut_off = None, False
+        if cut_off and not _without_thoughts(answer or "").strip():
+            raise ReplyError(f"the model came to no answer in {MAX_TOKENS} tokens; serve one that does not think first")
         if not isinstance(answer, str):
             raise ReplyError(f"{self.url('chat/completions')} sent no message: {json.dumps(reply)[:200]}")
         return answer
@@ -229,6 +232,7 @@ def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
     An event's side is the modality that its type or description names, else the one that the type is typical of. Its
     severity comes from a number or a word of the description, else it is USUAL_SEVERITY.
     """
+    reply = _without_thoughts(reply)
     heads = list(_TYPE.finditer(reply))
     if not heads and not (len(reply) < SHORT and _NOTHING.search(reply)):
         raise ReplyError(f"the reply is not in the format asked for: {' '.join(reply.split())[:120]!r}")
@@ -254,6 +258,11 @@ def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
     return Description(sides, tuple(events.values()), sentences)
 
 
+def _without_thoughts(reply: str) -> str:
+    """What a model says after it has thought, which may be cut off, or begin in the server's template."""
+    return reply.rpartition("</think>")[2].partition("<think>")[0]
+
+
 def _event(type_text: str, text: str, sides: tuple[str, str]) -> Event | None:
     plain = " ".join(re.sub(r"[^a-z]+", " ", type_text.lower()).split())
     exact = next((type_ for type_ in types_for(sides) if type_ == plain), None)
@@ -274,6 +283,9 @@ def _side(plain: str, text: str, kind: str, sides: tuple[str, str]) -> str:
 
 
 def _severity(text: str) -> float:
+    rated = re.search(r"severity\D{0,12}(\d+(?:\.\d+)?)\s*(?:/|out of)\s*([1-9]\d*)", text, re.IGNORECASE)
+    if rated:
+        return min(1.0, float(rated[1]) / int(rated[2]))
     number = re.search(r"severity\D{0,12}([01](?:\.\d+)?)\b|(\d{1,3})\s*%", text, re.IGNORECASE)
     if number:
         return min(1.0, float(number[1]) if number[1] else int(number[2]) / 100)

@@ -88,6 +88,7 @@ class Run:
         self.texts: Texts | None = None
         self.text_vectors: dict[str, np.ndarray] = {}  # met before the run was taken up
         self.data_sha256: dict[str, str] = {}  # of the training pairs, by task
+        self.val_sha256: dict[str, str] = {}  # of the validation pairs, by set
         self.data_root = ""  # where the recipe's folders were, for a distillation that does not say
         self.set_objective(FusionObjective())
 
@@ -141,6 +142,7 @@ class Run:
             "text": self.text_table(),
             "data_root": self.data_root,
             "data_sha256": self.data_sha256,
+            "val_sha256": self.val_sha256,
         }
 
     def text_table(self) -> dict[str, Any]:
@@ -169,7 +171,10 @@ class Run:
         made_with = Recipe(train=self.recipe.train).as_dict() | state["recipe"]  # perhaps before a field was there
         if made_with != self.recipe.as_dict():
             changed = [key for key, value in self.recipe.as_dict().items() if made_with.get(key) != value]
-            raise UsageError(f"{path}: made with another {', '.join(changed)}; use a new folder or the old recipe")
+            raise UsageError(
+                f"{path}: made with another {', '.join(changed)}; use the old recipe or a new folder, "
+                f"where --set init={path} starts from these weights"
+            )
         before, now = state.get("about", {}), self.objective.about
         if before != now:
             changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
@@ -181,7 +186,11 @@ class Run:
         self.network.load_state_dict(state["network"])
         self.objective.modules.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.best = state["step"], state["best"]
+        self.step = state["step"]
+        if state.get("val_sha256", self.val_sha256) != self.val_sha256:
+            log.warning("%s: validated on other pairs before; the best weights are those from here on", path)
+        elif (self.out / BEST).exists():  # else the next validation makes another
+            self.best = state["best"]
         self.text_vectors = {key: vector.numpy() for key, vector in state["text"].get("vectors", {}).items()}
         return True
 
@@ -296,7 +305,10 @@ class Run:
                     "the same command goes on from there",
                     number,
                 )
-        return self.out / (BEST if val else LAST)
+        best = self.out / BEST
+        if val and not best.exists():
+            log.warning("%s: was removed after the last step; its weights are taken, the best or not", best)
+        return best if val and best.exists() else self.out / LAST
 
     def _acquaint(self, batches: Batches, workers: int) -> None:
         """Let the network know what its data are like as a whole."""
@@ -324,11 +336,12 @@ class Run:
                 self.save(BEST)
         path = self.out / "log.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = not path.exists()
         try:
-            with path.open("a", newline="", encoding="utf-8") as file:
+            with path.open("a+", newline="", encoding="utf-8", errors="backslashreplace") as file:
+                file.seek(0)
+                headed = list(row) in csv.reader(file)  # else it is new, or of a run with other validation sets
                 writer = csv.DictWriter(file, row)
-                if new:
+                if not headed:
                     writer.writeheader()
                 writer.writerow(row)
         except OSError as error:

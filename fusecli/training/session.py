@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from fusecli.images.atomic import replacing
 from fusecli.machine import cores
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
-from fusecli.stream.engine import pick_device
+from fusecli.stream.engine import out_of_memory, pick_device
 from fusecli.stream.plan import check_writable
 from fusecli.stream.stop import Stop
 from fusecli.text.encode import open_encoder
@@ -85,11 +87,15 @@ def train(
     process takes a share of each step; all but the first return None. ``workers`` processes draw the batches (None: for
     CUDA on Linux one per core; else none).
     Raises FusecliError if memory runs out or the loss is not finite, UsageError for data that do not fit the recipe
-    and, before any work, where ``out`` cannot be written to, Stopped once ``stop`` is set.
+    and, before any work, where ``out`` cannot be written to or holds weights of a run that cannot be taken up, Stopped
+    once ``stop`` is set.
     """
     rank, local = _join_processes()
+    path = out / f"{recipe.architecture}.safetensors"
     if rank == 0:  # which alone writes
         check_writable("-o", out)
+        if path.exists() and not (out / LAST).exists():  # removed to save space, perhaps
+            raise UsageError(f"{path}: of another run, would be replaced; use a new folder, or move it away")
     auto = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     target = pick_device(auto if device == "auto" else device)
     if target.type == "cuda":
@@ -113,6 +119,7 @@ def train(
     run = Run(recipe, out, device=target)
     run.data_root = str(root.resolve())
     run.data_sha256 = {task: pairs.sha256 for task, pairs in data.items()}
+    run.val_sha256 = {name: pairs.sha256 for name, pairs in val.items()}
     if teacher is not None:
         run.set_objective(DistillObjective(teacher.to(target), run.network, feature_weight))
     reads = getattr(teacher or run.network, "text_dim", 0)
@@ -132,20 +139,25 @@ def train(
 
         try:
             best = run.fit(Batches(recipe, data, rank, texts, run.network), val, progress, workers, stop)
-        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-            raise FusecliError(
-                f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"
-            ) from error
+        except (MemoryError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise FusecliError(
+                    f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"
+                ) from error
+            if "DataLoader worker" in str(error):  # the system has ended it, mostly where memory is short
+                reason = str(error).splitlines()[0].rstrip(" .")
+                raise FusecliError(f"step {run.step}: {reason}; fewer need less memory: --workers") from error
+            raise
     if dist.is_initialized():
         dist.destroy_process_group()
     if rank:
         return None
-    path = out / f"{recipe.architecture}.safetensors"
     architecture, config, tasks, tensors = checkpoint.read(best)
     network = checkpoint.build(architecture, config)
     network.load_state_dict(tensors)
     checkpoint.save(path, network, architecture, config, tasks)
-    summary = {"recipe": recipe.as_dict(), "data_sha256": run.data_sha256, "score": run.best if val else None}
+    score = run.best if math.isfinite(run.best) else None
+    summary = {"recipe": recipe.as_dict(), "data_sha256": run.data_sha256, "score": score}
     with replacing(out / "run.json") as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return path
@@ -164,6 +176,7 @@ def _texts(
 def _join_processes() -> tuple[int, int]:
     """(rank, local rank); joins the group that ``torchrun`` describes in the environment, if it does."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # The others wait while the first one validates, however long; if one has died, torchrun ends them.
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(days=1))
         return dist.get_rank(), int(os.environ.get("LOCAL_RANK", "0"))
     return 0, 0
