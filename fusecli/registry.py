@@ -11,14 +11,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fusecli.errors import UsageError
+
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 
 
 def cache_dir() -> Path:
-    """Where to keep what can be computed again: $FUSECLI_CACHE, else fusecli in $XDG_CACHE_HOME or ~/.cache."""
+    """Where to keep what can be computed again: $FUSECLI_CACHE, else fusecli in $XDG_CACHE_HOME or ~/.cache.
+
+    Raises UsageError for a user without a home, as in containers.
+    """
     if own := os.environ.get("FUSECLI_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusecli"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusecli"
+    except RuntimeError as error:
+        raise UsageError(f"no folder for the cache ({error}); $FUSECLI_CACHE names one") from error
 
 
 @dataclass(frozen=True)

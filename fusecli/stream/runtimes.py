@@ -145,10 +145,7 @@ def _graph(network: FusionNetwork) -> Path:
     for name, tensor in network.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.numpy().tobytes())
-    try:
-        path = registry.cache_dir() / "graphs" / f"{digest.hexdigest()[:32]}.onnx"
-    except RuntimeError as error:  # a user whom the system does not know, as in containers
-        raise UsageError(f"no cache folder for the model's graph ({error}); $FUSECLI_CACHE names one") from error
+    path = registry.cache_dir() / "graphs" / f"{digest.hexdigest()[:32]}.onnx"
     if not path.exists():
         try:
             with by_turns(path):
