@@ -11,7 +11,7 @@ import phantom
 import pydicom
 import pytest
 
-from fusecli.images import colormap, dicom, nifti
+from fusecli.images import colormap, dicom, dicom_series, nifti
 
 MARK = (11.0, -17.0, 23.0)  # RAS mm
 CT = phantom.grid((36, 40, 22), (3, 3, 5), "axial", (4, -3, 2), centre=(2, -3, 4))
@@ -22,7 +22,7 @@ def read(path: Path, side: str = "ct"):
     if nifti.is_nifti(path):
         return nifti.read(path)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return dicom.read(dicom.choose(dicom.scan(path, files), side), side)
+    return dicom.read(dicom_series.choose(dicom_series.scan(path, files), side), side)
 
 
 def put(root: Path, kind: str, side: str, where, values: np.ndarray, **tags) -> Path:

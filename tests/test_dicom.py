@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from fusecli.errors import InputError, UsageError
-from fusecli.images import derived, dicom
+from fusecli.images import derived, dicom, dicom_series
 from fusecli.images.intensity import Range
 from fusecli.images.volume import parse_window, shown_range
 
@@ -31,8 +31,8 @@ VALUES = np.random.default_rng(0).integers(0, 2000, (6, 8, 9)).astype(np.int16)
 
 
 def open_(path: Path, side: str = "ct", series: str | None = None):
-    files = [path] if path.is_file() else [file for file in path.iterdir() if dicom.is_dicom(file)]
-    return dicom.choose(dicom.scan(path, files), side, series)
+    files = [path] if path.is_file() else [file for file in path.iterdir() if dicom_series.is_dicom(file)]
+    return dicom_series.choose(dicom_series.scan(path, files), side, series)
 
 
 def read(path: Path, side: str = "ct", series: str | None = None):
@@ -747,7 +747,7 @@ def bundled() -> list[Path]:
     """Every file with rows and columns."""
     found = []
     for path in sorted(bundled_root().rglob("*")):
-        if path.is_file() and dicom.is_dicom(path):
+        if path.is_file() and dicom_series.is_dicom(path):
             try:
                 header = pydicom.dcmread(path, force=True, specific_tags=["Rows", "PixelData"])
             except Exception:

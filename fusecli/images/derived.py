@@ -32,7 +32,8 @@ from pydicom.valuerep import DSfloat
 from fusecli import __version__
 from fusecli.errors import FusecliError
 from fusecli.images.atomic import replacing
-from fusecli.images.dicom import Origin, number
+from fusecli.images.dicom import Origin
+from fusecli.images.dicom_planes import number
 from fusecli.images.grid import flip_lps, mapping
 from fusecli.images.intensity import Range
 from fusecli.images.volume import Volume

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from fusecli.errors import InputError, UsageError
-from fusecli.images import dicom, frames, nifti, pairing
+from fusecli.images import dicom, dicom_series, frames, nifti, pairing
 from fusecli.images.decode import max_pixels_default
 from fusecli.images.headers import too_large
 from fusecli.images.volume import Volume
@@ -60,7 +60,7 @@ class Input:
     files: tuple[Path, ...]
     series: Choice = Choice()
     volume: Choice = Choice()
-    chosen: dicom.Series | None = None
+    chosen: dicom_series.Series | None = None
     own: tuple[Path, ...] = ()  # those of the chosen series, once it is known
     max_voxels: int | None = None
 
@@ -68,12 +68,12 @@ class Input:
     def is_nifti(self) -> bool:
         return nifti.is_nifti(self.files[0])
 
-    def choose(self) -> dicom.Series:
+    def choose(self) -> dicom_series.Series:
         """The DICOM series. Raises UsageError where it is not clear which, InputError for damaged files."""
         if self.chosen is not None:
             return self.chosen
-        found = dicom.scan(self.path, self.own or self.files)
-        return dicom.choose(found, self.side, self.series.among(len(found.series)))
+        found = dicom_series.scan(self.path, self.own or self.files)
+        return dicom_series.choose(found, self.side, self.series.among(len(found.series)))
 
     def read(self) -> Volume:
         """The volume. Raises InputError with file and reason."""
@@ -93,7 +93,7 @@ class Input:
         if self.is_nifti:
             (_, _, slices), _, color = nifti.peek(self.path)
             return slices, color, False
-        found = [self.chosen] if self.chosen else dicom.scan(self.path, self.files[:1]).series
+        found = [self.chosen] if self.chosen else dicom_series.scan(self.path, self.files[:1]).series
         if not found:
             return len(self.files), False, False
         slices = found[0].slices if self.chosen or found[0].is_multi_frame else len(self.files)
@@ -307,7 +307,7 @@ def _check_series(chosen: Mapping[str, Choice], has: Mapping[str, bool]) -> None
 
 def _listed(table: Path, typed: tuple[str, str], task: Task) -> list[dict[str, list[Path]]]:
     """As `_collect` of both sides: the volumes that a table names, by the names of its pairs; none if it names none."""
-    volumes = (*nifti.ENDINGS, *dicom.ENDINGS)
+    volumes = (*nifti.ENDINGS, *dicom_series.ENDINGS)
     listed = partial(pairing.find_pairs, *typed, pairs_csv=table, folders=True, sides=task.sides)
     pairs = listed(endings=(*volumes, *frames.ENDINGS))
     found: list[dict[str, list[Path]]] = [{}, {}]
@@ -376,7 +376,7 @@ def _why_none(typed: str, recursive: bool) -> str:
 def _kinds(side: str, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The NIfTI files and the DICOM files of one place; see `_collect`."""
     images = [file for file in files if nifti.is_nifti(file)]
-    series = [file for file in files if file.is_file() and _may_be_dicom(file) and dicom.is_dicom(file)]
+    series = [file for file in files if file.is_file() and _may_be_dicom(file) and dicom_series.is_dicom(file)]
     if images and series:
         raise UsageError(
             f"--{side}: holds DICOM ({series[0]}) and NIfTI ({images[0]}); name the file, or the DICOM files by a glob"
@@ -413,11 +413,11 @@ def _stem(path: Path) -> str:
     """The name of a file without its ending, or of a folder."""
     if path.is_dir():
         return path.resolve().name
-    ending = next((one for one in (".nii.gz", ".nii", *dicom.ENDINGS) if path.name.lower().endswith(one)), "")
+    ending = next((one for one in (".nii.gz", ".nii", *dicom_series.ENDINGS) if path.name.lower().endswith(one)), "")
     return path.name[: len(path.name) - len(ending)]  # a UID has dots, and no ending
 
 
-def _of_series(volume: Input, series: dicom.Series) -> Input:
+def _of_series(volume: Input, series: dicom_series.Series) -> Input:
     return replace(volume, chosen=series, own=tuple(series.files))
 
 

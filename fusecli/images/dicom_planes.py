@@ -1,0 +1,203 @@
+"""Where the slices of DICOM files lie, and in what order: a constant step apart along their normal, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+from fusecli.errors import InputError
+from fusecli.images.grid import flip_lps
+
+DUPLICATE = 0.01  # pixels: slices nearer than this lie at one place
+_UNEVEN = 0.05  # share of the step by which steps may differ
+PARALLEL = 1e-3  # by how much direction cosines of one series may differ
+
+
+class Place(NamedTuple):
+    """LPS mm of the first pixel's centre; row and column direction; mm from row to row and from column to column."""
+
+    position: np.ndarray
+    orientation: np.ndarray
+    spacing: np.ndarray
+
+
+@dataclass
+class Plane:
+    """One slice. label: how messages call it. place: None where tags are ``missing``. thickness: mm, if alone."""
+
+    label: str
+    place: Place | None
+    missing: str
+    thickness: float
+
+
+def number(dataset: Dataset, name: str, default: float) -> float:
+    """The number, the first of several, or ``default`` where there is none."""
+    try:
+        value = dataset.get(name)
+        return float(value[0] if isinstance(value, MultiValue) else value)
+    except (TypeError, ValueError, IndexError):
+        return default
+
+
+def _numbers(dataset: Dataset, name: str, count: int) -> np.ndarray | None:
+    """``count`` finite numbers, or None."""
+    try:
+        numbers = np.array([float(part) for part in dataset.get(name)], np.float64)
+    except (TypeError, ValueError):
+        return None
+    return numbers if numbers.size == count and np.isfinite(numbers).all() else None
+
+
+def group(dataset: Dataset, frame: int, name: str, default: Dataset) -> Dataset:
+    """A functional group of a frame, as enhanced images have them: its own, else the shared one, else ``default``."""
+    per_frame, shared = dataset.get("PerFrameFunctionalGroupsSequence"), dataset.get("SharedFunctionalGroupsSequence")
+    levels = [*(per_frame[frame : frame + 1] if per_frame else ()), *(shared or ())]
+    return next((level[name].value[0] for level in levels if level.get(name)), default)
+
+
+def frame_count(dataset: Dataset) -> int:
+    """One, unless the file says more."""
+    return max(1, int(number(dataset, "NumberOfFrames", 1)))
+
+
+def planes_of(path: Path, dataset: Dataset) -> list[Plane]:
+    """Of all frames of a file; of several frames none lies where the file as a whole says."""
+    count = frame_count(dataset)
+    labels = [f"{path.name} frame {frame + 1}" for frame in range(count)] if count > 1 else [path.name]
+    default = Dataset() if count > 1 else dataset
+    planes = [frame_plane(label, dataset, frame, default) for frame, label in enumerate(labels)]
+    detectors = dataset.get("DetectorInformationSequence")
+    if detectors and not any(plane.place for plane in planes):
+        return _nuclear(labels, dataset, detectors[0]) or planes
+    return planes
+
+
+def frame_plane(label: str, dataset: Dataset, frame: int, default: Dataset) -> Plane:
+    """By the functional groups of a frame, else by ``default``."""
+    names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    return _plane(label, *(group(dataset, frame, name, default) for name in names))
+
+
+def _plane(label: str, position: Dataset, orientation: Dataset, measures: Dataset) -> Plane:
+    found = {
+        "ImagePositionPatient": _numbers(position, "ImagePositionPatient", 3),
+        "ImageOrientationPatient": _numbers(orientation, "ImageOrientationPatient", 6),
+        "PixelSpacing": _numbers(measures, "PixelSpacing", 2),
+    }
+    missing = [name for name, value in found.items() if value is None]
+    place = None if missing else Place(*(value for value in found.values() if value is not None))
+    return Plane(label, place, ", ".join(missing), _between(measures) or 1.0)
+
+
+def _nuclear(labels: Sequence[str], dataset: Dataset, detector: Dataset) -> list[Plane]:
+    """Reconstructed SPECT: the first slice's place; the others follow by a step along the normal, or against it.
+
+    Of gated images every slice has a frame for each phase.
+    """
+    first = _plane(labels[0], detector, detector, dataset)
+    between = _between(dataset) or (first.thickness if len(labels) == 1 else 0)
+    if first.place is None or not between or "RECON" not in " ".join(dataset.get("ImageType") or []):
+        return []
+    step = np.cross(first.place.orientation[:3], first.place.orientation[3:]) * between
+    slices = _numbers(dataset, "SliceVector", len(labels))
+    slices = np.arange(len(labels)) if slices is None else slices - 1
+    return [
+        Plane(label, first.place._replace(position=first.place.position + n * step), "", between)
+        for n, label in zip(slices, labels, strict=True)
+    ]
+
+
+def _between(measures: Dataset) -> float:
+    """mm from slice to slice; negative (nuclear medicine) where they go against the normal; 0 if not said."""
+    return number(measures, "SpacingBetweenSlices", 0) or number(measures, "SliceThickness", 0)
+
+
+def arrange(planes: Sequence[Plane], source: object) -> tuple[list[int], np.ndarray]:
+    """(order of the planes along their normal, affine voxel -> RAS mm). Raises InputError where there is none."""
+    places = [plane.place for plane in planes if plane.place is not None]
+    if len(places) < len(planes):
+        lost = next(plane for plane in planes if plane.place is None)
+        raise InputError(
+            f"{source}: {lost.label} does not say where it lies ({lost.missing} missing), so the order of the "
+            f"{len(planes)} slices is unknown; export the series again with its geometry, or move this file away"
+        )
+    first = places[0]
+    row, column = first.orientation[:3], first.orientation[3:]
+    lengths = np.linalg.norm([row, column], axis=1)
+    if np.abs(lengths - 1).max() > 0.01 or abs(row @ column) > 0.01 or not (first.spacing > 0).all():
+        raise InputError(
+            f"{source}: {planes[0].label} has directions that are not two unit vectors at right angles "
+            "(ImageOrientationPatient), or pixels without size (PixelSpacing); mend the header"
+        )
+    for plane, place in zip(planes, places, strict=True):
+        if np.abs(place.orientation - first.orientation).max() > PARALLEL:
+            raise InputError(
+                f"{source}: slices are not parallel ({planes[0].label} and {plane.label}): a localizer, or several "
+                "stacks in one series; move the slices of the other orientation away"
+            )
+        if np.abs(place.spacing / first.spacing - 1).max() > PARALLEL:
+            raise InputError(f"{source}: pixels of {planes[0].label} and {plane.label} have different sizes")
+    normal = np.cross(row, column)
+    normal /= np.linalg.norm(normal)
+    positions = np.array([place.position for place in places])
+    distances = positions @ normal
+    order = [int(index) for index in np.argsort(distances, kind="stable")]
+    steps = np.diff(distances[order])
+    _check_steps(steps, [planes[index] for index in order], distances[order], source, first.spacing.min())
+    step = normal * abs(planes[0].thickness)
+    if len(order) > 1:
+        step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
+        lateral = positions - np.outer(distances, normal)
+        if np.abs(lateral - lateral[order[0]]).max() > first.spacing.min() / 2:
+            raise InputError(
+                f"{source}: slices are shifted against each other (gantry tilt); bring the series to a straight grid "
+                "first, for example by dcm2niix, and give its NIfTI file"
+            )
+    affine = np.eye(4)
+    affine[:3, 0] = row * first.spacing[1]
+    affine[:3, 1] = column * first.spacing[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = positions[order[0]]
+    return order, flip_lps(affine)
+
+
+def _check_steps(steps: np.ndarray, planes: list[Plane], distances: np.ndarray, source: object, pixel: float) -> None:
+    """Raises InputError unless slices are a constant step apart. ``planes`` are in the order of ``distances``."""
+    if steps.size == 0:
+        return
+    double = np.flatnonzero(steps < DUPLICATE * pixel)
+    if double.size:
+        a, b = planes[double[0]], planes[double[0] + 1]
+        raise InputError(
+            f"{source}: {a.label} and {b.label} lie at the same position ({_mm(distances[double[0]])} along the "
+            f"normal), {double.size} such pair{'s' if double.size > 1 else ''} in all: copies, or several echoes, "
+            "phases or time points in one series; keep one image per position, or convert the series, for example by "
+            "dcm2niix, and choose by --volume"
+        )
+    usual = float(np.median(steps))
+    wrong = np.flatnonzero(np.abs(steps - usual) > _UNEVEN * usual)
+    if not wrong.size:
+        return
+    gaps = np.round(steps / usual)
+    if (gaps[wrong] >= 2).all() and (np.abs(steps - gaps * usual) < _UNEVEN * usual * gaps).all():
+        at = [distances[index] + usual * n for index in wrong for n in range(1, int(gaps[index]))]
+        raise InputError(
+            f"{source}: {len(at)} slice{'s are' if len(at) > 1 else ' is'} missing, at "
+            f"{', '.join(_mm(place) for place in at[:5])}{' …' if len(at) > 5 else ''} along the normal "
+            f"(between {planes[wrong[0]].label} and {planes[wrong[0] + 1].label})"
+        )
+    raise InputError(
+        f"{source}: slices are unequally spaced ({steps.min():.3f} to {steps.max():.3f} mm; the widest step is after "
+        f"{planes[int(np.argmax(steps))].label}); resample the series to a constant step first"
+    )
+
+
+def _mm(value: float) -> str:
+    return f"{value:.2f} mm"

@@ -1,0 +1,247 @@
+"""DICOM files by series, and which one is meant."""
+
+from __future__ import annotations
+
+import filecmp
+import logging
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from fusecli.errors import InputError, UsageError
+from fusecli.images.dicom_planes import arrange, frame_count, frame_plane, planes_of
+
+log = logging.getLogger("fusecli")
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # what matters is checked below
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+ENDINGS = (".dcm", ".dicom", ".ima")  # other files are recognised by their first bytes
+# How a data set begins that stands in a file by itself: an element of group 2 or 8, with its type in letters or a small
+# length.
+_BARE = re.compile(rb"[\2\x08]\0.\0(?:[A-Z]{2}|[\0-\x7f]\0\0\0)|\0[\2\x08]\0.[A-Z]{2}", re.DOTALL)
+MODALITIES = {"ct": ("CT",), "mri": ("MR",), "pet": ("PT",), "spect": ("NM", "ST")}
+_LISTED = 12
+_HEADER = [
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
+    *("PatientID", "PatientName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "InstanceNumber"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("BitsAllocated", "PixelRepresentation", "PhotometricInterpretation", "ImageType"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DetectorInformationSequence"),
+]
+_COUNTS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelRepresentation")
+
+
+@dataclass
+class Series:
+    """Files of one series, in the order of their names. headers: what `scan` read of each; patients: whose they are."""
+
+    uid: str
+    number: str
+    modality: str
+    description: str
+    headers: list[tuple[Path, Dataset]] = field(default_factory=list)
+    patients: set[str] = field(default_factory=set)
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path, _ in self.headers]
+
+    @property
+    def source(self) -> Path:
+        """The file, or the folder of several."""
+        return self.files[0] if len(self.files) == 1 else self.files[0].parent
+
+    @property
+    def is_color(self) -> bool:
+        header = self.headers[0][1]
+        return int(header.get("SamplesPerPixel") or 1) > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR"
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether it is a localizer or secondary capture (such as a dose report), which come with a scan's images."""
+        header = self.headers[0][1]
+        capture = "Secondary Capture" in UID(str(header.get("SOPClassUID") or "")).name
+        return capture or "LOCALIZER" in (header.get("ImageType") or ())
+
+    @property
+    def is_multi_frame(self) -> bool:
+        return frame_count(self.headers[0][1]) > 1
+
+    def ends_in(self, wanted: str) -> bool:
+        """Whether ``wanted`` is the UID or its last components: whole ones, since 3 is no part of 1.2.13."""
+        return f".{self.uid}".endswith(f".{wanted.lstrip('.')}")
+
+    @property
+    def slices(self) -> int:
+        return sum(frame_count(header) for _, header in self.headers)
+
+    def __str__(self) -> str:
+        header = self.headers[0][1]
+        name = f", {self.description!r}" if self.description else ""
+        return (
+            f"{self.number or '(no number)'}: {self.modality or 'no modality'}, {self.slices} "
+            f"slice{'s' if self.slices > 1 else ''} of {header.Columns}×{header.Rows}{name} ({self.uid})"
+        )
+
+
+@dataclass
+class Scan:
+    """What files hold. broken: those that cannot be read, and why. others: kinds of objects that are no images."""
+
+    source: Path
+    series: list[Series]
+    broken: list[tuple[Path, str]]
+    others: set[str]
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its name or its first bytes; an index (DICOMDIR) is not taken for one by name."""
+    if path.name.startswith("."):
+        return False
+    if path.suffix.lower() in ENDINGS:
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError:
+        return False
+    return head[128:] == b"DICM" or _BARE.match(head) is not None
+
+
+def scan(source: Path, files: Iterable[Path]) -> Scan:
+    """Headers of the DICOM images among ``files``, by series; reports, indices, copies and the like are left out."""
+    series: dict[str, Series] = {}
+    instances: dict[str, Path] = {}
+    copies = 0
+    broken: list[tuple[Path, str]] = []
+    others: set[str] = set()
+    for path in sorted(files):
+        try:
+            header = dcmread(path, stop_before_pixels=True, specific_tags=_HEADER)
+            kind = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")).name
+            if kind and "Image Storage" not in kind:
+                others.add(kind)
+                continue
+            if not header.get("Rows") or not header.get("Columns"):
+                broken.append((path, "the file is cut off before its image, or is no DICOM image"))
+                continue
+            for name in _COUNTS:
+                int(header.get(name) or 0)
+            frame_plane(path.name, header, 0, header)
+            original = instances.setdefault(str(header.get("SOPInstanceUID") or path), path)
+            if original != path and filecmp.cmp(original, path, shallow=False):
+                copies += 1
+                continue
+        except Exception as error:  # pydicom raises whatever it stumbles over in a damaged file
+            broken.append((path, f"cannot be read as DICOM ({brief(error)})"))
+            continue
+        uid = str(header.get("SeriesInstanceUID") or "")
+        one = series.setdefault(
+            uid,
+            Series(
+                *(uid, str(header.get("SeriesNumber") or ""), str(header.get("Modality") or "")),
+                re.sub(r"[^ -~]", "?", str(header.get("SeriesDescription") or ""))[:40],
+            ),
+        )
+        one.headers.append((path, header))
+        one.patients.add(str(header.get("PatientID") or "") or str(header.get("PatientName") or ""))
+    if copies:  # a series that was exported twice into one folder
+        log.info("%s: %d of the files are copies of others, byte for byte; left out", source, copies)
+    return Scan(source, sorted(series.values(), key=lambda one: (one.number.zfill(12), one.uid)), broken, others)
+
+
+def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
+    """The series to read: by number or UID (or its end) if ``wanted``, else the only one of the side's modality.
+
+    Localizers and secondary captures are taken only where ``wanted`` says so, or where there is nothing else.
+
+    Raises UsageError, which lists the series, where that leaves none or several; InputError for files of two patients
+    and for damaged files, since their slices would be missing.
+    """
+    if not found.series:
+        if found.broken:
+            path, reason = found.broken[0]
+            raise InputError(f"{path}: {reason}")
+        raise InputError(
+            f"{found.source}: holds no DICOM image, but {', '.join(sorted(found.others)) or 'other files'}"
+        )
+    chosen = found.series
+    if wanted is not None:
+        chosen = [one for one in chosen if wanted == one.number] or [one for one in chosen if one.ends_in(wanted)]
+    elif len(chosen) > 1:
+        if len(set().union(*(one.patients for one in chosen))) > 1:
+            _refuse_patients(found, chosen)
+        suited = [one for one in chosen if one.modality in MODALITIES[side]]
+        chosen = [one for one in suited if not one.is_aside] or suited
+        if len(chosen) == 1:
+            # Not its description, in which some write a name: this line is for the logs of every run.
+            aside = ", but for localizers and secondary captures" if len(suited) > 1 else ""
+            name = chosen[0].number or chosen[0].uid
+            log.info("%s: series %s is the only one of its modality%s", found.source, name, aside)
+    if len(chosen) != 1:
+        listed = "".join(f"\n  {one}" for one in found.series[:_LISTED])
+        more = f"\n  … and {len(found.series) - _LISTED} more" if len(found.series) > _LISTED else ""
+        how = f"no single series is {wanted!r}" if wanted is not None else f"holds {len(found.series)} series"
+        numbers = Counter(one.number for one in found.series if one.number)
+        offered = chosen or found.series
+        example = next((one.number for one in offered if numbers[one.number] == 1), offered[0].uid)
+        raise UsageError(
+            f"--{side} {found.source}: {how}; choose one by its number or the end of its UID, "
+            f"as --series {side}={example}:{listed}{more}"
+        )
+    if len(chosen[0].patients) > 1:
+        _refuse_patients(found, chosen)
+    if found.broken:
+        path, reason = found.broken[0]
+        raise InputError(f"{path}: {reason}{_hole(chosen[0])}; replace the file, or move it away if it is not needed")
+    return chosen[0]
+
+
+def _hole(series: Series) -> str:
+    """Which slice a series lacks, by its neighbours; for the message about a file whose header cannot be read."""
+    planes = [planes_of(path, header)[0] for path, header in series.headers]
+    try:
+        arrange(planes, series.files[0].parent)
+    except InputError as error:
+        return f" ({error})" if "missing" in str(error) else ""
+    return f"; the {len(planes)} readable slices leave no gap, so if it belongs to them it is the first or the last"
+
+
+def _refuse_patients(found: Scan, series: Sequence[Series]) -> None:
+    files = {next(iter(one.patients)): one.files[0].name for one in series}
+    if len(files) < 2:  # within one series
+        one = series[0]
+        files = {str(header.get("PatientID") or header.get("PatientName")): path.name for path, header in one.headers}
+    a, b, *_ = files.values()
+    raise InputError(
+        f"{found.source}: holds images of {len(files)} patients (such as {a} and {b}); give each a folder of its own"
+    )
+
+
+def dcmread(path: Path, **options: Any) -> Any:
+    """As pydicom's, without what cannot be read of it. Raises whatever pydicom stumbles over in a damaged file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = pydicom.dcmread(path, force=is_dicom(path), **options)
+        for elements in (dataset, dataset.file_meta):
+            for tag in list(elements.keys()):
+                try:
+                    elements[tag]
+                except Exception as error:  # an unknown type, a length that does not fit it …
+                    log.debug("%s: %s cannot be read: %s", path, tag, error)
+                    del elements[tag]
+        return dataset
+
+
+def brief(error: BaseException) -> str:
+    """A message on one line, not too long."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
