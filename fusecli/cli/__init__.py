@@ -54,7 +54,11 @@ def main(argv: list[str] | None = None) -> int:
     log.setLevel(logging.NOTSET)
     try:
         code = _exit_code(argv)
-        sys.stdout.flush()  # which fails where the disk is full
+        try:
+            sys.stdout.flush()  # which fails where the disk is full
+        except OSError as error:
+            if not code or isinstance(error, BrokenPipeError):
+                raise  # else it was told before: from Python 3.13 on what could not be written is tried again
         return code
     except KeyboardInterrupt:
         _tell("interrupted")

@@ -84,18 +84,18 @@ class VideoFile:
             if "mp4" in container.format.name and max(ends, default=0) > path.stat().st_size:
                 raise InputError(f"{path}: is truncated: its index names frames that are not there; copy it once more")
             self.audio = bool(container.streams.audio)
-            rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            rate = _exactly(stream.average_rate or stream.guessed_rate or Fraction(25))
             self.frames = stream.frames or round(float(self._declared(container, stream) * rate))
             first = next(self._decoded(container, stream), None)
             if first is None:
                 raise InputError(f"{path}: holds no frame that can be decoded; it is truncated or damaged")
             context = stream.codec_context
-            aspect = stream.sample_aspect_ratio or None
+            aspect = _exactly(stream.sample_aspect_ratio) if stream.sample_aspect_ratio else None
             if aspect and first.rotation % 180:
                 aspect = 1 / aspect
             self.look = Look(
                 rate,
-                stream.time_base,
+                _exactly(stream.time_base),
                 aspect,
                 _matrix(first),
                 int(context.color_primaries),
@@ -165,9 +165,11 @@ class VideoFile:
 
     def _open(self) -> Any:
         av = pyav()
+        # Tags that are no UTF-8 are an error before PyAV 19, which has no such option.
+        more = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
         try:
             # No playlist leads to other places.
-            return av.open(f"file:{self.path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+            return av.open(f"file:{self.path}", options={"protocol_whitelist": "file"}, **more)
         except av.FFmpegError as error:
             raise InputError(f"{self.path}: cannot be read as a video: {error.strerror or error}") from error
 
@@ -306,6 +308,11 @@ _FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov", ".avi": "avi"}
 def odd(size: tuple[int, int]) -> bool:
     """Whether 4:2:0 cannot hold frames of this size."""
     return bool(size[0] % 2 or size[1] % 2)
+
+
+def _exactly(rational: Any) -> Fraction:
+    """Of PyAV's own kind, too, which it has from 19 on."""
+    return Fraction(rational.numerator, rational.denominator)
 
 
 def _matrix(frame: Any) -> int:
