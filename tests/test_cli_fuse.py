@@ -27,6 +27,15 @@ def test_help_and_version_import_nothing_heavy(arguments):
     assert "fusecli" in done.stdout
 
 
+def test_a_bar_takes_no_lock_between_processes():
+    """Python 3.14 would warn of it at the end of every run."""
+    script = (
+        "import sys; from fusecli.progress import tqdm\n"
+        "with tqdm(total=1, disable=True): sys.exit('multiprocessing.synchronize' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
 def test_a_folder_is_fused_with_size_colour_and_names_kept(pairs, fusecli):
     root = pairs(4)
     code, out, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")

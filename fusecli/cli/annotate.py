@@ -198,7 +198,7 @@ def _each(
     work: Callable[[Pair], Description], pairs: list[Pair], workers: int, hidden: bool
 ) -> Iterator[tuple[Pair, Description | InputError]]:
     """Each pair with its description or its failure, in the order of ``pairs``; a few more are under way."""
-    from tqdm import tqdm
+    from fusecli.progress import tqdm
 
     def attempt(pair: Pair) -> Description | InputError:
         try:

@@ -139,7 +139,7 @@ def benchmark(
     check_files(files, (path for job in jobs for path in job.files()))
     cache = Cache(None if no_cache else registry.cache_dir())
 
-    from tqdm import tqdm
+    from fusecli.progress import tqdm
 
     total = sum(len(job.pair_set.pairs) * len(job.methods) for job in jobs)
     with tqdm(total=total, unit="result", disable=options.without_bars(quiet), file=sys.stderr) as bar:

@@ -427,8 +427,9 @@ def _tell(account: Report, task: registry.Task) -> None:
 
 @contextmanager
 def _progress(total: int | None, hidden: bool) -> Iterator[Any]:
-    from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from fusecli.progress import tqdm
 
     with tqdm(total=total, unit="pair", disable=hidden, file=sys.stderr) as bar:
         if hidden:

@@ -88,7 +88,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
     )
 
     def run(jobs, engine, settings, *, preview, stop):  # type: ignore[no-untyped-def]
-        from tqdm import tqdm
+        from fusecli.progress import tqdm
 
         with tqdm(unit="frame", leave=False, disable=hidden, file=sys.stderr) as bar:
 

@@ -135,7 +135,9 @@ def settle(
     _check_folders_hold_no_input(existing, jobs)
     inputs = chain(naming.reads, (path for job in jobs for path in job.inputs))  # other parts' too
     _check_inputs_stay([*(("-o", job.output) for job in existing), *beside.items()], inputs)
-    if not single:
+    if single:
+        _check_length(output)
+    else:
         check_outside("-o", output, guarded)
     if existing and not replaces:
         shown = _some(job.output for job in existing)
@@ -218,8 +220,7 @@ def check_files(files: Mapping[str, Path], inputs: Iterable[Path] = ()) -> None:
     """Check that files, by option, can be written, are not the same, and none of the inputs. Raises UsageError."""
     seen: dict[str, str] = {}
     for option, path in files.items():
-        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            path.lstat()  # which fails for a name that is too long, as `is_dir` does before Python 3.14
+        _check_length(path)
         if path.is_dir():
             raise UsageError(f"{option} {path}: is a folder; name a file")
         if is_device(path):
@@ -230,6 +231,12 @@ def check_files(files: Mapping[str, Path], inputs: Iterable[Path] = ()) -> None:
         if path != STDOUT:
             check_writable(option, path.parent)
     _check_inputs_stay(files.items(), inputs)
+
+
+def _check_length(path: Path) -> None:
+    """Raises OSError for a name that is too long, as `is_dir` does before Python 3.14."""
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        path.lstat()
 
 
 def _format_of(ending: str) -> str:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 from fusecli import registry
 from fusecli.errors import FusecliError, UsageError
@@ -24,6 +23,7 @@ from fusecli.images.atomic import replacing
 from fusecli.machine import cores
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
+from fusecli.progress import tqdm
 from fusecli.stream.engine import out_of_memory, pick_device
 from fusecli.stream.plan import check_writable
 from fusecli.stream.stop import Stop
