@@ -20,7 +20,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pix
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from fusecli.errors import FusecliError, InputError
-from fusecli.images.dicom_planes import DUPLICATE, PARALLEL, Plane, arrange, frame_count, group, number, planes_of
+from fusecli.images.dicom_planes import Plane, arrange, frame_count, group, number, planes_of, stations
 from fusecli.images.dicom_series import MODALITIES, Series, brief, dcmread
 from fusecli.images.grid import Grid
 from fusecli.images.volume import Volume
@@ -126,19 +126,13 @@ def _one_volume(series: Series, planes: list[Plane], among: Callable[[int], str 
     They are told apart by their instance numbers. Raises InputError where it is not said which volume to take.
     """
     everything = list(range(len(planes)))
-    places = [plane.place for plane in planes if plane.place]
-    numbers = np.array([number(header, "InstanceNumber", np.nan) for _, header in series.headers])
-    if len(places) < len(planes) or np.ptp([place.orientation for place in places], axis=0).max() > PARALLEL:
+    at = stations(planes)
+    if at is None:
         return everything  # which will be refused
-    normal = np.cross(places[0].orientation[:3], places[0].orientation[3:])
-    distances = np.array([place.position for place in places]) @ normal
-    sorting = np.argsort(distances)
-    apart = np.diff(distances[sorting], prepend=distances[sorting[0]]) >= DUPLICATE * places[0].spacing.min()
-    stations = np.empty(len(planes), int)
-    stations[sorting] = np.cumsum(apart)
-    counts = np.bincount(stations)
+    numbers = np.array([number(header, "InstanceNumber", np.nan) for _, header in series.headers])
+    counts = np.bincount(at)
     count = int(counts[0])
-    told_apart = len({*zip(stations, numbers, strict=True)}) == len(planes) and np.isfinite(numbers).all()
+    told_apart = len({*zip(at, numbers, strict=True)}) == len(planes) and np.isfinite(numbers).all()
     if (counts != count).any() or (count > 1 and not told_apart):
         return everything
     index = among(count)
@@ -149,7 +143,7 @@ def _one_volume(series: Series, planes: list[Plane], among: Callable[[int], str 
         )
     if int(index or 0) >= count:
         raise InputError(f"{series.source}: has no volume {index}; it holds {count}, counted from 0")
-    return [int(k) for k in np.lexsort((numbers, stations)).reshape(-1, count)[:, int(index or 0)]]
+    return [int(k) for k in np.lexsort((numbers, at)).reshape(-1, count)[:, int(index or 0)]]
 
 
 def _read_frames(series: Series) -> Volume:

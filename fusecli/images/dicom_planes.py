@@ -14,9 +14,9 @@ from pydicom.multival import MultiValue
 from fusecli.errors import InputError
 from fusecli.images.grid import flip_lps
 
-DUPLICATE = 0.01  # pixels: slices nearer than this lie at one place
+_DUPLICATE = 0.01  # pixels: slices nearer than this lie at one place
 _UNEVEN = 0.05  # share of the step by which steps may differ
-PARALLEL = 1e-3  # by how much direction cosines of one series may differ
+_PARALLEL = 1e-3  # by how much direction cosines of one series may differ
 
 
 class Place(NamedTuple):
@@ -119,6 +119,20 @@ def _between(measures: Dataset) -> float:
     return number(measures, "SpacingBetweenSlices", 0) or number(measures, "SliceThickness", 0)
 
 
+def stations(planes: Sequence[Plane]) -> np.ndarray | None:
+    """At which position along their normal, from 0, each plane lies; None where that cannot be said of all."""
+    places = [plane.place for plane in planes if plane.place]
+    if len(places) < len(planes) or np.ptp([place.orientation for place in places], axis=0).max() > _PARALLEL:
+        return None
+    normal = np.cross(places[0].orientation[:3], places[0].orientation[3:])
+    distances = np.array([place.position for place in places]) @ normal
+    sorting = np.argsort(distances)
+    apart = np.diff(distances[sorting], prepend=distances[sorting[0]]) >= _DUPLICATE * places[0].spacing.min()
+    found = np.empty(len(planes), int)
+    found[sorting] = np.cumsum(apart)
+    return found
+
+
 def arrange(planes: Sequence[Plane], source: object) -> tuple[list[int], np.ndarray]:
     """(order of the planes along their normal, affine voxel -> RAS mm). Raises InputError where there is none."""
     places = [plane.place for plane in planes if plane.place is not None]
@@ -137,12 +151,12 @@ def arrange(planes: Sequence[Plane], source: object) -> tuple[list[int], np.ndar
             "(ImageOrientationPatient), or pixels without size (PixelSpacing); mend the header"
         )
     for plane, place in zip(planes, places, strict=True):
-        if np.abs(place.orientation - first.orientation).max() > PARALLEL:
+        if np.abs(place.orientation - first.orientation).max() > _PARALLEL:
             raise InputError(
                 f"{source}: slices are not parallel ({planes[0].label} and {plane.label}): a localizer, or several "
                 "stacks in one series; move the slices of the other orientation away"
             )
-        if np.abs(place.spacing / first.spacing - 1).max() > PARALLEL:
+        if np.abs(place.spacing / first.spacing - 1).max() > _PARALLEL:
             raise InputError(f"{source}: pixels of {planes[0].label} and {plane.label} have different sizes")
     normal = np.cross(row, column)
     normal /= np.linalg.norm(normal)
@@ -172,7 +186,7 @@ def _check_steps(steps: np.ndarray, planes: list[Plane], distances: np.ndarray, 
     """Raises InputError unless slices are a constant step apart. ``planes`` are in the order of ``distances``."""
     if steps.size == 0:
         return
-    double = np.flatnonzero(steps < DUPLICATE * pixel)
+    double = np.flatnonzero(steps < _DUPLICATE * pixel)
     if double.size:
         a, b = planes[double[0]], planes[double[0] + 1]
         raise InputError(

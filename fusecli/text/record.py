@@ -47,8 +47,7 @@ class Description:
         if not isinstance(record, dict):
             raise ValueError("a record must be a JSON object")
         sentences = record.get("sentences")
-        task = registry.task_of(set(sentences)) if isinstance(sentences, dict) else None
-        if task is None or not isinstance(sentences, dict):
+        if not isinstance(sentences, dict) or (task := registry.task_of(set(sentences))) is None:
             pairs = ", ".join(" and ".join(each.sides) for each in registry.TASKS.values())
             raise ValueError(f"'sentences' must map two sides to text: {pairs}")
         if not all(isinstance(text, str) and text.strip() for text in sentences.values()):
