@@ -57,7 +57,8 @@ TASKS = {
 # arguments that JSON can hold, and is called as model(first, second) on N×1×H×W luma in [0, 1].
 ARCHITECTURES = {
     "nano": "fusecli.models.nano:Nano",
-    "base": "fusecli.models.student:Student",
+    "base": "fusecli.models.base:Base",
+    "paper": "fusecli.models.student:Student",
     "teacher": "fusecli.models.teacher:Teacher",
 }
 

@@ -220,7 +220,7 @@ def test_equal_weights_make_equal_files(tmp_path):
     [
         ("nan", {}, "unknown architecture 'nan'; did you mean nano"),
         ("nano", {"widht": 3}, "unknown value of a nano model 'widht'; known: fine"),
-        ("base", {"widt": 3}, "did you mean width"),
+        ("paper", {"widt": 3}, "did you mean width"),
         ("nano", {"middle": 0}, "every width must be at least 1"),
         ("teacher", {"width": 0}, "width must be at least 2"),
     ],

@@ -195,7 +195,7 @@ def test_student_costs_a_tenth_of_the_teacher():
     assert counts[0] <= counts[1] / 10
 
 
-@pytest.mark.parametrize(("architecture", "extra"), [("teacher", {"text_dim": 6}), ("base", {})])
+@pytest.mark.parametrize(("architecture", "extra"), [("teacher", {"text_dim": 6}), ("paper", {})])
 def test_written_and_read_back(architecture, extra, tmp_path):
     config = json.loads(json.dumps({**SMALL, **extra}))
     network = perturb(checkpoint.build(architecture, config))

@@ -839,8 +839,8 @@ def test_training_starts_from_other_weights(root, tmp_path):
         assert torch.equal(tensor, second.average.state_dict()[name]), name
     with pytest.raises(UsageError, match="does not fit"):
         Run(dataclasses.replace(recipe, model={"fine": 8}), tmp_path / "third", device=CPU)
-    with pytest.raises(UsageError, match="is no base, which the recipe trains"):
-        Run(dataclasses.replace(recipe, model={}, architecture="base"), tmp_path / "third", device=CPU)
+    with pytest.raises(UsageError, match="is no paper, which the recipe trains"):
+        Run(dataclasses.replace(recipe, model={}, architecture="paper"), tmp_path / "third", device=CPU)
     second.save("last.pt")
     shutil.rmtree(tmp_path / "first")  # needed to begin with, and no more
     assert Run(recipe, tmp_path / "second", device=CPU).resume()
@@ -906,8 +906,8 @@ def test_settings_without_sense_are_named(setting, message):
     ],
 )
 def test_sizes_without_sense_are_named(model):
-    with pytest.raises(UsageError, match="architecture base"):
-        checkpoint.build("base", model)
+    with pytest.raises(UsageError, match="architecture paper"):
+        checkpoint.build("paper", model)
 
 
 def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
@@ -915,7 +915,7 @@ def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
     path, recipe = teacher.save("last.pt"), tmp_path / "r.toml"
     small = ("--data-root", root, "-q", "--set", "steps=1", "--set", "batch=1", "--set", "patch=48")
     call = ("distill", "--teacher", path, "--recipe", recipe, "-o", tmp_path / "out", *small)
-    recipe.write_text('architecture = "base"\ntrain.ir-vis = ["set"]\n')
+    recipe.write_text('architecture = "paper"\ntrain.ir-vis = ["set"]\n')
     code, out, err = fusecli(*call, "--student", "nano")
     assert code == 0, err
     assert out.strip().endswith("nano.safetensors")
@@ -955,10 +955,10 @@ def test_batches_drawn_ahead_are_the_same(root, tmp_path):
             assert torch.equal(getattr(batch, name), getattr(alone, name))
 
 
-def test_teacher_and_base_learn_looks(root, tmp_path):
+def test_teacher_and_the_papers_student_learn_looks(root, tmp_path):
     config = {"width": 4, "blocks": [1, 1, 1, 1], "refinement": 1, "head_dim": 4, "look": 0.15, "mend": True}
     config |= {"channel_heads": [1, 1, 1, 1], "spatial_heads": [1, 1, 1, 1]}
-    recipe = dataclasses.replace(RECIPE, looks=True, patch=64, steps=10, lr=5e-3, architecture="base", model=config)
+    recipe = dataclasses.replace(RECIPE, looks=True, patch=64, steps=10, lr=5e-3, architecture="paper", model=config)
     run = Run(recipe, tmp_path, device=CPU)
     batches = Batches(recipe, load(root), network=run.network)
     run.fit(batches, {})

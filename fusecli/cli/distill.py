@@ -13,13 +13,14 @@ from fusecli.cli import options
 from fusecli.errors import UsageError
 from fusecli.stream.stop import stopping
 
-STUDENTS = ("nano", "base")
+STUDENTS = ("nano", "base", "paper")
 
 
 def distill(
     teacher: Annotated[str, typer.Option(help="Teacher's checkpoint (.pt or .safetensors).")],
     student: Annotated[
-        str | None, typer.Option(help="nano (convolutional) or base (the paper's). Default: the recipe's, else nano.")
+        str | None,
+        typer.Option(help="nano, base (nano and a U-Net) or paper (the paper's). Default: the recipe's, else nano."),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML). Default: the teacher's sets.")] = None,
     data_root: options.DataRoot = None,

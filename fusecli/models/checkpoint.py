@@ -22,26 +22,31 @@ from fusecli.models.network import FusionNetwork
 REASON = 200  # characters of torch's, which lists every tensor
 
 
+def kind(architecture: str) -> type[FusionNetwork]:
+    """The class of a registered architecture. Raises UsageError for an unknown one."""
+    if architecture not in registry.ARCHITECTURES:
+        raise UsageError(registry.unknown("architecture", architecture, registry.ARCHITECTURES))
+    module, _, name = registry.ARCHITECTURES[architecture].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def build(architecture: str, config: dict[str, Any]) -> FusionNetwork:
     """A fresh model of a registered architecture, constructed with ``config`` as keyword arguments.
 
     Raises UsageError for an unknown architecture, or one that has no such arguments.
     """
-    if architecture not in registry.ARCHITECTURES:
-        raise UsageError(registry.unknown("architecture", architecture, registry.ARCHITECTURES))
-    module, _, name = registry.ARCHITECTURES[architecture].partition(":")
+    made_as = kind(architecture)
     look = config.get("look")
     if look is not None and not (isinstance(look, int | float) and 0 <= look <= 1):
         raise UsageError(f"architecture {architecture}: look must be a number from 0 to 1, not {look!r}")
-    kind = getattr(importlib.import_module(module), name)
-    takes = [inspect.signature(each).parameters for each in kind.__mro__ if issubclass(each, FusionNetwork)]
+    takes = [inspect.signature(each).parameters for each in made_as.__mro__ if issubclass(each, FusionNetwork)]
     named = (key for each in takes for key, one in each.items() if one.kind is one.POSITIONAL_OR_KEYWORD)
     known = dict.fromkeys(named)
     for key in config:
         if key not in known:
             raise UsageError(registry.unknown(f"value of a {architecture} model", key, known))
     try:
-        return kind(**config)
+        return made_as(**config)
     except (TypeError, ValueError, RuntimeError, LookupError, ZeroDivisionError) as error:  # torch says it in many ways
         raise UsageError(f"architecture {architecture} cannot be built with {config}: {error}") from error
 

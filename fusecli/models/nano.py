@@ -15,6 +15,7 @@ from fusecli.models.statistics import SIZE, pair_statistics
 from fusecli.text.events import SEVERITY_DIM
 
 FARTHEST = 3.0  # standard deviations
+UNDERSTOOD = SIZE + SEVERITY_DIM + 1  # see `Nano.understood`
 
 
 class Conv(nn.Sequential):
@@ -94,8 +95,8 @@ class Nano(FusionNetwork):
         self.smooth = nn.Conv2d(middle, 2, 1)
         self.head = nn.Conv2d(fine, 6, 1)
         self.whiten = nn.Linear(SIZE, SIZE).requires_grad_(False)  # see `acquaint`
-        self.perceive = _perceptron(SIZE, perceive, SEVERITY_DIM)
-        self.steer = _perceptron(SIZE + 1 + SEVERITY_DIM, steer, 4 + 2 * sum(self.widths))
+        self.perceive = perceptron(SIZE, perceive, SEVERITY_DIM)
+        self.steer = perceptron(UNDERSTOOD, steer, 4 + 2 * sum(self.widths))
         # Training starts with the average of both sources, unsteered.
         for parameter in (self.head.weight, self.smooth.weight, *self.steer[-1].parameters(), self.whiten.bias):
             nn.init.zeros_(parameter)
@@ -120,6 +121,11 @@ class Nano(FusionNetwork):
         """N×SEVERITY_DIM, what seems to be wrong with the pairs (see `text.events.severity_vector`)."""
         with torch.autocast(context.device.type, enabled=False):  # as `with_features` has it
             return self.perceive(self._known(context))
+
+    def understood(self, context: Tensor) -> Tensor:
+        """N×UNDERSTOOD, what steers: the statistics, what seems to be wrong, and the look."""
+        known = self._known(context)
+        return torch.cat([known, self.perceive(known), context[:, SIZE:]], 1)
 
     def _known(self, context: Tensor) -> Tensor:
         """N×SIZE, the statistics as `acquaint` has them, no further out than training showed: steering would guess."""
@@ -155,9 +161,8 @@ class Nano(FusionNetwork):
         """
         with torch.autocast(first.device.type, enabled=False):  # few numbers, on which all depends
             context = self.context(first, second) if guide is None else guide
-            known = self._known(context)
-            steering = self.steer(torch.cat([known, self.perceive(known), context[:, SIZE:]], 1))[..., None, None]
-        gain, offset, *affine = steering.split([2, 2, *(width for width in self.widths for _ in range(2))], 1)
+            steering = self.steer(self.understood(context))[..., None, None]
+        gain, offset, *affines = steering.split([2, 2, *(width for width in self.widths for _ in range(2))], 1)
         gain = gain.clamp(max=3).exp()
 
         height, width = first.shape[-2:]
@@ -165,18 +170,18 @@ class Nano(FusionNetwork):
         wider = extended(partial(torch.cat, [first, second], 1), 2, first, 2)
         fine = self.stem(wider)
         middle = self.down(fine)
-        coarse = _affine(self.far(self.deeper(middle)), *affine[4:])
+        coarse = affine(self.far(self.deeper(middle)), *affines[4:])
         middle = inside(middle, 1)
-        both = partial(torch.add, middle, _double(self.rise(coarse)))
-        middle = _affine(self.joint(extended(both, 1, middle, middle.shape[1])), *affine[2:4])
-        fine = F.relu_(_double(self.up(middle).float()).add_(fine))  # float32: what follows is as exact, and quicker
+        both = partial(torch.add, middle, double(self.rise(coarse)))
+        middle = affine(self.joint(extended(both, 1, middle, middle.shape[1])), *affines[2:4])
+        fine = F.relu_(double(self.up(middle).float()).add_(fine))  # float32: what follows is as exact, and quicker
 
-        blend, shift, gains, shares = self._maps(fine, *affine[:2]).split([1, 1, 2, 2], 1)
+        blend, shift, gains, shares = self._maps(fine, *affines[:2]).split([1, 1, 2, 2], 1)
         details = phases.split(inside(wider, 2))
         low = details.mean(2)
         quarter = _halve(low)
-        eighth = _double(_halve(quarter))
-        means = _double(torch.lerp(eighth, quarter, self.smooth(middle).float()))
+        eighth = double(_halve(quarter))
+        means = double(torch.lerp(eighth, quarter, self.smooth(middle).float()))
         sources = torch.addcmul(offset, torch.lerp(means, low, shares), gain)
         base = torch.lerp(sources[:, 1:], sources[:, :1], blend.sigmoid()).add_(shift)
         weights = gains * gain
@@ -201,13 +206,13 @@ class Nano(FusionNetwork):
             return maps.unflatten(2, features.shape[2:])
 
 
-def _perceptron(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    """With two hidden layers."""
+def perceptron(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    """Three linear layers with ReLUs between them."""
     first, second = nn.Linear(inputs, width), nn.Linear(width, width)
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(width, outputs))
 
 
-def _affine(features: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+def affine(features: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift, features, 1 + gain)
 
 
@@ -223,6 +228,6 @@ def _halve(images: Tensor) -> Tensor:
     return (rows[..., ::2] + rows[..., 1::2]) / 4
 
 
-def _double(maps: Tensor) -> Tensor:
+def double(maps: Tensor) -> Tensor:
     """Twice the size, bilinear."""
     return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)

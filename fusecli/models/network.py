@@ -20,6 +20,8 @@ class FusionNetwork(nn.Module):
     mends = False  # whether its sources shall be mended first (see `mending.mend`)
     sees_statistics = False  # whether its context holds statistics of the pair, which it wants to be acquainted with
     recordable = False  # whether all pairs of one size take the same operations, whatever they show
+    starts_from = ""  # the architecture whose weights its training has to start from
+    aims = False  # whether it says by itself what training is to aim at, see `aim`
     graph_of_any_size = True  # whether the same operations serve every size, as other runtimes need it
 
     @property
@@ -41,6 +43,14 @@ class FusionNetwork(nn.Module):
     def perceived(self, context: Tensor) -> Tensor | None:
         """N×SEVERITY_DIM, what a student makes out of a ``context`` to be wrong with the pairs; None if it does not."""
         return None
+
+    def start_from(self, source: FusionNetwork) -> None:
+        """Take over its weights. Raises RuntimeError where they do not fit."""
+        self.load_state_dict(source.state_dict())
+
+    def aim(self, first: Tensor, second: Tensor, context: Tensor) -> Tensor:
+        """N×1×H×W, what shall be made of undamaged pairs like these, for networks that aim by themselves."""
+        raise NotImplementedError
 
     def acquaint(self, contexts: Tensor) -> None:
         """Show a student what the ``context`` (N×D) of many pairs is like, once, before it is trained."""

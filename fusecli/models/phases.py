@@ -36,3 +36,15 @@ def double(images: Tensor) -> list[Tensor]:
         rows = torch.lerp(neighbour, wider[:, :, 1:-1], 0.75)
         found += [torch.lerp(beside, rows[..., 1:-1], 0.75) for beside in (rows[..., :-2], rows[..., 2:])]
     return found
+
+
+def alike(weight: Tensor) -> Tensor:
+    """4C×I×h×w filters for the four phases (C each) of a larger image, changed so that all answer alike to a constant.
+
+    Each phase of a pixel-shuffle has its own filters, and filters that answer differently to a constant draw a 2×2
+    pattern into flat areas. So the sum of a filter's taps, its answer to a constant, becomes the mean of the phases'.
+    Bilinear interpolation is one of the filters this leaves.
+    """
+    filters = weight.unflatten(0, (4, -1))
+    taps = filters.mean((3, 4), keepdim=True)
+    return (filters - taps + taps.mean(0, keepdim=True)).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The base student (arXiv 2504.07029): the teacher's design, narrow and without text."""
+"""The paper's student (arXiv 2504.07029): the teacher's design, narrow and without text."""
 
 from __future__ import annotations
 

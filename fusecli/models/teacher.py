@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fusecli.models import phases
 from fusecli.models.attention import Block, Conv3x3
 from fusecli.models.borders import fill
 from fusecli.models.cross_fusion import CrossFusion, Merge
@@ -31,9 +32,7 @@ class Down(nn.Module):
 class Up(nn.Module):
     """3×3 convolution to twice the channels, then pixel-shuffle: N×H×W×C -> N×2H×2W×C/2.
 
-    Each of the four phases of a pixel-shuffle has its own filters, and filters that answer differently to a constant
-    draw a 2×2 pattern into flat areas. So the sum of a filter's taps, its answer to a constant, is shared by the four
-    phases; so is the bias. Bilinear interpolation is one of the filters this leaves.
+    The four phases answer alike to a constant (`phases.alike`), and share the bias.
     """
 
     def __init__(self, channels: int) -> None:
@@ -43,12 +42,9 @@ class Up(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels // 2))
 
     def forward(self, features: Tensor) -> Tensor:
-        phases = self.weight.unflatten(0, (4, -1))
-        taps = phases.mean((3, 4), keepdim=True)
-        weight = (phases - taps + taps.mean(0, keepdim=True)).flatten(0, 1)
         image = F.pad(features.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate")
-        phases = F.conv2d(image, weight, self.bias.repeat(4)).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
-        return phases.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        found = F.conv2d(image, phases.alike(self.weight), self.bias.repeat(4)).permute(0, 2, 3, 1)
+        return found.unflatten(3, (2, 2, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 class TextAffine(nn.Module):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,7 @@ class Batch:
     look: Tensor | None = None  # N, for recipes with looks,
     target: Tensor | None = None  # N×1×H×W, the image to aim at,
     calm: Tensor | None = None  # N, see `looks.calmness`
+    clean_context: Tensor | None = None  # N×D, as context but of the clean pairs, for networks that aim by themselves
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -84,6 +85,13 @@ class Batch:
             return self.first.new_zeros(())
         return PERCEPTION * F.mse_loss(seen, self.severities)
 
+    def aimed_by(self, network: FusionNetwork) -> Batch:
+        """With the target of a network that aims by itself, which then stands for the sources in every term too."""
+        if self.clean_context is None:
+            return self
+        aim = network.aim(self.clean_first, self.clean_second, self.clean_context)
+        return replace(self, clean_first=aim, clean_second=aim, target=aim, calm=torch.ones_like(aim[:, 0, 0, 0]))
+
     def loss(self, fused: Tensor) -> Tensor:
         """Distance from the target where there is one, else the fusion loss, mean over the batch. Always in float32:
         variances are small differences of squares."""
@@ -92,6 +100,17 @@ class Batch:
             if self.target is not None and self.calm is not None:
                 return target_loss(fused, self.target, *clean, self.calm, self.weights, self.terms).mean()
             return fusion_loss(fused, *clean, self.weights, self.terms).mean()
+
+
+class Scene(NamedTuple):
+    """A pair before patches are cut of it. images: C×H×W, both inputs, both clean sources and the target, if any."""
+
+    images: Tensor
+    events: list[Event]  # what was done to it
+    key: str
+    look: Tensor | None
+    context: Tensor | None
+    clean_context: Tensor | None
 
 
 class Batches:
@@ -154,39 +173,36 @@ class Batches:
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step * 257 + self.rank)
         task = list(self.data)[int(torch.multinomial(self.areas, 1, generator=generator))]
         patches: list[Tensor] = []
-        keys, events, contexts, looks = [], [], [], []
+        scenes: list[Scene] = []  # of each patch
         while len(patches) < recipe.batch:
-            images, found, key, context, look = self._scene(task, generator)
+            scene = self._scene(task, generator)
             for _ in range(min(3, recipe.batch - len(patches))):
-                patches.append(cut_patch(images, recipe.patch, generator))
-                keys.append(key)
-                events.append(found)
-                contexts += [] if context is None else [context]
-                looks += [] if look is None else [look]
+                patches.append(cut_patch(scene.images, recipe.patch, generator))
+                scenes.append(scene)
+        keys, events = [scene.key for scene in scenes], [scene.events for scene in scenes]
         first, second, clean_first, clean_second, *target = torch.stack(patches).unsqueeze(2).unbind(1)
         loss = recipe.loss_for(task)
         sides = registry.TASKS[task].sides
         told = [self.texts.events(*pair) if self.texts else [] for pair in zip(keys, events, strict=True)]
         rows = [event_weights([event.type for event in row], loss) for row in told]
-        calm = [calmness(float(look)) for look in looks]
+        looks = _joined(scene.look for scene in scenes)
+        calm = [] if looks is None or not target else [calmness(look) for look in looks.tolist()]
         if calm:
             rows = [calmed(row, one) for row, one in zip(rows, calm, strict=True)]
         weights = torch.stack([row.tensor() for row in rows])
         wordings = torch.randint(VARIANTS, (len(keys),), generator=generator).tolist()
         return Batch(
             *(first, second, clean_first, clean_second, weights, keys, events, wordings, loss.terms),
-            context=torch.cat(contexts) if contexts else None,
+            context=_joined(scene.context for scene in scenes),
             severities=torch.tensor([severity_vector(row, sides) for row in events]),
-            look=torch.cat(looks) if looks else None,
+            look=looks,
             target=target[0] if target else None,
             calm=torch.tensor(calm) if calm else None,
+            clean_context=_joined(scene.clean_context for scene in scenes),
         )
 
-    def _scene(
-        self, task: str, generator: torch.Generator
-    ) -> tuple[Tensor, list[Event], str, Tensor | None, Tensor | None]:
-        """C×H×W of both inputs, both clean sources and, with looks, the target; what was done; key, context, look."""
-        recipe = self.recipe
+    def _scene(self, task: str, generator: torch.Generator) -> Scene:
+        recipe, network = self.recipe, self.network
         planes, key = self.data[task].scene(recipe.patch, generator)
         sides = registry.TASKS[task].sides
         first, second = (planes.float() / 255)[:, None, None]
@@ -201,7 +217,8 @@ class Batches:
                 degrade(image, side, generator, clean_share=1 - recipe.wear, severity=(0, recipe.worn))[0]
                 for image, side in zip((first, second), sides, strict=True)
             )
-        mends = self.network is not None and self.network.mends
+        mends = network is not None and network.mends
+        aims = network is not None and network.aims
         if mends:  # what the network will never see is nothing to aim at
             first, second = mend(first), mend(second)
         whole, part = first, None
@@ -220,6 +237,7 @@ class Batches:
         images, look = [*inputs, first, second], None
         if recipe.looks:
             look = (1.3 * torch.rand(1, generator=generator) - 0.15).clamp(0, 1)  # both ends come often
+        if look is not None and not aims:
             target = _aim(whole, second, float(look))
             if part is not None:  # what is not clipped looks as it does in the whole scene, and white stays white
                 target = target.lerp(torch.maximum(_aim(first, second, float(look)), first), part)
@@ -228,13 +246,21 @@ class Batches:
         if recipe.parts and torch.rand((), generator=generator) < recipe.parts:
             wider = sides[0] in MEDICAL_SIDES and torch.rand((), generator=generator) < 0.5
             planes = within_black(planes, generator) if wider else cut_part(planes, recipe.patch, generator)
-        context = self.network.context(planes[:1, None], planes[1:2, None], look) if self.network else None
-        return planes, events, key, context, look
+        seen = planes[:, None, None]
+        context = network.context(seen[0], seen[1], look) if network else None
+        clean_context = network.context(seen[2], seen[3], look) if network and aims else None
+        return Scene(planes, events, key, look, context, clean_context)
 
 
 def _aim(visible: Tensor, infrared: Tensor, look: float) -> Tensor:
     """`looks.between` of 1×1×H×W."""
     return torch.from_numpy(between(visible[0, 0].numpy(), infrared[0, 0].numpy(), look))[None, None]
+
+
+def _joined(values: Iterable[Tensor | None]) -> Tensor | None:
+    """One batch of them; None where there are none."""
+    found = [value for value in values if value is not None]
+    return torch.cat(found) if found else None
 
 
 class _Drawn(Dataset[Batch]):

@@ -47,7 +47,7 @@ class DistillObjective:
                 told = self.teacher.context(batch.first, batch.second, batch.look)
             target, guides = self.teacher.with_features(batch.first, batch.second, told)
         fused, features = network.with_features(batch.first, batch.second, batch.context)
-        loss = batch.loss(fused) + batch.perception_loss(network) + output_loss(fused, target)
+        loss = batch.aimed_by(network).loss(fused) + batch.perception_loss(network) + output_loss(fused, target)
         if self.feature:
             adapted = [
                 adapter(guides[scale]) for adapter, scale in zip(self.modules.children(), self.scales, strict=True)

@@ -65,7 +65,7 @@ class FusionObjective:
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
         guide = batch.context if batch.text is None else network.told(batch.text, batch.look)
         fused, _ = network.with_features(batch.first, batch.second, guide)
-        return batch.loss(fused) + batch.perception_loss(network)
+        return batch.aimed_by(network).loss(fused) + batch.perception_loss(network)
 
 
 class Run:
@@ -76,6 +76,9 @@ class Run:
         self.recipe, self.out, self.device = recipe, out, device
         self.model = self._model()
         self.network = checkpoint.build(recipe.architecture, self.model).to(device)
+        if self.network.starts_from and not recipe.init:
+            start = self.network.starts_from
+            raise UsageError(f"recipe: {recipe.architecture} starts from a {start}; add init = {start}")
         if recipe.looks and self.network.look is None:
             raise UsageError("looks = true: this network has none; give it one, as --set model.look=0.15")
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
@@ -100,15 +103,18 @@ class Run:
             return recipe.model
         path = last if last.exists() else checkpoint.find(recipe.init, recipe.tasks[0])
         architecture, values, *_ = checkpoint.read(path)
+        if architecture == checkpoint.kind(recipe.architecture).starts_from:
+            return {architecture: values, **recipe.model}
         return {**values, **recipe.model} if architecture == recipe.architecture else recipe.model
 
     def _start_from(self, name: str) -> None:
         """Take the weights of a released model or a file. Raises UsageError where they are of another shape."""
         source = checkpoint.load(name, self.recipe.tasks[0])
-        if type(source) is not type(self.network):
+        starts_from = self.network.starts_from
+        if type(source) not in {type(self.network), *([checkpoint.kind(starts_from)] if starts_from else [])}:
             raise UsageError(f"init = {name}: is no {self.recipe.architecture}, which the recipe trains")
         try:
-            self.network.load_state_dict(source.state_dict())
+            self.network.start_from(source)
         except RuntimeError as error:
             model = f"{self.recipe.architecture} {self.recipe.model or ''}".rstrip()
             raise UsageError(f"init = {name}: does not fit into {model}; leave its sizes out of the recipe") from error

@@ -1,0 +1,144 @@
+"""Base: nano, and a U-Net that gives back what damage to the sources took from its result; for GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fusecli.models import phases
+from fusecli.models.borders import extend, fill
+from fusecli.models.nano import UNDERSTOOD, Nano, affine, double, perceptron
+from fusecli.models.network import FusionNetwork
+
+
+class Block(nn.Module):
+    """x + two 3×3 convolutions, steered in between (feature-wise affine) by a vector that tells of the whole pair."""
+
+    def __init__(self, width: int, told: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3)
+        self.second = nn.Conv2d(width, width, 3)
+        self.steer = nn.Linear(told, 2 * width)
+        for parameter in self.steer.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, features: Tensor, told: Tensor) -> Tensor:
+        gain, shift = self.steer(told)[..., None, None].chunk(2, 1)
+        found = self.first(extend(features, 2))
+        return features + self.second(F.relu(affine(found, gain, shift)))
+
+
+class Base(FusionNetwork):
+    """Fuse N×1×H×W luma pairs in [0, 1] as nano does, and restore the result.
+
+    What is added to nano's result comes from residual blocks at half, quarter and eighth resolution (a U-Net) that see
+    both sources and that result. They are steered by what nano knows of the pair as a whole: its statistics, what it
+    perceives to be wrong, the look. Training aims at what nano makes of the undamaged sources (`aim`), so where nothing
+    is wrong the result is nano's. Nano itself is not trained. 2.3 million parameters.
+
+    ``nano``: the arguments of the `Nano` that it starts from, whose look and mending it shares. ``widths``, ``blocks``:
+    features and blocks on the way down (and again on the way up) of each resolution. ``steer``: width of what steers.
+    A constant pair gives a constant result whatever the weights.
+    """
+
+    align = 8
+    halo = Nano.halo + 120  # blocks 48 + 32 + 16, entry and head 4, bilinear steps 12, what a cell lacks 8
+    sees_statistics = True
+    starts_from = "nano"
+    aims = True
+
+    def __init__(
+        self,
+        nano: dict[str, Any] | None = None,
+        widths: Sequence[int] = (48, 96, 144),
+        blocks: Sequence[int] = (2, 2, 3),
+        steer: int = 96,
+    ) -> None:
+        super().__init__()
+        if len(widths) != 3 or len(blocks) != 3 or min(*widths, *blocks, steer) < 1:
+            raise ValueError("widths and blocks must be three numbers each, and with steer at least 1")
+        self.nano = Nano(**(nano or {})).requires_grad_(False)
+        self.mends = self.nano.mends
+        self.widths = tuple(widths)
+        fine, middle, coarse = widths
+        self.tell = perceptron(UNDERSTOOD, steer, steer)
+        self.entry = nn.Conv2d(3 * 4, fine, 3)
+        self.down = nn.ModuleList([nn.Conv2d(fine, middle, 2, 2), nn.Conv2d(middle, coarse, 2, 2)])
+        self.up = nn.ModuleList([nn.Conv2d(middle, fine, 1), nn.Conv2d(coarse, middle, 1)])
+        self.inward, self.outward = (
+            nn.ModuleList(
+                nn.ModuleList(Block(width, steer) for _ in range(count))
+                for width, count in zip(widths[:levels], blocks[:levels], strict=True)
+            )
+            for levels in (3, 2)
+        )
+        self.head = nn.Parameter(torch.zeros(4, fine, 3, 3))  # training starts with nano's result
+        self.level = nn.Parameter(torch.zeros(1))
+
+    @property
+    def look(self) -> float | None:  # type: ignore[override]
+        """Nano's."""
+        return self.nano.look
+
+    @look.setter
+    def look(self, look: float | None) -> None:
+        self.nano.look = look
+
+    @property
+    def feature_channels(self) -> dict[int, int]:
+        return dict(zip((2, 4, 8), self.widths, strict=True))
+
+    def train(self, mode: bool = True) -> Base:
+        super().train(mode)
+        self.nano.eval()
+        return self
+
+    def start_from(self, source: FusionNetwork) -> None:
+        """The weights of a nano, or of another base."""
+        (self.nano if isinstance(source, Nano) else self).load_state_dict(source.state_dict())
+
+    def context(self, first: Tensor, second: Tensor, look: Tensor | None = None) -> Tensor:
+        return self.nano.context(first, second, look)
+
+    def aim(self, first: Tensor, second: Tensor, context: Tensor) -> Tensor:
+        """What nano makes of undamaged sources, seen so as a whole."""
+        return self._start(first, second, context)
+
+    def forward(self, first: Tensor, second: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.with_features(first, second, context)[0]
+
+    def with_features(
+        self, first: Tensor, second: Tensor, guide: Tensor | None = None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """(fused, features by scale). Clamped to [0, 1], save in training. ``guide``: the ``context``."""
+        context = self.context(first, second) if guide is None else guide
+        start = self._start(first, second, context)
+        with torch.autocast(first.device.type, enabled=False):  # few numbers, on which all depends
+            told = F.relu(self.tell(self.nano.understood(context)))
+        height, width = first.shape[-2:]
+        pixels = F.pixel_unshuffle(fill(torch.cat([first, second, start], 1), self.align), 2)
+        levels = [F.relu(self.entry(extend(pixels.contiguous(memory_format=torch.channels_last), 1)))]
+        for scale, stack in enumerate(self.inward):
+            if scale:
+                levels.append(F.relu(self.down[scale - 1](levels[-1])))
+            levels[scale] = _in_turn(stack, levels[scale], told)
+        for scale in (1, 0):
+            joint = levels[scale] + double(self.up[scale](levels[scale + 1]))
+            levels[scale] = _in_turn(self.outward[scale], joint, told)
+        added = F.conv2d(extend(levels[0], 1), phases.alike(self.head), self.level.repeat(4))
+        fused = start + F.pixel_shuffle(added.float(), 2)[..., :height, :width]
+        return fused if self.training else fused.clamp(0, 1), dict(zip((2, 4, 8), levels, strict=True))
+
+    @torch.no_grad()
+    def _start(self, first: Tensor, second: Tensor, context: Tensor) -> Tensor:
+        return self.nano(first, second, context)
+
+
+def _in_turn(stack: nn.Module, features: Tensor, told: Tensor) -> Tensor:
+    for block in stack.children():
+        features = block(features, told)
+    return features
