@@ -109,7 +109,7 @@ def test_it_learns_to_make_of_damaged_sources_what_nano_makes_of_clean_ones(rele
     assert probe.target is None
     assert any(probe.events)
     aim = checkpoint.load(released, "ir-vis")(probe.clean_first, probe.clean_second, probe.clean_context)
-    torch.testing.assert_close(probe.aimed_by(run.network).target, aim.detach())
+    torch.testing.assert_close(probe.aimed_by(run.network).aim, aim.detach())
 
     def loss() -> float:
         return sum(run.objective(run.average, batches(step, CPU)).item() for step in range(1000, 1008))

@@ -33,6 +33,7 @@ def distill(
 ) -> None:
     """Distil a student from a teacher and print the path of its weights, ready for `fusecli fuse -m`."""
     options.set_up_logging("text", quiet=quiet, verbose=False)
+    options.sleep_when_waiting()
     if student is not None and student not in STUDENTS:
         raise UsageError(registry.unknown("student", student, STUDENTS))
     from fusecli.models import checkpoint

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -178,8 +177,7 @@ def fuse(
     if skip_existing and "{index" in name:
         raise UsageError("--skip-existing: cannot tell what {index} was given to before; name results by {stem}")
 
-    # Threads that wait for one another sleep instead of spinning: on a shared machine spinning takes ten times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
+    options.sleep_when_waiting()
     from fusecli.images.decode import max_pixels_default
     from fusecli.stream.parts import part
     from fusecli.stream.plan import Naming

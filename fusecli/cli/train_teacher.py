@@ -28,6 +28,7 @@ def train_teacher(
     Several GPUs: torchrun --nproc-per-node 4 -m fusecli train-teacher …
     """
     options.set_up_logging("text", quiet=quiet, verbose=False)
+    options.sleep_when_waiting()
     if task not in registry.TASKS:
         raise UsageError(registry.unknown("task", task, registry.TASKS))
     from fusecli.training import session

@@ -45,7 +45,7 @@ class Base(FusionNetwork):
     A constant pair gives a constant result whatever the weights.
     """
 
-    align = 8
+    align = 16
     halo = Nano.halo + 120  # blocks 48 + 32 + 16, entry and head 4, bilinear steps 12, what a cell lacks 8
     sees_statistics = True
     starts_from = "nano"
@@ -57,12 +57,13 @@ class Base(FusionNetwork):
         widths: Sequence[int] = (48, 96, 144),
         blocks: Sequence[int] = (2, 2, 3),
         steer: int = 96,
+        narrow: bool = False,
     ) -> None:
         super().__init__()
         if len(widths) != 3 or len(blocks) != 3 or min(*widths, *blocks, steer) < 1:
             raise ValueError("widths and blocks must be three numbers each, and with steer at least 1")
         self.nano = Nano(**(nano or {})).requires_grad_(False)
-        self.mends = self.nano.mends
+        self.mends, self.narrow = self.nano.mends, narrow
         self.widths = tuple(widths)
         fine, middle, coarse = widths
         self.tell = perceptron(UNDERSTOOD, steer, steer)
@@ -108,6 +109,9 @@ class Base(FusionNetwork):
         """What nano makes of undamaged sources, seen so as a whole."""
         return self._start(first, second, context)
 
+    def jittered(self, contexts: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+        return self.nano.jittered(contexts, strength, generator)
+
     def forward(self, first: Tensor, second: Tensor, context: Tensor | None = None) -> Tensor:
         return self.with_features(first, second, context)[0]
 
@@ -130,7 +134,10 @@ class Base(FusionNetwork):
             joint = levels[scale] + double(self.up[scale](levels[scale + 1]))
             levels[scale] = _in_turn(self.outward[scale], joint, told)
         added = F.conv2d(extend(levels[0], 1), phases.alike(self.head), self.level.repeat(4))
-        fused = start + F.pixel_shuffle(added.float(), 2)[..., :height, :width]
+        fine = F.pixel_shuffle(added.float(), 2)
+        if self.narrow:
+            fine = fine - F.interpolate(F.avg_pool2d(fine, self.align), scale_factor=self.align, mode="bilinear")
+        fused = start + fine[..., :height, :width]
         return fused if self.training else fused.clamp(0, 1), dict(zip((2, 4, 8), levels, strict=True))
 
     @torch.no_grad()

@@ -32,7 +32,7 @@ from fusecli.training.data import (
 )
 from fusecli.training.degrade import degrade
 from fusecli.training.looks import between, calmness
-from fusecli.training.losses import calmed, event_weights, fusion_loss, target_loss
+from fusecli.training.losses import calmed, event_weights, fusion_loss, restoration_loss, target_loss
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
 
@@ -59,7 +59,8 @@ class Batch:
     look: Tensor | None = None  # N, for recipes with looks,
     target: Tensor | None = None  # N×1×H×W, the image to aim at,
     calm: Tensor | None = None  # N, see `looks.calmness`
-    clean_context: Tensor | None = None  # N×D, as context but of the clean pairs, for networks that aim by themselves
+    clean_context: Tensor | None = None  # N×D, as context but of the clean pairs, for networks that aim by themselves,
+    aim: Tensor | None = None  # N×1×H×W, what these aim at
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -86,17 +87,18 @@ class Batch:
         return PERCEPTION * F.mse_loss(seen, self.severities)
 
     def aimed_by(self, network: FusionNetwork) -> Batch:
-        """With the target of a network that aims by itself, which then stands for the sources in every term too."""
+        """With the aim of a network that aims by itself."""
         if self.clean_context is None:
             return self
-        aim = network.aim(self.clean_first, self.clean_second, self.clean_context)
-        return replace(self, clean_first=aim, clean_second=aim, target=aim, calm=torch.ones_like(aim[:, 0, 0, 0]))
+        return replace(self, aim=network.aim(self.clean_first, self.clean_second, self.clean_context))
 
     def loss(self, fused: Tensor) -> Tensor:
-        """Distance from the target where there is one, else the fusion loss, mean over the batch. Always in float32:
-        variances are small differences of squares."""
+        """Distance from the aim or the target where there is one, else the fusion loss, mean over the batch. Always in
+        float32: variances are small differences of squares."""
         with torch.autocast(fused.device.type, enabled=False):
             fused, clean = fused.float(), (self.clean_first, self.clean_second)
+            if self.aim is not None:
+                return restoration_loss(fused, self.aim, *clean, self.weights, self.terms).mean()
             if self.target is not None and self.calm is not None:
                 return target_loss(fused, self.target, *clean, self.calm, self.weights, self.terms).mean()
             return fusion_loss(fused, *clean, self.weights, self.terms).mean()

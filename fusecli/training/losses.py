@@ -212,6 +212,26 @@ def target_loss(
     return _weighted(terms, weights)
 
 
+def restoration_loss(
+    fused: Tensor, aim: Tensor, first: Tensor, second: Tensor, weights: Tensor, counted: Sequence[str] = tuple(COLUMN)
+) -> Tensor:
+    """Distance per sample from what is made of undamaged sources, ``aim``: N×1×H×W each and N×9 weights in, N out.
+
+    ``max``, ``grad`` and ``ssim`` count for distances from it; ``vif`` and ``both`` (SSIM) for what less than it the
+    result shows of the clean sources. To show more is no gain: it would be contrast that nobody asked for.
+    """
+    terms = {
+        "ssim": 2 - 2 * ssim(fused, aim),
+        "max": (fused - aim).abs().mean((1, 2, 3)),
+        "grad": (sobel(fused) - sobel(aim)).abs().mean((1, 2, 3)),
+    }
+    if "vif" in counted:
+        terms["vif"] = F.relu(vif(aim, first, second) - vif(fused, first, second))
+    if "both" in counted:
+        terms["both"] = F.relu(ssim(aim, first, second) - ssim(fused, first, second))
+    return _weighted(terms, weights)
+
+
 def _weighted(terms: dict[str, Tensor], weights: Tensor) -> Tensor:
     """Sum of the terms (N each) by their weights (N×9)."""
     return sum((term * weights[:, COLUMN[name]] for name, term in terms.items()), start=weights.new_zeros(()))
