@@ -24,7 +24,8 @@ def models(
     console = Console()
     for card in cards.values():
         console.print(f"\n[bold]{card['name']}[/] for {', '.join(card['tasks'])}: {card['parameters']:,} parameters")
-        look = card["config"].get("look")
+        config = card["config"]
+        look = config.get("nano", config).get("look")  # a base has its nano's
         if look is not None:
             console.print(f"  looks from 0 (thermal) to 1 (natural), {look} by default")
         console.print(f"  trained on {', '.join(card['trained_on'])}; {card['licence']}")
