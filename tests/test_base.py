@@ -1,6 +1,8 @@
 import dataclasses
+from pathlib import Path
 
 import cv2
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from fusecli.training.data import LumaPair, PairSet
 from fusecli.training.loop import Run
 from fusecli.training.recipe import Recipe
 
+SAMPLES = Path(__file__).parents[1] / "sample_data"
 CPU = torch.device("cpu")
 TINY_NANO = {"fine": 4, "middle": 4, "coarse": 4, "steer": 8, "look": 0.15}
 TINY = {"widths": [8, 8, 8], "blocks": [1, 1, 1], "steer": 8}
@@ -67,10 +70,11 @@ def test_constant_pair_gives_constant_result_of_the_same_size(base, size):
     assert fused.max() - fused.min() < 1e-4
 
 
-def test_nothing_beyond_the_halo_is_seen(base):
+@pytest.mark.parametrize("narrow", [False, True])
+def test_nothing_beyond_the_halo_is_seen(base, narrow):
     size, at = 384, 192
     pair = torch.rand(2, 1, 1, size, size, generator=torch.Generator().manual_seed(1))
-    deep = perturbed(Base({"look": 0.15}))
+    deep = perturbed(Base({"look": 0.15}, narrow=narrow))
     context = deep.context(*pair)
     pair.requires_grad_(True)
     deep.train().requires_grad_(False)
@@ -112,7 +116,7 @@ def test_it_learns_to_make_of_damaged_sources_what_nano_makes_of_clean_ones(rele
     torch.testing.assert_close(probe.aimed_by(run.network).aim, aim.detach())
 
     def loss() -> float:
-        return sum(run.objective(run.average, batches(step, CPU)).item() for step in range(1000, 1008))
+        return sum(run.objective(run.average, batches(step, CPU)).item() for step in range(1000, 1005))
 
     before = loss()
     run.fit(batches, {})
@@ -162,3 +166,24 @@ def test_it_costs_a_tenth_of_the_teacher():
 def test_sizes_without_sense_are_named(config):
     with pytest.raises(UsageError, match="architecture base"):
         checkpoint.build("base", config)
+
+
+@pytest.mark.parametrize("task", list(registry.TASKS))
+def test_the_released_one_is_the_released_nano_where_nothing_is_wrong(task):
+    base, nano = checkpoint.load("base", task), checkpoint.load("nano", task)
+    assert all(torch.equal(value, base.nano.state_dict()[name]) for name, value in nano.state_dict().items())
+    first, second = scene(task)
+    fused, plain = (Engine(model, "cpu", "fp32").fuse(first[None], second[None], None)[0] for model in (base, nano))
+    assert np.abs(fused - plain).mean() < 1.5 / 255
+    black = np.maximum(first, second) == 0
+    assert not black.any() or fused[black].mean() < 1 / 255
+
+
+def scene(task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both sources of a rendered pair, H×W in [0, 1]."""
+    if task == "ir-vis":
+        sides = [cv2.imread(str(SAMPLES / side / "day_street.png"), cv2.IMREAD_GRAYSCALE) for side in ("vis", "ir")]
+        return sides[0] / np.float32(255), sides[1] / np.float32(255)
+    planes = [np.asanyarray(nib.load(SAMPLES / name / "head.nii.gz").dataobj) for name in ("pet", "mr")]
+    pet, mri = (plane[..., plane.shape[2] // 2].astype(np.float32) / plane.max() for plane in planes)
+    return cv2.resize(pet, mri.shape[::-1]), mri

@@ -42,11 +42,13 @@ class Base(FusionNetwork):
 
     ``nano``: the arguments of the `Nano` that it starts from, whose look and mending it shares. ``widths``, ``blocks``:
     features and blocks on the way down (and again on the way up) of each resolution. ``steer``: width of what steers.
+    ``narrow``: only detail is added, so that larger parts keep nano's brightness: how bright a scene should be is more
+    than can be learnt from a few hundred of them.
     A constant pair gives a constant result whatever the weights.
     """
 
     align = 16
-    halo = Nano.halo + 120  # blocks 48 + 32 + 16, entry and head 4, bilinear steps 12, what a cell lacks 8
+    halo = Nano.halo + 144  # blocks 48 + 32 + 16, entry and head 4, bilinear steps 12, means taken off 24, a cell 8
     sees_statistics = True
     starts_from = "nano"
     aims = True
