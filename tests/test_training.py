@@ -444,17 +444,17 @@ def test_what_is_not_clipped_shall_look_as_in_the_whole_scene(root):
             )
             for share in (1.0, 1e-9)
         )
-        look, first, second = float(clipped[4]), plain[0][0].numpy(), plain[0][1].numpy()
-        same = clipped[0] == plain[0]
+        look, first, second = float(clipped.look), plain.images[0].numpy(), plain.images[1].numpy()
+        same = clipped.images == plain.images
         side = 1 if same[0].all() else 0
         sides.add(side)
         rest = same[side]
         assert rest.any() or side  # an infrared of which the end of the range is white is another one everywhere
         assert not rest.all()
         assert same[1 - side].all()
-        expected = torch.from_numpy(between(first, clipped[0][1].numpy() if side else second, look))
+        expected = torch.from_numpy(between(first, clipped.images[1].numpy() if side else second, look))
         seen = slice(None) if side else rest
-        torch.testing.assert_close(clipped[0][4][seen], expected[seen])
+        torch.testing.assert_close(clipped.images[4][seen], expected[seen])
     assert sides == {0, 1}
 
 
@@ -482,10 +482,10 @@ def test_a_part_shall_look_as_it_does_in_the_whole_scene(root):
             )
             for share in (1.0, 0.0)
         )
-        height, width = part[0].shape[1:]
-        windows = whole[0].unfold(1, height, 1).unfold(2, width, 1)
-        assert (windows == part[0][:, None, None]).all(-1).all(-1).all(0).any()
-        alike += torch.equal(part[3], whole[3])
+        height, width = part.images.shape[1:]
+        windows = whole.images.unfold(1, height, 1).unfold(2, width, 1)
+        assert (windows == part.images[:, None, None]).all(-1).all(-1).all(0).any()
+        alike += torch.equal(part.context, whole.context)
         sizes.add((height, width))
     assert len(sizes) > 1
     assert alike < 3
