@@ -4,6 +4,7 @@ than to compute."""
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ def replayed(
     inputs of the same shapes, and must be called within autocast as before. Where recording fails it is said, and
     ``act`` itself is returned.
     """
+    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # the graphs' own, as it must be
     try:
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
             play: Any = torch.cuda.make_graphed_callables(_Loss(act, trained), tuple(inputs), allow_unused_input=True)
