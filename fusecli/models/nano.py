@@ -148,9 +148,10 @@ class Nano(FusionNetwork):
 
     def jittered(self, contexts: Tensor, strength: float, generator: torch.Generator) -> Tensor:
         """With noise of this standard deviation on the statistics as `acquaint` scales and turns them."""
-        noise = strength * torch.randn(SIZE, len(contexts), generator=generator).to(contexts)
-        back = torch.linalg.pinv(self.whiten.weight, rtol=1e-3)  # carried-over weights leave numbers out
-        return contexts + F.pad((back @ noise).mT, (0, contexts.shape[1] - SIZE))
+        noise = strength * torch.randn(SIZE, len(contexts), generator=generator)
+        # Carried-over weights leave numbers out. On the CPU: a GPU takes longer for so small a matrix.
+        back = torch.linalg.pinv(self.whiten.weight.cpu(), rtol=1e-3)
+        return contexts + F.pad((back @ noise).mT, (0, contexts.shape[1] - SIZE)).to(contexts)
 
     def with_features(
         self, first: Tensor, second: Tensor, guide: Tensor | None = None
