@@ -28,10 +28,15 @@ ENDINGS = (".dcm", ".dicom", ".ima")  # other files are recognised by their firs
 # length.
 _BARE = re.compile(rb"[\2\x08]\0.\0(?:[A-Z]{2}|[\0-\x7f]\0\0\0)|\0[\2\x08]\0.[A-Z]{2}", re.DOTALL)
 MODALITIES = {"ct": ("CT",), "mri": ("MR",), "pet": ("PT",), "spect": ("NM", "ST")}
+# What tells images of one position apart. Time points may each begin at instance 1.
+TELL_VOLUMES_APART = (
+    *("InstanceNumber", "TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime", "TriggerTime"),
+    "AcquisitionTime",
+)
 _LISTED = 12
 _HEADER = [
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
-    *("PatientID", "PatientName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "InstanceNumber"),
+    *("PatientID", "PatientName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", *TELL_VOLUMES_APART),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("BitsAllocated", "PixelRepresentation", "PhotometricInterpretation", "ImageType"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
