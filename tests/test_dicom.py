@@ -385,6 +385,15 @@ def test_several_series_are_listed_and_chosen(tmp_path, caplog):
             open_(tmp_path / "study", "mri", wrong)
 
 
+@pytest.mark.parametrize("shift", [0, 4])
+@pytest.mark.parametrize("dtype", ["i2", "u2"])
+def test_values_in_the_upper_bits_of_their_cells(tmp_path, shift, dtype):
+    files = phantom.dicom_series(tmp_path / "ct", VALUES.astype(dtype), WHERE, BitsStored=12, HighBit=15)
+    for path, values in zip(files, VALUES, strict=True):
+        edit(path, PixelData=(values << shift).astype(dtype).tobytes())  # 0: HighBit is wrong
+    assert np.array_equal(read(tmp_path / "ct").voxels, VALUES)
+
+
 @pytest.mark.parametrize(
     "tags",
     [
@@ -404,6 +413,11 @@ def test_localizers_and_captures_are_taken_only_where_nothing_else_is_there(tmp_
     assert "series 2 is the only one of its modality, but for localizers and secondary captures" in caplog.text
     assert np.array_equal(read(tmp_path / "study", series="1").voxels, VALUES + 1)
     assert np.array_equal(read(tmp_path / "1").voxels, VALUES + 1)
+    for path in (tmp_path / "1").iterdir():  # beside its slices, in one series
+        edit(path, SeriesInstanceUID="1.2.826.0.1.3680043.8.498.2", SOPInstanceUID=None)
+        shutil.copy(path, tmp_path / "2" / f"0-{path.name}")
+    assert np.array_equal(read(tmp_path / "2").voxels, VALUES + 2)
+    assert "2: 6 localizers or captures within the series are left out" in caplog.text
     phantom.dicom_series(tmp_path / "study", VALUES, WHERE, number=3)
     assert "as --series ct=2:\n  1: CT" in refused(tmp_path / "study")
 

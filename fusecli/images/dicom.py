@@ -307,7 +307,7 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pixels = pixel_array(dataset)
+            pixels = _decoded(dataset)
             if dataset.PhotometricInterpretation == "PALETTE COLOR":
                 entries, lowest, _ = dataset.RedPaletteColorLookupTableDescriptor
                 # Some write entries of 8 bits and call them 16.
@@ -326,6 +326,19 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
         pixels = np.rint(pixels * (255 / top)).astype(np.uint8)
     frames = frame_count(dataset)
     return pixels.reshape(frames, *pixels.shape[-(2 + _has_channels(dataset)) :]) if frames > 1 else pixels
+
+
+def _decoded(dataset: Any) -> np.ndarray:
+    """As pydicom's `pixel_array`, which takes the lowest bits for the value; in old files these may be the highest."""
+    bits, cell = int(dataset.get("BitsStored") or 16), int(dataset.get("BitsAllocated") or 16)
+    below = int(dataset.get("HighBit") or 0) + 1 - bits
+    if 0 < below <= cell - bits:
+        dataset.BitsStored = bits + below
+        pixels = pixel_array(dataset)
+        dataset.BitsStored = bits
+        if not (pixels & (2**below - 1)).any():  # else HighBit is what is wrong
+            return np.asarray(pixels >> below)
+    return pixel_array(dataset)
 
 
 def _missing_codecs(syntax: UID, path: Path) -> bool:
