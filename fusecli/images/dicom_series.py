@@ -249,13 +249,12 @@ def dcmread(path: Path, **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = pydicom.dcmread(path, force=True, **options)
-        for elements in (dataset, dataset.file_meta):
-            for tag in list(elements.keys()):
-                try:
-                    elements[tag]
-                except Exception as error:  # an unknown type, a length that does not fit it …
-                    log.debug("%s: %s cannot be read: %s", path, tag, error)
-                    del elements[tag]
+        for tag in list(dataset.keys()):
+            try:
+                dataset[tag]
+            except Exception as error:  # an unknown type, a length that does not fit it …
+                log.debug("%s: %s cannot be read: %s", path, tag, error)
+                del dataset[tag]
         return dataset
 
 
