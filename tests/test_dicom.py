@@ -417,7 +417,7 @@ def test_localizers_and_captures_are_taken_only_where_nothing_else_is_there(tmp_
         edit(path, SeriesInstanceUID="1.2.826.0.1.3680043.8.498.2", SOPInstanceUID=None)
         shutil.copy(path, tmp_path / "2" / f"0-{path.name}")
     assert np.array_equal(read(tmp_path / "2").voxels, VALUES + 2)
-    assert "2: 6 localizers or captures within the series are left out" in caplog.text
+    assert "2: 6 of the files of the series are localizers or captures; left out" in caplog.text
     phantom.dicom_series(tmp_path / "study", VALUES, WHERE, number=3)
     assert "as --series ct=2:\n  1: CT" in refused(tmp_path / "study")
 

@@ -215,7 +215,7 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         slices = [one for one in series.headers if not _is_aside(one[1])]
         fewer = len(series.headers) - len(slices)
         if fewer:
-            log.info("%s: %d localizers or captures within the series are left out", series.source, fewer)
+            log.info("%s: %d of the files of the series are localizers or captures; left out", series.source, fewer)
             series = replace(series, headers=slices)
     if found.broken:
         path, reason = found.broken[0]
