@@ -688,7 +688,7 @@ def test_one_echo_of_several_is_chosen(tmp_path, fusecli, average):
         assert [one.EchoTime for one in results] == [echo] * 4
     code, _, err = fusecli(*arguments, "-o", tmp_path / "none", "--volume", "mri=2")
     assert (code, "has no volume 2; it holds 2" in err) == (1, True)
-    phantom.edit(next((tmp_path / "mr").iterdir()), InstanceNumber=None)  # which are of one echo?
+    phantom.edit(next((tmp_path / "mr").iterdir()), InstanceNumber=None, EchoTime=None)  # which are of one echo?
     assert "lie at the same position" in fusecli(*arguments, "-o", tmp_path / "none", "--volume", "1")[2]
 
 

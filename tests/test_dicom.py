@@ -172,6 +172,21 @@ def test_frames_of_an_enhanced_file_are_sorted_too(tmp_path):
     assert volume.origin.frames == [order.index(k) for k in range(6)]
 
 
+def test_one_echo_of_an_enhanced_file_is_chosen(tmp_path):
+    path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE, [0, 1, 2, 2, 1, 0])
+    edit(path, PixelData=VALUES.astype(np.uint16).tobytes())
+    assert "choose one by --volume 0 … 1, in the order of their frame numbers" in refused(path, "mri")
+    volume = dicom.read(open_(path, "mri"), "mri", lambda count: "1")
+    assert np.array_equal(quantities(volume), VALUES[[5, 4, 3]] * 2.0 + 5)
+    fused = write(tmp_path / "out.dcm", volume, volume, side="mri")
+    again, result, source = read(tmp_path / "out.dcm", "mri"), *map(pydicom.dcmread, (tmp_path / "out.dcm", path))
+    assert again.grid.affine == pytest.approx(volume.grid.affine)
+    assert quantities(again) == pytest.approx(shown_range(volume, "mri").invert(fused), abs=0.1)
+    assert [item.PlanePositionSequence for item in result.PerFrameFunctionalGroupsSequence] == [
+        item.PlanePositionSequence for item in source.PerFrameFunctionalGroupsSequence[3:]
+    ]
+
+
 @pytest.mark.parametrize("slices", [[2], [3, 1, 2]])
 @pytest.mark.parametrize("color", [False, True])
 def test_enhanced_files_of_one_frame_are_slices(tmp_path, slices, color):
@@ -218,7 +233,15 @@ def test_reconstructed_spect_lies_along_or_against_its_normal(tmp_path, step):
 def test_phases_of_gated_spect_are_no_further_slices(tmp_path):
     gated = {"SliceVector": [1, 2, 3] * 2, "TimeSlotVector": [1, 1, 1, 2, 2, 2]}
     path = spect(tmp_path / "nm.dcm", VALUES, WHERE, SpacingBetweenSlices=4.0, **gated)
-    assert "nm.dcm frame 1 and nm.dcm frame 4 lie at the same position" in refused(path, "spect")
+    assert "nm.dcm: holds 2 images at each of 3 positions" in refused(path, "spect")
+    volume = dicom.read(open_(path, "spect"), "spect", lambda count: "1")
+    assert np.array_equal(volume.voxels, VALUES[3:])
+    write(tmp_path / "out.dcm", volume, volume, side="spect")
+    result = pydicom.dcmread(tmp_path / "out.dcm")
+    assert (result.NumberOfFrames, result.SliceVector, result.TimeSlotVector) == (3, [1, 2, 3], [2, 2, 2])
+    assert [item.ReferencedFrameNumber for item in result.SourceImageSequence] == [[4, 5, 6]] * 2
+    edit(path, SliceVector=[1, 1, 1, 2, 2, 3])
+    assert "nm.dcm frame 1 and nm.dcm frame 2 lie at the same position" in refused(path, "spect")
     edit(path, SliceVector=[6, 5, 4, 3, 2, 1])
     assert np.array_equal(read(path, "spect").voxels, VALUES[::-1])
 
@@ -362,6 +385,15 @@ def test_several_series_are_listed_and_chosen(tmp_path, caplog):
             open_(tmp_path / "study", "mri", wrong)
 
 
+@pytest.mark.parametrize("shift", [0, 4])
+@pytest.mark.parametrize("dtype", ["i2", "u2"])
+def test_values_in_the_upper_bits_of_their_cells(tmp_path, shift, dtype):
+    files = phantom.dicom_series(tmp_path / "ct", VALUES.astype(dtype), WHERE, BitsStored=12, HighBit=15)
+    for path, values in zip(files, VALUES, strict=True):
+        edit(path, PixelData=(values << shift).astype(dtype).tobytes())  # 0: HighBit is wrong
+    assert np.array_equal(read(tmp_path / "ct").voxels, VALUES)
+
+
 @pytest.mark.parametrize(
     "tags",
     [
@@ -381,6 +413,11 @@ def test_localizers_and_captures_are_taken_only_where_nothing_else_is_there(tmp_
     assert "series 2 is the only one of its modality, but for localizers and secondary captures" in caplog.text
     assert np.array_equal(read(tmp_path / "study", series="1").voxels, VALUES + 1)
     assert np.array_equal(read(tmp_path / "1").voxels, VALUES + 1)
+    for path in (tmp_path / "1").iterdir():  # beside its slices, in one series
+        edit(path, SeriesInstanceUID="1.2.826.0.1.3680043.8.498.2", SOPInstanceUID=None)
+        shutil.copy(path, tmp_path / "2" / f"0-{path.name}")
+    assert np.array_equal(read(tmp_path / "2").voxels, VALUES + 2)
+    assert "2: 6 of the files of the series are localizers or captures; left out" in caplog.text
     phantom.dicom_series(tmp_path / "study", VALUES, WHERE, number=3)
     assert "as --series ct=2:\n  1: CT" in refused(tmp_path / "study")
 
@@ -435,6 +472,19 @@ def test_two_slices_at_one_position_are_named(tmp_path):
     assert "lie at the same position" in message
     assert "copy.dcm" in message
     assert files[2].name in message
+
+
+def test_time_points_that_each_begin_at_instance_1_are_chosen(tmp_path):
+    for point in (2, 1):
+        for index, path in enumerate(phantom.dicom_series(tmp_path / "one", VALUES + point, WHERE, "MR")):
+            edit(path, SOPInstanceUID=f"1.2.{point}.{index}", AcquisitionNumber=point)
+            (tmp_path / "mr").mkdir(exist_ok=True)
+            path.rename(tmp_path / "mr" / f"{3 - point}-{path.name}")
+    assert "holds 2 images at each of 6 positions" in refused(tmp_path / "mr", "mri")
+    assert "by --volume 0 … 1, in the order of their AcquisitionNumber" in refused(tmp_path / "mr", "mri")
+    for wanted, point in (("0", 1), ("1", 2)):
+        volume = dicom.read(open_(tmp_path / "mr", "mri"), "mri", lambda count, wanted=wanted: wanted)
+        assert np.array_equal(volume.voxels, VALUES + point)
 
 
 def test_files_exported_twice_are_read_once(tmp_path, caplog):

@@ -33,7 +33,7 @@ from fusecli import __version__
 from fusecli.errors import FusecliError
 from fusecli.images.atomic import replacing
 from fusecli.images.dicom import Origin
-from fusecli.images.dicom_planes import number
+from fusecli.images.dicom_planes import frame_count, number
 from fusecli.images.grid import flip_lps, mapping
 from fusecli.images.intensity import Range
 from fusecli.images.volume import Volume
@@ -151,6 +151,12 @@ class Result:
         assert self.origin.frames is not None
         source = self.origin.datasets[0]
         dataset = self._gray(source, self.pixels[np.argsort(self.origin.frames)])
+        count = frame_count(source)
+        if len(self.pixels) < count:  # one echo, phase or time point of several
+            dataset.NumberOfFrames = len(self.pixels)
+            for element in dataset:
+                if element.keyword.endswith("Vector") and count == element.VM:  # of nuclear medicine
+                    element.value = [element.value[k] for k in sorted(self.origin.frames)]
         dataset.SourceImageSequence = self._sources(None)
         yield self._named(dataset, 0)
 
@@ -223,7 +229,9 @@ class Result:
             return
         levels = 2**self.bits - 1
         shared = _copy((source.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
-        per_frame = [_copy(item) for item in source.PerFrameFunctionalGroupsSequence]
+        items = source.PerFrameFunctionalGroupsSequence
+        kept = range(len(items)) if self.origin.frames is None else sorted(self.origin.frames)
+        per_frame = [_copy(item) for frame in kept for item in items[frame : frame + 1]]
         groups = [shared, *per_frame]
         rescaled = any("PixelValueTransformationSequence" in group for group in groups)
         for group in groups:
@@ -294,7 +302,9 @@ class Result:
             if origin.frames is None:
                 items += [_reference(origin.datasets[k]) for k in spanned]
             else:
-                numbers = None if span is None else [origin.frames[k] + 1 for k in spanned]
+                numbers: list[int] | None = [origin.frames[k] + 1 for k in spanned]
+                if span is None and len(spanned) == frame_count(origin.datasets[0]):
+                    numbers = None  # all of them
                 items += [_reference(origin.datasets[0], numbers)] if spanned else []
         return Sequence([item for item in items if item is not None])
 

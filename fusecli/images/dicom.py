@@ -21,7 +21,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from fusecli.errors import FusecliError, InputError
 from fusecli.images.dicom_planes import Plane, arrange, frame_count, group, number, planes_of, stations
-from fusecli.images.dicom_series import MODALITIES, Series, brief, dcmread
+from fusecli.images.dicom_series import MODALITIES, TELL_VOLUMES_APART, Series, brief, dcmread
 from fusecli.images.grid import Grid
 from fusecli.images.volume import Volume
 
@@ -51,7 +51,7 @@ def read(series: Series, side: str, among: Callable[[int], str | None] = lambda 
         path = next(path for path, header in series.headers if frame_count(header) > 1)
         raise InputError(f"{path}: a multi-frame image among {len(series.headers)} of one series; give this file alone")
     try:
-        return _read_frames(series) if series.is_multi_frame else _read_slices(series, among)
+        return (_read_frames if series.is_multi_frame else _read_slices)(series, among)
     except FusecliError:
         raise
     except Exception as error:  # as in `dicom_series.scan`, within sequences for example
@@ -74,7 +74,10 @@ def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
     """A volume of single-frame files, enhanced ones among them."""
     source = series.source
     planes = [planes_of(path, header)[0] for path, header in series.headers]
-    kept = _one_volume(series, planes, among)
+    numbers = {
+        name: np.array([number(header, name, np.nan) for _, header in series.headers]) for name in TELL_VOLUMES_APART
+    }
+    kept = _one_volume(source, planes, numbers, among)
     planes, series = [planes[k] for k in kept], replace(series, headers=[series.headers[k] for k in kept])
     mosaic = next((path for path, header in series.headers if "MOSAIC" in (header.get("ImageType") or [])), None)
     if mosaic:
@@ -120,33 +123,42 @@ def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
     return _volume(voxels, affine, source, series, scale, window, Origin(datasets), plain)
 
 
-def _one_volume(series: Series, planes: list[Plane], among: Callable[[int], str | None]) -> list[int]:
-    """Which files are one volume: where every position has as many images (echoes, phases or time points), one of each.
+def _one_volume(
+    source: Path, planes: list[Plane], numbers: dict[str, np.ndarray], among: Callable[[int], str | None]
+) -> list[int]:
+    """Which planes are one volume: one of each position, where all have as many (echoes, phases or time points).
 
-    They are told apart by their instance numbers. Raises InputError where it is not said which volume to take.
+    numbers: what may tell those of one position apart; the first that does counts. Raises InputError where it is not
+    said which volume to take.
     """
     everything = list(range(len(planes)))
     at = stations(planes)
     if at is None:
         return everything  # which will be refused
-    numbers = np.array([number(header, "InstanceNumber", np.nan) for _, header in series.headers])
     counts = np.bincount(at)
     count = int(counts[0])
-    told_apart = len({*zip(at, numbers, strict=True)}) == len(planes) and np.isfinite(numbers).all()
-    if (counts != count).any() or (count > 1 and not told_apart):
+    telling = next((name for name, values in numbers.items() if _tell_apart(at, values)), None)
+    if (counts != count).any() or (count > 1 and telling is None):
         return everything
     index = among(count)
     if index is None and count > 1:
         raise InputError(
-            f"{series.source}: holds {count} images at each of {len(counts)} positions (echoes, phases or time "
-            f"points); choose one by --volume 0 … {count - 1}, in the order of their instance numbers"
+            f"{source}: holds {count} images at each of {len(counts)} positions (echoes, phases or time points); "
+            f"choose one by --volume 0 … {count - 1}, in the order of their {telling}"
         )
     if int(index or 0) >= count:
-        raise InputError(f"{series.source}: has no volume {index}; it holds {count}, counted from 0")
-    return [int(k) for k in np.lexsort((numbers, at)).reshape(-1, count)[:, int(index or 0)]]
+        raise InputError(f"{source}: has no volume {index}; it holds {count}, counted from 0")
+    if telling is None:
+        return everything
+    return [int(k) for k in np.lexsort((numbers[telling], at)).reshape(-1, count)[:, int(index or 0)]]
 
 
-def _read_frames(series: Series) -> Volume:
+def _tell_apart(at: np.ndarray, numbers: np.ndarray) -> bool:
+    """Whether no two planes of one position have the same number."""
+    return bool(np.isfinite(numbers).all()) and len({*zip(at, numbers, strict=True)}) == len(at)
+
+
+def _read_frames(series: Series, among: Callable[[int], str | None]) -> Volume:
     """A volume of one multi-frame file: enhanced CT, MR and PET, nuclear medicine, and stacks without geometry."""
     path = series.files[0]
     dataset = _full(path)
@@ -155,13 +167,15 @@ def _read_frames(series: Series) -> Volume:
     planes = planes_of(path, dataset)
     order, affine = list(range(count)), None
     if any(plane.place for plane in planes):
-        order, affine = arrange(planes, path)
+        kept = _one_volume(path, planes, {"frame numbers": np.arange(count)}, among)
+        order, affine = arrange([planes[k] for k in kept], path)
+        order = [kept[k] for k in order]
     pixels = pixels[order] if order != list(range(count)) else pixels
     scales = [_scaling(dataset, frame) for frame in order]
     plain = len(set(scales)) == 1 and scales[0].is_plain and not series.is_color
     if not plain and not series.is_color:
         pixels = np.stack([_quantities(one, dataset, scale) for one, scale in zip(pixels, scales, strict=True)])
-    window = Counter(_window(dataset, frame) for frame in range(count)).most_common(1)[0][0]
+    window = Counter(_window(dataset, frame) for frame in order).most_common(1)[0][0]
     return _volume(pixels, affine, path, series, scales[0], window, Origin([dataset], order), plain)
 
 
@@ -293,7 +307,7 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pixels = pixel_array(dataset)
+            pixels = _decoded(dataset)
             if dataset.PhotometricInterpretation == "PALETTE COLOR":
                 entries, lowest, _ = dataset.RedPaletteColorLookupTableDescriptor
                 # Some write entries of 8 bits and call them 16.
@@ -312,6 +326,19 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
         pixels = np.rint(pixels * (255 / top)).astype(np.uint8)
     frames = frame_count(dataset)
     return pixels.reshape(frames, *pixels.shape[-(2 + _has_channels(dataset)) :]) if frames > 1 else pixels
+
+
+def _decoded(dataset: Any) -> np.ndarray:
+    """As pydicom's `pixel_array`, which takes the lowest bits for the value; in old files these may be the highest."""
+    bits, cell = int(dataset.get("BitsStored") or 16), int(dataset.get("BitsAllocated") or 16)
+    below = int(dataset.get("HighBit") or 0) + 1 - bits
+    if 0 < below <= cell - bits:
+        dataset.BitsStored = bits + below
+        pixels = pixel_array(dataset)
+        dataset.BitsStored = bits
+        if not (pixels & (2**below - 1)).any():  # else HighBit is what is wrong
+            return np.asarray(pixels >> below)
+    return pixel_array(dataset)
 
 
 def _missing_codecs(syntax: UID, path: Path) -> bool:

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,15 @@ ENDINGS = (".dcm", ".dicom", ".ima")  # other files are recognised by their firs
 # length.
 _BARE = re.compile(rb"[\2\x08]\0.\0(?:[A-Z]{2}|[\0-\x7f]\0\0\0)|\0[\2\x08]\0.[A-Z]{2}", re.DOTALL)
 MODALITIES = {"ct": ("CT",), "mri": ("MR",), "pet": ("PT",), "spect": ("NM", "ST")}
+# What tells images of one position apart. Time points may each begin at instance 1.
+TELL_VOLUMES_APART = (
+    *("InstanceNumber", "TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime", "TriggerTime"),
+    "AcquisitionTime",
+)
 _LISTED = 12
 _HEADER = [
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
-    *("PatientID", "PatientName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "InstanceNumber"),
+    *("PatientID", "PatientName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", *TELL_VOLUMES_APART),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("BitsAllocated", "PixelRepresentation", "PhotometricInterpretation", "ImageType"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
@@ -67,10 +72,8 @@ class Series:
 
     @property
     def is_aside(self) -> bool:
-        """Whether it is a localizer or secondary capture (such as a dose report), which come with a scan's images."""
-        header = self.headers[0][1]
-        capture = "Secondary Capture" in UID(str(header.get("SOPClassUID") or "")).name
-        return capture or "LOCALIZER" in (header.get("ImageType") or ())
+        """Whether it holds nothing but localizers and captures."""
+        return all(_is_aside(header) for _, header in self.headers)
 
     @property
     def is_multi_frame(self) -> bool:
@@ -91,6 +94,12 @@ class Series:
             f"{self.number or '(no number)'}: {self.modality or 'no modality'}, {self.slices} "
             f"slice{'s' if self.slices > 1 else ''} of {header.Columns}×{header.Rows}{name} ({self.uid})"
         )
+
+
+def _is_aside(header: Dataset) -> bool:
+    """Whether it is a localizer or secondary capture (such as a dose report), which come with a scan's images."""
+    capture = "Secondary Capture" in UID(str(header.get("SOPClassUID") or "")).name
+    return capture or "LOCALIZER" in (header.get("ImageType") or ())
 
 
 @dataclass
@@ -162,7 +171,8 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
 def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
     """The series to read: by number or UID (or its end) if ``wanted``, else the only one of the side's modality.
 
-    Localizers and secondary captures are taken only where ``wanted`` says so, or where there is nothing else.
+    Series of localizers and secondary captures are taken only where ``wanted`` says so, or where there is nothing else;
+    those within a series of other images never.
 
     Raises UsageError, which lists the series, where that leaves none or several; InputError for files of two patients
     and for damaged files, since their slices would be missing.
@@ -198,12 +208,19 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
             f"--{side} {found.source}: {how}; choose one by its number or the end of its UID, "
             f"as --series {side}={example}:{listed}{more}"
         )
-    if len(chosen[0].patients) > 1:
+    (series,) = chosen
+    if len(series.patients) > 1:
         _refuse_patients(found, chosen)
+    if not series.is_aside:
+        slices = [one for one in series.headers if not _is_aside(one[1])]
+        fewer = len(series.headers) - len(slices)
+        if fewer:
+            log.info("%s: %d of the files of the series are localizers or captures; left out", series.source, fewer)
+            series = replace(series, headers=slices)
     if found.broken:
         path, reason = found.broken[0]
-        raise InputError(f"{path}: {reason}{_hole(chosen[0])}; replace the file, or move it away if it is not needed")
-    return chosen[0]
+        raise InputError(f"{path}: {reason}{_hole(series)}; replace the file, or move it away if it is not needed")
+    return series
 
 
 def _hole(series: Series) -> str:
@@ -231,14 +248,13 @@ def dcmread(path: Path, **options: Any) -> Any:
     """As pydicom's, without what cannot be read of it. Raises whatever pydicom stumbles over in a damaged file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset = pydicom.dcmread(path, force=is_dicom(path), **options)
-        for elements in (dataset, dataset.file_meta):
-            for tag in list(elements.keys()):
-                try:
-                    elements[tag]
-                except Exception as error:  # an unknown type, a length that does not fit it …
-                    log.debug("%s: %s cannot be read: %s", path, tag, error)
-                    del elements[tag]
+        dataset = pydicom.dcmread(path, force=True, **options)
+        for tag in list(dataset.keys()):
+            try:
+                dataset[tag]
+            except Exception as error:  # an unknown type, a length that does not fit it …
+                log.debug("%s: %s cannot be read: %s", path, tag, error)
+                del dataset[tag]
         return dataset
 
 

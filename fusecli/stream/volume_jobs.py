@@ -22,6 +22,7 @@ from fusecli.stream.run import Job
 log = logging.getLogger("fusecli")
 
 SHOWN = 10
+MANY = 5000  # DICOM files, whose headers take some 10 s to read
 _KINDS = {".dcm": "dicom", ".tiff": ".tif", ".jpeg": ".jpg"}  # of endings that are not what is written themselves
 
 
@@ -250,6 +251,9 @@ def plan(
     output: a folder, or a file for a single pair. The format may also be nifti; that of pictures is for slices, in a
     folder. inputs: both sides as typed; nothing may be written in a folder among them. Raises UsageError.
     """
+    count = sum(len(one.files) for pair in pairs for one in (pair.first, pair.second) if not one.is_nifti)
+    if count > MANY:
+        log.info("reading the headers of %d DICOM files", count)
     single = _is_file(output)
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
