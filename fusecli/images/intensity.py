@@ -117,6 +117,7 @@ def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = 
 def range_of(pages: Iterable[np.ndarray]) -> Range | None:
     """The range that auto gives for these stored frames; None where they have 8 bits or no finite value."""
     parts = [_finite_sample(page) for page in pages if page.dtype != np.uint8]
+    parts = [values for values in parts if _varies(values)] or parts  # as in a sequence of files
     sample = np.concatenate(parts) if parts else np.empty(0)
     return _percentile_range(sample, eight_bit=False) if sample.size else None
 
