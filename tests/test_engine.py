@@ -84,6 +84,14 @@ def test_released_student_is_the_same_in_tiles(nano):
         assert abs(tiled - whole).max() <= 2
 
 
+def test_tiles_that_are_mostly_overlap_are_told(caplog):
+    for tile, said in (("60", "take 9 times as long; from 120 on"), ("120", ""), ("0", "")):
+        caplog.clear()
+        Engine(Mean(), "cpu", tile=tile, overlap=60)
+        assert said in caplog.text
+        assert bool(said) == bool(caplog.text)
+
+
 @pytest.mark.parametrize(
     ("scene", "whitest"),
     [("forest_edge", 250), ("day_street", 240), ("back_yard", 240)],  # the latter are bright in both bands

@@ -314,6 +314,17 @@ def test_a_panic_of_the_png_library_costs_one_file(tmp_path, monkeypatch):
     assert "memory" in refused(tmp_path / "a.png")
 
 
+def test_a_lack_of_memory_in_opencv_is_told_as_such(tmp_path, monkeypatch):
+    def short(*_):
+        error = cv2.error("Failed to allocate")
+        error.code = cv2.Error.StsNoMem
+        raise error
+
+    frames.write(tmp_path / "a.jpg", [picture(5, 7)])
+    monkeypatch.setattr(cv2, "imdecode", short)
+    assert "memory" in refused(tmp_path / "a.jpg")
+
+
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize(
     ("colour", "depths"), [(0, (1, 2, 4, 8, 16)), (2, (8, 16)), (3, (1, 8)), (4, (8, 16)), (6, (8,))]
@@ -439,6 +450,14 @@ def test_float_with_gaps(tmp_path):
     image = np.array([[np.nan, 250, 300], [np.inf, -np.inf, 350]], np.float32)
     tifffile.imwrite(path, image)
     np.testing.assert_array_equal(one(path).pixels, np.float32([[0, 0, 0.5], [1, 0, 1]]))
+
+
+def test_a_frame_without_any_value_is_told(tmp_path, caplog):
+    tifffile.imwrite(tmp_path / "a.tif", np.full((3, 4), np.nan, np.float32))
+    tifffile.imwrite(tmp_path / "b.tif", np.full((3, 4), -9999, np.float32), extratags=[(42113, 2, 0, "-9999", True)])
+    for name in ("a.tif", "b.tif"):
+        assert not one(tmp_path / name).pixels.any()
+        assert f"{name}: holds no finite value" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint16", "int16"])

@@ -121,6 +121,21 @@ def test_files_of_different_kinds_or_units_are_said(tmp_path, caplog):
         assert not told(tmp_path, caplog, *alike)
 
 
+@pytest.mark.parametrize("value", [0, 65535])
+def test_a_frame_of_one_value_does_not_stretch_the_range_of_the_others(tmp_path, caplog, value):
+    """As of a camera that starts, or of a map's tile without data."""
+    scene = np.linspace(2000, 3000, 1024).reshape(32, 32).astype(np.uint16)
+    paths = [tmp_path / f"{name}.tif" for name in "ab"]
+    tifffile.imwrite(paths[0], np.full_like(scene, value))
+    alone = sequence_range("auto", paths[:1])
+    tifffile.imwrite(paths[1], scene)
+    assert sequence_range("auto", paths) == sequence_range("auto", paths[1:])
+    assert visible_range(paths) == Range.of_bits(12)
+    assert alone == Range(value, value, eight_bit=False)  # where there is nothing else
+    assert intensity.range_of([np.full_like(scene, value), scene]) == intensity.range_of([scene])
+    assert "one range does not suit" not in caplog.text
+
+
 def test_scenes_that_differ_are_no_mistake(tmp_path, caplog):
     scenes = [thermal(seed) for seed in range(8)]
     shutter = np.full_like(scenes[0], 7500)

@@ -1,5 +1,6 @@
 import os
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,23 @@ def test_csv(tmp_path):
         ("night/1", "b.png", "7.tif"),
         ("night/2", "a.png", "9.tif"),
     ]
+
+
+def test_accents_in_a_csv_file_match_however_they_are_written(tmp_path):
+    nfc, nfd = (unicodedata.normalize(form, "Zürich") for form in ("NFC", "NFD"))
+    make(tmp_path, f"v/{nfd}.png", f"t/{nfc}.tif")
+    table = tmp_path / "pairs.csv"
+    for cell in (nfc, nfd):
+        table.write_text(f"vis,ir\n{cell}.png,{cell}.tif\n", encoding="utf-8")
+        found = pairs(tmp_path / "v", tmp_path / "t", pairs_csv=table)
+        assert found == [Pair(nfc, tmp_path / "v" / f"{nfd}.png", tmp_path / "t" / f"{nfc}.tif")]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_is_refused_before_anyone_waits_for_it(tmp_path):
+    vis = make(tmp_path / "vis", "a.png")
+    os.mkfifo(tmp_path / "a.png")
+    assert "a.png: a pipe or device" in refused(vis, tmp_path / "a.png")
 
 
 def test_csv_mistakes(tmp_path):

@@ -1,6 +1,8 @@
 """The stream itself, with a small network: batches, stops, failures, and what a plan refuses."""
 
 import hashlib
+import os
+import signal
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -22,6 +24,7 @@ from fusecli.stream import videos, volumes
 from fusecli.stream.engine import Engine
 from fusecli.stream.plan import Naming, plan
 from fusecli.stream.run import Job, Settings
+from fusecli.stream.stop import stopping
 
 
 class Local(FusionNetwork):
@@ -108,6 +111,22 @@ def test_a_batch_that_the_device_refuses_costs_its_own_pairs(jobs):
     assert sorted(failed) == [f"{i:02d}" for i in range(12) if i % 3 == 1]
     assert all("illegal memory access" in reason for reason in failed.values())
     assert len(bytes_of(jobs)) == 8
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch):
+    """As timeout(1) sends it; 2 of 5 such runs left no report. A later one ends the process."""
+    killed = []
+    with stopping() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.is_set()
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal is signal.SIGTERM
+        monkeypatch.setattr("fusecli.stream.stop.AGAIN", -1.0)
+        monkeypatch.setattr("fusecli.stream.stop.os.kill", lambda *sent: killed.append(sent))
+        signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert killed == [(os.getpid(), signal.SIGTERM)]
 
 
 @pytest.mark.parametrize("engine_class", [Engine, Batching])

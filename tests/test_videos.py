@@ -316,6 +316,8 @@ def test_folders_of_clips(tmp_path, fuse):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mov", "b.mov"]
     code, _, err = fuse("--skip-existing", ir="ir", vis="vis", output="out")
     assert (code, "2 skipped" in err) == (0, True)
+    assert fuse(ir="ir/*", vis="vis/*", output="globs")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "globs").iterdir()) == ["a.mov", "b.mov"]
 
 
 def test_json_lines_are_mixed_with_no_bar(clips, fuse, monkeypatch):

@@ -217,6 +217,22 @@ def test_the_infrared_range_is_settled_by_the_first_pair_that_can_be_read(tmp_pa
     assert second < 0.6 * first
 
 
+def test_an_infrared_frame_of_one_value_settles_no_range(tmp_path, watched):
+    """As the first of a camera that starts: all that came after it was white, for days."""
+    vis, ir = scene(0, color=False)
+
+    def act():
+        for name, frame in (("000", np.zeros_like(ir, np.uint16)), ("001", np.uint16(27000) + ir)):
+            put(tmp_path / "ir", f"{name}.png", frame)
+            put(tmp_path / "vis", f"{name}.png", vis)
+            wait_for(tmp_path / "out" / f"{name}.png")
+
+    code, _, err = watched(act, "--range", "auto")
+    assert code == 0
+    assert err.count("--range auto took 270") == 1
+    assert np.ptp(cv2.imread(str(tmp_path / "out" / "001.png"), -1) - vis / 2) > 100
+
+
 def test_the_visible_range_grows_from_night_to_day(tmp_path, watched):
     ramp = np.tile(np.linspace(0, 1, 64), (48, 1))
 

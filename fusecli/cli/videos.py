@@ -149,15 +149,16 @@ def _looks(path: Path, max_pixels: int) -> Iterator[tuple[Path, np.ndarray]]:
 
 
 def is_video(typed: str, recursive: bool) -> bool:
-    """Whether a side is videos: by ending, or as a folder that holds videos and no pictures."""
+    """Whether a side is videos: by ending, or as a folder, or glob, that holds videos and no pictures."""
     from fusecli.images import frames, pairing
     from fusecli.images.video import ENDINGS
 
-    if not Path(typed).is_dir():
-        return Path(typed).suffix.lower() in ENDINGS
+    folder, ending = Path(typed).is_dir(), Path(typed).suffix.lower()
+    if not folder and (ending in ENDINGS or ending in frames.ENDINGS):
+        return ending in ENDINGS
     found = False
     with suppress(OSError):  # pairing names what cannot be listed
-        for _, path in pairing.files_in(typed, recursive):
+        for _, path in pairing.files_in(typed, recursive) if folder else pairing.files_of(typed):
             if path.suffix.lower() in frames.ENDINGS:
                 return False
             found = found or path.suffix.lower() in ENDINGS

@@ -85,10 +85,19 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
 
     calibration = options.calibration()
 
+    def told(infrared: intensity.Range | str | None, count: int) -> intensity.Range | str | None:
+        if options.range == "auto" and isinstance(infrared, intensity.Range) and infrared.lo < infrared.hi:
+            log.warning(
+                "--range auto took %g,%g from the first %d infrared frames and keeps it; --range LO,HI settles it",
+                *(infrared.lo, infrared.hi, count),
+            )
+        return infrared
+
     def settings(jobs: list[Job], before: Settings | None) -> Settings:
         """What `_frames` of cli/fuse.py settles for a sequence, from the pairs that are there when the first is.
 
-        The visible range is widened later, when day comes after night: no option can settle it.
+        The visible range is widened later, when day comes after night: no option can settle it. Infrared frames of one
+        value, as of a camera that starts, settle nothing.
         """
         from fusecli.stream import run as stream
 
@@ -96,14 +105,11 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         if before is not None:
             visible, infrared = before.ranges
             assert not isinstance(visible, str)
+            if isinstance(infrared, intensity.Range) and infrared.lo == infrared.hi:
+                infrared = told(options.ranges(task, [], seconds, request.max_pixels)[1], len(jobs))
             return replace(before, ranges=(intensity.visible_range(firsts, request.max_pixels, visible), infrared))
         ranges = options.ranges(task, firsts, seconds, request.max_pixels)
-        second = ranges[1]
-        if options.range == "auto" and isinstance(second, intensity.Range):
-            log.warning(
-                "--range auto took %g,%g from the first %d infrared frames and keeps it; --range LO,HI settles it",
-                *(second.lo, second.hi, len(jobs)),
-            )
+        told(ranges[1], len(jobs))
         return stream.Settings(
             ranges=ranges,
             resize=request.resized,

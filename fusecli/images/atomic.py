@@ -74,15 +74,15 @@ def _made(path: Path, folder: bool) -> Iterator[Path]:
             partial.mkdir()
         else:
             os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask
-        with _locked(partial) as free:
+        with locked(partial) as free:
             if free and partial.exists():  # else another run swept it before it was locked
                 yield partial
                 return
 
 
 @contextmanager
-def _locked(place: Path) -> Iterator[bool]:
-    """Hold the lock of a temporary file or folder, which ends with this process; False where another run holds it.
+def locked(place: Path) -> Iterator[bool]:
+    """Hold the lock of a file or folder, which ends with this process; False where another run holds it.
 
     Where there are no locks, no one does. Raises OSError for what cannot be opened.
     """
@@ -168,7 +168,7 @@ def sweep(paths: Iterable[Path]) -> int:
     for folder, known in prefixes.items():
         leftovers = [path for path in folder.glob(f".*{PARTIAL}*") if path.name.partition("-")[0] + "-" in known]
         for path in leftovers:
-            with suppress(OSError), _locked(path) as free:  # another user's, or a link that someone else made, stays
+            with suppress(OSError), locked(path) as free:  # another user's, or a link that someone else made, stays
                 if not free:
                     continue
                 if path.is_dir():

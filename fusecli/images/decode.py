@@ -82,7 +82,9 @@ def decode(path: Path, *, pages: Sequence[int] | None = None, max_pixels: int | 
         raise InputError(f"{path}: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except MemoryError as error:
+    except (MemoryError, cv2.error) as error:
+        if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+            raise
         raise InputError(f"{path}: too large for this machine's memory") from error
 
 
@@ -147,7 +149,9 @@ def _decode_any(data: bytes, header: headers.Header) -> np.ndarray:
         data += b"\n"  # OpenCV reads past the last of the numbers that are written as text
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise
         array = None
     if array is None or array.shape[:2] != (header.height, header.width):
         raise Unreadable(f"the {header.kind} cannot be decoded: it is damaged, or of a variety that OpenCV lacks")

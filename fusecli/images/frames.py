@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from fusecli.images.frame import Frame, Origin
 from fusecli.images.intensity import Range, frame_range, full_range
 from fusecli.images.metadata import NONE, Metadata, into_jpeg, into_png, into_webp
 from fusecli.images.opencv import cv2
+
+log = logging.getLogger("fusecli")
 
 __all__ = ["ENDINGS", "MAX_PIXELS", "WRITES", "peek_size", "read", "shown", "write"]
 
@@ -56,6 +59,8 @@ def read(
     Raises InputError with file and reason: not an image, truncated, damaged, animated, too large, unreadable.
     """
     stored = decode(path, pages=pages, max_pixels=max_pixels)
+    if any(array.dtype.kind == "f" and not np.isfinite(array).any() for array in stored.pages):
+        log.warning("%s: holds no finite value, only NaN or missing data, and is taken for black", path)
     return [
         Frame(shown(array, intensity), Origin(array.dtype, metadata))
         for array, metadata in zip(stored.pages, stored.metadata, strict=True)

@@ -117,6 +117,7 @@ def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = 
 def range_of(pages: Iterable[np.ndarray]) -> Range | None:
     """The range that auto gives for these stored frames; None where they have 8 bits or no finite value."""
     parts = [_finite_sample(page) for page in pages if page.dtype != np.uint8]
+    parts = [values for values in parts if _varies(values)] or parts  # as in a sequence of files
     sample = np.concatenate(parts) if parts else np.empty(0)
     return _percentile_range(sample, eight_bit=False) if sample.size else None
 
@@ -212,6 +213,7 @@ def _sample(
 ) -> tuple[list[tuple[Path, np.ndarray]], dict[str, Path]]:
     """What ``take`` keeps of evenly spaced pages of more than 8 bits; every sample type met, with its first file.
 
+    Pages of one value, as of a camera that starts or of a map's tile without data, count only where all are such.
     enough: once a uint16 is as large as this, no further files of these are read, which takes long.
     """
     chosen = evenly(len(paths), SAMPLE_FRAMES)
@@ -234,8 +236,12 @@ def _sample(
             continue
         parts = [take(page) for page in stored.pages if page.dtype.kind in "iuf" and page.dtype != np.uint8]
         sample += [(paths[index], values) for values in parts if values.size]
-        filled = filled or (deep and any(values.size and values.max() >= enough for values in parts))
-    return sample, types
+        filled = filled or (deep and any(values.max() >= enough for values in parts if _varies(values)))
+    return [(path, values) for path, values in sample if _varies(values)] or sample, types
+
+
+def _varies(values: np.ndarray) -> bool:
+    return bool(values.size and values.min() < values.max())
 
 
 def _misfit(sample: Sequence[tuple[Path, np.ndarray]], types: dict[str, Path], common: Range | None) -> str | None:

@@ -178,6 +178,8 @@ class _Side:
         try:
             if path.is_dir():
                 found = list(_walk(typed, recursive, broken))
+            elif is_device(path):  # a pipe, which whoever looks at it first empties, or waits for
+                raise UsageError(f"{option} {typed}: a pipe or device, which cannot be read as a file; save it as one")
             elif path.exists():
                 found = [("", path.name, typed)]
             else:
@@ -453,7 +455,7 @@ def _from_rows(
                 raise UsageError(f"{where}: {file} is not a supported kind of file; {_reads(endings)}")
         if _same(*files):
             raise UsageError(f"{where}: --{sides[0]} and --{sides[1]} name the same file ({files[0]})")
-        name = cells.get("name") or files[0].name
+        name = unicodedata.normalize("NFC", cells.get("name") or files[0].name)
         name = _stem(name, endings) or name
         if _leaves(name):
             raise UsageError(f"{where}: {name!r} does not name a file inside the output folder")
@@ -473,9 +475,10 @@ def _from_rows(
 
 
 def _locate(cell: str, folder: str, table: Path, folders: bool) -> Path:
-    beside = Path(cell) if is_device(table) else table.parent / cell  # stdin lies nowhere
-    inside = Path(folder) / cell if folder else beside
-    return inside if _is_there(inside, folders) else beside
+    beside = Path() if is_device(table) else table.parent  # stdin lies nowhere
+    spelled = dict.fromkeys((cell, *(unicodedata.normalize(form, cell) for form in ("NFC", "NFD"))))
+    places = [root / name for root in (Path(folder) if folder else beside, beside) for name in spelled]
+    return next((place for place in places if _is_there(place, folders)), beside / cell)
 
 
 def _is_there(path: Path, folders: bool) -> bool:

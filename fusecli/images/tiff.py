@@ -194,10 +194,11 @@ def _without_nodata(array: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
     if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
         value = 2**page.bitspersample - 1 - value  # as the values are by now
     missing = array == value if array.ndim == 2 else (array == value).all(-1)
-    if array.itemsize == 1 or not missing.any() or missing.all():
+    is_float = array.dtype.kind == "f"
+    if array.itemsize == 1 or not missing.any() or (missing.all() and not is_float):
         return array
     array = array.copy()
-    array[missing] = np.nan if array.dtype.kind == "f" else array[~missing].min()
+    array[missing] = np.nan if is_float else array[~missing].min()
     return array
 
 

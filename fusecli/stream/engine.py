@@ -78,6 +78,12 @@ class Engine:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self.tile = _pixels("--tile", tile, AUTO_TILE[self.device.type])
         self.overlap = _pixels("--tile-overlap", overlap, model.halo)
+        if 0 < self.tile < 2 * self.overlap:
+            times = (1 + 2 * self.overlap / self.tile) ** 2
+            log.warning(
+                "--tile %d: with the %d pixels around each, tiles take %.0f times as long; from %d on 4 times at most",
+                *(self.tile, self.overlap, times, 2 * self.overlap),
+            )
         self._mends: int | None = None  # pairs at once; None: as many as there are
         self._steady: Tensor | None = None  # 1×D, the context of every pair
         self._streams = [torch.cuda.Stream(self.device) for _ in range(2)] if self.device.type == "cuda" else []

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event
+from threading import Event, Thread
+
+log = logging.getLogger("fusecli")
+
+AGAIN = 1.0  # seconds after which a signal is another one: timeout(1) sends each to the process and to its group
 
 
 class Stop(Event):
@@ -27,15 +34,21 @@ class Round(Event):
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM set the stop, so that what is under way is finished; a second one ends the process at once."""
+    """Ctrl-C and SIGTERM set the stop, so that what is under way is finished; a later one ends the process at once."""
     stop = Stop()
     signals = (signal.SIGINT, signal.SIGTERM)
+    first = 0.0
 
     def on_signal(number: int, frame: object) -> None:
-        stop.signal = signal.Signals(number)
-        stop.set()
-        for one in signals:
-            signal.signal(one, signal.SIG_DFL)
+        nonlocal first
+        if stop.signal is None:
+            first, stop.signal = time.monotonic(), signal.Signals(number)
+            stop.set()
+            said = "%s: coming to an end; once more ends at once", stop.signal.name
+            Thread(target=log.info, args=said, daemon=True).start()  # the main one may be writing a message
+        elif time.monotonic() - first > AGAIN:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     before = [signal.signal(one, on_signal) for one in signals]
     try:

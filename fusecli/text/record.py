@@ -14,6 +14,7 @@ from typing import Any
 
 from fusecli import registry
 from fusecli.errors import InputError, OutputError
+from fusecli.images.atomic import locked
 from fusecli.text.events import Event, severity_vector, types_for
 
 
@@ -113,7 +114,8 @@ class Appender:
     with the first file of each.
 
     ``anew`` empties the file at the first record. Otherwise a last line that an interrupted run left unfinished is cut
-    off (``repaired``); any other fault in the file is an InputError. OutputError where the file cannot be written.
+    off (``repaired``); any other fault in the file is an InputError. OutputError where the file cannot be written, or
+    another run is writing it.
     """
 
     def __init__(self, path: Path, *, anew: bool = False) -> None:
@@ -121,13 +123,16 @@ class Appender:
         self.done: dict[str, tuple[Description, str]] = {}
         self.repaired = False
         self._stale = anew
+        self._lock = contextlib.ExitStack()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and not anew:
-                self.repaired = _cut_torn_line(path)
-                self.done = _read(path)
             # What of a file's name is no Unicode is spelled \udcff, which is how JSON writes it.
             self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+            if not self._lock.enter_context(locked(path.resolve())):
+                raise OutputError(f"{path}: another run is writing there; wait until it ends, or name another file")
+            if not anew:
+                self.repaired = _cut_torn_line(path)
+                self.done = _read(path)
         except OSError as error:
             raise _unwritable(path, error) from error
 
@@ -149,6 +154,7 @@ class Appender:
     ) -> None:
         with contextlib.suppress(OSError):  # of what `write` could not write, and has told
             self._file.close()
+        self._lock.close()
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:
