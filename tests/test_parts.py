@@ -56,16 +56,6 @@ def test_the_union_of_parts_is_the_whole_run(tmp_path, fusecli):
     assert "7 of 7 outputs exist" in err
 
 
-def test_parts_do_not_replace_each_other_s_report(pairs, fusecli):
-    root = pairs(6)
-    base = ["fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--report", root / "run.json"]
-    for part in (0, 1, 0):
-        assert fusecli(*base, "--num-parts", 2, "--part-id", part, "--overwrite")[0] == 0
-    reports = [json.loads((root / name).read_text()) for name in ("run.json", "run-part1.json")]
-    assert [report["options"]["part_id"] for report in reports] == [0, 1]
-    assert sum(report["totals"]["done"] for report in reports) == 6
-
-
 def test_every_part_checks_the_whole_plan(pairs, fusecli):
     root = pairs(6)
     base = ["fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out"]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import Enum
 from functools import cache, partial
 from pathlib import Path
@@ -25,7 +24,6 @@ from fusecli.stream.stop import stopping
 
 if TYPE_CHECKING:
     from fusecli.stream.engine import Engine
-    from fusecli.stream.parts import Part
     from fusecli.stream.plan import Plan
     from fusecli.stream.report import Computes, Report
     from fusecli.stream.run import Job, Outcome
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("fusecli")
 
 PREVIEWED = 8
-REPORT_HEAD = 2**16  # bytes of a report that hold the options
 TELL_SECONDS = 60  # between signs of life where there is no progress bar
 INPUT = "Folder, file or glob of {}."
 
@@ -266,7 +263,7 @@ def fuse(
     account.close(left, interrupted=stop.signal is not None)
     whole = True  # what is written beside the results
     if report is not None:
-        whole = _written(partial(account.write, _of_part(report, mine)))
+        whole = _written(partial(account.write, report))
     if as_json:
         whole = _written(partial(_print, json.dumps(account.summary))) and whole
     _tell(account, task)
@@ -282,21 +279,6 @@ def fuse(
         whole = _written(partial(contact_sheet, rows, sheet)) and whole
     if account.count("failed") or not whole:
         raise typer.Exit(EXIT_PARTIAL if account.count("done") + account.count("skipped") else EXIT_NOTHING_DONE)
-
-
-def _of_part(report: Path, mine: Part | None) -> Path:
-    """Where the report goes: where parts of a run are given one name, not in place of another part's."""
-    from fusecli.images.atomic import is_device
-
-    if mine is None or not report.is_file() or is_device(report):
-        return report
-    with suppress(OSError), report.open("rb") as file:  # else writing it will say why
-        other = re.search(rb'"part_id": (\d+)', file.read(REPORT_HEAD))
-        if other and int(other[1]) != mine.id:
-            own = report.with_stem(f"{report.stem}-part{mine.id}")
-            log.warning("%s is of part %d; the report of part %d is %s", report, int(other[1]), mine.id, own)
-            return own
-    return report
 
 
 def _written(write: Callable[[], None]) -> bool:
