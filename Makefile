@@ -58,7 +58,7 @@ chain: $(VENV)/.test-installed  ## the whole method in small: annotate, train-te
 	$(BIN)/fusecli train-teacher --data-root . -o runs/chain/teacher --set steps=8 --set batch=2 --set patch=64 \
 	  --set descriptions=runs/chain/descriptions.jsonl --set 'model={width=8,blocks=[1,1,1,1],refinement=1}'
 	$(BIN)/fusecli distill --teacher runs/chain/teacher/last.pt --data-root . -o runs/chain/student \
-	  --set steps=30 --set batch=4 --set patch=64
+	  --set steps=12 --set batch=4 --set patch=64
 	$(BIN)/fusecli fuse -m runs/chain/student/nano.safetensors --ir sample_data/ir --vis sample_data/vis \
 	  -o runs/chain/fused --preview
 	$(BIN)/fusecli benchmark --dataset sample --methods nano,student=runs/chain/student/nano.safetensors,average --no-speed \
