@@ -11,6 +11,7 @@ from fusecli.training.losses import (
     event_weights,
     feature_loss,
     fusion_loss,
+    restoration_loss,
     ssim,
     target_loss,
     vif,
@@ -83,6 +84,20 @@ def test_a_target_is_reached_where_nothing_else_is_wanted():
     torch.testing.assert_close(target_loss(target, target, first, second, calm, torn), loss + 3 * away)
 
 
+def test_to_show_more_of_the_sources_than_the_aim_is_no_gain():
+    first, second = (torch.rand(2, 1, 96, 96, generator=GENERATOR) for _ in range(2))
+    aim = (first + second) / 2
+    none = dict.fromkeys(("ssim", "max", "consist", "grad"), 0.0)
+    losses = {}
+    for term in ("ssim", "max", "grad", "vif", "both"):
+        weights = LossWeights(**{**none, term: 1.0}).tensor().expand(2, -1)
+        results = (aim, 0.25 + aim / 2, 1.5 * aim)  # as wanted, fainter, with more contrast
+        losses[term] = [restoration_loss(each, aim, first, second, weights).mean().item() for each in results]
+    assert all(kept == pytest.approx(0, abs=1e-5) and faint > 0.005 for kept, faint, _ in losses.values())
+    assert losses["vif"][2] == 0
+    assert losses["max"][2] > 0.1
+
+
 def test_gradients_above_those_aimed_at_count_more_by_the_excess():
     source = images()
     plain, wary = (LossWeights(ssim=0, max=0, grad=1, excess=excess).tensor().expand(3, -1) for excess in (0.0, 0.7))
@@ -108,6 +123,12 @@ def test_event_weights_are_the_mean_over_the_events():
     assert (mean.max, mean.consist, mean.grad) == (40, 30, 60)
     assert event_weights(["nothing the paper knows"], default) == default
     assert event_weights(["low light"], default).max == EVENT_WEIGHTS["low light"][0]
+
+
+def test_feature_loss_leaves_out_what_one_network_has_filled():
+    features, other = torch.rand(2, 1, 4, 6, 7, generator=GENERATOR)
+    wider = torch.nn.functional.pad(features, (0, 2, 0, 1), mode="replicate")
+    torch.testing.assert_close(feature_loss([wider], [other]), feature_loss([features], [other]))
 
 
 def test_feature_loss_ignores_the_length_of_features():

@@ -107,9 +107,10 @@ class Base(FusionNetwork):
     def context(self, first: Tensor, second: Tensor, look: Tensor | None = None) -> Tensor:
         return self.nano.context(first, second, look)
 
+    @torch.no_grad()
     def aim(self, first: Tensor, second: Tensor, context: Tensor) -> Tensor:
-        """What nano makes of undamaged sources, seen so as a whole."""
-        return self._start(first, second, context)
+        """What nano makes of them: of undamaged sources the aim, of others where to start."""
+        return self.nano(first, second, context)
 
     def jittered(self, contexts: Tensor, strength: float, generator: torch.Generator) -> Tensor:
         return self.nano.jittered(contexts, strength, generator)
@@ -122,7 +123,7 @@ class Base(FusionNetwork):
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """(fused, features by scale). Clamped to [0, 1], save in training. ``guide``: the ``context``."""
         context = self.context(first, second) if guide is None else guide
-        start = self._start(first, second, context)
+        start = self.aim(first, second, context)
         with torch.autocast(first.device.type, enabled=False):  # few numbers, on which all depends
             told = F.relu(self.tell(self.nano.understood(context)))
         height, width = first.shape[-2:]
@@ -141,10 +142,6 @@ class Base(FusionNetwork):
             fine = fine - F.interpolate(F.avg_pool2d(fine, self.align), scale_factor=self.align, mode="bilinear")
         fused = start + fine[..., :height, :width]
         return fused if self.training else fused.clamp(0, 1), dict(zip((2, 4, 8), levels, strict=True))
-
-    @torch.no_grad()
-    def _start(self, first: Tensor, second: Tensor, context: Tensor) -> Tensor:
-        return self.nano(first, second, context)
 
 
 def _in_turn(stack: nn.Module, features: Tensor, told: Tensor) -> Tensor:

@@ -36,9 +36,6 @@ def build(architecture: str, config: dict[str, Any]) -> FusionNetwork:
     Raises UsageError for an unknown architecture, or one that has no such arguments.
     """
     made_as = kind(architecture)
-    look = config.get("look")
-    if look is not None and not (isinstance(look, int | float) and 0 <= look <= 1):
-        raise UsageError(f"architecture {architecture}: look must be a number from 0 to 1, not {look!r}")
     takes = [inspect.signature(each).parameters for each in made_as.__mro__ if issubclass(each, FusionNetwork)]
     named = (key for each in takes for key, one in each.items() if one.kind is one.POSITIONAL_OR_KEYWORD)
     known = dict.fromkeys(named)
@@ -46,9 +43,13 @@ def build(architecture: str, config: dict[str, Any]) -> FusionNetwork:
         if key not in known:
             raise UsageError(registry.unknown(f"value of a {architecture} model", key, known))
     try:
-        return made_as(**config)
+        made = made_as(**config)
     except (TypeError, ValueError, RuntimeError, LookupError, ZeroDivisionError) as error:  # torch says it in many ways
         raise UsageError(f"architecture {architecture} cannot be built with {config}: {error}") from error
+    look: Any = made.look  # of a base: its nano's
+    if look is not None and not (isinstance(look, int | float) and 0 <= look <= 1):
+        raise UsageError(f"architecture {architecture}: look must be a number from 0 to 1, not {look!r}")
+    return made
 
 
 def save(path: Path, model: nn.Module, architecture: str, config: dict[str, Any], tasks: list[str]) -> None:

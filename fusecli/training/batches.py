@@ -188,7 +188,7 @@ class Batches:
         told = [self.texts.events(*pair) if self.texts else [] for pair in zip(keys, events, strict=True)]
         rows = [event_weights([event.type for event in row], loss) for row in told]
         looks = _joined(scene.look for scene in scenes)
-        calm = [] if looks is None or not target else [calmness(look) for look in looks.tolist()]
+        calm = [calmness(look) for look in looks.tolist()] if looks is not None and target else []
         if calm:
             rows = [calmed(row, one) for row, one in zip(rows, calm, strict=True)]
         weights = torch.stack([row.tensor() for row in rows])

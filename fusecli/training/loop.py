@@ -110,8 +110,8 @@ class Run:
     def _start_from(self, name: str) -> None:
         """Take the weights of a released model or a file. Raises UsageError where they are of another shape."""
         source = checkpoint.load(name, self.recipe.tasks[0])
-        starts_from = self.network.starts_from
-        if type(source) not in {type(self.network), *([checkpoint.kind(starts_from)] if starts_from else [])}:
+        kinds = [checkpoint.kind(one) for one in (self.recipe.architecture, self.network.starts_from) if one]
+        if type(source) not in kinds:
             raise UsageError(f"init = {name}: is no {self.recipe.architecture}, which the recipe trains")
         try:
             self.network.start_from(source)

@@ -243,7 +243,13 @@ def output_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def feature_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-    """Mean smooth-L1 between channel-normalised features of equal shape (distillation, weight 0.1 in the paper)."""
-    pairs = zip(student, teacher, strict=True)
-    losses = [F.smooth_l1_loss(F.normalize(s, dim=1), F.normalize(t, dim=1)) for s, t in pairs]
+    """Mean smooth-L1 between channel-normalised features of equal channels (distillation, weight 0.1 in the paper).
+
+    Rows and columns that only one has are left out: networks fill images to sizes of their own.
+    """
+    losses = []
+    for one, other in zip(student, teacher, strict=True):
+        height, width = (min(sizes) for sizes in zip(one.shape[2:], other.shape[2:], strict=True))
+        one, other = (F.normalize(each[..., :height, :width], dim=1) for each in (one, other))
+        losses.append(F.smooth_l1_loss(one, other))
     return torch.stack(losses).mean()
