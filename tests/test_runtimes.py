@@ -13,12 +13,12 @@ from fusecli.models import checkpoint, onnx
 from fusecli.stream import runtimes
 from fusecli.stream.work import EngineSpec
 
-pytest.importorskip("onnxscript")
+pytest.importorskip("onnx")
 
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory):
-    """A cache that these tests share, in whichever process they run: writing a graph takes half a minute."""
+    """A cache that these tests share, in whichever process they run."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent

@@ -11,12 +11,12 @@ from torch import Tensor
 
 def written_in_place() -> bool:
     """Whether results may be written to where they belong, which is quickest; gradients and graphs want new tensors."""
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+    return not (torch.is_grad_enabled() or torch.jit.is_tracing())
 
 
 def extend(images: Tensor, width: int) -> Tensor:
     """N×C×H×W with ``width`` pixels more on each side."""
-    if torch.compiler.is_compiling():
+    if torch.jit.is_tracing():
         return F.pad(images, (width,) * 4, mode="replicate")
     # Eager padding takes as long as a small convolution.
     rows = torch.cat([images[:, :, :1]] * width + [images] + [images[:, :, -1:]] * width, 2)
@@ -48,6 +48,6 @@ def fill(images: Tensor, cell: int) -> Tensor:
     """N×C×H×W with rows below and columns on the right until both sizes are multiples of ``cell``."""
     height, width = images.shape[-2:]
     missing = (0, (width + cell - 1) // cell * cell - width, 0, (height + cell - 1) // cell * cell - height)
-    if torch.compiler.is_compiling() or any(missing):  # a graph of any size has to ask when it runs
+    if torch.jit.is_tracing() or any(missing):  # a graph of any size has to ask when it runs
         return F.pad(images, missing, mode="replicate")
     return images

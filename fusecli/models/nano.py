@@ -114,7 +114,8 @@ class Nano(FusionNetwork):
     def context(self, first: Tensor, second: Tensor, look: Tensor | None = None) -> Tensor:
         """N×(SIZE + 1): what tiles need to know of the whole N×1×H×W pair, and the look (N, in [0, 1])."""
         found = pair_statistics(first, second, self.whole)
-        wanted = torch.full_like(found[:, 0], self.look or 0.0) if look is None else look.to(found)
+        # A graph of any count may ask its inputs for their sizes, no result.
+        wanted = found.new_full(first.shape[:1], self.look or 0.0) if look is None else look.to(found)
         return torch.cat([found, wanted[:, None]], 1)
 
     def perceived(self, context: Tensor) -> Tensor:
@@ -201,7 +202,7 @@ class Nano(FusionNetwork):
         """
         with torch.autocast(features.device.type, enabled=False):  # as planes, without a copy
             weight = self.head.weight.flatten(1)
-            weights = weight * (1 + gain).flatten(2).mT  # N×6×features
+            weights = weight * (1 + gain).flatten(2).transpose(1, 2)  # N×6×features
             biases = weight @ shift.flatten(2) + self.head.bias.unsqueeze(1)  # type: ignore[union-attr]  # there is one
             maps = torch.baddbmm(biases, weights, features.flatten(2))
             return maps.unflatten(2, features.shape[2:])

@@ -40,9 +40,9 @@ def pair_statistics(first: Tensor, second: Tensor, whole: bool = False) -> Tenso
     details = _cells(torch.cat([F.pad(along, (1, 1)), across], 1)).flatten(2)
     upper, lower = rows[..., :2, :].mean(-2), rows[..., 2:, :].mean(-2)
     differences = [
-        _halved(upper).diff().abs().mean((-2, -1)),
+        _differences(_halved(upper)).abs().mean((-2, -1)),
         (upper - lower).abs().mean((-2, -1)),
-        _halved(_halved(means)).diff().abs().mean((-2, -1)),
+        _differences(_halved(_halved(means))).abs().mean((-2, -1)),
     ]
     columns = _stripes(rows[..., 0, :].mean(-2), seen.mean(-2)[..., 1:-1])
     lines = _stripes(rows.mean(-1), seen.mean(-1, keepdim=True))
@@ -77,6 +77,11 @@ def _halved(rows: Tensor) -> Tensor:
     return (rows[..., ::2] + rows[..., 1::2]) / 2
 
 
+def _differences(rows: Tensor) -> Tensor:
+    """Of neighbours, … × W -> … × (W - 1); ``diff``, of which no ONNX graph can be made."""
+    return rows[..., 1:] - rows[..., :-1]
+
+
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
     """N×C×1, weighted, of N×C×count."""
     return (values * weights).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)
@@ -90,7 +95,7 @@ def _moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 def _stripes(means: Tensor, seen: Tensor) -> Tensor:
     """N×2: second differences of column or row means (N×2×…×count), each of what is seen of it."""
-    roots = (means.diff(n=2).abs() * seen).sqrt()
+    roots = (_differences(_differences(means)).abs() * seen).sqrt()
     return (roots.flatten(2).mean(-1) / seen.flatten(2).mean(-1)).square()
 
 
