@@ -15,6 +15,7 @@ from conftest import scene
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```sh runnable\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+PYTHON = re.findall(r"```python runnable\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture
@@ -70,6 +71,15 @@ def test_runnable_blocks_run(folder, block):
         path for path in folder.rglob("*.png") if path.parent.name in {"fused", "fused16", "paired", "out", "default"}
     ]
     assert len(made) >= 2
+
+
+def test_python_gives_what_the_command_gives(folder, fusecli, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert fusecli("fuse", "--ir", "thermal", "--vis", "camera", "-o", "expected")[0] == 0
+    (folder / "fused").mkdir()
+    (block,) = PYTHON
+    exec(block, {})
+    assert np.array_equal(*(cv2.imread(str(folder / where / "a.png")) for where in ("fused", "expected")))
 
 
 def test_there_are_blocks_to_run():
