@@ -245,11 +245,11 @@ class _Fusion:
         range_ = self.settings.infrared
         if range_ == "auto" and second.bits > 8:
             if isinstance(second, VideoFile):
-                found = intensity.range_of(second.sample(intensity.SAMPLE_FRAMES))
+                found = intensity.range_of(str(second), second.sample(intensity.SAMPLE_FRAMES))
             else:
                 head = list(itertools.islice(pairs, FIRST_FRAMES))
                 pairs = itertools.chain(head, pairs)
-                found = intensity.range_of(pixels for _, _, pixels in head)
+                found = intensity.range_of(str(second), (pixels for _, _, pixels in head))
                 if found is not None:
                     log.warning(
                         "stdin: --range auto took %g,%g from the first %d frames and keeps it; --range LO,HI does so",
