@@ -445,6 +445,18 @@ def test_thumbnails_are_no_pages(tmp_path):
     np.testing.assert_array_equal(one(path).pixels, image)
 
 
+def test_an_imagej_stack_in_one_page_is_not_taken_for_its_first_image(tmp_path):
+    stack = np.arange(3 * 20 * 30, dtype=np.uint16).reshape(3, 20, 30)
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True)
+    assert len(decode(tmp_path / "a.tif").pages) == 3
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, truncate=True)
+    with pytest.raises(InputError, match="an ImageJ stack of 3 images in one page"):
+        decode(tmp_path / "a.tif")
+    text = "ImageJ=1.54f\nimages=3\n"  # as of a page that tiffsplit took out
+    tifffile.imwrite(tmp_path / "a.tif", stack[1], description=text, metadata=None)
+    np.testing.assert_array_equal(stored(tmp_path / "a.tif"), stack[1])
+
+
 def test_float_with_gaps(tmp_path):
     path = tmp_path / "a.tif"
     image = np.array([[np.nan, 250, 300], [np.inf, -np.inf, 350]], np.float32)
@@ -491,6 +503,12 @@ def test_a_white_channel_is_no_missing_pixel(tmp_path):
     np.testing.assert_array_equal(found[1:], image[1:])
     assert (found[0] == 20000).all()
     np.testing.assert_array_equal(decode(tmp_path / "b.tif").pages[0], image.astype(np.uint8))
+
+
+def test_what_cannot_be_decoded_is_named(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5), np.uint16), photometric="cfa")
+    with pytest.raises(InputError, match=r"cannot be decoded \(CFA, compression NONE, 16 bits\)"):
+        frames.read(tmp_path / "a.tif")
 
 
 def test_complex_numbers_are_refused(tmp_path):

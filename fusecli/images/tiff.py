@@ -99,6 +99,7 @@ def _open(path: Path) -> Iterator[tuple[tifffile.TiffFile, list[tifffile.TiffPag
             pages = [page for page in pages if not page.subfiletype & 0b101] or pages  # bit 0: thumbnail, bit 2: mask
             if not pages:
                 raise Unreadable(TRUNCATED)
+            _check_stack(file, pages)
             yield file, pages
     except (Unreadable, OSError, MemoryError):
         raise
@@ -114,6 +115,15 @@ def _in_turn(pages: tifffile.TiffPages) -> Iterator[tifffile.TiffPage]:
             raise Unreadable("the TIFF is damaged: its pages go round in a circle")
         seen.add(page.offset)
         yield page.aspage()
+
+
+def _check_stack(file: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]) -> None:
+    """ImageJ gives stacks of more than 4 GB one page, behind whose pixels those of all others lie."""
+    images, page = (file.imagej_metadata or {}).get("images", 1), pages[0]
+    if len(pages) > 1 or images <= page.samplesperpixel:
+        return
+    if page.dataoffsets[0] + images * sum(page.databytecounts) <= file.filehandle.size:  # else taken out of a stack
+        raise Unreadable(f"an ImageJ stack of {images} images in one page; save it as an image sequence")
 
 
 def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
@@ -210,9 +220,9 @@ def _with_opencv(path: Path, page: tifffile.TiffPage) -> np.ndarray:
     except cv2.error:
         done, arrays = False, ()
     if not done or not arrays:
-        name = getattr(page.compression, "name", str(page.compression))
+        kind, how = (getattr(tag, "name", str(tag)) for tag in (page.photometric, page.compression))
         raise Unreadable(
-            f"the TIFF page cannot be decoded (compression {name}, {page.bitspersample} bits): "
+            f"the TIFF page cannot be decoded ({kind}, compression {how}, {page.bitspersample} bits): "
             "it is damaged, or needs more codecs: pip install 'fusecli[tiff]'"
         )
     array = arrays[0]
