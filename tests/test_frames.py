@@ -505,6 +505,22 @@ def test_a_white_channel_is_no_missing_pixel(tmp_path):
     np.testing.assert_array_equal(decode(tmp_path / "b.tif").pages[0], image.astype(np.uint8))
 
 
+@pytest.mark.parametrize("size", [40, 124])
+def test_bmp_with_its_colours_in_another_order(tmp_path, size):
+    """As GIMP writes it; of the shorter header OpenCV does not read which order that is."""
+    image, path = picture(5, 7, 3), tmp_path / "a.bmp"
+    rows = np.dstack([np.zeros_like(image[..., 0]), image[..., ::-1]])[::-1].tobytes()
+    masks = struct.pack("<IIII", 0xFF000000, 0xFF0000, 0xFF00, 0)
+    header = struct.pack("<IiiHHIIiiII", size, 7, 5, 1, 32, 3, len(rows), 0, 0, 0, 0) + masks
+    header = header.ljust(size, b"\0")[: max(size, 52)]
+    path.write_bytes(b"BM" + struct.pack("<IHHI", 14 + len(header) + len(rows), 0, 0, 14 + len(header)) + header + rows)
+    if size == 124:
+        np.testing.assert_array_equal(stored(path), image)
+    else:
+        with pytest.raises(InputError, match="colours in an unusual order"):
+            decode(path)
+
+
 def test_what_cannot_be_decoded_is_named(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5), np.uint16), photometric="cfa")
     with pytest.raises(InputError, match=r"cannot be decoded \(CFA, compression NONE, 16 bits\)"):
