@@ -445,6 +445,18 @@ def test_thumbnails_are_no_pages(tmp_path):
     np.testing.assert_array_equal(one(path).pixels, image)
 
 
+def test_an_imagej_stack_in_one_page_is_not_taken_for_its_first_image(tmp_path):
+    stack = np.arange(3 * 20 * 30, dtype=np.uint16).reshape(3, 20, 30)
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True)
+    assert len(decode(tmp_path / "a.tif").pages) == 3
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, truncate=True)
+    with pytest.raises(InputError, match="an ImageJ stack of 3 images in one page"):
+        decode(tmp_path / "a.tif")
+    text = "ImageJ=1.54f\nimages=3\n"  # as of a page that tiffsplit took out
+    tifffile.imwrite(tmp_path / "a.tif", stack[1], description=text, metadata=None)
+    np.testing.assert_array_equal(stored(tmp_path / "a.tif"), stack[1])
+
+
 def test_float_with_gaps(tmp_path):
     path = tmp_path / "a.tif"
     image = np.array([[np.nan, 250, 300], [np.inf, -np.inf, 350]], np.float32)
@@ -493,6 +505,28 @@ def test_a_white_channel_is_no_missing_pixel(tmp_path):
     np.testing.assert_array_equal(decode(tmp_path / "b.tif").pages[0], image.astype(np.uint8))
 
 
+@pytest.mark.parametrize("size", [40, 124])
+def test_bmp_with_its_colours_in_another_order(tmp_path, size):
+    """As GIMP writes it; of the shorter header OpenCV does not read which order that is."""
+    image, path = picture(5, 7, 3), tmp_path / "a.bmp"
+    rows = np.dstack([np.zeros_like(image[..., 0]), image[..., ::-1]])[::-1].tobytes()
+    masks = struct.pack("<IIII", 0xFF000000, 0xFF0000, 0xFF00, 0)
+    header = struct.pack("<IiiHHIIiiII", size, 7, 5, 1, 32, 3, len(rows), 0, 0, 0, 0) + masks
+    header = header.ljust(size, b"\0")[: max(size, 52)]
+    path.write_bytes(b"BM" + struct.pack("<IHHI", 14 + len(header) + len(rows), 0, 0, 14 + len(header)) + header + rows)
+    if size == 124:
+        np.testing.assert_array_equal(stored(path), image)
+    else:
+        with pytest.raises(InputError, match="colours in an unusual order"):
+            decode(path)
+
+
+def test_what_cannot_be_decoded_is_named(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5), np.uint16), photometric="cfa")
+    with pytest.raises(InputError, match=r"cannot be decoded \(CFA, compression NONE, 16 bits\)"):
+        frames.read(tmp_path / "a.tif")
+
+
 def test_complex_numbers_are_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5), np.complex64))
     with pytest.raises(InputError, match="complex numbers"):
@@ -508,23 +542,33 @@ def test_tiff_without_imagecodecs(tmp_path):
                 file.write(page, metadata=None, **options)
     tifffile.imwrite(tmp_path / "white.tif", image, compression="lzw", photometric="miniswhite")
     frames.write(tmp_path / "small.tif", [picture(20, 30, dtype="float32")], compress=True)
+    tifffile.imwrite(tmp_path / "deep.tif", image >> 4, bitspersample=12)
     Image.fromarray(picture(20, 30, 3)).save(tmp_path / "zstd.tif", compression="zstd")
+    planes, with_alpha = np.stack([image] * 3), np.stack([image] * 2, -1)
+    options = {"compression": "lzw", "photometric": "rgb", "planarconfig": "separate"}
+    tifffile.imwrite(tmp_path / "planes.tif", planes, **options)  # of which OpenCV makes noise
+    options = {"compression": "lzw", "planarconfig": "contig", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite(tmp_path / "alpha.tif", with_alpha, photometric="minisblack", **options)  # of 8 bits
+    tifffile.imwrite(tmp_path / "png.tif", picture(20, 30), compression="png")  # black
     script = """
 import sys
 sys.modules["imagecodecs"] = None
 import numpy as np
 from pathlib import Path
-from fusecli.images import frames
 from fusecli.errors import InputError
+from fusecli.images import frames
+from fusecli.images.decode import decode
 folder = Path(sys.argv[1])
 for name in ("lzw", "pages", "white"):
     np.save(folder / f"{name}.npy", np.stack([page.pixels for page in frames.read(folder / f"{name}.tif")]))
 np.save(folder / "small.npy", frames.read(folder / "small.tif")[0].pixels)
 frames.write(folder / "again.tif", [np.load(folder / "small.npy")], compress=True)
-try:
-    frames.read(folder / "zstd.tif")
-except InputError as error:
-    print(error)
+np.save(folder / "deep.npy", decode(folder / "deep.tif").pages[0])
+for name in ("planes", "alpha", "png", "zstd"):
+    try:
+        frames.read(folder / f"{name}.tif")
+    except InputError as error:
+        print(error)
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -532,7 +576,8 @@ except InputError as error:
         np.testing.assert_array_equal(np.rint(np.load(tmp_path / f"{name}.npy") * 65535), [image, image[::-1]])
     np.testing.assert_array_equal(np.rint(np.load(tmp_path / "white.npy") * 65535), [65535 - image])
     np.testing.assert_array_equal(np.load(tmp_path / "small.npy"), picture(20, 30, dtype="float32"))
-    assert not done.stdout or "fusecli[tiff]" in done.stdout
+    np.testing.assert_array_equal(np.load(tmp_path / "deep.npy"), image >> 4)
+    assert 3 <= done.stdout.count("fusecli[tiff]") == len(done.stdout.splitlines())  # zstd is read by some OpenCVs
     assert done.stderr == ""
 
 

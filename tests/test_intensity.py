@@ -132,8 +132,24 @@ def test_a_frame_of_one_value_does_not_stretch_the_range_of_the_others(tmp_path,
     assert sequence_range("auto", paths) == sequence_range("auto", paths[1:])
     assert visible_range(paths) == Range.of_bits(12)
     assert alone == Range(value, value, eight_bit=False)  # where there is nothing else
-    assert intensity.range_of([np.full_like(scene, value), scene]) == intensity.range_of([scene])
+    assert intensity.range_of("a", [np.full_like(scene, value), scene]) == intensity.range_of("a", [scene])
     assert "one range does not suit" not in caplog.text
+
+
+@pytest.mark.parametrize(("missing", "dtype"), [(-9999, "float32"), (0, "uint16"), (-3.4e38, "float64")])
+def test_values_that_stand_for_missing_ones_do_not_stretch_the_range(tmp_path, caplog, missing, dtype):
+    scenes = [thermal(index)[2:].astype(dtype) for index in range(3)]
+    bordered = [np.pad(scene, 8, constant_values=missing) for scene in scenes]
+    paths = [tmp_path / f"{index}.tif" for index in range(6)]
+    for path, image in zip(paths, scenes + bordered, strict=True):
+        tifffile.imwrite(path, image, photometric="minisblack")
+    assert sequence_range("auto", paths[3:]) == sequence_range("auto", paths[:3])
+    assert f"% of the infrared is {missing:.10g}, far below the rest (73" in caplog.text
+    assert len(caplog.records) == 1
+    cold = thermal(0)
+    cold[:60, :80] = 7000  # a sky beyond the camera's range lies near the rest
+    tifffile.imwrite(paths[0], cold, photometric="minisblack")
+    assert sequence_range("auto", paths[:1]).lo == 7000
 
 
 def test_scenes_that_differ_are_no_mistake(tmp_path, caplog):

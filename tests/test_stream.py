@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from conftest import scene
 
 from fusecli import registry
-from fusecli.errors import UsageError
+from fusecli.errors import InputError, UsageError
 from fusecli.images.pairing import Pair
 from fusecli.models.network import FusionNetwork
 from fusecli.stream import run as stream
@@ -221,6 +221,13 @@ def test_a_named_format_takes_the_depth_it_can_hold(tmp_path):
 
 def planned(pairs, output, inputs=(), **naming):
     return [job.output for job in plan(pairs, output, Naming(**naming), inputs=inputs).jobs]
+
+
+def test_a_side_that_lies_on_its_side_is_no_case_for_resize():
+    job = Job("a", Path("v"), Path("i"), Path("o"))
+    for shape, advice in (((40, 30), "turn one of them"), ((15, 20), "--resize brings")):
+        with pytest.raises(InputError, match=advice):
+            stream.of_one_size(np.zeros((30, 40)), np.zeros(shape), job, None)
 
 
 def test_plan_names_results_in_the_reference_s_format(tmp_path):

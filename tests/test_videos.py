@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -141,6 +142,17 @@ def test_irregular_times_are_kept_and_the_nearest_frame_is_taken(tmp_path, fuse)
     assert found == [Fraction(time, 1000) for time in times]
     nearest = [0, 0, 1, 1, 2, 2, 3]
     assert [round(float(frame.mean())) for frame in frames] == pytest.approx([50 + 10 * i for i in nearest], abs=1)
+
+
+def test_a_gap_in_one_video_is_said(tmp_path, fuse):
+    images = [np.full((32, 32), 100, np.uint8)] * 10
+    write(tmp_path / "vis.mkv", images, rate=2, times=range(0, 5000, 500), codec="ffv1", pix_fmt="gray")
+    times = [0, 500, 1000, 4000, 4500]
+    write(tmp_path / "ir.mkv", images[:5], rate=2, times=times, codec="ffv1", pix_fmt="gray")
+    code, _, err = fuse(ir="ir.mkv", vis="vis.mkv")
+    assert code == 0, err
+    assert re.search(r"ir\.mkv has gaps: 1 frame of \S+vis\.mkv, the first at 2\.5 s, got one", err)
+    assert "has gaps" not in fuse("--overwrite", ir="vis.mkv", vis="ir.mkv")[2]
 
 
 def test_a_shorter_side_ends_the_result(tmp_path, fuse):

@@ -227,8 +227,13 @@ def _bmp(data: bytes) -> Header:
     height = abs(height)  # negative: rows run from the top
     if compression in (0, 3) and start + (width * depth + 31) // 32 * 4 * height > len(data):
         raise Unreadable(TRUNCATED)
+    # Of such a header OpenCV does not read the masks: GIMP's red would be taken for green.
+    if compression == 3 and depth == 32 and header < 56 and struct.unpack_from("<III", data, 54) != _BGR:
+        raise Unreadable("the BMP holds its colours in an unusual order; save it with 24 bits, or as PNG")
     return Header("BMP", height, width)
 
+
+_BGR = (0xFF0000, 0xFF00, 0xFF)  # masks of red, green and blue
 
 _PNM_TOKEN = re.compile(rb"(?:\s|#[^\n]*\n)*(\d+)")
 

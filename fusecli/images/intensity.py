@@ -104,7 +104,7 @@ def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = 
         _check_that_it_holds(given, option, paths, max_pixels)
         return given
     sample, types = _sample(paths, max_pixels, _finite_sample)
-    found = _percentile_range(np.concatenate([values for _, values in sample]), eight_bit=False) if sample else None
+    found = _common_range(f"{paths[0]} …", [values for _, values in sample]) if sample else None
     misfit = _misfit(sample, types, found)
     if misfit:
         log.warning(
@@ -114,12 +114,11 @@ def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = 
     return found
 
 
-def range_of(pages: Iterable[np.ndarray]) -> Range | None:
+def range_of(name: str, pages: Iterable[np.ndarray]) -> Range | None:
     """The range that auto gives for these stored frames; None where they have 8 bits or no finite value."""
     parts = [_finite_sample(page) for page in pages if page.dtype != np.uint8]
     parts = [values for values in parts if _varies(values)] or parts  # as in a sequence of files
-    sample = np.concatenate(parts) if parts else np.empty(0)
-    return _percentile_range(sample, eight_bit=False) if sample.size else None
+    return _common_range(name, parts) if any(values.size for values in parts) else None
 
 
 def visible_range(paths: Sequence[Path], max_pixels: int | None = None, known: Range | None = None) -> Range | None:
@@ -191,6 +190,28 @@ def frame_range(array: np.ndarray) -> Range:
 def _percentile_range(sample: np.ndarray, *, eight_bit: bool = True) -> Range:
     lo, hi = np.percentile(sample, PERCENTILES)
     return Range(float(lo), float(hi), eight_bit)
+
+
+def _common_range(name: str, parts: Sequence[np.ndarray]) -> Range:
+    """Percentiles of all parts together, less what stands for missing values where no tag says so.
+
+    Such as −9999, or 0 around frames of kelvin that were warped: many pixels of one value, which lies farther below all
+    others than these differ.
+    """
+    sample = np.concatenate(parts)
+    found, least = _percentile_range(sample, eight_bit=False), sample.min()
+    rest = sample[sample != least]
+    if found.lo > least or not rest.size:
+        return found
+    others = _percentile_range(rest, eight_bit=False)
+    if not others.lo - least > others.hi - others.lo > 0:
+        return found
+    log.warning(
+        "%s: %.2g %% of the infrared is %.10g, far below the rest (%.10g to %.10g), which is taken for missing values "
+        "and left out of the intensity range; --range LO,HI settles it",
+        *(name, 100 - 100 * rest.size / sample.size, least, others.lo, others.hi),
+    )
+    return others
 
 
 def _parse(option: str) -> Range:

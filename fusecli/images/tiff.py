@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +23,9 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of its 
 _TRANSPOSED = 5  # orientations from here on swap height and width
 _PRIVATE = 32768  # tags from here on are no one's business
 _NODATA = 42113  # but GDAL's: the value, as text, of pixels without one
+_LIBTIFFS = frozenset(
+    (*range(1, 9), 32773, 32946, 34887, 34925, 50000, 50001)
+)  # compressions that OpenCV's has heard of
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
@@ -99,6 +102,7 @@ def _open(path: Path) -> Iterator[tuple[tifffile.TiffFile, list[tifffile.TiffPag
             pages = [page for page in pages if not page.subfiletype & 0b101] or pages  # bit 0: thumbnail, bit 2: mask
             if not pages:
                 raise Unreadable(TRUNCATED)
+            _check_stack(file, pages)
             yield file, pages
     except (Unreadable, OSError, MemoryError):
         raise
@@ -114,6 +118,15 @@ def _in_turn(pages: tifffile.TiffPages) -> Iterator[tifffile.TiffPage]:
             raise Unreadable("the TIFF is damaged: its pages go round in a circle")
         seen.add(page.offset)
         yield page.aspage()
+
+
+def _check_stack(file: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]) -> None:
+    """ImageJ gives stacks of more than 4 GB one page, behind whose pixels those of all others lie."""
+    images, page = (file.imagej_metadata or {}).get("images", 1), pages[0]
+    if len(pages) > 1 or images <= page.samplesperpixel:
+        return
+    if page.dataoffsets[0] + images * sum(page.databytecounts) <= file.filehandle.size:  # else taken out of a stack
+        raise Unreadable(f"an ImageJ stack of {images} images in one page; save it as an image sequence")
 
 
 def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
@@ -204,18 +217,31 @@ def _without_nodata(array: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
 
 def _with_opencv(path: Path, page: tifffile.TiffPage) -> np.ndarray:
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    try:
-        done, arrays = cv2.imdecodemulti(data, flags, range=(page.index, page.index + 1))
-    except cv2.error:
-        done, arrays = False, ()
+    done = False
+    arrays: Sequence[np.ndarray] = ()
+    if _is_for_opencv(page):
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        with suppress(cv2.error):
+            done, arrays = cv2.imdecodemulti(data, flags, range=(page.index, page.index + 1))
     if not done or not arrays:
-        name = getattr(page.compression, "name", str(page.compression))
+        kind, how = (getattr(tag, "name", str(tag)) for tag in (page.photometric, page.compression))
         raise Unreadable(
-            f"the TIFF page cannot be decoded (compression {name}, {page.bitspersample} bits): "
+            f"the TIFF page cannot be decoded ({kind}, compression {how}, {page.bitspersample} bits): "
             "it is damaged, or needs more codecs: pip install 'fusecli[tiff]'"
         )
     array = arrays[0]
+    if page.bitspersample in (10, 12, 14):  # which it lets fill all 16
+        array = array >> (16 - page.bitspersample)
     if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype == np.uint16:  # OpenCV inverts 8 bits alone
-        array = np.iinfo(np.uint16).max - array
+        array = np.uint16(2**page.bitspersample - 1) - array
     return cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if array.ndim == 3 else array
+
+
+def _is_for_opencv(page: tifffile.TiffPage) -> bool:
+    """Whether OpenCV gives the values of such a page; else it makes black, noise or fewer bits of them, in silence."""
+    several, eight_bit = page.samplesperpixel > 1, page.bitspersample == 8
+    planes = several and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+    if page.compression not in _LIBTIFFS or (planes and not eight_bit):
+        return False
+    gray = page.photometric in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
+    return not (several and gray) or (page.samplesperpixel == 2 and eight_bit and not (planes or page.is_tiled))

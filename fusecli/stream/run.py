@@ -367,10 +367,10 @@ def of_one_size(
         return first, second
     if resize is None:
         sizes = f"{first.shape[1]}×{first.shape[0]} and {second.shape[1]}×{second.shape[0]}"
-        raise InputError(
-            f"{job.first} and {job.second}: sizes differ ({sizes}); --resize brings one to the other, --align also "
-            "moves it"
-        )
+        what_to_do = "--resize brings one to the other, --align also moves it"
+        if first.shape[:2] == second.shape[1::-1]:
+            what_to_do = "turn one of them, or remove the tag that turned it (EXIF orientation, rotation)"
+        raise InputError(f"{job.first} and {job.second}: sizes differ ({sizes}); {what_to_do}")
     if resize == 0:
         return _resize(first, second.shape[:2]), second
     return first, _resize(second, first.shape[:2])

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from fusecli.errors import InputError
+from fusecli.errors import InputError, counted
 from fusecli.images import frames, intensity
 from fusecli.images.atomic import file_hash, replacing
 from fusecli.images.intensity import Range
@@ -49,6 +49,7 @@ Source = VideoFile | RawPipe
 
 AHEAD_BYTES = 2**28  # of decoded frames that wait, on each side
 FIRST_FRAMES = 32  # of a pipe, which settle its intensity range
+STALE = Fraction(1)  # second between two frames that belong together: more is a gap in one of the videos
 ADAPTS = 1.0  # seconds in which exposure follows the scene, as a camera's does: so that nothing flickers
 _POLL = 0.2  # seconds after which a thread that waits looks whether it still has to
 
@@ -245,11 +246,11 @@ class _Fusion:
         range_ = self.settings.infrared
         if range_ == "auto" and second.bits > 8:
             if isinstance(second, VideoFile):
-                found = intensity.range_of(second.sample(intensity.SAMPLE_FRAMES))
+                found = intensity.range_of(str(second), second.sample(intensity.SAMPLE_FRAMES))
             else:
                 head = list(itertools.islice(pairs, FIRST_FRAMES))
                 pairs = itertools.chain(head, pairs)
-                found = intensity.range_of(pixels for _, _, pixels in head)
+                found = intensity.range_of(str(second), (pixels for _, _, pixels in head))
                 if found is not None:
                     log.warning(
                         "stdin: --range auto took %g,%g from the first %d frames and keeps it; --range LO,HI does so",
@@ -312,6 +313,7 @@ class InStep:
             self.look = replace(second.look, aspect=None)
         self.count = 0
         self.ended: int | None = None  # the side that was shorter
+        self.stale, self.gap = 0, Fraction(0)  # frames of the first that are far from any of the second; time of one
 
     def __iter__(self) -> Iterator[tuple[Fraction, np.ndarray, np.ndarray]]:
         return self._by_count() if self.frame_by_frame else self._by_time()
@@ -343,13 +345,21 @@ class InStep:
                 return
             self.count += 1
             last = first.time
+            if abs(first.time - now.time) > max(STALE, other_frame):
+                self.gap = self.gap if self.stale else first.time
+                self.stale += 1
             yield first.time, first.pixels, now.pixels
         latest = next(self.seconds, after)
         if latest is not None and latest.time >= last + frame + other_frame / 2:
             self.ended = 0
 
     def tell(self) -> None:
-        """Warn where one side went on."""
+        """Warn where one side went on, or had a gap."""
+        if self.stale:
+            log.warning(
+                "%s has gaps: %s of %s, the first at %.1f s, got one that is more than a second away",
+                *(self.sources[1], counted(self.stale, "frame"), self.sources[0], self.gap),
+            )
         if self.ended is None:
             return
         ended, longer = self.sources[self.ended], self.sources[1 - self.ended]
