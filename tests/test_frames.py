@@ -432,7 +432,10 @@ def test_few_bits_fill_the_range(tmp_path, bits, photometric):
 def test_white_is_zero_is_inverted_by_the_bits_of_the_samples(tmp_path):
     pytest.importorskip("imagecodecs")
     path, image = tmp_path / "a.tif", picture(20, 30, dtype="uint16") >> 4
-    tifffile.imwrite(path, image, bitspersample=12, photometric="miniswhite")
+    try:
+        tifffile.imwrite(path, image, bitspersample=12, photometric="miniswhite")
+    except NotImplementedError:
+        pytest.skip("imagecodecs of 2024 read such samples and do not write them")
     np.testing.assert_array_equal(stored(path), 4095 - image)
 
 
