@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from fusecli import registry
 from fusecli.errors import FusecliError, OutputError, Stopped, UsageError
+from fusecli.images.atomic import locked
 from fusecli.models import checkpoint
 from fusecli.models.nano import Nano
 from fusecli.stream.stop import stopping
@@ -236,6 +237,22 @@ def test_resume_with_other_pairs_is_refused(root, tmp_path):
     with pytest.raises(UsageError, match=r"last\.pt: made with other training pairs"):
         session.train(recipe, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
     session.train(recipe, root, tmp_path / "run", device="cpu", quiet=True)  # the same, elsewhere
+
+
+def test_resume_with_other_descriptions_is_refused(root, tmp_path):
+    run = Run(RECIPE, tmp_path, device=CPU)
+    run.texts_sha256 = "before"
+    run.save("last.pt")
+    with pytest.raises(UsageError, match=r"last\.pt: made with other descriptions"):
+        Run(RECIPE, tmp_path, device=CPU).resume()
+
+
+def test_two_runs_do_not_share_a_folder(root, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with locked(tmp_path / "run"), pytest.raises(UsageError, match="link: another run is training there"):
+        session.train(RECIPE, root, tmp_path / "link", device="cpu", quiet=True)
+    assert not list((tmp_path / "run").iterdir())
 
 
 @pytest.mark.parametrize("kept", [0, 1000])
@@ -612,6 +629,10 @@ def test_descriptions_must_be_of_these_pairs(tmp_path, root):
     batch = Batches(dataclasses.replace(RECIPE, degrade=0.0), pairs, texts=texts)(0, CPU)
     dark = event_weights(["low light"], RECIPE.loss).tensor()  # by the pair's own description
     assert torch.equal(batch.weights, dark.expand(RECIPE.batch, -1))
+    assert texts.sha256 == Texts.of(Numbers(), pairs, path).sha256
+    lines[1]["events"][0]["severity"] = 0.8
+    write("vis", "ir")
+    assert texts.sha256 != Texts.of(Numbers(), pairs, path).sha256
     twice = {"ir-vis": dataclasses.replace(pairs["ir-vis"], pairs=pairs["ir-vis"].pairs * 2)}
     with pytest.raises(UsageError, match="have one name"):
         Texts.of(Numbers(), twice, path)
