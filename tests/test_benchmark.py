@@ -23,6 +23,7 @@ from fusecli.errors import UsageError
 from fusecli.images import frames
 from fusecli.images.intensity import visible_range
 from fusecli.images.opencv import cv2
+from fusecli.images.pairing import Pair
 from fusecli.training.degrade import degrade_pair
 
 SHARED = Path(os.environ.get("FUSECLI_SHARED", Path(__file__).parents[1].parent / "shared"))
@@ -476,6 +477,24 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     files.save(path, files.build("nano", config), "nano", config, ["ir-vis"])
     return path
+
+
+def test_pairs_of_own_training_are_told(tmp_path: Path) -> None:
+    pairs = [
+        Pair(name, *(tmp_path / "data" / place / side / f"{name}.png" for side in ("vis", "ir")))
+        for place, name in (("train/mine", "a"), ("val/mine", "b"), ("test/mine", "c"))
+    ]
+    weights = tmp_path / "nano.safetensors"
+    recipe = {"train": {"ir-vis": ["train/mine"]}, "val": {"ir-vis": ["val/mine"], "ct-mri": ["test/mine"]}}
+    for content, note in (
+        ({"recipe": recipe}, ["mine: 2 pairs of folders that it was trained or tuned on: no test of it"]),
+        ({"recipe": {"train": {"ct-mri": ["train/mine"]}, "val": {}}}, []),
+        ({"recipe": []}, []),
+    ):
+        (tmp_path / "run.json").write_text(json.dumps(content))
+        found = datasets.PairSet("mine", registry.TASKS["ir-vis"], pairs)
+        assert datasets.note_own_training(found, "mine", weights) == bool(note)
+        assert found.notes == note
 
 
 def test_network_runs_and_leaves_out_what_its_card_lists(

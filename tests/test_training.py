@@ -705,6 +705,13 @@ class NanoTeacher(Nano):
         return super().with_features(first, second)
 
 
+def test_a_file_without_partner_is_told_without_options_that_training_lacks(root, tmp_path):
+    shutil.copytree(root, tmp_path / "data")
+    (tmp_path / "data" / "set" / "ir" / "0.png").unlink()
+    with pytest.raises(UsageError, match=r"0\.png\n.*\nTraining has none of these options: .*set the same name"):
+        load(tmp_path / "data")
+
+
 def test_a_set_of_unequal_sizes_is_named(tmp_path):
     for side, size in (("vis", (20, 20)), ("ir", (20, 24))):
         (tmp_path / "set" / side).mkdir(parents=True)

@@ -55,7 +55,14 @@ class PairSet:
             for path in (first, second):
                 if not path.is_dir():
                     raise UsageError(f"{path}: no such folder; a set of {task.name} holds {' and '.join(task.sides)}")
-            for pair in pairing.find_pairs(str(first), str(second), endings=frames.ENDINGS, sides=task.sides):
+            try:
+                found = pairing.find_pairs(str(first), str(second), endings=frames.ENDINGS, sides=task.sides)
+            except UsageError as error:  # names options of commands that take folders
+                raise UsageError(
+                    f"{error}\nTraining has none of these options: give both files of each pair in "
+                    f"{root / folder} the same name, without sub-folders."
+                ) from error
+            for pair in found:
                 a, b = read_luma(pair.first), read_luma(pair.second)
                 if a.shape != b.shape:
                     sizes = f"{a.shape[1]}×{a.shape[0]} and {b.shape[1]}×{b.shape[0]}"
