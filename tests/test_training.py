@@ -712,6 +712,17 @@ def test_a_file_without_partner_is_told_without_options_that_training_lacks(root
         load(tmp_path / "data")
 
 
+def test_frames_of_sixteen_bits_are_trained_on_as_they_will_be_fused(tmp_path):
+    ramp = np.linspace(0, 1000, 48 * 48).reshape(48, 48)
+    for side in ("vis", "ir"):
+        (tmp_path / "set" / side).mkdir(parents=True)
+        for name, low in (("0", 0), ("1", 3000)):
+            cv2.imwrite(str(tmp_path / "set" / side / f"{name}.png"), (ramp + low).astype(np.uint16))
+    cold, hot = load(tmp_path)["ir-vis"].pairs
+    assert (cold.second.max() < 66, hot.second.min() > 189) == (True, True)  # one range for both
+    assert (cold.first.max(), hot.first.min()) == (62, 187)  # of 12 bits
+
+
 def test_a_set_of_unequal_sizes_is_named(tmp_path):
     for side, size in (("vis", (20, 20)), ("ir", (20, 24))):
         (tmp_path / "set" / side).mkdir(parents=True)

@@ -16,6 +16,7 @@ from fusecli import registry
 from fusecli.errors import UsageError
 from fusecli.images import frames, pairing
 from fusecli.images.colour import luma
+from fusecli.images.intensity import Range, pair_ranges
 from fusecli.images.opencv import cv2
 from fusecli.training.degrade import brightened
 from fusecli.training.looks import blur
@@ -62,8 +63,10 @@ class PairSet:
                     f"{error}\nTraining has none of these options: give both files of each pair in "
                     f"{root / folder} the same name, without sub-folders."
                 ) from error
+            firsts, seconds = [pair.first for pair in found], [pair.second for pair in found]
+            ranges = pair_ranges(firsts, seconds, infrared=task.second == "ir")  # as `fuse` will show them
             for pair in found:
-                a, b = read_luma(pair.first), read_luma(pair.second)
+                a, b = read_luma(pair.first, ranges[0]), read_luma(pair.second, ranges[1])
                 if a.shape != b.shape:
                     sizes = f"{a.shape[1]}×{a.shape[0]} and {b.shape[1]}×{b.shape[0]}"
                     raise UsageError(
@@ -111,11 +114,9 @@ class PairSet:
         return (planes.flip(2) if turn >= 4 else planes).contiguous(), pair.key
 
 
-def read_luma(path: Path) -> np.ndarray:
-    """uint8 H×W luma of an image file's first page; 16-bit and float files by their own range."""
-    frame = frames.read(path, pages=[0])[0]
-    if frame.pixels.dtype != np.uint8:
-        frame = frames.read(path, pages=[0], intensity="frame")[0]
+def read_luma(path: Path, intensity: Range | str | None = None) -> np.ndarray:
+    """uint8 H×W luma of an image file's first page; 16-bit and float files by ``intensity`` (see `frames.read`)."""
+    frame = frames.read(path, pages=[0], intensity=intensity)[0]
     return np.rint(luma(frame.as_float()) * 255).astype(np.uint8)
 
 
