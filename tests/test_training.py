@@ -263,6 +263,14 @@ def test_a_damaged_checkpoint_is_named_on_resume(root, tmp_path, kept):
         Run(RECIPE, tmp_path, device=CPU).resume()
 
 
+@pytest.mark.parametrize("part", ["network", "optimizer"])
+def test_a_checkpoint_of_another_version_is_named_on_resume(root, tmp_path, part):
+    path = Run(RECIPE, tmp_path, device=CPU).save("last.pt")
+    torch.save({**torch.load(path, weights_only=True), "fusecli": "0.1", part: {}}, path)
+    with pytest.raises(UsageError, match=r"last\.pt: fusecli 0\.1 made it of other parts"):
+        Run(RECIPE, tmp_path, device=CPU).resume()
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(root, tmp_path, monkeypatch):
     run = Run(RECIPE, tmp_path, device=CPU)
     before = run.save("last.pt").read_bytes()

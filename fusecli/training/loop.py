@@ -193,11 +193,15 @@ class Run:
         if state.get("texts_sha256", self.texts_sha256) != self.texts_sha256:
             file = self.recipe.descriptions
             raise UsageError(f"{path}: made with other descriptions than are in {file} now; use a new folder, or those")
-        self.average.load_state_dict(state["model"])
-        self.network.load_state_dict(state["network"])
-        self.objective.modules.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        try:
+            self.average.load_state_dict(state["model"])
+            self.network.load_state_dict(state["network"])
+            self.objective.modules.load_state_dict(state["objective"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+        except (RuntimeError, ValueError, KeyError) as error:
+            made_by = f"fusecli {state.get('fusecli', 'of another version')}"
+            raise UsageError(f"{path}: {made_by} made it of other parts; use that version, or a new folder") from error
         if state.get("val_sha256", self.val_sha256) != self.val_sha256:
             log.warning("%s: validated on other pairs before; the best weights are those from here on", path)
         elif (self.out / BEST).exists():  # else the next validation makes another
