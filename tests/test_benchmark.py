@@ -23,6 +23,7 @@ from fusecli.errors import UsageError
 from fusecli.images import frames
 from fusecli.images.intensity import visible_range
 from fusecli.images.opencv import cv2
+from fusecli.images.pairing import Pair
 from fusecli.training.degrade import degrade_pair
 
 SHARED = Path(os.environ.get("FUSECLI_SHARED", Path(__file__).parents[1].parent / "shared"))
@@ -199,6 +200,10 @@ def test_second_run_computes_nothing_and_changes_are_noticed(data: Path, monkeyp
     measured.clear()
     _report(*options, "--no-cache", "--workers", "1")
     assert len(measured) == 4 * 3 * len(results.DEFAULT_METRICS)
+    measured.clear()
+    monkeypatch.setattr("fusecli.benchmark.run.digest_of", lambda *rooms: "another reader")
+    _report(*options)
+    assert len(measured) == 4 * 3 * len(results.DEFAULT_METRICS)
 
 
 def test_what_is_kept_is_read_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +277,7 @@ def test_bit_depths_may_differ(data: Path) -> None:
     folders = {
         "eight": _fused_folder("eight"),
         "sixteen": _fused_folder("sixteen", lambda image: image.astype(np.uint16) * 257),
-        "floats": _fused_folder("floats", lambda image: image.astype(np.float32) / 255),
+        "floats": _fused_folder("floats", lambda image: (image / 255 * (1 + 1e-7) + 1e-7).astype(np.float32)),
     }
     options = itertools.chain.from_iterable(("--fused", f"{name}={folder}") for name, folder in folders.items())
     methods = _report("--dataset", "tno", "--methods", "none", *options)["datasets"]["tno"]["methods"]
@@ -293,8 +298,11 @@ def test_sixteen_bits_of_others_may_hold_fewer(data: Path, capsys: pytest.Captur
     assert methods["twelve"]["mean"] == pytest.approx(methods["eight"]["mean"], rel=1e-2, abs=1e-3)
 
 
-@pytest.mark.parametrize("case", ["missing", "twice", "size", "nan", "range", "no folder", "no image"])
-def test_bad_results_are_named_with_exit_code_2(case: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("case", ["missing", "twice", "size", "nan", "range", "type", "no folder", "no image"])
+def test_bad_results_are_named_with_exit_code_2(
+    case: str, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusecli.benchmark.run.run", lambda *_, **__: pytest.fail("told too late"))
     folder = _fused_folder()
     wrong = folder / "c.tif"
     expected = str(wrong)
@@ -311,6 +319,10 @@ def test_bad_results_are_named_with_exit_code_2(case: str, data: Path, capsys: p
         frames.write(wrong, [np.full((56, 72), np.nan, np.float32)])
     elif case == "range":
         frames.write(wrong, [np.full((56, 72), 131, np.float32)])
+        expected = f"{wrong}: has float values from 131 to 131"
+    elif case == "type":
+        cv2.imwrite(str(wrong), np.full((56, 72), 131, np.int32))
+        expected = f"{wrong}: has samples of type int32"
     elif case == "no folder":
         folder, expected = Path("elsewhere"), "elsewhere: no such folder"
     elif case == "no image":
@@ -465,6 +477,24 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     files.save(path, files.build("nano", config), "nano", config, ["ir-vis"])
     return path
+
+
+def test_pairs_of_own_training_are_told(tmp_path: Path) -> None:
+    pairs = [
+        Pair(name, *(tmp_path / "data" / place / side / f"{name}.png" for side in ("vis", "ir")))
+        for place, name in (("train/mine", "a"), ("val/mine", "b"), ("test/mine", "c"))
+    ]
+    weights = tmp_path / "nano.safetensors"
+    recipe = {"train": {"ir-vis": ["train/mine"]}, "val": {"ir-vis": ["val/mine"], "ct-mri": ["test/mine"]}}
+    for content, note in (
+        ({"recipe": recipe}, ["mine: 2 pairs of folders that it was trained or tuned on: no test of it"]),
+        ({"recipe": {"train": {"ct-mri": ["train/mine"]}, "val": {}}}, []),
+        ({"recipe": []}, []),
+    ):
+        (tmp_path / "run.json").write_text(json.dumps(content))
+        found = datasets.PairSet("mine", registry.TASKS["ir-vis"], pairs)
+        assert datasets.note_own_training(found, "mine", weights) == bool(note)
+        assert found.notes == note
 
 
 def test_network_runs_and_leaves_out_what_its_card_lists(

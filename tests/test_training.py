@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from fusecli import registry
 from fusecli.errors import FusecliError, OutputError, Stopped, UsageError
+from fusecli.images.atomic import locked
 from fusecli.models import checkpoint
 from fusecli.models.nano import Nano
 from fusecli.stream.stop import stopping
@@ -238,11 +239,35 @@ def test_resume_with_other_pairs_is_refused(root, tmp_path):
     session.train(recipe, root, tmp_path / "run", device="cpu", quiet=True)  # the same, elsewhere
 
 
+def test_resume_with_other_descriptions_is_refused(root, tmp_path):
+    run = Run(RECIPE, tmp_path, device=CPU)
+    run.texts_sha256 = "before"
+    run.save("last.pt")
+    with pytest.raises(UsageError, match=r"last\.pt: made with other descriptions"):
+        Run(RECIPE, tmp_path, device=CPU).resume()
+
+
+def test_two_runs_do_not_share_a_folder(root, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with locked(tmp_path / "run"), pytest.raises(UsageError, match="link: another run is training there"):
+        session.train(RECIPE, root, tmp_path / "link", device="cpu", quiet=True)
+    assert not list((tmp_path / "run").iterdir())
+
+
 @pytest.mark.parametrize("kept", [0, 1000])
 def test_a_damaged_checkpoint_is_named_on_resume(root, tmp_path, kept):
     path = Run(RECIPE, tmp_path, device=CPU).save("last.pt")
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UsageError, match=r"last\.pt: not a fusecli checkpoint, or a damaged one"):
+        Run(RECIPE, tmp_path, device=CPU).resume()
+
+
+@pytest.mark.parametrize("part", ["network", "optimizer"])
+def test_a_checkpoint_of_another_version_is_named_on_resume(root, tmp_path, part):
+    path = Run(RECIPE, tmp_path, device=CPU).save("last.pt")
+    torch.save({**torch.load(path, weights_only=True), "fusecli": "0.1", part: {}}, path)
+    with pytest.raises(UsageError, match=r"last\.pt: fusecli 0\.1 made it of other parts"):
         Run(RECIPE, tmp_path, device=CPU).resume()
 
 
@@ -612,6 +637,10 @@ def test_descriptions_must_be_of_these_pairs(tmp_path, root):
     batch = Batches(dataclasses.replace(RECIPE, degrade=0.0), pairs, texts=texts)(0, CPU)
     dark = event_weights(["low light"], RECIPE.loss).tensor()  # by the pair's own description
     assert torch.equal(batch.weights, dark.expand(RECIPE.batch, -1))
+    assert texts.sha256 == Texts.of(Numbers(), pairs, path).sha256
+    lines[1]["events"][0]["severity"] = 0.8
+    write("vis", "ir")
+    assert texts.sha256 != Texts.of(Numbers(), pairs, path).sha256
     twice = {"ir-vis": dataclasses.replace(pairs["ir-vis"], pairs=pairs["ir-vis"].pairs * 2)}
     with pytest.raises(UsageError, match="have one name"):
         Texts.of(Numbers(), twice, path)
@@ -682,6 +711,24 @@ class NanoTeacher(Nano):
 
     def with_features(self, first, second, text=None):
         return super().with_features(first, second)
+
+
+def test_a_file_without_partner_is_told_without_options_that_training_lacks(root, tmp_path):
+    shutil.copytree(root, tmp_path / "data")
+    (tmp_path / "data" / "set" / "ir" / "0.png").unlink()
+    with pytest.raises(UsageError, match=r"0\.png\n.*\nTraining has none of these options: .*set the same name"):
+        load(tmp_path / "data")
+
+
+def test_frames_of_sixteen_bits_are_trained_on_as_they_will_be_fused(tmp_path):
+    ramp = np.linspace(0, 1000, 48 * 48).reshape(48, 48)
+    for side in ("vis", "ir"):
+        (tmp_path / "set" / side).mkdir(parents=True)
+        for name, low in (("0", 0), ("1", 3000)):
+            cv2.imwrite(str(tmp_path / "set" / side / f"{name}.png"), (ramp + low).astype(np.uint16))
+    cold, hot = load(tmp_path)["ir-vis"].pairs
+    assert (cold.second.max() < 66, hot.second.min() > 189) == (True, True)  # one range for both
+    assert (cold.first.max(), hot.first.min()) == (62, 187)  # of 12 bits
 
 
 def test_a_set_of_unequal_sizes_is_named(tmp_path):

@@ -136,6 +136,25 @@ def leave_out_seen(found: PairSet, cards: list[dict[str, Any]], include: bool) -
         )
 
 
+def note_own_training(found: PairSet, method: str, weights: Path) -> bool:
+    """Say how many pairs own weights were trained or validated on, by ``run.json`` beside them; whether there are any.
+
+    The recipe there names folders below a data root, which may be another one here.
+    """
+    try:
+        recipe = json.loads(weights.with_name("run.json").read_text(encoding="utf-8"))["recipe"]
+        named = [Path(one).parts for key in ("train", "val") for one in recipe[key].get(found.task.name, ())]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+    places = [pair.first.resolve().parts[:-2] for pair in found.pairs]
+    seen = sum(any(place[-len(parts) :] == parts for parts in named if parts) for place in places)
+    if seen:
+        found.notes.append(
+            f"{method}: {counted(seen, 'pair')} of folders that it was trained or tuned on: no test of it"
+        )
+    return seen > 0
+
+
 def split_names(name: str, split: str) -> list[str]:
     """File names, without ending, of an agreed split. UsageError if there is none of that name."""
     splits = _splits().get(name, {})

@@ -19,6 +19,8 @@ from fusecli.images.decode import decode, peek
 from fusecli.images.frames import ENDINGS, peek_size
 from fusecli.images.intensity import CAMERAS, WHOLE, camera_range
 from fusecli.images.pairing import Pair, files_in, key_of
+from fusecli.metrics import MetricError
+from fusecli.metrics.protocols import to_levels
 
 if TYPE_CHECKING:
     from fusecli.stream.engine import Engine
@@ -91,7 +93,9 @@ class Network(Method):
 
     @cached_property
     def _weights(self) -> str:
-        return f"{file_hash(self.path)} {_model_sources()} {self.device} {self.precision} {self.look}"
+        return (
+            f"{file_hash(self.path)} {digest_of('models', 'stream', 'text')} {self.device} {self.precision} {self.look}"
+        )
 
     def identity(self, pair: Pair) -> str:
         return self._weights
@@ -134,7 +138,8 @@ class Folder(Method):
         self.range = WHOLE
 
     def check(self, dataset: str, pairs: Iterable[Pair]) -> None:
-        """Find every result before any work. Raises UsageError that lists what is missing or of wrong size."""
+        """Find every result before any work. Raises UsageError that lists what is missing, of wrong size or
+        no image in [0, 1]."""
         root = self.folder / dataset if (self.folder / dataset).is_dir() else self.folder
         files: dict[str, list[Path]] = {}
         for name, path in files_in(str(root), recursive=True):
@@ -161,6 +166,11 @@ class Folder(Method):
                 wrong.append(f"{path}: holds {size[0]} pages; one image is expected")
             elif expected is not None and size[1:] != expected[1:]:
                 wrong.append(f"{path}: {size[2]}×{size[1]} pixels, the pair has {expected[2]}×{expected[1]}")
+            elif (header := peek(path)) is not None and header.dtype not in (np.uint8, np.uint16):
+                try:  # such values may be anything
+                    to_levels(decode(path).pages[0])
+                except MetricError as error:
+                    wrong.append(f"{path}: {error}")
         if wrong:
             more = f"\n  … and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
             raise UsageError(
@@ -185,21 +195,9 @@ class Folder(Method):
         return self.paths.values()
 
     def fuse(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """The stored result: uint8 and uint16 as they are, floats as they are if they keep to [0, 1]; uint16 of fewer
-        bits, as the pairs may have, over all of [0, 1]."""
-        path = self.paths[pair.first]
-        image = decode(path).pages[0]
-        if image.dtype == np.uint16 and self.range != WHOLE:
-            return self.range.apply(image)
-        if image.dtype.kind == "f":
-            if not np.isfinite(image).all():
-                raise UsageError(f"{path}: holds NaN or infinite values; no metric is defined for it")
-            if image.min() < 0 or image.max() > 1:
-                raise UsageError(
-                    f"{path}: float values from {image.min():g} to {image.max():g}; expected 0…1. "
-                    "Scale them, or save 8 or 16 bits"
-                )
-        return image
+        """The stored result as it is; uint16 of fewer bits, as the pairs may have, over all of [0, 1]."""
+        image = decode(self.paths[pair.first]).pages[0]
+        return self.range.apply(image) if image.dtype == np.uint16 and self.range != WHOLE else image
 
 
 def choose(
@@ -249,11 +247,11 @@ def _checkpoint(name: str, path: Path, task: str, device: str, precision: str, l
     return Network(name, path, task, device, precision, look, None)
 
 
-def _model_sources() -> str:
-    """Digest of the code that turns weights into results, so that a change of it is not hidden by the cache."""
+def digest_of(*rooms: str) -> str:
+    """Of their code, so that a change of it is not hidden by the cache."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256(__version__.encode())
-    for room in ("models", "stream", "text"):  # text: what a teacher is told
+    for room in rooms:
         for path in sorted((package / room).glob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()

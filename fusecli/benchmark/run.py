@@ -16,7 +16,7 @@ from fusecli import metrics
 from fusecli.benchmark import cost
 from fusecli.benchmark.cache import Cache
 from fusecli.benchmark.datasets import PairSet
-from fusecli.benchmark.methods import Method
+from fusecli.benchmark.methods import Method, digest_of
 from fusecli.benchmark.results import DatasetResult, MethodResult, Report
 from fusecli.errors import UsageError
 from fusecli.images import frames
@@ -130,8 +130,10 @@ def run(
 
 
 def _stored(job: Job, protocol: str, cache: Cache, workers: int) -> Stored:
+    readers = digest_of("images")
+
     def look_up(method: Method, pair: Pair) -> tuple[str, Row]:
-        key = Cache.key("values", metrics.VERSION, protocol, method.identity(pair), job.hashes[pair.name])
+        key = Cache.key("values", metrics.VERSION, readers, protocol, method.identity(pair), job.hashes[pair.name])
         return key, cache.read_json(key)
 
     both = [(method, pair) for method in job.methods for pair in job.pair_set.pairs]

@@ -244,7 +244,8 @@ def _methods(
             raise UsageError(f"--fused {name}=…: there is a method of that name; give it another")
     networks = [method for method in chosen if isinstance(method, kinds.Network)]
     datasets.leave_out_seen(found, [method.card for method in networks if method.card], include_seen)
-    unknown = [method.name for method in networks if method.card is None]
+    own = [method for method in networks if method.card is None]
+    unknown = [one.name for one in own if not datasets.note_own_training(found, one.name, one.path)]
     if unknown:
         found.notes.append(f"{', '.join(unknown)}: no model card, so pairs seen in training could not be left out")
     chosen += [kinds.Folder(name, folder) for name, folder in results.items()]

@@ -41,7 +41,10 @@ class Trio:
 
 
 def to_levels(image: Image) -> Image:
-    """float64, 0…255 for the full range of the sample type: uint8 as it is, uint16 / 257, floats in [0, 1] · 255."""
+    """float64, 0…255 for the full range of the sample type: uint8 as it is, uint16 / 257, floats in [0, 1] · 255.
+
+    Raises MetricError for other types, floats beyond [0, 1] and values that are not finite.
+    """
     if image.dtype == np.uint8:
         return image.astype(np.float64)
     if image.dtype == np.uint16:
@@ -49,6 +52,8 @@ def to_levels(image: Image) -> Image:
     if image.dtype == bool:
         return image * 255.0
     if np.issubdtype(image.dtype, np.floating):
+        if not np.isfinite(image).all():
+            raise MetricError("holds NaN or infinite values; no metric is defined for it")
         if image.min() < -OVER or image.max() > 1 + OVER:
             raise MetricError(f"has float values from {image.min():g} to {image.max():g}; scale them to [0, 1]")
         return image.astype(np.float64) * 255
@@ -190,8 +195,6 @@ def prepare(
         if image.shape[:2] != fused.shape[:2]:
             sizes = " and ".join(f"{x.shape[1]}×{x.shape[0]}" for x in (image, fused))
             raise MetricError(f"{label}: {labels[2]} has another size ({sizes}); metrics need equal sizes")
-        if np.issubdtype(image.dtype, np.floating) and not np.isfinite(image).all():
-            raise MetricError(f"{label}: holds NaN or infinite values; no metric is defined for it")
         try:
             images.append(to_levels(image))
         except MetricError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from fusecli import registry
 from fusecli.errors import UsageError
 from fusecli.images import frames, pairing
 from fusecli.images.colour import luma
+from fusecli.images.intensity import Range, pair_ranges
 from fusecli.images.opencv import cv2
+from fusecli.machine import cores
 from fusecli.training.degrade import brightened
 from fusecli.training.looks import blur
 
@@ -55,23 +59,33 @@ class PairSet:
             for path in (first, second):
                 if not path.is_dir():
                     raise UsageError(f"{path}: no such folder; a set of {task.name} holds {' and '.join(task.sides)}")
-            for pair in pairing.find_pairs(str(first), str(second), endings=frames.ENDINGS, sides=task.sides):
-                a, b = read_luma(pair.first), read_luma(pair.second)
-                if a.shape != b.shape:
-                    sizes = f"{a.shape[1]}×{a.shape[0]} and {b.shape[1]}×{b.shape[0]}"
-                    raise UsageError(
-                        f"{pair.first} and {pair.second}: sizes differ ({sizes}); train on registered pairs"
-                    )
-                name = f"{folder}/{pair.name}".encode("utf-8", "surrogateescape")  # of a file, so perhaps no UTF-8
-                for part in (name, a.tobytes(), b.tobytes()):
-                    digest.update(part)
-                pairs.append(LumaPair(f"{task.name}/{folder}/{pair.name}", torch.from_numpy(a), torch.from_numpy(b)))
+            try:
+                found = pairing.find_pairs(str(first), str(second), endings=frames.ENDINGS, sides=task.sides)
+            except UsageError as error:  # names options of commands that take folders
+                raise UsageError(
+                    f"{error}\nTraining has none of these options: give both files of each pair in "
+                    f"{root / folder} the same name, without sub-folders."
+                ) from error
+            firsts, seconds = [pair.first for pair in found], [pair.second for pair in found]
+            ranges = pair_ranges(firsts, seconds, infrared=task.second == "ir")  # as `fuse` will show them
+            with ThreadPoolExecutor(cores()) as pool:
+                for pair, (a, b) in zip(found, pool.map(partial(_read_pair, ranges), found), strict=True):
+                    name = f"{folder}/{pair.name}"
+                    whole = name.encode("utf-8", "surrogateescape")  # of a file, so perhaps no UTF-8
+                    for part in (whole, a.tobytes(), b.tobytes()):
+                        digest.update(part)
+                    pairs.append(LumaPair(f"{task.name}/{name}", torch.from_numpy(a), torch.from_numpy(b)))
         return cls(task, pairs, digest.hexdigest())
+
+    @cached_property
+    def areas(self) -> Tensor:
+        """Pixels of each pair."""
+        return torch.tensor([pair.first.numel() for pair in self.pairs], dtype=torch.float64)
 
     @property
     def area(self) -> int:
         """Pixels of all pairs."""
-        return sum(pair.first.numel() for pair in self.pairs)
+        return int(self.areas.sum())
 
     def check_patch(self, size: int) -> None:
         """Raises UsageError for patches that would be little but reflections."""
@@ -89,8 +103,7 @@ class PairSet:
         is seen of a scene as a whole then varies more than the pairs do. Pairs smaller than ``size`` are reflected
         beyond their border; of large ones a random part of at most LARGEST pixels a side is taken.
         """
-        areas = torch.tensor([pair.first.numel() for pair in self.pairs], dtype=torch.float64)
-        pair = self.pairs[int(torch.multinomial(areas, 1, generator=generator))]
+        pair = self.pairs[int(torch.multinomial(self.areas, 1, generator=generator))]
         planes = torch.stack([pair.first, pair.second])
         zoom, chance = torch.rand(2, generator=generator).tolist()
         least = max(0.5, size / min(planes.shape[1:]))
@@ -104,12 +117,20 @@ class PairSet:
         return (planes.flip(2) if turn >= 4 else planes).contiguous(), pair.key
 
 
-def read_luma(path: Path) -> np.ndarray:
-    """uint8 H×W luma of an image file's first page; 16-bit and float files by their own range."""
-    frame = frames.read(path, pages=[0])[0]
-    if frame.pixels.dtype != np.uint8:
-        frame = frames.read(path, pages=[0], intensity="frame")[0]
+def read_luma(path: Path, intensity: Range | str | None = None) -> np.ndarray:
+    """uint8 H×W luma of an image file's first page; 16-bit and float files by ``intensity`` (see `frames.read`)."""
+    frame = frames.read(path, pages=[0], intensity=intensity)[0]
     return np.rint(luma(frame.as_float()) * 255).astype(np.uint8)
+
+
+def _read_pair(
+    ranges: tuple[Range | str | None, Range | str | None], pair: pairing.Pair
+) -> tuple[np.ndarray, np.ndarray]:
+    a, b = read_luma(pair.first, ranges[0]), read_luma(pair.second, ranges[1])
+    if a.shape != b.shape:
+        sizes = f"{a.shape[1]}×{a.shape[0]} and {b.shape[1]}×{b.shape[0]}"
+        raise UsageError(f"{pair.first} and {pair.second}: sizes differ ({sizes}); train on registered pairs")
+    return a, b
 
 
 def cut_patch(images: Tensor, size: int, generator: torch.Generator) -> Tensor:

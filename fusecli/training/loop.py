@@ -92,6 +92,7 @@ class Run:
         self.text_vectors: dict[str, np.ndarray] = {}  # met before the run was taken up
         self.data_sha256: dict[str, str] = {}  # of the training pairs, by task
         self.val_sha256: dict[str, str] = {}  # of the validation pairs, by set
+        self.texts_sha256 = ""  # of the descriptions, where the recipe names a file of them
         self.data_root = ""  # where the recipe's folders were, for a distillation that does not say
         self.set_objective(FusionObjective())
 
@@ -149,6 +150,7 @@ class Run:
             "data_root": self.data_root,
             "data_sha256": self.data_sha256,
             "val_sha256": self.val_sha256,
+            "texts_sha256": self.texts_sha256,
         }
 
     def text_table(self) -> dict[str, Any]:
@@ -188,11 +190,18 @@ class Run:
         pairs = state.get("data_sha256")
         if pairs and self.data_sha256 and pairs != self.data_sha256:
             raise UsageError(f"{path}: made with other training pairs than are there now; use a new folder, or those")
-        self.average.load_state_dict(state["model"])
-        self.network.load_state_dict(state["network"])
-        self.objective.modules.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        if state.get("texts_sha256", self.texts_sha256) != self.texts_sha256:
+            file = self.recipe.descriptions
+            raise UsageError(f"{path}: made with other descriptions than are in {file} now; use a new folder, or those")
+        try:
+            self.average.load_state_dict(state["model"])
+            self.network.load_state_dict(state["network"])
+            self.objective.modules.load_state_dict(state["objective"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+        except (RuntimeError, ValueError, KeyError) as error:
+            made_by = f"fusecli {state.get('fusecli', 'of another version')}"
+            raise UsageError(f"{path}: {made_by} made it of other parts; use that version, or a new folder") from error
         if state.get("val_sha256", self.val_sha256) != self.val_sha256:
             log.warning("%s: validated on other pairs before; the best weights are those from here on", path)
         elif (self.out / BEST).exists():  # else the next validation makes another

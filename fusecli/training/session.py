@@ -7,7 +7,8 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch.distributed as dist
 
 from fusecli import registry
 from fusecli.errors import FusecliError, UsageError
-from fusecli.images.atomic import replacing
+from fusecli.images.atomic import locked, replacing
 from fusecli.machine import cores
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
@@ -87,8 +88,8 @@ def train(
     process takes a share of each step; all but the first return None. ``workers`` processes draw the batches (None: for
     CUDA on Linux one per core; else none).
     Raises FusecliError if memory runs out or the loss is not finite, UsageError for data that do not fit the recipe
-    and, before any work, where ``out`` cannot be written to or holds weights of a run that cannot be taken up, Stopped
-    once ``stop`` is set.
+    and, before any work, where ``out`` cannot be written to, is in use or holds weights of a run that cannot be taken
+    up, Stopped once ``stop`` is set.
     """
     rank, local = _join_processes()
     path = out / f"{recipe.architecture}.safetensors"
@@ -116,51 +117,64 @@ def train(
     texts = _texts(recipe, data, root, text_vectors)
     if recipe.architecture == "teacher" and "text_dim" not in recipe.model:
         recipe = replace(recipe, model={**recipe.model, "text_dim": texts.dim if texts else 0})
-    run = Run(recipe, out, device=target)
-    run.data_root = str(root.resolve())
-    run.data_sha256 = {task: pairs.sha256 for task, pairs in data.items()}
-    run.val_sha256 = {name: pairs.sha256 for name, pairs in val.items()}
-    if teacher is not None:
-        run.set_objective(DistillObjective(teacher.to(target), run.network, feature_weight))
-    reads = getattr(teacher or run.network, "text_dim", 0)
-    if texts and reads != texts.dim:
-        reader = "the teacher" if teacher else f"this {recipe.architecture}"
-        raise UsageError(
-            f"recipe: text = {recipe.text} gives {texts.dim} numbers a pair, and {reader} reads {reads or 'no text'}; "
-            "leave out text or model.text_dim (--set text=)"
-        )
-    if run.resume() and rank == 0:
-        log.info("going on from step %d of %s", run.step, out / LAST)
-    with tqdm(total=recipe.steps, initial=run.step, disable=True if quiet or rank else None, unit="step") as bar:
+    with _alone(out) if rank == 0 else nullcontext():
+        run = Run(recipe, out, device=target)
+        run.data_root = str(root.resolve())
+        run.data_sha256 = {task: pairs.sha256 for task, pairs in data.items()}
+        run.texts_sha256 = texts.sha256 if texts and recipe.descriptions else ""
+        run.val_sha256 = {name: pairs.sha256 for name, pairs in val.items()}
+        if teacher is not None:
+            run.set_objective(DistillObjective(teacher.to(target), run.network, feature_weight))
+        reads = getattr(teacher or run.network, "text_dim", 0)
+        if texts and reads != texts.dim:
+            reader = "the teacher" if teacher else f"this {recipe.architecture}"
+            raise UsageError(
+                f"recipe: text = {recipe.text} gives {texts.dim} numbers a pair, and {reader} reads "
+                f"{reads or 'no text'}; leave out text or model.text_dim (--set text=)"
+            )
+        if run.resume() and rank == 0:
+            log.info("going on from step %d of %s", run.step, out / LAST)
+        with tqdm(total=recipe.steps, initial=run.step, disable=True if quiet or rank else None, unit="step") as bar:
 
-        def progress(step: int, loss: float) -> None:
-            bar.update(step - bar.n)
-            bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            def progress(step: int, loss: float) -> None:
+                bar.update(step - bar.n)
+                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
 
-        try:
-            best = run.fit(Batches(recipe, data, rank, texts, run.network), val, progress, workers, stop)
-        except (MemoryError, RuntimeError) as error:
-            if out_of_memory(error):
-                raise FusecliError(
-                    f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"
-                ) from error
-            if "DataLoader worker" in str(error):  # the system has ended it, mostly where memory is short
-                reason = str(error).splitlines()[0].rstrip(" .")
-                raise FusecliError(f"step {run.step}: {reason}; fewer need less memory: --workers") from error
-            raise
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    if rank:
-        return None
-    architecture, config, tasks, tensors = checkpoint.read(best)
-    network = checkpoint.build(architecture, config)
-    network.load_state_dict(tensors)
-    checkpoint.save(path, network, architecture, config, tasks)
-    score = run.best if math.isfinite(run.best) else None
-    summary = {"recipe": recipe.as_dict(), "data_sha256": run.data_sha256, "score": score}
-    with replacing(out / "run.json") as partial:
-        partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return path
+            try:
+                best = run.fit(Batches(recipe, data, rank, texts, run.network), val, progress, workers, stop)
+            except (MemoryError, RuntimeError) as error:
+                if out_of_memory(error):
+                    raise FusecliError(
+                        f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or "
+                        "width"
+                    ) from error
+                if "DataLoader worker" in str(error):  # the system has ended it, mostly where memory is short
+                    reason = str(error).splitlines()[0].rstrip(" .")
+                    raise FusecliError(f"step {run.step}: {reason}; fewer need less memory: --workers") from error
+                raise
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        if rank:
+            return None
+        architecture, config, tasks, tensors = checkpoint.read(best)
+        network = checkpoint.build(architecture, config)
+        network.load_state_dict(tensors)
+        checkpoint.save(path, network, architecture, config, tasks)
+        score = run.best if math.isfinite(run.best) else None
+        summary = {"recipe": recipe.as_dict(), "data_sha256": run.data_sha256, "score": score}
+        with replacing(out / "run.json") as partial:
+            partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        return path
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Make a run's folder and keep other runs out of it. Raises UsageError where one is at work."""
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out.resolve()) as free:
+        if not free:
+            raise UsageError(f"-o {out}: another run is training there; wait until it ends, or use another folder")
+        yield
 
 
 def _texts(

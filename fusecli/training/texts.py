@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -57,6 +59,12 @@ class Texts:
     @property
     def dim(self) -> int:
         return vector_dim(self.encoder)
+
+    @property
+    def sha256(self) -> str:
+        """Over what is said of the pairs."""
+        said = [own.record(key, "", "", "") for key, own in sorted(self.own.items())]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     def events(self, key: str, made: Sequence[Event]) -> list[Event]:
         """All that is wrong with a pair: by its own description, and what degradation ``made``."""
