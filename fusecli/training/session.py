@@ -125,46 +125,63 @@ def train(
         run.val_sha256 = {name: pairs.sha256 for name, pairs in val.items()}
         if teacher is not None:
             run.set_objective(DistillObjective(teacher.to(target), run.network, feature_weight))
-        reads = getattr(teacher or run.network, "text_dim", 0)
-        if texts and reads != texts.dim:
-            reader = "the teacher" if teacher else f"this {recipe.architecture}"
-            raise UsageError(
-                f"recipe: text = {recipe.text} gives {texts.dim} numbers a pair, and {reader} reads "
-                f"{reads or 'no text'}; leave out text or model.text_dim (--set text=)"
-            )
+        _check_that_texts_fit(recipe, texts, teacher, run.network)
         if run.resume() and rank == 0:
             log.info("going on from step %d of %s", run.step, out / LAST)
-        with tqdm(total=recipe.steps, initial=run.step, disable=True if quiet or rank else None, unit="step") as bar:
-
-            def progress(step: int, loss: float) -> None:
-                bar.update(step - bar.n)
-                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
-
-            try:
-                best = run.fit(Batches(recipe, data, rank, texts, run.network), val, progress, workers, stop)
-            except (MemoryError, RuntimeError) as error:
-                if out_of_memory(error):
-                    raise FusecliError(
-                        f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or "
-                        "width"
-                    ) from error
-                if "DataLoader worker" in str(error):  # the system has ended it, mostly where memory is short
-                    reason = str(error).splitlines()[0].rstrip(" .")
-                    raise FusecliError(f"step {run.step}: {reason}; fewer need less memory: --workers") from error
-                raise
+        batches = Batches(recipe, data, rank, texts, run.network)
+        best = _fit(run, batches, val, workers, stop, bar=not (quiet or rank))
         if dist.is_initialized():
             dist.destroy_process_group()
         if rank:
             return None
-        architecture, config, tasks, tensors = checkpoint.read(best)
-        network = checkpoint.build(architecture, config)
-        network.load_state_dict(tensors)
-        checkpoint.save(path, network, architecture, config, tasks)
-        score = run.best if math.isfinite(run.best) else None
-        summary = {"recipe": recipe.as_dict(), "data_sha256": run.data_sha256, "score": score}
-        with replacing(out / "run.json") as partial:
-            partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        return path
+        _keep(run, best, path)
+    return path
+
+
+def _check_that_texts_fit(
+    recipe: Recipe, texts: Texts | None, teacher: FusionNetwork | None, network: FusionNetwork
+) -> None:
+    reads = getattr(teacher or network, "text_dim", 0)
+    if texts and reads != texts.dim:
+        reader = "the teacher" if teacher else f"this {recipe.architecture}"
+        raise UsageError(
+            f"recipe: text = {recipe.text} gives {texts.dim} numbers a pair, and {reader} reads {reads or 'no text'}; "
+            "leave out text or model.text_dim (--set text=)"
+        )
+
+
+def _fit(run: Run, batches: Batches, val: dict[str, PairSet], workers: int, stop: Stop | None, *, bar: bool) -> Path:
+    """The best weights, behind a progress bar. Raises FusecliError for want of memory, in words that help."""
+    recipe = run.recipe
+    with tqdm(total=recipe.steps, initial=run.step, disable=None if bar else True, unit="step") as shown:
+
+        def progress(step: int, loss: float) -> None:
+            shown.update(step - shown.n)
+            shown.set_postfix(loss=f"{loss:.4g}", refresh=False)
+
+        try:
+            return run.fit(batches, val, progress, workers, stop)
+        except (MemoryError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise FusecliError(
+                    f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"
+                ) from error
+            if "DataLoader worker" in str(error):  # the system has ended it, mostly where memory is short
+                reason = str(error).splitlines()[0].rstrip(" .")
+                raise FusecliError(f"step {run.step}: {reason}; fewer need less memory: --workers") from error
+            raise
+
+
+def _keep(run: Run, best: Path, path: Path) -> None:
+    """Write the best weights to ``path``, and ``run.json`` beside them, which says what they were made of."""
+    architecture, config, tasks, tensors = checkpoint.read(best)
+    network = checkpoint.build(architecture, config)
+    network.load_state_dict(tensors)
+    checkpoint.save(path, network, architecture, config, tasks)
+    score = run.best if math.isfinite(run.best) else None
+    summary = {"recipe": run.recipe.as_dict(), "data_sha256": run.data_sha256, "score": score}
+    with replacing(path.with_name("run.json")) as partial:
+        partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
