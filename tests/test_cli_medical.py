@@ -832,7 +832,7 @@ def test_a_volume_and_pictures_are_no_pair(heads, fusecli, average):
     cv2.imwrite(str(root / "png" / "a.png"), np.zeros((8, 8), np.uint8))
     code, _, err = fusecli("fuse", "--ct", ct, "--mri", root / "png", "-o", root / "out", "-m", average)
     assert code == 2
-    assert "the other side is a volume, this is none (DICOM, or NIfTI as .nii or .nii.gz)" in err
+    assert "the other side is a volume, this is none (DICOM, or NIfTI as .nii, .nii.gz, or .img beside .hdr)" in err
 
 
 def test_too_many_voxels_are_refused_before_they_are_read(heads, fusecli, average):
