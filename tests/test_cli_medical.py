@@ -167,6 +167,17 @@ def test_volumes_that_do_not_overlap_are_refused(tmp_path, fusecli, average):
     assert not (tmp_path / "out").exists()
 
 
+def test_metres_that_are_called_millimetres_are_refused(tmp_path, fusecli, average):
+    small = phantom.Grid(MR.shape, np.diag([1e-3, 1e-3, 1e-3, 1]) @ MR.affine)
+    ct, mri = (
+        put(tmp_path, "dicom", "ct", CT, phantom.head(CT) / 10),
+        put(tmp_path, "nifti", "mri", small, phantom.head(MR)),
+    )
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", tmp_path / "out", "-m", average)
+    assert code == 1
+    assert "one is 0.14 mm long, the other 120 mm; one header gives its sizes in another unit" in err
+
+
 def test_a_thin_slab_within_a_long_volume_overlaps_it(tmp_path, fusecli, average):
     slab, long = phantom.grid((20, 20, 2), (4, 4, 2)), phantom.grid((12, 12, 400), (8, 8, 1))
     mri = phantom.nifti(tmp_path / "mri.nii", np.arange(800, dtype=np.int16).reshape(2, 20, 20), slab)
@@ -821,7 +832,7 @@ def test_a_volume_and_pictures_are_no_pair(heads, fusecli, average):
     cv2.imwrite(str(root / "png" / "a.png"), np.zeros((8, 8), np.uint8))
     code, _, err = fusecli("fuse", "--ct", ct, "--mri", root / "png", "-o", root / "out", "-m", average)
     assert code == 2
-    assert "the other side is a volume, this is none (DICOM, or NIfTI as .nii or .nii.gz)" in err
+    assert "the other side is a volume, this is none (DICOM, or NIfTI as .nii, .nii.gz, or .img beside .hdr)" in err
 
 
 def test_too_many_voxels_are_refused_before_they_are_read(heads, fusecli, average):

@@ -360,6 +360,13 @@ def test_a_volume_that_is_nearly_all_background_is_shown_up_to_its_highest_value
     assert shown_range(read(tmp_path / "mr", "mri"), "mri") == Range(0, 500)
 
 
+@pytest.mark.parametrize(("side", "count", "warned"), [("mri", 45, True), ("mri", 90, False), ("pet", 45, False)])
+def test_a_label_map_in_place_of_an_image_is_warned_of(tmp_path, caplog, side, count, warned):
+    phantom.dicom_series(tmp_path / "labels", VALUES % count, WHERE, "MR" if side == "mri" else "PT")
+    shown_range(read(tmp_path / "labels", side), side)
+    assert ("as a mask or a label map does" in caplog.text) == warned
+
+
 # What is refused -----------------------------------------------------------------------------------------------------
 
 
@@ -485,6 +492,23 @@ def test_time_points_that_each_begin_at_instance_1_are_chosen(tmp_path):
     for wanted, point in (("0", 1), ("1", 2)):
         volume = dicom.read(open_(tmp_path / "mr", "mri"), "mri", lambda count, wanted=wanted: wanted)
         assert np.array_equal(volume.voxels, VALUES + point)
+
+
+def test_a_time_point_that_was_stopped_is_left_out(tmp_path, caplog):
+    for point in (1, 2, 3):
+        for index, path in enumerate(phantom.dicom_series(tmp_path / "one", VALUES + point, WHERE, "MR")):
+            edit(path, SOPInstanceUID=f"1.2.{point}.{index}", AcquisitionNumber=point, InstanceNumber=9 * point + index)
+            (tmp_path / "mr").mkdir(exist_ok=True)
+            if point != 2 or index < 4:
+                path.rename(tmp_path / "mr" / f"{point}-{path.name}")
+    assert "holds 2 images at each of 6 positions" in refused(tmp_path / "mr", "mri")
+    for wanted, point in (("0", 1), ("1", 3)):
+        volume = dicom.read(open_(tmp_path / "mr", "mri"), "mri", lambda count, wanted=wanted: wanted)
+        assert np.array_equal(volume.voxels, VALUES + point)
+    assert "4 images are left out, whose AcquisitionNumber has none at some of the 6 positions" in caplog.text
+    for path in (tmp_path / "mr").glob("[13]-*"):
+        edit(path, AcquisitionNumber=2)  # nothing tells volumes apart
+    assert "lie at the same position" in refused(tmp_path / "mr", "mri")
 
 
 def test_files_exported_twice_are_read_once(tmp_path, caplog):
@@ -759,7 +783,8 @@ def test_another_byte_order_and_private_tags_do_not_reach_the_result(tmp_path):
     assert result.EchoTime == source.EchoTime
     reference = read(bundled_root() / "test_files" / "CT_small.dcm")
     write(tmp_path / "ct.dcm", reference, reference)
-    assert any(element.tag.is_private for element in reference.origin.datasets[0])
+    assert any(element.tag.is_private for element in pydicom.dcmread(reference.source))
+    assert not any(element.tag.is_private for element in reference.origin.datasets[0])  # they may be large
     result = pydicom.dcmread(tmp_path / "ct.dcm")
     assert not any(element.tag.is_private for element in result)
 

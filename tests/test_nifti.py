@@ -217,6 +217,25 @@ def test_gzip_is_told_by_the_first_bytes_whatever_the_name(tmp_path, ending, kin
         nifti.read(wrong)
 
 
+def test_a_pair_of_header_and_image_is_read_as_one_file_is(tmp_path, fusecli, average):
+    ct, one = (phantom.nifti(tmp_path / name / "head.nii.gz", VALUES.astype(np.int16), WHERE) for name in ("ct", "one"))
+    found = []
+    for folder, kind in (("pair", nib.Nifti1Pair), ("analyze", nib.Spm2AnalyzeImage)):
+        (tmp_path / folder).mkdir()
+        nib.save(kind(VALUES.T.astype(np.int16), WHERE.affine), tmp_path / folder / "head.img")
+    for mri in (one.parent, tmp_path / "pair", tmp_path / "pair" / "head.img"):
+        options = ("--mri", mri, "-o", tmp_path / "out", "-m", average, "--reference", "mri", "--overwrite")
+        code, _, err = fusecli("fuse", "--ct", ct if mri.is_file() else ct.parent, *options)
+        assert code == 0, err
+        found.append(nib.load(tmp_path / "out" / "head.nii.gz"))
+        assert np.array_equal(found[-1].get_fdata(), found[0].get_fdata())
+        assert found[-1].affine == pytest.approx(WHERE.affine)
+    with pytest.raises(InputError, match="a NIfTI volume is needed"):  # left and right of these are anyone's guess
+        nifti.read(tmp_path / "analyze" / "head.img")
+    shutil.copy(one, tmp_path / "alone.img")
+    assert not nifti.is_nifti(tmp_path / "alone.img")  # without a header it may be DICOM
+
+
 @pytest.mark.parametrize("name", ["text.nii", "text.nii.gz"])
 def test_files_that_are_no_nifti_are_refused(tmp_path, name):
     (tmp_path / name).write_text("no image at all" * 100)

@@ -183,12 +183,7 @@ class Result:
     def _gray(self, source: Dataset, pixels: np.ndarray) -> Dataset:
         dataset = Dataset()
         for element in _readable(source):
-            if (
-                element.tag.group % 2 == 0
-                and element.tag.group > 2
-                and element.tag.group >> 8 not in _GRAPHICS
-                and element.tag not in _DROPPED
-            ):
+            if element.tag.group > 2 and element.tag.group >> 8 not in _GRAPHICS and element.tag not in _DROPPED:
                 dataset.add(copy(element))
         dataset.SOPClassUID = source.get("SOPClassUID") or SecondaryCaptureImageStorage
         dataset.ImageType = _derived(source.get("ImageType"), source)

@@ -135,6 +135,9 @@ def _one_volume(
     at = stations(planes)
     if at is None:
         return everything  # which will be refused
+    if len(set(np.bincount(at))) > 1:
+        everything = _whole(source, at, numbers)
+        at, numbers = at[everything], {name: values[everything] for name, values in numbers.items()}
     counts = np.bincount(at)
     count = int(counts[0])
     telling = next((name for name, values in numbers.items() if _tell_apart(at, values)), None)
@@ -150,7 +153,29 @@ def _one_volume(
         raise InputError(f"{source}: has no volume {index}; it holds {count}, counted from 0")
     if telling is None:
         return everything
-    return [int(k) for k in np.lexsort((numbers[telling], at)).reshape(-1, count)[:, int(index or 0)]]
+    order = np.lexsort((numbers[telling], at)).reshape(-1, count)
+    return [everything[k] for k in order[:, int(index or 0)]]
+
+
+def _whole(source: Path, at: np.ndarray, numbers: dict[str, np.ndarray]) -> list[int]:
+    """Of planes of which some positions have more than others those of whole volumes, which a scan left off has too.
+
+    All of them where no number tells volumes apart, of which at least one has an image of every position.
+    """
+    for name, values in numbers.items():
+        found = [np.flatnonzero(values == value) for value in np.unique(values)]
+        if any(len(set(at[one])) < len(one) for one in found):
+            continue
+        whole = [one for one in found if len(one) == at.max() + 1]
+        if whole:
+            left = len(at) - sum(map(len, whole))
+            log.warning(
+                "%s: %d images are left out, whose %s has none at some of the %d positions where others have one: a "
+                "scan that was stopped, or files that are missing",
+                *(source, left, name, at.max() + 1),
+            )
+            return sorted(int(k) for one in whole for k in one)
+    return list(range(len(at)))
 
 
 def _tell_apart(at: np.ndarray, numbers: np.ndarray) -> bool:

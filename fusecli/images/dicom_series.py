@@ -14,6 +14,7 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from fusecli.errors import InputError, UsageError
@@ -35,12 +36,15 @@ TELL_VOLUMES_APART = (
 )
 _LISTED = 12
 _HEADER = [
-    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
-    *("PatientID", "PatientName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", *TELL_VOLUMES_APART),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
-    *("BitsAllocated", "PixelRepresentation", "PhotometricInterpretation", "ImageType"),
-    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DetectorInformationSequence"),
+    Tag(name)  # once, and not anew for every file
+    for name in (
+        *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
+        *("PatientID", "PatientName", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", *TELL_VOLUMES_APART),
+        *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+        *("BitsAllocated", "PixelRepresentation", "PhotometricInterpretation", "ImageType"),
+        *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+        *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DetectorInformationSequence"),
+    )
 ]
 _COUNTS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelRepresentation")
 
@@ -245,11 +249,17 @@ def _refuse_patients(found: Scan, series: Sequence[Series]) -> None:
 
 
 def dcmread(path: Path, **options: Any) -> Any:
-    """As pydicom's, without what cannot be read of it. Raises whatever pydicom stumbles over in a damaged file."""
+    """As pydicom's, without private elements, which may be most of a header, and what cannot be read of it.
+
+    Raises whatever pydicom stumbles over in a damaged file.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = pydicom.dcmread(path, force=True, **options)
         for tag in list(dataset.keys()):
+            if tag.is_private:
+                dataset.pop(tag)
+                continue
             try:
                 dataset[tag]
             except Exception as error:  # an unknown type, a length that does not fit it …

@@ -1,4 +1,4 @@
-"""NIfTI volumes (.nii, .nii.gz): read into a Volume, write a result into the same header."""
+"""NIfTI volumes (.nii, .nii.gz, .img beside .hdr): read into a Volume, write a result into the same header."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ from fusecli.images.volume import Volume
 log = logging.getLogger("fusecli")
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what matters of its remarks is said below
 
-ENDINGS = (".nii", ".nii.gz")
+PAIR = ".img"  # its header is in a second file, .hdr
+ENDINGS = (".nii", ".nii.gz", PAIR)
 RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 _MILLIMETRES = {1: 1000.0, 3: 0.001}  # by the header's code of units: metres, micrometres
 _DAMAGED = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error, OverflowError)
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether the name is that of a NIfTI file."""
-    return path.name.lower().endswith(ENDINGS)
+    """Whether the name is that of a NIfTI file; DICOM files may be called .img too."""
+    name = path.name.lower()
+    return name.endswith(ENDINGS) and (not name.endswith(PAIR) or path.with_suffix(".hdr").exists())
 
 
 def peek(path: Path) -> tuple[tuple[int, int, int], int, bool]:
@@ -110,7 +112,7 @@ def write(path: Path, fused: np.ndarray, reference: Volume, shown: Range, title:
         for text in ("data_type", "db_name", "aux_file", "intent_name"):
             if text in header:
                 header[text] = b""
-        kind = type(source)
+        kind = type(source) if header.is_single else nib.Nifti1Image
         # 4D: one volume of it. A file of two axes keeps two.
         data = data.reshape(data.shape[: max(2, min(3, len(source.shape)))]) if data.shape[2] == 1 else data
         affine = source.affine
@@ -159,10 +161,11 @@ def _open(path: Path) -> Any:
     if not isinstance(image, nib.Nifti1Pair):  # NIfTI-2 is a subclass
         raise InputError(f"{path}: holds {type(image).__name__}; a NIfTI volume is needed")
     proxy: Any = image.dataobj
-    if proxy.offset < image.header.single_vox_offset:  # nibabel would take the header for voxels
+    first = image.header.single_vox_offset if image.header.is_single else 0
+    if proxy.offset < first:  # nibabel would take the header for voxels
         raise InputError(
             f"{path}: the voxels would begin within the header (vox_offset {proxy.offset}); mend it "
-            f"there, where {image.header.single_vox_offset} is usual, or write the file again"
+            f"there, where {first} is usual, or write the file again"
         )
     if 0 in image.shape or len(image.shape) < 2:
         raise InputError(f"{path}: has no voxels (shape {image.shape})")

@@ -19,6 +19,8 @@ BRAIN = (0.0, 80.0)  # Hounsfield units shown of a CT that names no window: cent
 _BONE = 1000.0  # Hounsfield units that only bone and metal have
 PERCENTILES = (0.5, 99.5)  # of the voxels of a volume, shown as black and white
 _SAMPLE = 2**21  # voxels that decide a percentile
+_FEW = {"ct": 50, "mri": 50, "pet": 10, "spect": 10}  # different values, as of labels; counts may be low
+_LOOKED_AT = 2**17  # voxels, to tell labels
 
 
 @dataclass
@@ -72,8 +74,8 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
     """The quantities that become black and white: one range for the whole volume.
 
     CT: ``window``, else the file's, else BRAIN; a CT of 8 bits without one holds gray values and keeps them. PET and
-    SPECT: 0 (there is no negative uptake) to a high percentile of the volume; others from a low percentile.
-    Raises InputError for a volume whose voxels are all equal.
+    SPECT: 0 (there is no negative uptake) to a high percentile of the volume; others from a low percentile. Warns of
+    what looks like labels. Raises InputError for a volume whose voxels are all equal.
     """
     if volume.is_color:
         return Range(0.0, 255.0)
@@ -81,6 +83,13 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
     low, high = (float(value) * volume.slope + volume.intercept for value in (flat.min(), flat.max()))
     if low == high:
         raise InputError(f"{volume.source}: every voxel of the {side} volume is {low:g}; there is nothing to fuse")
+    looked_at = flat[:: max(1, flat.size // _LOOKED_AT)]
+    values = np.unique(looked_at).size
+    if values <= min(_FEW[side], looked_at.size // 8):
+        log.warning(
+            "%s: holds hardly more than %d different values, as a mask or a label map does; give the image itself",
+            *(volume.source, values),
+        )
     if side == "ct":
         if window is None and volume.window is not None:
             window = Range(*volume.window)

@@ -373,7 +373,7 @@ def _why_none(typed: str, recursive: bool) -> str:
     if path.is_dir() and not recursive and any(entry.is_dir() for entry in path.iterdir()):
         return "no volume lies in this folder itself; --recursive takes its sub-folders too"
     if path.exists() or glob.glob(typed):
-        return "the other side is a volume, this is none (DICOM, or NIfTI as .nii or .nii.gz)"
+        return "the other side is a volume, this is none (DICOM, or NIfTI as .nii, .nii.gz, or .img beside .hdr)"
     return "no such file or folder"
 
 
@@ -417,7 +417,7 @@ def _stem(path: Path) -> str:
     """The name of a file without its ending, or of a folder."""
     if path.is_dir():
         return path.resolve().name
-    ending = next((one for one in (".nii.gz", ".nii", *dicom_series.ENDINGS) if path.name.lower().endswith(one)), "")
+    ending = next((one for one in (*nifti.ENDINGS, *dicom_series.ENDINGS) if path.name.lower().endswith(one)), "")
     return path.name[: len(path.name) - len(ending)]  # a UID has dots, and no ending
 
 
@@ -444,8 +444,7 @@ def _check_two(pair: VolumePair) -> None:
 
 
 def _is_file(output: Path) -> bool:
-    named = nifti.is_nifti(output) or output.suffix.lower() in (*frames.ENDINGS, ".dcm")
-    return named and not output.is_dir()
+    return output.name.lower().endswith((*VOLUMES, *frames.ENDINGS)) and not output.is_dir()
 
 
 def _kind(file: Path | None, file_format: str, target: Input) -> str:

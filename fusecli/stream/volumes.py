@@ -32,6 +32,7 @@ log = logging.getLogger("fusecli")
 
 LOOKS = 16  # slices, evenly spread, that tell what a volume is like as a whole
 LITTLE = 0.5  # of a grid: who covers less of it may be a scout, another region, or one slice
+APART = 100  # times as long as another: no volume of the same patient
 SLICES = 4  # at once on a CPU; on an accelerator the batch size
 
 
@@ -237,7 +238,13 @@ class _Fusion:
         return "; ".join(parts)
 
     def _tell(self, source: Grid, target: Grid) -> None:
-        """Log the resampling, as a warning where it covers little. Raises InputError where there is no overlap."""
+        """Log the resampling, as a warning where it covers little. Raises InputError where it makes no sense."""
+        longest = [max(np.multiply(one.shape, one.spacing)) for one in (source, target)]
+        if max(longest) > APART * min(longest):  # resampling would take hours
+            raise InputError(
+                f"{self.job.first} and {self.job.second}: one is {min(longest):.2g} mm long, the other "
+                f"{max(longest):.0f} mm; one header gives its sizes in another unit, such as metres: mend it"
+            )
         share = grid.coverage(target, source)
         # A thin slab may lie between the points by which a long volume is looked at, but not the other way round.
         apart = share == 0 and grid.coverage(source, target) == 0
