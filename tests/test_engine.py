@@ -211,6 +211,21 @@ def test_other_runtime_errors_are_not_taken_for_out_of_memory():
         Engine(Broken(), "cpu", "fp32").fuse(*np.zeros((2, 1, 300, 300), np.uint8))
 
 
+def test_arrays_that_would_give_a_wrong_picture_are_refused(nano):
+    engine = Engine(nano)
+    colour, gray = np.zeros((1, 8, 9, 3), np.uint8), np.zeros((1, 8, 9), np.uint8)
+    for first, second, said in (
+        (colour.astype(np.uint16), gray, "uint16"),
+        (colour.astype(float), gray, "float64"),
+        (colour[..., :2], gray, "1×8×9×2"),
+        (colour, gray[:, :7], "must be equal"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            engine.fuse(first, second)
+    backwards = np.random.default_rng(0).integers(0, 256, colour.shape, np.uint8)[..., ::-1]
+    assert np.array_equal(engine.fuse(backwards, gray), engine.fuse(backwards.copy(), gray))
+
+
 def test_unusable_choices_are_explained():
     for name in ("potato", "meta"):
         with pytest.raises(UsageError, match=f"--device {name}"):

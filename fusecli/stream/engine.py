@@ -120,7 +120,7 @@ class Engine:
 
         first: N×H×W or N×H×W×3 (RGB), uint8 or float32 in [0, 1]. second: the same; colour counts as its luma.
         levels: 255 gives uint8, 65535 uint16, None float32 in [0, 1]. A colour result is first's RGB with its luma
-        replaced, Cb and Cr kept: R + (fused − Y), and so for G and B. context: see `start`.
+        replaced, Cb and Cr kept: R + (fused − Y), and so for G and B. context, errors: see `start`.
         """
         return self.start(first, second, levels, context).finish()
 
@@ -147,13 +147,16 @@ class Engine:
     def start(
         self, first: np.ndarray, second: np.ndarray, levels: int | None = 255, context: Tensor | None = None
     ) -> Begun:
-        """Begin what `fuse` does.
+        """Begin what `fuse` does. Raises ValueError for arrays of other types or shapes than it takes.
 
         context: N×D, or 1×D for all, where these pairs, which `mend` has seen, shall be seen otherwise than each by
         itself.
 
         On CUDA two streams take turns, so that one batch is copied while the other is computed.
         """
+        first, second = (_taken(side) for side in (first, second))
+        if first.shape[:3] != second.shape[:3]:
+            raise ValueError(f"N×H×W of both sides must be equal, not {first.shape[:3]} and {second.shape[:3]}")
         if not self._streams:
             on_device = [torch.from_numpy(side).to(self.device) for side in (first, second)]
             result, mended = self._fuse(on_device[0], on_device[1], levels, context)
@@ -295,6 +298,14 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
         "alloc" in str(error) or "out of memory" in str(error)
     )
+
+
+def _taken(images: np.ndarray) -> np.ndarray:
+    """Images as torch takes them. Raises ValueError for what would give a wrong picture."""
+    if images.dtype not in (np.uint8, np.float32) or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
+        shape = "×".join(map(str, images.shape))
+        raise ValueError(f"images must be uint8 or float32 of N×H×W or N×H×W×3, not {images.dtype} of {shape}")
+    return np.ascontiguousarray(images)  # views such as [..., ::-1] run backwards
 
 
 def _pixels(option: str, value: str | int, auto: int) -> int:
