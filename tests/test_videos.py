@@ -367,6 +367,8 @@ def test_raw_frames_through_pipes_equal_pictures(tmp_path, fuse, average, pix_fm
     assert done.returncode == 0, done.stderr
     assert b"-pix_fmt rgb24 -s 64x48 -r 25" in done.stderr
     assert np.array_equal(np.frombuffer(done.stdout, np.uint8).reshape(6, 48, 64, 3), expected)
+    if pix_fmt == "bgr24":
+        return  # what follows is the same
 
     broken = subprocess.run(command, input=sent[:-1000], capture_output=True, check=False)
     assert broken.returncode == 1
@@ -377,7 +379,7 @@ def test_raw_frames_through_pipes_equal_pictures(tmp_path, fuse, average, pix_fm
     assert b"no frame came" in closed.stderr
 
 
-@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("bits", [10, 16])
 def test_raw_gray_of_a_camera_s_bits_fills_them(tmp_path, average, bits):
     write(tmp_path / "ir.mkv", [np.full((48, 64), 191, np.uint8)] * 3, codec="ffv1", pix_fmt="gray")
     sides = ["--ir", str(tmp_path / "ir.mkv"), "--vis", "-", "--raw", f"64x48,gray{bits}le"]
