@@ -754,9 +754,23 @@ def test_page_is_written_from_the_cache(data: Path, monkeypatch: pytest.MonkeyPa
 
 def test_results_of_others_are_said_to_be_of_unknown_inputs_where_inputs_are_damaged(data: Path) -> None:
     options = ("--dataset", "tno", "--methods", "average", "--fused", f"mine={_fused_folder()}")
-    said = "mine: as found, which compares only if made of these damaged inputs"
+    said = "mine: as found, which compares only if made of these damaged inputs (--save-degraded)"
     assert said in _report(*options, "--degraded")["datasets"]["tno"]["notes"]
     assert said not in _report(*options)["datasets"]["tno"]["notes"]
+
+
+def test_other_methods_get_the_same_damaged_inputs(data: Path, fusecli) -> None:
+    options = ("--dataset", "tno", "--methods", "average", "--degraded")
+    own = _report(*options, "--save-degraded", "damaged")["datasets"]["tno"]["methods"]["average"]["values"]
+    for path in Path("damaged/tno/vis").iterdir():
+        sides = [frames.read(Path("damaged/tno") / side / path.name)[0].pixels for side in ("vis", "ir")]
+        frames.write(Path("theirs") / path.name, [classical.fuse("average", *sides)])
+    report = _report(*options[:2], "--methods", "none", "--degraded", "--fused", "other=theirs")
+    assert report["datasets"]["tno"]["methods"]["other"]["values"] == own
+    code, _, err = fusecli("benchmark", *options, "--save-degraded", "damaged")
+    assert code == 2
+    assert "holds something already" in err
+    assert fusecli("benchmark", *options[:-1], "--save-degraded", "new")[0] == 2
 
 
 def test_page_of_damaged_inputs_shows_what_the_methods_got(data: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -98,9 +99,22 @@ def prepare(
         pair_set.notes.append("inputs damaged (luma alone, by fixed seeds); results compared with the clean sources")
         if folders := [method.name for method in methods if method.kind == "folder"]:
             pair_set.notes.append(
-                f"{', '.join(folders)}: as found, which compares only if made of these damaged inputs"
+                f"{', '.join(folders)}: as found, which compares only if made of these damaged inputs (--save-degraded)"
             )
     return Job(pair_set, methods, ranges, hashes, degraded)
+
+
+def save_inputs(jobs: list[Job], folder: Path, workers: int) -> None:
+    """Write what the methods get as ``folder/<data set>/<side>/<pair>.png``, for other programs to fuse."""
+    for job in jobs:
+
+        def save(pair: Pair, job: Job = job) -> None:
+            sides = job.pair_set.task.sides
+            for side, pixels in zip(sides, job.inputs(pair, *job.read(pair)), strict=True):
+                frames.write(folder / job.pair_set.name / side / f"{pair.name}.png", [pixels])
+
+        with ThreadPoolExecutor(workers) as pool:
+            deque(pool.map(save, job.pair_set.pairs), maxlen=0)  # which raises what they raise
 
 
 def run(

@@ -68,6 +68,10 @@ def benchmark(
     degraded: Annotated[
         bool, typer.Option("--degraded", help="Damage the inputs (noise, blur, haze, …); compare with the clean ones.")
     ] = False,
+    save_degraded: Annotated[
+        Path | None,
+        typer.Option(help="Write the damaged inputs there, gray PNG, for other methods; then measure their results."),
+    ] = None,
     fused: Annotated[
         list[str],
         typer.Option(
@@ -111,6 +115,8 @@ def benchmark(
         raise UsageError(f"--split {split}: of a --dataset; own pairs have none")
     if pairs and not sides:
         raise UsageError(f"--pairs {pairs}: of own pairs; name their folders, too, as --vis DIR --ir DIR")
+    if save_degraded and not degraded:
+        raise UsageError(f"--save-degraded {save_degraded}: of --degraded; give both")
     names = _metric_names(metrics, protocol)
     results = _fused_folders(fused)
 
@@ -118,7 +124,7 @@ def benchmark(
     from fusecli.benchmark.cache import Cache
     from fusecli.images.atomic import STDOUT
     from fusecli.machine import cores
-    from fusecli.stream.plan import check_files
+    from fusecli.stream.plan import check_files, check_writable
 
     gates = compare.gates(fail_below, protocol, names)
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]
@@ -137,6 +143,11 @@ def benchmark(
     named = {"--csv": csv, "--json": json_file, "--latex": latex, "--markdown": markdown, "--html": page_file}
     files = {option: path for option, path in named.items() if path is not None}
     check_files(files, (path for job in jobs for path in job.files()))
+    if save_degraded:
+        check_writable("--save-degraded", save_degraded)
+        if save_degraded.exists() and any(save_degraded.iterdir()):
+            raise UsageError(f"--save-degraded {save_degraded}: holds something already; name a new folder")
+        run.save_inputs(jobs, save_degraded, count)
     cache = Cache(None if no_cache else registry.cache_dir())
 
     from fusecli.progress import tqdm
