@@ -224,6 +224,26 @@ def test_workers_do_not_change_results(data: Path) -> None:
     assert one == three
 
 
+def test_names_are_shown_as_they_are(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fused = _fused_folder()
+    (data / "tno").rename(data / "night [raw]")
+    sides = ("--vis", str(data / "night [raw]" / "vis"), "--ir", str(data / "night [raw]" / "ir"))
+    measured = [*sides, "--methods", "none", "--fused", f"x[/b] :cat:={fused}", *QUICK, "--json", "r.json"]
+    for command in (measured, ["compare", "r.json", "r.json"]):
+        assert _run(*command) == 0
+        text = capsys.readouterr().out
+        assert "night [raw]" in text
+        assert "x[/b] :cat:" in text
+
+
+def test_own_folder_of_a_data_sets_name_is_a_table_of_its_own(data: Path) -> None:
+    for place in ("ct-mri", "pet-mri", "spect-mri"):
+        _write_pairs(data / place, *place.split("-"))
+    sides = ("--ct", str(data / "ct-mri" / "ct"), "--mri", str(data / "ct-mri" / "mri"))
+    report = _report("--dataset", "harvard", *sides, "--methods", "average", "--metrics", "EN")
+    assert list(report["datasets"]) == ["ct-mri", "pet-mri", "spect-mri", "ct-mri (own)"]
+
+
 def test_own_folders_and_other_results(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fused = _fused_folder()
     sides = ("--vis", str(data / "tno" / "vis"), "--ir", str(data / "tno" / "ir"))
@@ -515,6 +535,10 @@ def test_network_runs_and_leaves_out_what_its_card_lists(
     assert list(methods) == ["nano", "again", "teacher"]
     assert methods["nano"]["values"] == methods["again"]["values"] == methods["teacher"]["values"]
     assert report["datasets"]["tno"]["n"] == 4
+    Path("lr=0.1").mkdir()
+    weights = shutil.copy(checkpoint, "lr=0.1")
+    report = _report(*options, "--methods", f"{weights},slow={weights}")
+    assert list(report["datasets"]["tno"]["methods"]) == ["tiny", "slow"]
     other = shutil.copy(checkpoint, "nano.safetensors")
     assert _run(*options, *QUICK, "--methods", f"nano,all,{other}") == 2
     assert f"two methods are called nano ({checkpoint} and {other})" in capsys.readouterr().err

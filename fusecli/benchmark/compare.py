@@ -97,7 +97,8 @@ def compare(before: Report, after: Report, methods: list[str] | None = None) -> 
         if new is None:
             remarks.append(f"{name}: only in the first report")
             continue
-        shared = [pair for pair in old.pairs if pair in set(new.pairs)]
+        there = set(new.pairs)
+        shared = [pair for pair in old.pairs if pair in there]
         if not shared:
             remarks.append(f"{name}: no pair in common")
             continue

@@ -225,7 +225,9 @@ def choose(
 
     for word in (part.strip() for part in names.split(",") if part.strip()):
         for name in words.get(word, [word]):
-            label, _, file = name.rpartition("=")
+            label, equals, file = name.partition("=")
+            if not equals or Path(name).is_file():  # a folder's name may have one, such as lr=0.1
+                label, file = "", name
             path = registry.released_path(name, task)
             if name in classical.METHODS:
                 add(Classical(name))

@@ -25,9 +25,10 @@ from fusecli.images.atomic import file_hash
 from fusecli.images.intensity import Range, pair_ranges
 from fusecli.images.opencv import cv2
 from fusecli.images.pairing import Pair
+from fusecli.stream.plan import check_writable
 
 log = logging.getLogger("fusecli")
-Progress = Callable[[int], None]
+Progress = Callable[[], object]  # called after each method's result of a pair
 Row = dict[str, Any]  # metric -> value, or the reason why there is none
 Stored = dict[tuple[str, str], tuple[str, Row]]  # (method, pair) -> key in the cache, and what it held there
 
@@ -105,7 +106,13 @@ def prepare(
 
 
 def save_inputs(jobs: list[Job], folder: Path, workers: int) -> None:
-    """Write what the methods get as ``folder/<data set>/<side>/<pair>.png``, for other programs to fuse."""
+    """Write what the methods get as ``folder/<data set>/<side>/<pair>.png``, for other programs to fuse.
+
+    Raises UsageError where the folder cannot be written to or holds something.
+    """
+    check_writable("--save-degraded", folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"--save-degraded {folder}: holds something already; name a new folder")
     for job in jobs:
 
         def save(pair: Pair, job: Job = job) -> None:
@@ -125,9 +132,13 @@ def run(
     cache: Cache,
     workers: int,
     speed: bool = True,
-    progress: Progress = lambda count: None,
+    progress: Progress = lambda: None,
 ) -> Report:
-    """Values of every metric, method and pair. ``progress`` is told how many results are done, as they come."""
+    """Values of every metric, method and pair.
+
+    Raises UsageError for weights that cannot be loaded, before anything is measured, and for sources that cannot be
+    read or differ in size.
+    """
     cv2.setNumThreads(1)  # pairs run side by side instead
     known = [_stored(job, protocol, cache, workers) for job in jobs]
     for job, stored in zip(jobs, known, strict=True):
@@ -217,7 +228,7 @@ def _measure_pair(
                     row[name] = str(error)
             cache.write_json(key, row)
         rows[method.name, pair.name] = row
-        progress(1)
+        progress()
     return rows
 
 
@@ -226,18 +237,16 @@ def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
     by_size = sorted(job.pair_set.pairs, key=lambda pair: (_area(pair), pair.name))
     pair = by_size[len(by_size) // 2]
     size = frames.peek_size(pair.first)
+    methods = [method for method in job.methods if method.costs]
     keys = {
         method.name: Cache.key("cost", cost.VERSION, cost.machine(), method.identity(pair), size, pair.first.suffix)
-        for method in job.methods
-        if method.costs
+        for method in methods
     }
     known = {name: cache.read_json(key) for name, key in keys.items()}
-    todo = [method for method in job.methods if method.costs]
-    if all(known.values()):
-        todo = []  # else all of them again: only times measured in turns compare
-    for name, measured in (cost.measure(todo, pair, job.read) if todo else {}).items():
-        known[name] = measured.as_dict()
-        cache.write_json(keys[name], known[name])
+    if not all(known.values()):  # then all of them again: only times measured in turns compare
+        for name, measured in cost.measure(methods, pair, job.read).items():
+            known[name] = measured.as_dict()
+            cache.write_json(keys[name], known[name])
     for name, values in known.items():
         result.methods[name].cost = values
 

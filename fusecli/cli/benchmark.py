@@ -124,13 +124,13 @@ def benchmark(
     from fusecli.benchmark.cache import Cache
     from fusecli.images.atomic import STDOUT
     from fusecli.machine import cores
-    from fusecli.stream.plan import check_files, check_writable
+    from fusecli.stream.plan import check_files
 
     gates = compare.gates(fail_below, protocol, names)
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]
     if sides:
         sets.append(datasets.from_folders(sides, recursive, pair_by, options.listed(pairs), ignore_unmatched))
-        if sets[-1].name in dataset:
+        if sets[-1].name in [found.name for found in sets[:-1]]:
             sets[-1].name += " (own)"
     if range_ != "auto" and any(found.task.second != "ir" for found in sets):
         raise UsageError("--range is for infrared")
@@ -144,9 +144,6 @@ def benchmark(
     files = {option: path for option, path in named.items() if path is not None}
     check_files(files, (path for job in jobs for path in job.files()))
     if save_degraded:
-        check_writable("--save-degraded", save_degraded)
-        if save_degraded.exists() and any(save_degraded.iterdir()):
-            raise UsageError(f"--save-degraded {save_degraded}: holds something already; name a new folder")
         run.save_inputs(jobs, save_degraded, count)
     cache = Cache(None if no_cache else registry.cache_dir())
 
@@ -161,7 +158,7 @@ def benchmark(
             cache=cache,
             workers=count,
             speed=not no_speed,
-            progress=lambda n: bar.update(n) and None,
+            progress=bar.update,
         )
     _write_files(report, files)
     if not no_html:
@@ -290,7 +287,8 @@ def _console() -> Console:
     """Stdout; as wide as needed where it is no terminal, so that nothing is cut in a file."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 240, highlight=False, soft_wrap=False)
+    width = None if sys.stdout.isatty() else 240
+    return Console(width=width, highlight=False, markup=False, emoji=False)  # names may have brackets and colons
 
 
 def _stop_if(failed: list[str]) -> None:
