@@ -54,6 +54,12 @@ def root(tmp_path_factory) -> Path:
     return base
 
 
+@pytest.fixture(autouse=True)
+def few_looks(monkeypatch):
+    """A fifth of the looks that a network has at its data before it is trained: each costs as much as a step."""
+    monkeypatch.setattr(loop, "FIRST_LOOKS", 20)
+
+
 def load(root: Path) -> dict[str, PairSet]:
     return {"ir-vis": PairSet.load(registry.TASKS["ir-vis"], root, ["set"])}
 
@@ -795,10 +801,10 @@ def test_two_processes_train_one_network(root, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two = subprocess.run([*launch, *arguments, str(tmp_path / "two")], check=True, capture_output=True, timeout=120)
     assert sorted(two.stdout.decode().split()) == sorted([str(tmp_path / "two" / "nano.safetensors"), "None"])
-    subprocess.run([sys.executable, *arguments, str(tmp_path / "one")], check=True, capture_output=True, timeout=120)
+    session.train(Recipe.read(tmp_path / "recipe.toml"), root, tmp_path / "one", device="cpu", quiet=True)
     two, one = (checkpoint.read(tmp_path / name / "nano.safetensors")[3] for name in ("two", "one"))
     assert all(torch.isfinite(tensor).all() for tensor in two.values())
-    assert any(not torch.equal(two[name], one[name]) for name in two)
+    assert any(not torch.allclose(two[name], one[name], atol=1e-5) for name in two)  # more than threads make
 
 
 TINY_TEACHER = {
