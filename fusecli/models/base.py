@@ -115,9 +115,6 @@ class Base(FusionNetwork):
     def jittered(self, contexts: Tensor, strength: float, generator: torch.Generator) -> Tensor:
         return self.nano.jittered(contexts, strength, generator)
 
-    def forward(self, first: Tensor, second: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.with_features(first, second, context)[0]
-
     def with_features(
         self, first: Tensor, second: Tensor, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:

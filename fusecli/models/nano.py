@@ -104,9 +104,6 @@ class Nano(FusionNetwork):
         self.smooth.bias = nn.Parameter(torch.ones(2))
         nn.init.eye_(self.whiten.weight)
 
-    def forward(self, first: Tensor, second: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.with_features(first, second, context)[0]
-
     @property
     def feature_channels(self) -> dict[int, int]:
         return dict(zip((2, 4, 8), self.widths, strict=True))

@@ -59,6 +59,10 @@ class FusionNetwork(nn.Module):
         """N×D with noise on the statistics in it, so that training does not come to rely on trifles."""
         return contexts
 
+    def forward(self, first: Tensor, second: Tensor, guide: Tensor | None = None) -> Tensor:
+        """N×1×H×W, clamped to [0, 1] save in training. ``guide``: see `with_features`."""
+        return self.with_features(first, second, guide)[0]
+
     def with_features(
         self, first: Tensor, second: Tensor, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:

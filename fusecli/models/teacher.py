@@ -166,14 +166,13 @@ class Teacher(FusionNetwork):
             return self.told(self.describe(first, second), look)
         return None if self.look is None else self.told(first.new_zeros(len(first), self.text_dim), look)
 
-    def forward(self, first: Tensor, second: Tensor, text: Tensor | None = None) -> Tensor:
-        """N×1×H×W. With neither text nor look the affine maps are left out. Clamped to [0, 1], save in training."""
-        return self.with_features(first, second, text)[0]
-
     def with_features(
         self, first: Tensor, second: Tensor, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """(fused, output of the decoder's four levels by scale, N×C×⌈H/scale⌉×⌈W/scale⌉). ``guide``: the text."""
+        """(fused, output of the decoder's four levels by scale, N×C×⌈H/scale⌉×⌈W/scale⌉).
+
+        ``guide``: the text and the look (`told`); with neither the affine maps are left out.
+        """
         text = self.context(first, second) if guide is None else guide
         height, width = first.shape[-2:]
         cell = 2 ** (LEVELS - 1)
