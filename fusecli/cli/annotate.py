@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +22,7 @@ from fusecli.machine import cores
 
 if TYPE_CHECKING:
     from fusecli.images.pairing import Pair
-    from fusecli.text.record import Description
+    from fusecli.text.record import Appender, Description
 
 log = logging.getLogger("fusecli")
 
@@ -99,33 +100,18 @@ def annotate(
         ignore_unmatched=ignore_unmatched,
     )
     check_files({"-o": output}, (path for pair in found for path in (pair.first, pair.second)))
-    source = backend.value
     if backend is Backend.measure:
-        describe = _measured(task)
+        describe, source = _measured(task), backend.value
     else:
-        describe, model = _asked(task, base_url, vlm, api_key, timeout, retries)
-        source = f"openai:{model}"
+        describe, source = _asked(task, base_url, vlm, api_key, timeout, retries)
 
     read = _reader(found, task)
     done = failed = 0
     with Appender(output, anew=overwrite) as records:
         if records.repaired:
             log.warning("%s: cut off an unfinished last line", output)
-        foreign = next((item for item, _ in records.done.values() if item.sides != task.sides), None)
-        if foreign is not None:
-            known = " + ".join(foreign.sides)
-            raise UsageError(f"{output} describes {known} pairs; name another file, or --overwrite it")
-        todo = [pair for pair in found if pair.name not in records.done]
+        todo = _undescribed(found, records, task)
         skipped = len(found) - len(todo)
-        made_of = [(pair.first, records.done[pair.name][1]) for pair in found if pair.name in records.done]
-        others = [f"{path} ({known} there)" for path, known in made_of if known and not _alike(path, Path(known))]
-        if others:
-            log.warning(
-                "%s: holds other files of the names of %s, which are left out, as %s; give each folder its own file",
-                output,
-                counted(len(others), "pair"),
-                others[0],
-            )
         hidden = options.without_bars(quiet, log_format)
         count = workers or (4 if backend is Backend.openai else cores())
         for pair, described in _each(lambda pair: describe(*read(pair), pair.name), todo, count, hidden):
@@ -141,6 +127,27 @@ def annotate(
     log.info("%s: %s", output, ", ".join(f"{number} {what}" for what, number in counts.items() if number))
     if failed:
         raise typer.Exit(EXIT_PARTIAL if done or skipped else EXIT_NOTHING_DONE)
+
+
+def _undescribed(found: list[Pair], records: Appender, task: registry.Task) -> list[Pair]:
+    """The pairs that the file does not describe; warns where it may mean others of their names.
+
+    Raises UsageError where it describes pairs of another task.
+    """
+    foreign = next((item for item, _ in records.done.values() if item.sides != task.sides), None)
+    if foreign is not None:
+        known = " + ".join(foreign.sides)
+        raise UsageError(f"{records.path} describes {known} pairs; name another file, or --overwrite it")
+    made_of = [(pair.first, records.done[pair.name][1]) for pair in found if pair.name in records.done]
+    others = [f"{path} ({known} there)" for path, known in made_of if known and not _alike(path, Path(known))]
+    if others:
+        log.warning(
+            "%s: holds other files of the names of %s, which are left out, as %s; give each folder its own file",
+            records.path,
+            counted(len(others), "pair"),
+            others[0],
+        )
+    return [pair for pair in found if pair.name not in records.done]
 
 
 def _alike(path: Path, other: Path) -> bool:
@@ -161,17 +168,17 @@ def _measured(task: registry.Task) -> Callable[[Any, Any, str], Description]:
 def _asked(
     task: registry.Task, base_url: str, vlm: str | None, api_key: str | None, timeout: float, retries: int
 ) -> tuple[Callable[[Any, Any, str], Description], str]:
+    """Asks a model about two images and the pair's name; and what the records say of where they are from."""
     import numpy as np
 
     from fusecli.text import vlm as client
 
-    model = vlm
-    if model is None:
-        offered = client.Endpoint(base_url, None, api_key, timeout, retries).models()
+    endpoint = client.Endpoint(base_url, vlm, api_key, timeout, retries)
+    if vlm is None:
+        offered = endpoint.models()
         if len(offered) != 1:
             raise UsageError(f"{base_url} serves {', '.join(offered) or 'no model that it names'}; choose one by --vlm")
-        model = offered[0]
-    endpoint = client.Endpoint(base_url, model, api_key, timeout, retries)
+        endpoint = replace(endpoint, model=offered[0])
 
     def eight_bit(pixels: np.ndarray) -> np.ndarray:
         return pixels if pixels.dtype == np.uint8 else np.rint(pixels * 255).astype(np.uint8)
@@ -179,7 +186,7 @@ def _asked(
     def describe(first: np.ndarray, second: np.ndarray, name: str) -> Description:
         return client.describe(endpoint, (eight_bit(first), eight_bit(second)), task.sides, name)
 
-    return describe, model
+    return describe, f"openai:{endpoint.model}"
 
 
 def _reader(pairs: list[Pair], task: registry.Task) -> Callable[[Pair], tuple[Any, Any]]:

@@ -154,11 +154,9 @@ class Endpoint:
                 wait = max(wait, float(hint)) if hint.isdigit() else wait
             except (ValueError, RecursionError) as error:  # no JSON
                 failure = ReplyError(f"{url} did not answer in JSON ({error}); is it an OpenAI-compatible endpoint?")
-            except TimeoutError:
-                failure = ReplyError(f"{url} did not answer within {self.timeout:g} s; raise --timeout")
             except http.client.HTTPException as error:
                 failure = ReplyError(f"{url} broke off its answer ({type(error).__name__})")
-            except OSError as error:  # URLError is one
+            except OSError as error:  # URLError is one, which has a reason, and TimeoutError another
                 reason = getattr(error, "reason", error)
                 if isinstance(reason, TimeoutError):
                     failure = ReplyError(f"{url} did not answer within {self.timeout:g} s; raise --timeout")
