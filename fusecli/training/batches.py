@@ -203,10 +203,9 @@ class Batches:
             clean_context=_joined(scene.clean_context for scene in scenes),
         )
 
-    def _scene(self, task: str, generator: torch.Generator) -> Scene:
-        recipe, network = self.recipe, self.network
-        planes, key = self.data[task].scene(recipe.patch, generator)
-        sides = registry.TASKS[task].sides
+    def _sources(self, planes: Tensor, sides: tuple[str, str], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Both sides of a scene (uint8 2×H×W) as 1×1×H×W, varied in what is no fault and shall be kept."""
+        recipe = self.recipe
         first, second = (planes.float() / 255)[:, None, None]
         if recipe.sparse and torch.rand((), generator=generator) < recipe.sparse:
             first, second = shrunk([first, second], generator)
@@ -219,6 +218,13 @@ class Batches:
                 degrade(image, side, generator, clean_share=1 - recipe.wear, severity=(0, recipe.worn))[0]
                 for image, side in zip((first, second), sides, strict=True)
             )
+        return first, second
+
+    def _scene(self, task: str, generator: torch.Generator) -> Scene:
+        recipe, network = self.recipe, self.network
+        planes, key = self.data[task].scene(recipe.patch, generator)
+        sides = registry.TASKS[task].sides
+        first, second = self._sources(planes, sides, generator)
         mends = network is not None and network.mends
         aims = network is not None and network.aims
         if mends:  # what the network will never see is nothing to aim at

@@ -84,7 +84,7 @@ def calmed(weights: LossWeights, calm: float) -> LossWeights:
     return replace(weights, gain=weights.gain * vividness(calm), excess=weights.excess * calm)
 
 
-def _gaussian(size: int = 11, sigma: float = 1.5) -> Tensor:
+def _gaussian(size: int, sigma: float) -> Tensor:
     x = torch.arange(size) - (size - 1) / 2
     window = torch.exp(-(x**2) / (2 * sigma**2))
     return window / window.sum()

@@ -104,16 +104,7 @@ def train(
     if workers is None:
         share = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         workers = share if target.type == "cuda" and sys.platform == "linux" else 0
-    data = {task: PairSet.load(registry.TASKS[task], root, folders) for task, folders in recipe.train.items()}
-    for pairs in data.values():
-        pairs.check_patch(recipe.patch)
-    val = {
-        f"{task}/{folder}": PairSet.load(registry.TASKS[task], root, [folder])
-        for task, folders in recipe.val.items()
-        for folder in folders
-    }
-    for name, pairs in val.items():
-        check(name, pairs)
+    data, val = _pairs(recipe, root)
     texts = _texts(recipe, data, root, text_vectors)
     if recipe.architecture == "teacher" and "text_dim" not in recipe.model:
         recipe = replace(recipe, model={**recipe.model, "text_dim": texts.dim if texts else 0})
@@ -136,6 +127,21 @@ def train(
             return None
         _keep(run, best, path)
     return path
+
+
+def _pairs(recipe: Recipe, root: Path) -> tuple[dict[str, PairSet], dict[str, PairSet]]:
+    """Training pairs by task, and validation pairs by task and folder. Raises UsageError where they do not serve."""
+    data = {task: PairSet.load(registry.TASKS[task], root, folders) for task, folders in recipe.train.items()}
+    for pairs in data.values():
+        pairs.check_patch(recipe.patch)
+    val = {
+        f"{task}/{folder}": PairSet.load(registry.TASKS[task], root, [folder])
+        for task, folders in recipe.val.items()
+        for folder in folders
+    }
+    for name, pairs in val.items():
+        check(name, pairs)
+    return data, val
 
 
 def _check_that_texts_fit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from fusecli.text.encode import Remembered, description_vectors, vector_dim
 from fusecli.text.events import Event
 from fusecli.text.record import Description
 from fusecli.text.sentences import sentence
-from fusecli.training.data import PairSet
+from fusecli.training.data import LumaPair, PairSet
 
 
 class Texts:
@@ -32,29 +32,8 @@ class Texts:
 
         Raises UsageError for pairs that the file does not describe, or describes as others than they are.
         """
-        own: dict[str, Description] = {}
-        written = record.load(descriptions) if descriptions else {}
-        known: dict[str, str] = {}  # name -> key
-        for pairs in data.values():
-            sides = pairs.task.sides
-            for pair in pairs.pairs:
-                name = pair.key.rpartition("/")[2]
-                if not descriptions:
-                    first, second = pair.first.numpy() / 255, pair.second.numpy() / 255
-                    own[pair.key] = describe(first, second, sides, name)
-                    continue
-                if name not in written:
-                    raise UsageError(f"{descriptions}: no line describes {name}; annotate the training pairs first")
-                if written[name].sides != sides:
-                    described = " + ".join(written[name].sides)
-                    raise UsageError(f"{descriptions}: describes {name} as {described}, not as {' + '.join(sides)}")
-                if name in known:
-                    raise UsageError(
-                        f"{descriptions}: {known[name]} and {pair.key} have one name, so it is not clear which it "
-                        "describes; rename the files, or leave descriptions out to have all pairs measured"
-                    )
-                known[name], own[pair.key] = pair.key, written[name]
-        return cls(encoder, own)
+        every = [(pair, pairs.task.sides) for pairs in data.values() for pair in pairs.pairs]
+        return cls(encoder, _written(descriptions, every) if descriptions else _measured(every))
 
     @property
     def dim(self) -> int:
@@ -80,3 +59,36 @@ class Texts:
                 own = Description(own.sides, every, {side: sentence(every, side, variant) for side in own.sides})
             described.append(own)
         return torch.from_numpy(description_vectors(described, self.encoder))
+
+
+def _measured(pairs: Iterable[tuple[LumaPair, tuple[str, str]]]) -> dict[str, Description]:
+    """By key, what is measured in pairs of these sides."""
+    return {
+        pair.key: describe(pair.first.numpy() / 255, pair.second.numpy() / 255, sides, _name(pair))
+        for pair, sides in pairs
+    }
+
+
+def _written(path: Path, pairs: Iterable[tuple[LumaPair, tuple[str, str]]]) -> dict[str, Description]:
+    """By key, what the file says of pairs of these sides. Raises UsageError, see `Texts.of`."""
+    written, own = record.load(path), {}
+    known: dict[str, str] = {}  # name -> key
+    for pair, sides in pairs:
+        name = _name(pair)
+        if name not in written:
+            raise UsageError(f"{path}: no line describes {name}; annotate the training pairs first")
+        if written[name].sides != sides:
+            described = " + ".join(written[name].sides)
+            raise UsageError(f"{path}: describes {name} as {described}, not as {' + '.join(sides)}")
+        if name in known:
+            raise UsageError(
+                f"{path}: {known[name]} and {pair.key} have one name, so it is not clear which it describes; "
+                "rename the files, or leave descriptions out to have all pairs measured"
+            )
+        known[name], own[pair.key] = pair.key, written[name]
+    return own
+
+
+def _name(pair: LumaPair) -> str:
+    """The file's, as `fusecli annotate` has it."""
+    return pair.key.rpartition("/")[2]
