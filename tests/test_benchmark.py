@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import itertools
 import json
 import os
@@ -222,6 +223,22 @@ def test_what_is_kept_is_read_once(data: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_workers_do_not_change_results(data: Path) -> None:
     one, three = (_report("--dataset", "tno", "--no-cache", "--workers", count) for count in ("1", "3"))
     assert one == three
+
+
+def test_a_full_disk_costs_the_caching_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = cache.Cache(tmp_path)
+    shared.write_json("abcd", {"EN": 7.0})
+    assert cache.Cache(tmp_path).read_json("abcd") == {"EN": 7.0}
+    (kept,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    (tmp_path / "plain").touch()
+    assert kept.stat().st_mode == (tmp_path / "plain").stat().st_mode  # other users may read it, as they may others
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    shared.write_json("abce", {"EN": 7.0})
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {kept, tmp_path / "plain"}
 
 
 def test_names_are_shown_as_they_are(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from fusecli.errors import OutputError
+from fusecli.images.atomic import replacing
 
 
 class Cache:
@@ -39,13 +40,10 @@ class Cache:
     def write(self, key: str, ending: str, data: bytes) -> None:
         if self.root is None:
             return
-        path = self._path(key, ending)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(data)
-            os.replace(file.name, path)
-        except OSError:
+            with replacing(self._path(key, ending)) as partial:
+                partial.write_bytes(data)
+        except OutputError:
             self.root = None
 
     def read_json(self, key: str) -> dict[str, Any]:
