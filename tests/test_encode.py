@@ -98,7 +98,7 @@ def test_description_vector_is_first_second_severities():
     events = (event("haze", "vis", 0.7), event("noise", "ir", 0.4))
     description = Description(("vis", "ir"), events, {"vis": "one", "ir": "two"})
     encoder = Counting()
-    vector = encode.description_vector(description, encoder)
+    (vector,) = encode.description_vectors([description], encoder)
     assert vector.shape == (encode.vector_dim(encoder),) == (2 * 8 + SEVERITY_DIM,)
     assert vector.dtype == np.float32
     one, two = encoder.encode(["one", "two"])

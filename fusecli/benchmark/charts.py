@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from html import escape
 
 import numpy as np
@@ -50,7 +51,10 @@ def distribution(report: Report, dataset: DatasetResult, metric: str) -> str:
     return _svg(right + 8, height, label, parts)
 
 
-def _row(dataset: DatasetResult, method: MethodResult, metric: str, middle: float, x, color: str) -> str:
+def _row(
+    dataset: DatasetResult, method: MethodResult, metric: str, middle: float, x: Callable[[float], float], color: str
+) -> str:
+    """One method's values at the height ``middle``; ``x`` places a value."""
     low, median, high = np.percentile(method.known(metric), (25, 50, 75))
     parts = [
         f'<rect x="{x(low):.1f}" y="{middle - 6:.1f}" width="{max(x(high) - x(low), 0.5):.1f}" height="12" '

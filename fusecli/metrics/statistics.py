@@ -34,11 +34,11 @@ def mean_squared_error(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.vdot(difference, difference)) / difference.size
 
 
-def psnr(error: float, peak: float = 255.0) -> float:
-    """10 log10(peak² / error) in dB, ↑. Raises MetricError where nothing differs: the ratio has no value."""
+def psnr(error: float) -> float:
+    """10 log10(255² / error) in dB, ↑. Raises MetricError where nothing differs: the ratio has no value."""
     if error == 0:
         raise MetricError("has no value where the fused image equals both sources: nothing differs")
-    return float(10 * np.log10(peak**2 / error))
+    return float(10 * np.log10(255**2 / error))
 
 
 def root_squared_sum(a: np.ndarray, b: np.ndarray) -> float:

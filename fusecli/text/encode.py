@@ -200,20 +200,15 @@ def open_encoder(
 
 
 def vector_dim(encoder: TextEncoder) -> int:
-    """Length of ``description_vector``: two sentence vectors and the severities of both sides."""
+    """Length of a description's vector: two sentence vectors and the severities of both sides (minilm: 784)."""
     return 2 * encoder.dim + SEVERITY_DIM
 
 
-def description_vector(description: Description, encoder: TextEncoder) -> np.ndarray:
-    """float32 [e_first, e_second, severities], 2·dim + SEVERITY_DIM long (minilm: 784).
+def description_vectors(descriptions: Sequence[Description], encoder: TextEncoder) -> np.ndarray:
+    """float32 N×`vector_dim`, each [e_first, e_second, severities].
 
     One vector per sentence: in a joint sentence the encoder hardly shows which side is meant.
     """
-    return description_vectors([description], encoder)[0]
-
-
-def description_vectors(descriptions: Sequence[Description], encoder: TextEncoder) -> np.ndarray:
-    """``description_vector`` of many, N×(2·dim + SEVERITY_DIM)."""
     embedded = encoder.encode([item.sentences[side] for item in descriptions for side in item.sides])
     severities = np.array([item.severities for item in descriptions], np.float32).reshape(-1, SEVERITY_DIM)
     return np.hstack([embedded.reshape(-1, 2 * encoder.dim), severities]).astype(np.float32)

@@ -15,7 +15,6 @@ KINDS = ("low light", "over exposure", "low contrast", "haze", "noise", "blur", 
 SEVERITY_DIM = 2 * len(KINDS)
 
 MEDICAL_SIDES = ("ct", "pet", "spect", "mri")
-SIDES = ("vis", "ir", *MEDICAL_SIDES)
 
 _VISIBLE = {
     "low light": "low light",
