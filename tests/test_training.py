@@ -233,6 +233,11 @@ def test_resume_with_another_recipe_is_refused(root, tmp_path):
     Run(RECIPE, tmp_path, device=CPU).save("last.pt")
     with pytest.raises(UsageError, match="lr"):
         Run(dataclasses.replace(RECIPE, lr=5e-4), tmp_path, device=CPU).resume()
+    state = Run(RECIPE, tmp_path, device=CPU).state()
+    state["recipe"]["sharpen"] = 0.5  # of a later version
+    torch.save(state, tmp_path / loop.LAST)
+    with pytest.raises(UsageError, match="another sharpen;"):
+        Run(RECIPE, tmp_path, device=CPU).resume()
 
 
 def test_resume_with_other_pairs_is_refused(root, tmp_path):

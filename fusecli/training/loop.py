@@ -177,16 +177,13 @@ class Run:
             return False
         state = checkpoint.training_state(path, self.device)
         made_with = Recipe(train=self.recipe.train).as_dict() | state["recipe"]  # perhaps before a field was there
-        if made_with != self.recipe.as_dict():
-            changed = [key for key, value in self.recipe.as_dict().items() if made_with.get(key) != value]
+        if changed := _differing(made_with, self.recipe.as_dict()):
             raise UsageError(
-                f"{path}: made with another {', '.join(changed)}; use the old recipe or a new folder, "
+                f"{path}: made with another {changed}; use the old recipe or a new folder, "
                 f"where --set init={path} starts from these weights"
             )
-        before, now = state.get("about", {}), self.objective.about
-        if before != now:
-            changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-            raise UsageError(f"{path}: made with another {', '.join(changed)}; use a new folder")
+        if changed := _differing(state.get("about", {}), self.objective.about):
+            raise UsageError(f"{path}: made with another {changed}; use a new folder")
         pairs = state.get("data_sha256")
         if pairs and self.data_sha256 and pairs != self.data_sha256:
             raise UsageError(f"{path}: made with other training pairs than are there now; use a new folder, or those")
@@ -364,6 +361,11 @@ class Run:
         log.info(
             "step %d: %s", self.step, ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "step")
         )
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The names of the values that are not the same, or are in one only."""
+    return ", ".join(sorted(key for key in {*before, *now} if before.get(key) != now.get(key)))
 
 
 def _on_any_rank(flag: bool, device: torch.device) -> bool:
