@@ -26,7 +26,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
     from fusecli.images.headers import too_large
     from fusecli.images.intensity import sequence_range
     from fusecli.images.rawvideo import PIPE, RawFormat
-    from fusecli.images.video import ENDINGS, WRITES, pyav
+    from fusecli.images.video import ENDINGS, pyav
 
     task, output = request.task, request.output
     typed = request.typed
@@ -72,7 +72,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
     from fusecli.stream import videos
     from fusecli.stream.work import Work
 
-    planned = _named(request, typed, PIPE, ENDINGS, WRITES, to_video)
+    planned = _named(request, single=to_video)
     if typed[1] != PIPE:
         warn_of_colored(image for job in planned.jobs[:1] for image in _looks(job.second, request.max_pixels))
     settings = videos.VideoSettings(
@@ -101,42 +101,44 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
     return planned, Work(run, settings, divisible=False)
 
 
-def _named(
-    request: Request, typed: tuple[str, str], pipe: str, endings: frozenset[str], writes: tuple[str, ...], single: bool
-) -> Plan:
-    """Every pair with the name of its result."""
+def _named(request: Request, *, single: bool) -> Plan:
+    """Every pair with the name of its result. single: the output is the one result, or stdout. Raises UsageError."""
     from fusecli.images.pairing import Pair, find_pairs
-    from fusecli.stream.plan import Plan, check_files, settle
+    from fusecli.images.rawvideo import PIPE
+    from fusecli.images.video import ENDINGS, WRITES
+    from fusecli.stream.plan import Plan, check_files, check_globs, settle
     from fusecli.stream.run import Job
 
-    output, naming = request.output, request.naming
-    if pipe in typed:
+    typed, output, naming = request.typed, request.output, request.naming
+    if PIPE in typed:
         for option, key, usual in (("--pairs", "pairs_csv", None), ("--pair-by", "pair_by", "stem")):
             if request.pairing[key] != usual:
                 raise UsageError(f"{option}: frames on stdin pair with the one video that the other side is")
-        file = Path(typed[typed[0] == pipe])
+        file = Path(typed[typed[0] == PIPE])
         if not file.is_file():
             raise UsageError(f"{file}: no such file; beside frames on stdin the other side is one video")
         pairs = [Pair(file.stem, Path(typed[0]), Path(typed[1]))]
     else:
-        pairs = find_pairs(*typed, endings=endings, sides=request.task.sides, **request.pairing)
+        pairs = find_pairs(*typed, endings=ENDINGS, sides=request.task.sides, **request.pairing)
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one result for {len(pairs)} pairs; name a folder")
-    if single and output == Path(pipe):
+    if output == Path(PIPE):
         check_files(naming.beside, chain(naming.reads, (path for pair in pairs for path in (pair.first, pair.second))))
         return Plan([Job(pair.name, pair.first, pair.second, output) for pair in pairs], [])
-    if single and output.suffix.lower() not in writes:
-        raise UsageError(f"-o {output}: fusecli writes {', '.join(writes)}")
+    if single and output.suffix.lower() not in WRITES:
+        raise UsageError(f"-o {output}: fusecli writes {', '.join(WRITES)}")
     jobs = []
     for index, pair in enumerate(pairs):
         target = output
         if not single:
             ending = pair.first.suffix.lower()
-            ending = ending if ending in writes else writes[0]
-            target = naming.path(output, pair.name, ending, index)
+            target = naming.path(output, pair.name, ending if ending in WRITES else WRITES[0], index)
         jobs.append(Job(pair.name, pair.first, pair.second, target))
     guarded = [Path(text) for text in typed if Path(text).is_dir()]
-    return settle(jobs, output, naming, single=single, guarded=guarded, written=writes)
+    if not single and PIPE not in typed:
+        held = [pair.first for pair in pairs], [pair.second for pair in pairs]
+        check_globs(output, typed, held, [job.output for job in jobs])
+    return settle(jobs, output, naming, single=single, guarded=guarded, written=WRITES)
 
 
 def _looks(path: Path, max_pixels: int) -> Iterator[tuple[Path, np.ndarray]]:

@@ -101,12 +101,9 @@ def plan(
             target = naming.path(output, pair.name, naming.ending((pair.first, pair.second)[reference]), index)
         jobs.append(Job(pair.name, pair.first, pair.second, target))
     guarded = [Path(typed) for typed in inputs if Path(typed).is_dir()]
-    for side, typed in enumerate(inputs):
-        if single or Path(typed).exists():  # which is no glob
-            continue
-        folders = _folders((pair.first, pair.second)[side] for pair in pairs)
-        if output.resolve() in folders or _would_find(typed, output, jobs):
-            raise UsageError(f"-o {output}: {typed} would find the results as inputs; choose another folder")
+    if not single:
+        held = [pair.first for pair in pairs], [pair.second for pair in pairs]
+        check_globs(output, inputs, held, [job.output for job in jobs])
     return settle(jobs, output, naming, single=single, guarded=guarded)
 
 
@@ -166,6 +163,18 @@ def check_outside(option: str, path: Path, folders: Iterable[Path]) -> None:
     for folder in () if path == STDOUT else folders:
         if target.is_relative_to(folder.resolve()):
             raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
+
+
+def check_globs(output: Path, inputs: Sequence[str], held: Sequence[Iterable[Path]], results: Sequence[Path]) -> None:
+    """Raises UsageError where a glob among ``inputs`` would find results in a folder ``output``, the next time.
+
+    held: the files that each of the inputs has.
+    """
+    for typed, files in zip(inputs, held, strict=False):
+        if Path(typed).exists():  # which is no glob
+            continue
+        if output.resolve() in _folders(files) or _would_find(typed, output, results):
+            raise UsageError(f"-o {output}: {typed} would find the results as inputs; choose another folder")
 
 
 def check_depth(bits: int | None, endings: Iterable[str]) -> None:
@@ -307,14 +316,14 @@ def _check_folders_hold_no_input(existing: Iterable[Job], jobs: Iterable[Job]) -
             raise UsageError(f"-o {folder}: holds inputs; choose another output, or another --name")
 
 
-def _would_find(pattern: str, output: Path, jobs: Iterable[Job]) -> bool:
+def _would_find(pattern: str, output: Path, results: Iterable[Path]) -> bool:
     """Whether a pattern with ** would find results: they lie below what it begins with, and end as it does."""
     parts = Path(pattern).parts
     if "**" not in parts:
         return False
     head = Path(*takewhile(lambda part: not glob.has_magic(part), parts)).resolve()
     tail = os.path.join("*", *parts[len(parts) - parts[::-1].index("**") :])
-    return output.resolve().is_relative_to(head) and any(Path(os.path.abspath(job.output)).match(tail) for job in jobs)
+    return output.resolve().is_relative_to(head) and any(Path(os.path.abspath(path)).match(tail) for path in results)
 
 
 def _folders(paths: Iterable[Path]) -> set[Path]:

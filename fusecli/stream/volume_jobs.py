@@ -16,7 +16,7 @@ from fusecli.images.decode import max_pixels_default
 from fusecli.images.headers import too_large
 from fusecli.images.volume import Volume
 from fusecli.registry import Task
-from fusecli.stream.plan import FORMATS, VOLUMES, Naming, Plan, check_depth, settle
+from fusecli.stream.plan import FORMATS, VOLUMES, Naming, Plan, check_depth, check_globs, settle
 from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
@@ -140,11 +140,15 @@ class VolumeJob(Job):
     def inputs(self) -> tuple[Path, ...]:
         return *self.volumes.first.files, *self.volumes.second.files
 
+    @property
+    def ending(self) -> str:
+        """That of the slices in a folder."""
+        return ".dcm" if self.kind == "dicom" else self.kind
+
     def is_done(self) -> bool:
         """As of any job; slices of another format, or other files, in the result's folder are no result."""
-        ending = ".dcm" if self.kind == "dicom" else self.kind
         return super().is_done() and not (
-            self.output.is_dir() and any(file.suffix != ending for file in self.output.iterdir())
+            self.output.is_dir() and any(file.suffix != self.ending for file in self.output.iterdir())
         )
 
 
@@ -259,7 +263,7 @@ def plan(
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
     if len(pairs) == 1:  # what is wrong with the one pair there is, is wrong with the command
         pairs = [pairs[0].chosen()]
-    jobs: list[Job] = []
+    jobs: list[VolumeJob] = []
     for index, pair in enumerate(pairs):
         target = (pair.first, pair.second)[reference]
         mine = naming.part is None or naming.part.takes(pair.name)  # what other parts fuse is named only
@@ -291,12 +295,11 @@ def plan(
             path = naming.path(output, pair.name, "" if folder else _ending(kind, target), index)
         volumes = known if len(pairs) == 1 else _without_headers(known)
         jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, color))
-    for side, text in enumerate(inputs):
-        if single or Path(text).exists():  # which is no glob
-            continue
-        held = {path.parent for pair in pairs for path in (pair.first, pair.second)[side].files}
-        if output.resolve() in {folder.resolve() for folder in held}:
-            raise UsageError(f"-o {output}: {text} would find the results as inputs; choose another folder")
+    if not single:
+        firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
+        held = [[path for one in side for path in one.files] for side in (firsts, seconds)]
+        results = [job.output / f"0001{job.ending}" if job.folder else job.output for job in jobs]
+        check_globs(output, inputs, held, results)
     guarded = [path for text in inputs for path in ([Path(text)] if Path(text).is_dir() else _folders_of(text))]
     return settle(jobs, output, naming, single=single, guarded=guarded, written=VOLUMES)
 
