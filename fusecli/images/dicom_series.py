@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from fusecli.errors import InputError, UsageError
+from fusecli.errors import InputError, UsageError, counted, itemized
 from fusecli.images.dicom_planes import arrange, frame_count, frame_plane, planes_of
 
 log = logging.getLogger("fusecli")
@@ -95,8 +95,8 @@ class Series:
         header = self.headers[0][1]
         name = f", {self.description!r}" if self.description else ""
         return (
-            f"{self.number or '(no number)'}: {self.modality or 'no modality'}, {self.slices} "
-            f"slice{'s' if self.slices > 1 else ''} of {header.Columns}×{header.Rows}{name} ({self.uid})"
+            f"{self.number or '(no number)'}: {self.modality or 'no modality'}, {counted(self.slices, 'slice')} of "
+            f"{header.Columns}×{header.Rows}{name} ({self.uid})"
         )
 
 
@@ -202,15 +202,13 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
             name = chosen[0].number or chosen[0].uid
             log.info("%s: series %s is the only one of its modality%s", found.source, name, aside)
     if len(chosen) != 1:
-        listed = "".join(f"\n  {one}" for one in found.series[:_LISTED])
-        more = f"\n  … and {len(found.series) - _LISTED} more" if len(found.series) > _LISTED else ""
         how = f"no single series is {wanted!r}" if wanted is not None else f"holds {len(found.series)} series"
         numbers = Counter(one.number for one in found.series if one.number)
         offered = chosen or found.series
         example = next((one.number for one in offered if numbers[one.number] == 1), offered[0].uid)
         raise UsageError(
             f"--{side} {found.source}: {how}; choose one by its number or the end of its UID, "
-            f"as --series {side}={example}:{listed}{more}"
+            f"as --series {side}={example}:{itemized(found.series, _LISTED)}"
         )
     (series,) = chosen
     if len(series.patients) > 1:
