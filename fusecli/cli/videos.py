@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.errors import InputError, UsageError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fusecli.stream.plan import Plan
+    from fusecli.stream.run import Outcome
     from fusecli.stream.work import Work
 
 
@@ -39,30 +41,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
     if not all(moving):
         still = task.sides[moving.index(False)]
         raise UsageError(f"--{still} {request.sides[still]}: the other side is a video; both must be")
-    if task.second != "ir":
-        raise UsageError("videos are for --ir with --vis")
-    if typed == (PIPE, PIPE):
-        raise UsageError("only one side can be - (stdin)")
-    if PIPE in typed and raw is None:
-        raise UsageError("- is raw frames on stdin, which do not say their size: --raw WIDTHxHEIGHT[,PIX_FMT][,FPS]")
-    naming = request.naming
-    given = [
-        option
-        for option, is_given in (
-            ("--format", naming.file_format != "auto"),
-            ("--bit-depth 16", request.bit_depth == 16),
-            ("--compress", request.compress),
-            ("--preview", output == Path(PIPE) and "--preview" in naming.beside),
-            ("--steady", options.steady),
-        )
-        if is_given
-    ]
-    if given:
-        why = (
-            "exposure is steady by itself" if given == ["--steady"] else "the ending of -o names the format, of 8 bits"
-        )
-        raise UsageError(f"{', '.join(given)}: not for videos: {why}")
-
+    _refuse(request, options, raw)
     layout = None if raw is None else RawFormat.parse(raw)
     pixels = 0 if layout is None else layout.width * layout.height
     if pixels > request.max_pixels:
@@ -86,19 +65,50 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
         max_pixels=request.max_pixels,
         digest=request.digest,
     )
+    return planned, Work(partial(_run, hidden), settings, divisible=False)
 
-    def run(jobs, engine, settings, *, preview, stop):  # type: ignore[no-untyped-def]
-        from fusecli.progress import tqdm
 
-        with tqdm(unit="frame", leave=False, disable=hidden, file=sys.stderr) as bar:
+def _refuse(request: Request, options: FrameOptions, raw: str | None) -> None:
+    """Raises UsageError for sides and options that videos are not for."""
+    from fusecli.images.rawvideo import PIPE
 
-            def tick(done: int, total: int) -> None:
-                bar.total = total or None
-                bar.update(done - bar.n)
+    typed, naming = request.typed, request.naming
+    if request.task.second != "ir":
+        raise UsageError("videos are for --ir with --vis")
+    if typed == (PIPE, PIPE):
+        raise UsageError("only one side can be - (stdin)")
+    if PIPE in typed and raw is None:
+        raise UsageError("- is raw frames on stdin, which do not say their size: --raw WIDTHxHEIGHT[,PIX_FMT][,FPS]")
+    given = [
+        option
+        for option, is_given in (
+            ("--format", naming.file_format != "auto"),
+            ("--bit-depth 16", request.bit_depth == 16),
+            ("--compress", request.compress),
+            ("--preview", request.output == Path(PIPE) and "--preview" in naming.beside),
+            ("--steady", options.steady),
+        )
+        if is_given
+    ]
+    if given:
+        why = (
+            "exposure is steady by itself" if given == ["--steady"] else "the ending of -o names the format, of 8 bits"
+        )
+        raise UsageError(f"{', '.join(given)}: not for videos: {why}")
 
-            yield from videos.run(jobs, engine, settings, preview=preview, stop=stop, tick=tick)
 
-    return planned, Work(run, settings, divisible=False)
+def _run(hidden: bool, *what: Any, **how: Any) -> Generator[Outcome, None, None]:
+    """`stream.videos.run` with a bar of frames."""
+    from fusecli.progress import tqdm
+    from fusecli.stream import videos
+
+    with tqdm(unit="frame", leave=False, disable=hidden, file=sys.stderr) as bar:
+
+        def tick(done: int, total: int) -> None:
+            bar.total = total or None
+            bar.update(done - bar.n)
+
+        yield from videos.run(*what, **how, tick=tick)
 
 
 def _named(request: Request, *, single: bool) -> Plan:
