@@ -51,14 +51,13 @@ _COUNTS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelRepresen
 
 @dataclass
 class Series:
-    """Files of one series, in the order of their names. headers: what `scan` read of each; patients: whose they are."""
+    """Files of one series, in the order of their names. headers: what `scan` read of each."""
 
     uid: str
     number: str
     modality: str
     description: str
     headers: list[tuple[Path, Dataset]] = field(default_factory=list)
-    patients: set[str] = field(default_factory=set)
 
     @property
     def files(self) -> list[Path]:
@@ -166,7 +165,6 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
             ),
         )
         one.headers.append((path, header))
-        one.patients.add(str(header.get("PatientID") or "") or str(header.get("PatientName") or ""))
     if copies:  # a series that was exported twice into one folder
         log.info("%s: %d of the files are copies of others, byte for byte; left out", source, copies)
     return Scan(source, sorted(series.values(), key=lambda one: (one.number.zfill(12), one.uid)), broken, others)
@@ -192,8 +190,7 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
     if wanted is not None:
         chosen = [one for one in chosen if wanted == one.number] or [one for one in chosen if one.ends_in(wanted)]
     elif len(chosen) > 1:
-        if len(set().union(*(one.patients for one in chosen))) > 1:
-            _refuse_patients(found, chosen)
+        _check_patient(found, chosen)
         suited = [one for one in chosen if one.modality in MODALITIES[side]]
         chosen = [one for one in suited if not one.is_aside] or suited
         if len(chosen) == 1:
@@ -211,8 +208,7 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
             f"as --series {side}={example}:{itemized(found.series, _LISTED)}"
         )
     (series,) = chosen
-    if len(series.patients) > 1:
-        _refuse_patients(found, chosen)
+    _check_patient(found, chosen)
     if not series.is_aside:
         slices = [one for one in series.headers if not _is_aside(one[1])]
         fewer = len(series.headers) - len(slices)
@@ -235,15 +231,18 @@ def _hole(series: Series) -> str:
     return f"; the {len(planes)} readable slices leave no gap, so if it belongs to them it is the first or the last"
 
 
-def _refuse_patients(found: Scan, series: Sequence[Series]) -> None:
-    files = {next(iter(one.patients)): one.files[0].name for one in series}
-    if len(files) < 2:  # within one series
-        one = series[0]
-        files = {str(header.get("PatientID") or header.get("PatientName")): path.name for path, header in one.headers}
-    a, b, *_ = files.values()
-    raise InputError(
-        f"{found.source}: holds images of {len(files)} patients (such as {a} and {b}); give each a folder of its own"
-    )
+def _check_patient(found: Scan, chosen: Sequence[Series]) -> None:
+    """Raises InputError for images of several patients, which it does not name: it is for the logs of every run."""
+    files: dict[str, str] = {}  # the first of each
+    for one in chosen:
+        for path, header in one.headers:
+            files.setdefault(str(header.get("PatientID") or header.get("PatientName") or ""), path.name)
+    if len(files) > 1:
+        a, b, *_ = files.values()
+        raise InputError(
+            f"{found.source}: holds images of {len(files)} patients (such as {a} and {b}); give each a folder of its "
+            "own"
+        )
 
 
 def dcmread(path: Path, **options: Any) -> Any:
