@@ -116,7 +116,7 @@ def _named(request: Request, *, single: bool) -> Plan:
     from fusecli.images.pairing import Pair, find_pairs
     from fusecli.images.rawvideo import PIPE
     from fusecli.images.video import ENDINGS, WRITES
-    from fusecli.stream.plan import Plan, check_files, check_globs, settle
+    from fusecli.stream.plan import Plan, check_files, place
     from fusecli.stream.run import Job
 
     typed, output, naming = request.typed, request.output, request.naming
@@ -137,18 +137,13 @@ def _named(request: Request, *, single: bool) -> Plan:
         return Plan([Job(pair.name, pair.first, pair.second, output) for pair in pairs], [])
     if single and output.suffix.lower() not in WRITES:
         raise UsageError(f"-o {output}: fusecli writes {', '.join(WRITES)}")
-    jobs = []
-    for index, pair in enumerate(pairs):
-        target = output
-        if not single:
-            ending = pair.first.suffix.lower()
-            target = naming.path(output, pair.name, ending if ending in WRITES else WRITES[0], index)
-        jobs.append(Job(pair.name, pair.first, pair.second, target))
-    guarded = [Path(text) for text in typed if Path(text).is_dir()]
-    if not single and PIPE not in typed:
-        held = [pair.first for pair in pairs], [pair.second for pair in pairs]
-        check_globs(output, typed, held, [job.output for job in jobs])
-    return settle(jobs, output, naming, single=single, guarded=guarded, written=WRITES)
+
+    def ending(first: Path) -> str:
+        own = first.suffix.lower()
+        return own if own in WRITES else WRITES[0]
+
+    inputs = () if PIPE in typed else typed
+    return place(pairs, output, naming, ending, single=single, inputs=inputs, written=WRITES)
 
 
 def _looks(path: Path, max_pixels: int) -> Iterator[tuple[Path, np.ndarray]]:
