@@ -254,11 +254,7 @@ def plan(
                 _check_two(known)
         kind = _kind(output if single else None, naming.file_format, target)
         folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not multi_frame)))
-        if kind == "dicom" and bit_depth:
-            raise UsageError("--bit-depth: a DICOM result keeps its reference's; write NIfTI, PNG or TIFF for another")
-        if color and bit_depth == 16:
-            raise UsageError("--bit-depth 16: volumes in colour have 8 bits; --color gray gives more")
-        check_depth(bit_depth, [kind] if kind.startswith(".") else [])
+        _check_bits(bit_depth, kind, color)
         if single:
             if folder and kind != ".tif":
                 raise UsageError(f"-o {output}: the result has {slices} files, one per slice; name a folder")
@@ -441,6 +437,15 @@ def _check_two(pair: VolumePair) -> None:
             f"--{a} and --{b} name the same volume: {pair.first.path}; name another file or folder for one of them, or "
             f"choose among the series of one folder by --series {a}=NUMBER,{b}=NUMBER"
         )
+
+
+def _check_bits(bit_depth: int | None, kind: str, color: bool) -> None:
+    """Raises UsageError where ``--bit-depth`` asks for what such a result cannot have."""
+    if kind == "dicom" and bit_depth:
+        raise UsageError("--bit-depth: a DICOM result keeps its reference's; write NIfTI, PNG or TIFF for another")
+    if color and bit_depth == 16:
+        raise UsageError("--bit-depth 16: volumes in colour have 8 bits; --color gray gives more")
+    check_depth(bit_depth, [kind] if kind.startswith(".") else [])
 
 
 def _is_file(output: Path) -> bool:
