@@ -1,5 +1,7 @@
 """The errors that a user sees: each names the file, what was wrong and what to do."""
 
+from collections.abc import Sequence
+
 EXIT_NOTHING_DONE = 1
 EXIT_USAGE = 2
 EXIT_PARTIAL = 8
@@ -8,6 +10,12 @@ EXIT_PARTIAL = 8
 def counted(count: int, noun: str) -> str:
     """``1 pair``, ``2 pairs``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def itemized(items: Sequence[object], limit: int) -> str:
+    """Items for the end of a message, a line each, the first ``limit`` of them; then how many more there are."""
+    more = f"\n  … and {len(items) - limit} more" if len(items) > limit else ""
+    return "".join(f"\n  {item}" for item in items[:limit]) + more
 
 
 class FusecliError(Exception):

@@ -670,6 +670,23 @@ def test_results_do_not_go_where_a_glob_found_their_sources(tmp_path, fusecli, a
     assert code == 2
     assert "ct*.nii.gz would find the results as inputs" in err
     assert fusecli(*arguments, "-o", tmp_path / "all" / "fused")[0] == 0
+    deep = ("--ct", tmp_path / "all" / "**" / "ct*.nii.gz", "--mri", tmp_path / "all" / "mri*.nii.gz")
+    naming = ("--pair-by", "ct=ct*,mri=mri*", "--name", "ct-{stem}", "-m", average)
+    code, _, err = fusecli("fuse", *deep, *naming, "-o", tmp_path / "all" / "more")
+    assert (code, "ct*.nii.gz would find the results as inputs" in err) == (2, True)
+    assert fusecli("fuse", *deep, *naming, "-o", tmp_path / "out")[0] == 0
+
+
+def test_slices_do_not_go_where_a_glob_of_files_would_find_them(tmp_path, fusecli, average):
+    small = phantom.grid((12, 10, 4), (8, 8, 20))
+    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
+    phantom.dicom_series(tmp_path / "ct" / "p1", values + 1024, small)
+    phantom.dicom_series(tmp_path / "mri" / "p1", values, small, "MR", number=2)
+    sides = ("--ct", tmp_path / "ct" / "**" / "*.dcm", "--mri", tmp_path / "mri" / "**" / "*.dcm")
+    code, _, err = fusecli("fuse", *sides, "-m", average, "-o", tmp_path / "ct" / "fused")
+    assert (code, "would find the results as inputs" in err) == (2, True)
+    code, _, err = fusecli("fuse", *sides, "-m", average, "-o", tmp_path / "fused")
+    assert code == 0, err
 
 
 def test_series_are_not_chosen_where_none_is(tmp_path, fusecli, average):

@@ -443,6 +443,18 @@ def test_images_of_two_patients_are_refused_without_naming_them(tmp_path):
     assert not re.search("Doe|Roe|4711|0815", message)
 
 
+@pytest.mark.parametrize("shared", [0, 1])
+def test_a_second_patient_in_the_second_of_two_series_is_refused(tmp_path, shared):
+    patients = ["ID-0815", "ID-4711"]
+    for file in phantom.dicom_series(tmp_path / "ct" / "1", VALUES, WHERE):
+        edit(file, PatientID=patients[shared])
+    for index, file in enumerate(phantom.dicom_series(tmp_path / "ct" / "2", VALUES, WHERE, number=2)):
+        edit(file, PatientID=patients[index % 2])
+    files = (tmp_path / "ct").rglob("*")
+    with pytest.raises(InputError, match="holds images of 2 patients"):
+        dicom_series.choose(dicom_series.scan(tmp_path, [file for file in files if file.is_file()]), "ct")
+
+
 @pytest.mark.parametrize("kept", [200, 700])
 def test_a_file_cut_off_in_its_header_is_named_with_the_position_it_leaves_empty(tmp_path, kept):
     files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)

@@ -330,6 +330,9 @@ def test_folders_of_clips(tmp_path, fuse):
     assert (code, "2 skipped" in err) == (0, True)
     assert fuse(ir="ir/*", vis="vis/*", output="globs")[0] == 0
     assert sorted(path.name for path in (tmp_path / "globs").iterdir()) == ["a.mov", "b.mov"]
+    for vis, output in (("vis/*", "vis"), ("vis/**/*", "vis/new")):
+        code, _, err = fuse("--name", "{stem}-fused", ir="ir/*", vis=vis, output=output)
+        assert (code, "would find the results as inputs" in err) == (2, True)
 
 
 def test_json_lines_are_mixed_with_no_bar(clips, fuse, monkeypatch):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -206,22 +205,19 @@ def _each(
 ) -> Iterator[tuple[Pair, Description | InputError]]:
     """Each pair with its description or its failure, in the order of ``pairs``; a few more are under way."""
     from fusecli.progress import tqdm
+    from fusecli.stream.run import windowed
 
-    def attempt(pair: Pair) -> Description | InputError:
+    def attempt(pair: Pair) -> tuple[Pair, Description | InputError]:
         try:
-            return work(pair)
+            return pair, work(pair)
         except InputError as error:
-            return error
+            return pair, error
 
-    waiting: deque[tuple[Pair, Future[Description | InputError]]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
         with tqdm(total=len(pairs), unit="pair", disable=hidden, file=sys.stderr) as bar:
-            for pair in pairs:
-                waiting.append((pair, pool.submit(attempt, pair)))
-                while len(waiting) > (2 * workers if pair is not pairs[-1] else 0):
-                    ready, future = waiting.popleft()
-                    yield ready, future.result()
-                    bar.update()
+            for described in windowed(pairs, lambda pair: pool.submit(attempt, pair), 2 * workers):
+                yield described
+                bar.update()
     finally:
         pool.shutdown(cancel_futures=True)

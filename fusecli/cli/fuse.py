@@ -6,11 +6,12 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from functools import cache, partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +24,8 @@ from fusecli.machine import cores
 from fusecli.stream.stop import stopping
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fusecli.stream.engine import Engine
     from fusecli.stream.plan import Plan
     from fusecli.stream.report import Computes, Report
@@ -238,7 +241,6 @@ def fuse(
 
     sweep(job.output for job in planned.jobs)
     shown = {planned.jobs[index].output for index in evenly(len(planned.jobs), PREVIEWED)} if preview else set()
-    rows = []
     with (
         _machines(cluster, spec, built, work, planned.jobs, output, workers) as (machine, outcomes),
         stopping() as stop,
@@ -246,19 +248,8 @@ def fuse(
     ):
         account = Report(settings_given, {"name": model}, machine, keep=watch.KEPT if watching else None)
         account.skipped(planned.skipped)
-        told = time.monotonic()
-        for outcome in outcomes(preview=lambda job: job.output in shown, stop=stop):
-            account.add(outcome)
-            bar.update()
-            if planned.jobs and bar.disable and time.monotonic() - told > TELL_SECONDS:
-                told = time.monotonic()
-                log.info("%d of %d", account.count("done") + account.count("failed"), len(planned.jobs))
-            if outcome.preview:
-                rows.append(outcome.preview)
-            if outcome.error:
-                log.error("%s: %s", outcome.job.name, outcome.error)
-                if fail_fast:
-                    stop.set()
+        coming = outcomes(preview=lambda job: job.output in shown, stop=stop)
+        rows = _followed(coming, account, len(planned.jobs), bar, stop if fail_fast else None)
     left = account.missing(planned.jobs) if work.left is None else work.left()
     account.close(left, interrupted=stop.signal is not None)
     whole = True  # what is written beside the results
@@ -279,6 +270,30 @@ def fuse(
         whole = _written(partial(contact_sheet, rows, sheet)) and whole
     if account.count("failed") or not whole:
         raise typer.Exit(EXIT_PARTIAL if account.count("done") + account.count("skipped") else EXIT_NOTHING_DONE)
+
+
+def _followed(
+    outcomes: Iterable[Outcome], account: Report, total: int, bar: Any, at_failure: Event | None
+) -> list[Sequence[np.ndarray]]:
+    """Enter outcomes into the account and tell of them as they come; the small pictures that they carry.
+
+    total: pairs to do, 0 where no one knows. at_failure: set once a pair has failed.
+    """
+    rows = []
+    told = time.monotonic()
+    for outcome in outcomes:
+        account.add(outcome)
+        bar.update()
+        if total and bar.disable and time.monotonic() - told > TELL_SECONDS:
+            told = time.monotonic()
+            log.info("%d of %d", account.count("done") + account.count("failed"), total)
+        if outcome.preview:
+            rows.append(outcome.preview)
+        if outcome.error:
+            log.error("%s: %s", outcome.job.name, outcome.error)
+            if at_failure is not None:
+                at_failure.set()
+    return rows
 
 
 def _written(write: Callable[[], None]) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.errors import InputError, UsageError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fusecli.stream.plan import Plan
+    from fusecli.stream.run import Outcome
     from fusecli.stream.work import Work
 
 
@@ -26,7 +28,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
     from fusecli.images.headers import too_large
     from fusecli.images.intensity import sequence_range
     from fusecli.images.rawvideo import PIPE, RawFormat
-    from fusecli.images.video import ENDINGS, WRITES, pyav
+    from fusecli.images.video import ENDINGS, pyav
 
     task, output = request.task, request.output
     typed = request.typed
@@ -39,30 +41,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
     if not all(moving):
         still = task.sides[moving.index(False)]
         raise UsageError(f"--{still} {request.sides[still]}: the other side is a video; both must be")
-    if task.second != "ir":
-        raise UsageError("videos are for --ir with --vis")
-    if typed == (PIPE, PIPE):
-        raise UsageError("only one side can be - (stdin)")
-    if PIPE in typed and raw is None:
-        raise UsageError("- is raw frames on stdin, which do not say their size: --raw WIDTHxHEIGHT[,PIX_FMT][,FPS]")
-    naming = request.naming
-    given = [
-        option
-        for option, is_given in (
-            ("--format", naming.file_format != "auto"),
-            ("--bit-depth 16", request.bit_depth == 16),
-            ("--compress", request.compress),
-            ("--preview", output == Path(PIPE) and "--preview" in naming.beside),
-            ("--steady", options.steady),
-        )
-        if is_given
-    ]
-    if given:
-        why = (
-            "exposure is steady by itself" if given == ["--steady"] else "the ending of -o names the format, of 8 bits"
-        )
-        raise UsageError(f"{', '.join(given)}: not for videos: {why}")
-
+    _refuse(request, options, raw)
     layout = None if raw is None else RawFormat.parse(raw)
     pixels = 0 if layout is None else layout.width * layout.height
     if pixels > request.max_pixels:
@@ -72,7 +51,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
     from fusecli.stream import videos
     from fusecli.stream.work import Work
 
-    planned = _named(request, typed, PIPE, ENDINGS, WRITES, to_video)
+    planned = _named(request, single=to_video)
     if typed[1] != PIPE:
         warn_of_colored(image for job in planned.jobs[:1] for image in _looks(job.second, request.max_pixels))
     settings = videos.VideoSettings(
@@ -86,57 +65,85 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
         max_pixels=request.max_pixels,
         digest=request.digest,
     )
-
-    def run(jobs, engine, settings, *, preview, stop):  # type: ignore[no-untyped-def]
-        from fusecli.progress import tqdm
-
-        with tqdm(unit="frame", leave=False, disable=hidden, file=sys.stderr) as bar:
-
-            def tick(done: int, total: int) -> None:
-                bar.total = total or None
-                bar.update(done - bar.n)
-
-            yield from videos.run(jobs, engine, settings, preview=preview, stop=stop, tick=tick)
-
-    return planned, Work(run, settings, divisible=False)
+    return planned, Work(partial(_run, hidden), settings, divisible=False)
 
 
-def _named(
-    request: Request, typed: tuple[str, str], pipe: str, endings: frozenset[str], writes: tuple[str, ...], single: bool
-) -> Plan:
-    """Every pair with the name of its result."""
+def _refuse(request: Request, options: FrameOptions, raw: str | None) -> None:
+    """Raises UsageError for sides and options that videos are not for."""
+    from fusecli.images.rawvideo import PIPE
+
+    typed, naming = request.typed, request.naming
+    if request.task.second != "ir":
+        raise UsageError("videos are for --ir with --vis")
+    if typed == (PIPE, PIPE):
+        raise UsageError("only one side can be - (stdin)")
+    if PIPE in typed and raw is None:
+        raise UsageError("- is raw frames on stdin, which do not say their size: --raw WIDTHxHEIGHT[,PIX_FMT][,FPS]")
+    given = [
+        option
+        for option, is_given in (
+            ("--format", naming.file_format != "auto"),
+            ("--bit-depth 16", request.bit_depth == 16),
+            ("--compress", request.compress),
+            ("--preview", request.output == Path(PIPE) and "--preview" in naming.beside),
+            ("--steady", options.steady),
+        )
+        if is_given
+    ]
+    if given:
+        why = (
+            "exposure is steady by itself" if given == ["--steady"] else "the ending of -o names the format, of 8 bits"
+        )
+        raise UsageError(f"{', '.join(given)}: not for videos: {why}")
+
+
+def _run(hidden: bool, *what: Any, **how: Any) -> Generator[Outcome, None, None]:
+    """`stream.videos.run` with a bar of frames."""
+    from fusecli.progress import tqdm
+    from fusecli.stream import videos
+
+    with tqdm(unit="frame", leave=False, disable=hidden, file=sys.stderr) as bar:
+
+        def tick(done: int, total: int) -> None:
+            bar.total = total or None
+            bar.update(done - bar.n)
+
+        yield from videos.run(*what, **how, tick=tick)
+
+
+def _named(request: Request, *, single: bool) -> Plan:
+    """Every pair with the name of its result. single: the output is the one result, or stdout. Raises UsageError."""
     from fusecli.images.pairing import Pair, find_pairs
-    from fusecli.stream.plan import Plan, check_files, settle
+    from fusecli.images.rawvideo import PIPE
+    from fusecli.images.video import ENDINGS, WRITES
+    from fusecli.stream.plan import Plan, check_files, place
     from fusecli.stream.run import Job
 
-    output, naming = request.output, request.naming
-    if pipe in typed:
+    typed, output, naming = request.typed, request.output, request.naming
+    if PIPE in typed:
         for option, key, usual in (("--pairs", "pairs_csv", None), ("--pair-by", "pair_by", "stem")):
             if request.pairing[key] != usual:
                 raise UsageError(f"{option}: frames on stdin pair with the one video that the other side is")
-        file = Path(typed[typed[0] == pipe])
+        file = Path(typed[typed[0] == PIPE])
         if not file.is_file():
             raise UsageError(f"{file}: no such file; beside frames on stdin the other side is one video")
         pairs = [Pair(file.stem, Path(typed[0]), Path(typed[1]))]
     else:
-        pairs = find_pairs(*typed, endings=endings, sides=request.task.sides, **request.pairing)
+        pairs = find_pairs(*typed, endings=ENDINGS, sides=request.task.sides, **request.pairing)
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one result for {len(pairs)} pairs; name a folder")
-    if single and output == Path(pipe):
+    if output == Path(PIPE):
         check_files(naming.beside, chain(naming.reads, (path for pair in pairs for path in (pair.first, pair.second))))
         return Plan([Job(pair.name, pair.first, pair.second, output) for pair in pairs], [])
-    if single and output.suffix.lower() not in writes:
-        raise UsageError(f"-o {output}: fusecli writes {', '.join(writes)}")
-    jobs = []
-    for index, pair in enumerate(pairs):
-        target = output
-        if not single:
-            ending = pair.first.suffix.lower()
-            ending = ending if ending in writes else writes[0]
-            target = naming.path(output, pair.name, ending, index)
-        jobs.append(Job(pair.name, pair.first, pair.second, target))
-    guarded = [Path(text) for text in typed if Path(text).is_dir()]
-    return settle(jobs, output, naming, single=single, guarded=guarded, written=writes)
+    if single and output.suffix.lower() not in WRITES:
+        raise UsageError(f"-o {output}: fusecli writes {', '.join(WRITES)}")
+
+    def ending(first: Path) -> str:
+        own = first.suffix.lower()
+        return own if own in WRITES else WRITES[0]
+
+    inputs = () if PIPE in typed else typed
+    return place(pairs, output, naming, ending, single=single, inputs=inputs, written=WRITES)
 
 
 def _looks(path: Path, max_pixels: int) -> Iterator[tuple[Path, np.ndarray]]:

@@ -15,7 +15,9 @@ from fusecli.errors import UsageError
 from fusecli.machine import cores
 
 if TYPE_CHECKING:
+    from fusecli.images.intensity import Range
     from fusecli.images.pairing import Pair
+    from fusecli.images.registration import Calibration
     from fusecli.stream.plan import Plan
     from fusecli.stream.run import Job, Settings
     from fusecli.stream.work import Work
@@ -26,17 +28,52 @@ KEPT = 1000  # pairs that the report of a run of days lists: the last ones
 
 def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     """What is done already, and how to fuse what comes. Raises UsageError for what makes no sense."""
-    from fusecli.images import frames, intensity, pairing
+    from fusecli.images import frames, pairing
     from fusecli.images.atomic import sweep
     from fusecli.stream import watch
-    from fusecli.stream.plan import Plan, check_depth, check_outside, settle
+    from fusecli.stream.plan import Plan, settle
     from fusecli.stream.work import Work
 
-    task, naming, output = request.task, request.naming, request.output
+    naming, output = request.naming, request.output
     typed = request.typed
+    _refuse(request, options)
+    settle([], output, naming, single=False, guarded=map(Path, typed))
+
+    def target(pair: Pair) -> Path:
+        return naming.path(output, pair.name, naming.ending(pair.first))
+
+    patterns = pairing.patterns(request.pairing["pair_by"], request.task.sides)
+    if patterns[0] == patterns[1] and os.path.samefile(*typed):
+        raise UsageError(f"both sides are {typed[0]}; tell them apart by --pair-by")
+    watcher = watch.Watcher(
+        folders=(Path(typed[0]), Path(typed[1])),
+        keys=(
+            partial(pairing.key_of, pattern=patterns[0], endings=frames.ENDINGS),
+            partial(pairing.key_of, pattern=patterns[1], endings=frames.ENDINGS),
+        ),
+        target=target,
+        recursive=request.pairing["recursive"],
+        overwrite=naming.overwrite,
+    )
+    try:
+        sweep(job.output for job in watcher.pairs())
+        skipped = watcher.existing()
+    except OSError as error:
+        raise UsageError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+    settings = partial(_settings, request, options, options.calibration())
+    log.info("watching %s and %s; Ctrl-C or SIGTERM ends", *typed)
+    return Plan([], skipped), Work(partial(watch.run, watcher), settings, divisible=False, left=watcher.left)
+
+
+def _refuse(request: Request, options: FrameOptions) -> None:
+    """Raises UsageError for inputs and options that --watch is not for."""
+    from fusecli.images import frames
+    from fusecli.stream.plan import check_depth, check_outside
+
+    task, naming, output = request.task, request.naming, request.output
     if task.second != "ir":
         raise UsageError("--watch is for --ir with --vis")
-    for side, folder in zip(task.sides, typed, strict=True):
+    for side, folder in zip(task.sides, request.typed, strict=True):
         if not Path(folder).is_dir():
             raise UsageError(f"--{side} {folder}: --watch needs a folder")
         if is_video(folder, request.pairing["recursive"]):
@@ -58,70 +95,49 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     options.ranges(task, [], [])  # says so now if it makes no sense
     naming.path(output, "0", "")  # says so now if it gives no name
     for option, path in naming.beside.items():  # it would replace, or be, a frame
-        check_outside(option, path, map(Path, typed))
-    settle([], output, naming, single=False, guarded=map(Path, typed))
+        check_outside(option, path, map(Path, request.typed))
 
-    def target(pair: Pair) -> Path:
-        return naming.path(output, pair.name, naming.ending(pair.first))
 
-    patterns = pairing.patterns(request.pairing["pair_by"], task.sides)
-    if patterns[0] == patterns[1] and os.path.samefile(*typed):
-        raise UsageError(f"both sides are {typed[0]}; tell them apart by --pair-by")
-    watcher = watch.Watcher(
-        folders=(Path(typed[0]), Path(typed[1])),
-        keys=(
-            partial(pairing.key_of, pattern=patterns[0], endings=frames.ENDINGS),
-            partial(pairing.key_of, pattern=patterns[1], endings=frames.ENDINGS),
-        ),
-        target=target,
-        recursive=request.pairing["recursive"],
-        overwrite=naming.overwrite,
+def _settings(
+    request: Request, options: FrameOptions, calibration: Calibration | None, jobs: list[Job], before: Settings | None
+) -> Settings:
+    """What `_frames` of cli/fuse.py settles for a sequence, from the pairs that are there when the first is.
+
+    The visible range is widened later, when day comes after night: no option can settle it. Infrared frames of one
+    value, as of a camera that starts, settle nothing.
+    """
+    from fusecli.images import intensity
+    from fusecli.stream import run as stream
+
+    firsts, seconds = [job.first for job in jobs], [job.second for job in jobs]
+    if before is not None:
+        visible, infrared = before.ranges
+        assert not isinstance(visible, str)
+        if isinstance(infrared, intensity.Range) and infrared.lo == infrared.hi:
+            infrared = options.ranges(request.task, [], seconds, request.max_pixels)[1]
+            _tell_range(options, infrared, len(jobs))
+        return replace(before, ranges=(intensity.visible_range(firsts, request.max_pixels, visible), infrared))
+    ranges = options.ranges(request.task, firsts, seconds, request.max_pixels)
+    _tell_range(options, ranges[1], len(jobs))
+    return stream.Settings(
+        ranges=ranges,
+        resize=request.resized,
+        align=calibration,
+        gray=request.gray,
+        bit_depth=request.bit_depth,
+        batch=request.batch_size,
+        workers=request.workers or cores(),
+        max_pixels=request.max_pixels,
+        compress=request.compress,
+        digest=request.digest,
     )
-    try:
-        sweep(job.output for job in watcher.pairs())
-        skipped = watcher.existing()
-    except OSError as error:
-        raise UsageError(f"{error.filename}: cannot be listed: {error.strerror}") from error
 
-    calibration = options.calibration()
 
-    def told(infrared: intensity.Range | str | None, count: int) -> intensity.Range | str | None:
-        if options.range == "auto" and isinstance(infrared, intensity.Range) and infrared.lo < infrared.hi:
-            log.warning(
-                "--range auto took %g,%g from the first %d infrared frames and keeps it; --range LO,HI settles it",
-                *(infrared.lo, infrared.hi, count),
-            )
-        return infrared
+def _tell_range(options: FrameOptions, infrared: Range | str | None, count: int) -> None:
+    from fusecli.images.intensity import Range
 
-    def settings(jobs: list[Job], before: Settings | None) -> Settings:
-        """What `_frames` of cli/fuse.py settles for a sequence, from the pairs that are there when the first is.
-
-        The visible range is widened later, when day comes after night: no option can settle it. Infrared frames of one
-        value, as of a camera that starts, settle nothing.
-        """
-        from fusecli.stream import run as stream
-
-        firsts, seconds = ([getattr(job, side) for job in jobs] for side in ("first", "second"))
-        if before is not None:
-            visible, infrared = before.ranges
-            assert not isinstance(visible, str)
-            if isinstance(infrared, intensity.Range) and infrared.lo == infrared.hi:
-                infrared = told(options.ranges(task, [], seconds, request.max_pixels)[1], len(jobs))
-            return replace(before, ranges=(intensity.visible_range(firsts, request.max_pixels, visible), infrared))
-        ranges = options.ranges(task, firsts, seconds, request.max_pixels)
-        told(ranges[1], len(jobs))
-        return stream.Settings(
-            ranges=ranges,
-            resize=request.resized,
-            align=calibration,
-            gray=request.gray,
-            bit_depth=request.bit_depth,
-            batch=request.batch_size,
-            workers=request.workers or cores(),
-            max_pixels=request.max_pixels,
-            compress=request.compress,
-            digest=request.digest,
+    if options.range == "auto" and isinstance(infrared, Range) and infrared.lo < infrared.hi:
+        log.warning(
+            "--range auto took %g,%g from the first %d infrared frames and keeps it; --range LO,HI settles it",
+            *(infrared.lo, infrared.hi, count),
         )
-
-    log.info("watching %s and %s; Ctrl-C or SIGTERM ends", *typed)
-    return Plan([], skipped), Work(partial(watch.run, watcher), settings, divisible=False, left=watcher.left)

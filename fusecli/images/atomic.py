@@ -63,6 +63,12 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
             raise
 
 
+def numbered(folder: Path, count: int, ending: str) -> Iterator[Path]:
+    """The files of ``count`` slices in a folder: 0001.png …, so that their names sort as they do."""
+    digits = max(4, len(str(count)))
+    return (folder / f"{number:0{digits}d}{ending}" for number in range(1, count + 1))
+
+
 @contextmanager
 def _made(path: Path, folder: bool) -> Iterator[Path]:
     """A new temporary file or folder for ``path``, locked for as long as it is worked on."""

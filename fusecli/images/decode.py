@@ -31,14 +31,9 @@ MAX_PIXELS = 2**29  # of all pages of a file together: 1.6 GB as 8-bit colour
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds. pages: its pages, or those asked for. count: how many the file has. kind: its format.
-
-    metadata: of each of the pages.
-    """
+    """What a file holds. pages: its pages, or those asked for. metadata: of each of these."""
 
     pages: list[np.ndarray]
-    count: int
-    kind: str
     metadata: list[Metadata]
 
 
@@ -67,17 +62,15 @@ def decode(path: Path, *, pages: Sequence[int] | None = None, max_pixels: int | 
     limit = max_pixels_default() if max_pixels is None else max_pixels
     try:
         with path.open("rb") as file:
-            kind = headers.kind_of(file.read(132))
-            if kind == "TIFF":
+            if headers.kind_of(file.read(132)) == "TIFF":
                 from fusecli.images import tiff
 
-                arrays, metadata, count = tiff.read(path, orient, pages, limit)
-                return Stored(arrays, count, kind, metadata)
+                return Stored(*tiff.read(path, orient, pages, limit))
             file.seek(0)
             data = file.read()
         array, found = _decode_still(data, limit)
         wanted = pages is None or 0 in pages
-        return Stored([array] if wanted else [], 1, kind, [found] if wanted else [])
+        return Stored([array], [found]) if wanted else Stored([], [])
     except Unreadable as error:
         raise InputError(f"{path}: {error}") from error
     except OSError as error:

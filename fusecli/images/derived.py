@@ -31,7 +31,7 @@ from pydicom.valuerep import DSfloat
 
 from fusecli import __version__
 from fusecli.errors import FusecliError
-from fusecli.images.atomic import replacing
+from fusecli.images.atomic import numbered, replacing
 from fusecli.images.dicom import Origin
 from fusecli.images.dicom_planes import frame_count, number
 from fusecli.images.grid import flip_lps, mapping
@@ -67,6 +67,11 @@ _KEPT = (
     *("Laterality", "FrameOfReferenceUID", "PositionReferenceIndicator", "AcquisitionDate", "AcquisitionTime"),
     *("ContentDate", "ContentTime", "BurnedInAnnotation", "LossyImageCompression", "LossyImageCompressionRatio"),
     "LossyImageCompressionMethod",
+)
+# What of these has to be there, if empty (type 2).
+_REQUIRED = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
+    *("ReferringPhysicianName", "StudyID", "AccessionNumber"),
 )
 _GEOMETRY = (
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
@@ -108,9 +113,8 @@ def write(
     datasets = result.captures() if color else result.slices() if origin.frames is None else result.frames()
     if folder:
         with replacing(path, folder=True) as partial:
-            digits = max(4, len(str(len(fused))))
-            for index, dataset in enumerate(datasets):
-                _save(partial / f"{index + 1:0{digits}d}.dcm", dataset)
+            for file, dataset in zip(numbered(partial, len(fused), ".dcm"), datasets, strict=False):
+                _save(file, dataset)
     else:
         with replacing(path) as partial:
             (dataset,) = datasets
@@ -128,6 +132,7 @@ class Result:
         self.origin: Origin = reference.origin
         # Of all slices alike, also where their sources differ.
         self.bits = _bits(self.origin.datasets)
+        self.levels = 2**self.bits - 1
         self.rescaled = any("RescaleSlope" in one for one in self.origin.datasets)
         digest = hashlib.sha256(f"{__version__}\n{title}\n{how}\n{shown}\n".encode())
         for volume in (reference, other):
@@ -166,9 +171,7 @@ class Result:
             source = self.origin.datasets[index if self.origin.frames is None else 0]
             dataset = Dataset()
             _take(dataset, source, _KEPT)
-            for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"):
-                dataset.setdefault(name, "")
-            for name in ("ReferringPhysicianName", "StudyID", "AccessionNumber"):
+            for name in _REQUIRED:
                 dataset.setdefault(name, "")
             dataset.SOPClassUID = SecondaryCaptureImageStorage
             dataset.ConversionType = "WSD"
@@ -193,25 +196,25 @@ class Result:
         if "PresentationLUTShape" in dataset:
             dataset.PresentationLUTShape = "IDENTITY"
         if self.rescaled:
-            self._rescale(dataset, 2**self.bits - 1)
+            self._rescale(dataset)
         if "WindowCenter" in source or "PerFrameFunctionalGroupsSequence" not in source:
-            self._window(dataset, 2**self.bits - 1, self.rescaled)
+            self._window(dataset, self.rescaled)
         if "Units" in dataset:  # of PET; no longer an uptake
             dataset.Units = "NONE"
         self._functional_groups(dataset, source)
         _set_pixels(dataset, pixels, self.bits)
         return dataset
 
-    def _rescale(self, dataset: Dataset, levels: int) -> None:
+    def _rescale(self, dataset: Dataset) -> None:
         """Stored values to the reference's quantities, which by now are not its Hounsfield units."""
-        dataset.RescaleSlope = _decimal((self.shown.hi - self.shown.lo) / levels)
+        dataset.RescaleSlope = _decimal((self.shown.hi - self.shown.lo) / self.levels)
         dataset.RescaleIntercept = _decimal(self.shown.lo)
         if "RescaleType" in dataset or dataset.get("Modality") == "CT":
             dataset.RescaleType = "US"
 
-    def _window(self, dataset: Dataset, levels: int, rescaled: bool) -> None:
+    def _window(self, dataset: Dataset, rescaled: bool) -> None:
         """Black at 0 and white at all bits."""
-        low, high = (self.shown.lo, self.shown.hi) if rescaled else (0.0, float(levels))
+        low, high = (self.shown.lo, self.shown.hi) if rescaled else (0.0, float(self.levels))
         if high - low > 1:  # PS3.3, C.11.2.1.2.1
             dataset.WindowCenter, dataset.WindowWidth = _decimal((low + high + 1) / 2), _decimal(high - low + 1)
         else:
@@ -222,7 +225,6 @@ class Result:
         """Rescaling and window are the same for all frames; frames are derived."""
         if "PerFrameFunctionalGroupsSequence" not in source:
             return
-        levels = 2**self.bits - 1
         shared = _copy((source.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
         items = source.PerFrameFunctionalGroupsSequence
         kept = range(len(items)) if self.origin.frames is None else sorted(self.origin.frames)
@@ -239,11 +241,11 @@ class Result:
                     group[name] = _sequence(name, [frame_type])
         if rescaled:
             transformation = Dataset()
-            self._rescale(transformation, levels)
+            self._rescale(transformation)
             transformation.RescaleType = "US"
             shared.PixelValueTransformationSequence = Sequence([transformation])
         window = Dataset()
-        self._window(window, levels, rescaled)
+        self._window(window, rescaled)
         shared.FrameVOILUTSequence = Sequence([window])
         dataset.SharedFunctionalGroupsSequence = Sequence([shared])
         dataset.PerFrameFunctionalGroupsSequence = Sequence(per_frame)

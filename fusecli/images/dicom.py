@@ -206,7 +206,10 @@ def _read_frames(series: Series, among: Callable[[int], str | None]) -> Volume:
 
 @dataclass(frozen=True)
 class _Scale:
-    """What makes quantities of stored values. padding: from where to where these stand for no voxel at all."""
+    """What makes quantities of stored values. padding: from where to where these stand for no voxel at all.
+
+    signed is compared only: slices stay as they are stored where all of this is the same for all of them.
+    """
 
     slope: float
     intercept: float

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from fusecli.errors import InputError, UsageError
+from fusecli.errors import InputError, UsageError, counted, itemized
 from fusecli.images.dicom_planes import arrange, frame_count, frame_plane, planes_of
 
 log = logging.getLogger("fusecli")
@@ -51,14 +51,13 @@ _COUNTS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelRepresen
 
 @dataclass
 class Series:
-    """Files of one series, in the order of their names. headers: what `scan` read of each; patients: whose they are."""
+    """Files of one series, in the order of their names. headers: what `scan` read of each."""
 
     uid: str
     number: str
     modality: str
     description: str
     headers: list[tuple[Path, Dataset]] = field(default_factory=list)
-    patients: set[str] = field(default_factory=set)
 
     @property
     def files(self) -> list[Path]:
@@ -95,8 +94,8 @@ class Series:
         header = self.headers[0][1]
         name = f", {self.description!r}" if self.description else ""
         return (
-            f"{self.number or '(no number)'}: {self.modality or 'no modality'}, {self.slices} "
-            f"slice{'s' if self.slices > 1 else ''} of {header.Columns}×{header.Rows}{name} ({self.uid})"
+            f"{self.number or '(no number)'}: {self.modality or 'no modality'}, {counted(self.slices, 'slice')} of "
+            f"{header.Columns}×{header.Rows}{name} ({self.uid})"
         )
 
 
@@ -166,7 +165,6 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
             ),
         )
         one.headers.append((path, header))
-        one.patients.add(str(header.get("PatientID") or "") or str(header.get("PatientName") or ""))
     if copies:  # a series that was exported twice into one folder
         log.info("%s: %d of the files are copies of others, byte for byte; left out", source, copies)
     return Scan(source, sorted(series.values(), key=lambda one: (one.number.zfill(12), one.uid)), broken, others)
@@ -192,8 +190,7 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
     if wanted is not None:
         chosen = [one for one in chosen if wanted == one.number] or [one for one in chosen if one.ends_in(wanted)]
     elif len(chosen) > 1:
-        if len(set().union(*(one.patients for one in chosen))) > 1:
-            _refuse_patients(found, chosen)
+        _check_patient(found, chosen)
         suited = [one for one in chosen if one.modality in MODALITIES[side]]
         chosen = [one for one in suited if not one.is_aside] or suited
         if len(chosen) == 1:
@@ -202,19 +199,16 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
             name = chosen[0].number or chosen[0].uid
             log.info("%s: series %s is the only one of its modality%s", found.source, name, aside)
     if len(chosen) != 1:
-        listed = "".join(f"\n  {one}" for one in found.series[:_LISTED])
-        more = f"\n  … and {len(found.series) - _LISTED} more" if len(found.series) > _LISTED else ""
         how = f"no single series is {wanted!r}" if wanted is not None else f"holds {len(found.series)} series"
         numbers = Counter(one.number for one in found.series if one.number)
         offered = chosen or found.series
         example = next((one.number for one in offered if numbers[one.number] == 1), offered[0].uid)
         raise UsageError(
             f"--{side} {found.source}: {how}; choose one by its number or the end of its UID, "
-            f"as --series {side}={example}:{listed}{more}"
+            f"as --series {side}={example}:{itemized(found.series, _LISTED)}"
         )
     (series,) = chosen
-    if len(series.patients) > 1:
-        _refuse_patients(found, chosen)
+    _check_patient(found, chosen)
     if not series.is_aside:
         slices = [one for one in series.headers if not _is_aside(one[1])]
         fewer = len(series.headers) - len(slices)
@@ -237,15 +231,18 @@ def _hole(series: Series) -> str:
     return f"; the {len(planes)} readable slices leave no gap, so if it belongs to them it is the first or the last"
 
 
-def _refuse_patients(found: Scan, series: Sequence[Series]) -> None:
-    files = {next(iter(one.patients)): one.files[0].name for one in series}
-    if len(files) < 2:  # within one series
-        one = series[0]
-        files = {str(header.get("PatientID") or header.get("PatientName")): path.name for path, header in one.headers}
-    a, b, *_ = files.values()
-    raise InputError(
-        f"{found.source}: holds images of {len(files)} patients (such as {a} and {b}); give each a folder of its own"
-    )
+def _check_patient(found: Scan, chosen: Sequence[Series]) -> None:
+    """Raises InputError for images of several patients, which it does not name: it is for the logs of every run."""
+    files: dict[str, str] = {}  # the first of each
+    for one in chosen:
+        for path, header in one.headers:
+            files.setdefault(str(header.get("PatientID") or header.get("PatientName") or ""), path.name)
+    if len(files) > 1:
+        a, b, *_ = files.values()
+        raise InputError(
+            f"{found.source}: holds images of {len(files)} patients (such as {a} and {b}); give each a folder of its "
+            "own"
+        )
 
 
 def dcmread(path: Path, **options: Any) -> Any:

@@ -11,15 +11,13 @@ import numpy as np
 from fusecli.errors import FusecliError
 from fusecli.images import png
 from fusecli.images.atomic import replacing
-from fusecli.images.decode import MAX_PIXELS, decode, peek
+from fusecli.images.decode import decode, peek
 from fusecli.images.frame import Frame, Origin
 from fusecli.images.intensity import Range, frame_range, full_range
 from fusecli.images.metadata import NONE, Metadata, into_jpeg, into_png, into_webp
 from fusecli.images.opencv import cv2
 
 log = logging.getLogger("fusecli")
-
-__all__ = ["ENDINGS", "MAX_PIXELS", "WRITES", "peek_size", "read", "shown", "write"]
 
 # What each ending can hold. A file's content decides how it is read, its ending how it is written.
 WRITES: dict[str, tuple[str, ...]] = {

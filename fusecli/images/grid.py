@@ -38,7 +38,7 @@ class Grid:
 
     def points(self, voxels: np.ndarray) -> np.ndarray:
         """RAS mm of voxel indices …×3 (i, j, k)."""
-        return voxels @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return _moved(self.affine, voxels)
 
     def corners(self) -> np.ndarray:
         """Indices 8×3 of the corner voxels."""
@@ -46,6 +46,11 @@ class Grid:
 
     def __str__(self) -> str:
         return f"{'×'.join(map(str, self.shape))} voxels of {'×'.join(f'{mm:.2f}' for mm in self.spacing)} mm"
+
+
+def _moved(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points …×3 through a 4×4."""
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def flip_lps(affine: np.ndarray) -> np.ndarray:
@@ -77,8 +82,7 @@ def same(grid: Grid, other: Grid) -> bool:
     if grid.shape != other.shape:
         return False
     corners = grid.corners()
-    there = corners @ mapping(grid, other)[:3, :3].T + mapping(grid, other)[:3, 3]
-    return bool(np.abs(there - corners).max() < SAME)
+    return bool(np.abs(_moved(mapping(grid, other), corners) - corners).max() < SAME)
 
 
 def coverage(grid: Grid, other: Grid) -> float:
@@ -86,7 +90,7 @@ def coverage(grid: Grid, other: Grid) -> float:
     axes = [np.unique(np.linspace(0, size - 1, min(size, 32))) for size in grid.shape]
     lattice = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     matrix = mapping(grid, other)
-    there = lattice @ matrix[:3, :3].T + matrix[:3, 3]
+    there = _moved(matrix, lattice)
     # A voxel reaches half its size beyond its centre; so a single slice meets another that lies as near as that.
     reach = np.maximum(0.5, np.abs(matrix[:3, :3]).sum(1) / 2)
     return float(((there >= -reach) & (there <= np.array(other.shape) - 1 + reach)).all(1).mean())

@@ -18,7 +18,7 @@ from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import Any
 
-from fusecli.errors import UsageError
+from fusecli.errors import UsageError, itemized
 from fusecli.images import video
 from fusecli.images.atomic import is_device
 
@@ -348,10 +348,8 @@ def _why_none(names: list[str], path: Path, endings: tuple[str, ...], recursive:
 
 
 def _list_of(side: _Side, paths: list[Path]) -> str:
-    shown = "".join(f"\n  {path}" for path in paths[:SHOWN])
-    more = f"\n  … and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
     what = "1 file has" if len(paths) == 1 else f"{len(paths)} files have"
-    return f"{side.option}: {what} no partner of the same name:{shown}{more}"
+    return f"{side.option}: {what} no partner of the same name:{itemized(paths, SHOWN)}"
 
 
 def _nothing_in_common(a: _Side, b: _Side, sides: tuple[str, str] | None) -> str:
@@ -449,7 +447,7 @@ def _from_rows(
         if not all(cells.get(side) for side in sides):
             raise UsageError(f"{where}: a cell is empty; both {' and '.join(sides)} are needed")
         files = [_locate(cells[side], folder, path, folders) for side, folder in zip(sides, typed, strict=True)]
-        missing += [f"\n  line {rows.line_num}: {file}" for file in files if not _is_there(file, folders)]
+        missing += [f"line {rows.line_num}: {file}" for file in files if not _is_there(file, folders)]
         for file in files:
             if _stem(file.name, endings) is None and (_is_there(file, False) or not folders):
                 raise UsageError(f"{where}: {file} is not a supported kind of file; {_reads(endings)}")
@@ -466,9 +464,8 @@ def _from_rows(
             )
         pairs[name] = Pair(name, files[0], files[1])
     if missing:
-        more = f"\n  … and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         what = "file or folder" if folders else "file"
-        raise UsageError(f"--pairs {path}: no such {what}:{''.join(missing[:SHOWN])}{more}")
+        raise UsageError(f"--pairs {path}: no such {what}:{itemized(missing, SHOWN)}")
     if not pairs:
         raise UsageError(f"--pairs {path}: no pair below the header")
     return [pairs[name] for name in sorted(pairs)]

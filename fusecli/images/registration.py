@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fusecli.errors import InputError, UsageError
+from fusecli.errors import InputError, UsageError, counted
 from fusecli.images.colour import luma
 from fusecli.images.opencv import cv2
 
@@ -186,9 +186,8 @@ def estimate(names: Sequence[str], pairs: Sequence[tuple[np.ndarray, np.ndarray]
 
     Edges are what both bands share. Shift and scale are searched at low resolution over all pairs together (for the
     model shift the infrared is as wide as the visible), then the model's parameters are refined by a pattern search
-    from coarse to fine, on the mean correlation of edges. residual:
-    mean distance of the corners between what every other pair says and what the rest says (0 for one pair).
-    Raises UsageError for sides of several sizes.
+    from coarse to fine, on the mean correlation of edges. The residual is the mean distance of the corners between what
+    every other pair says and what the rest says (0 for one pair). Raises UsageError for sides of several sizes.
     """
     sizes = [{pair[side].shape[1::-1] for pair in pairs} for side in (0, 1)]
     if any(len(found) > 1 for found in sizes):
@@ -352,5 +351,5 @@ def _trust(residual: float, similarity: float, count: int, vis_size: Size) -> tu
     if similarity < GOOD_SIMILARITY:
         return "doubtful", f"the edges of both sides agree weakly ({similarity:.2f})"
     if count < 3:
-        return "doubtful", f"from {count} pair{'s' * (count > 1)} alone; three or more can check one another"
+        return "doubtful", f"from {counted(count, 'pair')} alone; three or more can check one another"
     return "good", f"{count} pairs agree within {residual:.1f} px"

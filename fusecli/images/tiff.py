@@ -41,8 +41,8 @@ def peek(path: Path) -> tuple[int, int, int, np.dtype, bool]:
 
 def read(
     path: Path, orient: Callable[[np.ndarray, int], np.ndarray], pages: Sequence[int] | None, max_pixels: int
-) -> tuple[list[np.ndarray], list[Metadata], int]:
-    """Of each page (or of ``pages``) stored values, H×W or H×W×3 RGB, and metadata; the number of pages the file has.
+) -> tuple[list[np.ndarray], list[Metadata]]:
+    """Of each page (or of ``pages``) stored values, H×W or H×W×3 RGB, and metadata.
 
     Alpha is dropped, palettes are expanded, white-is-zero is inverted; thumbnails and masks are no pages. Pixels that
     GDAL_NODATA says are without a value are NaN, or of integers the least other value.
@@ -64,7 +64,7 @@ def read(
                 raise Unreadable("the TIFF page is damaged: its data do not fill it")
             arrays.append(_without_nodata(array, page))
             metadata.append(_metadata(file, page))
-        return arrays, metadata, len(images)
+        return arrays, metadata
 
 
 def encode(pages: Sequence[np.ndarray], metadata: Sequence[Metadata], *, compress: bool) -> memoryview:

@@ -91,19 +91,7 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
             *(volume.source, values),
         )
     if side == "ct":
-        if window is None and volume.window is not None:
-            window = Range(*volume.window)
-        if window is None and volume.dtype == np.uint8 and (volume.slope, volume.intercept) == (1.0, 0.0):
-            log.info("%s: 8-bit values are no Hounsfield units; shown as they are (--window changes it)", volume.source)
-            window = Range(0.0, 255.0)
-        if window is None:
-            window = Range(*BRAIN)
-            if low >= 0 and high > _BONE:
-                log.warning(
-                    "%s: the values %g … %g are hardly Hounsfield units, in which air is below 0; shown from %g to %g "
-                    "(--window changes it)",
-                    *(volume.source, low, high, window.lo, window.hi),
-                )
+        window = window or _ct_window(volume, low, high)
         if high <= window.lo or low >= window.hi:
             log.warning(
                 "%s: the window %g … %g shows nothing of the values %g … %g; choose another by --window",
@@ -120,3 +108,19 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
         lo = 0.0
     # A volume that is nearly all background has its percentiles there.
     return Range(lo, hi) if hi > lo else Range(min(lo, low) if side == "mri" else lo, high)
+
+
+def _ct_window(volume: Volume, low: float, high: float) -> Range:
+    """Where the user names none: the file's, all of 8 bits, or BRAIN. low, high: the volume's extremes."""
+    if volume.window is not None:
+        return Range(*volume.window)
+    if volume.dtype == np.uint8 and (volume.slope, volume.intercept) == (1.0, 0.0):
+        log.info("%s: 8-bit values are no Hounsfield units; shown as they are (--window changes it)", volume.source)
+        return Range(0.0, 255.0)
+    if low >= 0 and high > _BONE:
+        log.warning(
+            "%s: the values %g … %g are hardly Hounsfield units, in which air is below 0; shown from %g to %g "
+            "(--window changes it)",
+            *(volume.source, low, high, *BRAIN),
+        )
+    return Range(*BRAIN)

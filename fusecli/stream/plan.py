@@ -8,7 +8,7 @@ import mimetypes
 import os
 import string
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
@@ -76,15 +76,8 @@ class Naming:
         return output / folder / (_file_name(self.pattern, {**self.fields, "stem": stem, **numbered}) + ending)
 
 
-def plan(
-    pairs: list[Pair],
-    output: Path,
-    naming: Naming,
-    *,
-    inputs: Sequence[str] = (),
-    reference: int = 0,
-) -> Plan:
-    """Name every pair's result and check that writing it harms nothing.
+def plan(pairs: list[Pair], output: Path, naming: Naming, *, inputs: Sequence[str] = ()) -> Plan:
+    """Name every pair's result, in the first's format or as ``naming`` says, and check that writing it harms nothing.
 
     output: a folder, or a file for a single pair (see `is_file`). inputs: both sides as typed; a folder among them is
     no place for results. Raises UsageError where outputs exist, coincide, lie in an input folder, or cannot be written.
@@ -94,20 +87,32 @@ def plan(
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
     if single and _format_of(output.suffix) != _format_of(naming.ending(output)):
         raise UsageError(f"-o {output}: contradicts --format {naming.file_format}; leave out one of them")
+    return place(pairs, output, naming, naming.ending, single=single, inputs=inputs)
+
+
+def place(
+    pairs: Sequence[Pair],
+    output: Path,
+    naming: Naming,
+    ending: Callable[[Path], str],
+    *,
+    single: bool,
+    inputs: Sequence[str],
+    written: Iterable[str] = frames.WRITES,
+) -> Plan:
+    """The plan of pairs of files, pictures or videos. ending: that of a result, by the first of its pair.
+
+    inputs: both sides as typed. For the rest, and what raises UsageError, see `settle`.
+    """
     jobs = []
     for index, pair in enumerate(pairs):
-        target = output
-        if not single:
-            target = naming.path(output, pair.name, naming.ending((pair.first, pair.second)[reference]), index)
+        target = output if single else naming.path(output, pair.name, ending(pair.first), index)
         jobs.append(Job(pair.name, pair.first, pair.second, target))
     guarded = [Path(typed) for typed in inputs if Path(typed).is_dir()]
-    for side, typed in enumerate(inputs):
-        if single or Path(typed).exists():  # which is no glob
-            continue
-        folders = _folders((pair.first, pair.second)[side] for pair in pairs)
-        if output.resolve() in folders or _would_find(typed, output, jobs):
-            raise UsageError(f"-o {output}: {typed} would find the results as inputs; choose another folder")
-    return settle(jobs, output, naming, single=single, guarded=guarded)
+    if not single:
+        held = [pair.first for pair in pairs], [pair.second for pair in pairs]
+        check_globs(output, inputs, held, [job.output for job in jobs])
+    return settle(jobs, output, naming, single=single, guarded=guarded, written=written)
 
 
 def settle(
@@ -166,6 +171,18 @@ def check_outside(option: str, path: Path, folders: Iterable[Path]) -> None:
     for folder in () if path == STDOUT else folders:
         if target.is_relative_to(folder.resolve()):
             raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
+
+
+def check_globs(output: Path, inputs: Sequence[str], held: Sequence[Iterable[Path]], results: Sequence[Path]) -> None:
+    """Raises UsageError where a glob among ``inputs`` would find results in a folder ``output``, the next time.
+
+    held: the files that each of the inputs has.
+    """
+    for typed, files in zip(inputs, held, strict=False):
+        if Path(typed).exists():  # which is no glob
+            continue
+        if output.resolve() in _folders(files) or _would_find(typed, output, results):
+            raise UsageError(f"-o {output}: {typed} would find the results as inputs; choose another folder")
 
 
 def check_depth(bits: int | None, endings: Iterable[str]) -> None:
@@ -307,14 +324,14 @@ def _check_folders_hold_no_input(existing: Iterable[Job], jobs: Iterable[Job]) -
             raise UsageError(f"-o {folder}: holds inputs; choose another output, or another --name")
 
 
-def _would_find(pattern: str, output: Path, jobs: Iterable[Job]) -> bool:
+def _would_find(pattern: str, output: Path, results: Iterable[Path]) -> bool:
     """Whether a pattern with ** would find results: they lie below what it begins with, and end as it does."""
     parts = Path(pattern).parts
     if "**" not in parts:
         return False
     head = Path(*takewhile(lambda part: not glob.has_magic(part), parts)).resolve()
     tail = os.path.join("*", *parts[len(parts) - parts[::-1].index("**") :])
-    return output.resolve().is_relative_to(head) and any(Path(os.path.abspath(job.output)).match(tail) for job in jobs)
+    return output.resolve().is_relative_to(head) and any(Path(os.path.abspath(path)).match(tail) for path in results)
 
 
 def _folders(paths: Iterable[Path]) -> set[Path]:

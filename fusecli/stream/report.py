@@ -89,7 +89,7 @@ class Report:
     def add(self, outcome: Outcome) -> None:
         """A pair that was done or failed."""
         digest = bytes.fromhex(outcome.sha256) if outcome.sha256 else None
-        more = ({"error": outcome.error} if outcome.error else {}) | (outcome.details or {})
+        more = ({"error": outcome.error} if outcome.error else {}) | outcome.details
         if outcome.mended:
             more["mended"] = {side: sorted(names) for side, names in outcome.mended.items()}
         self.mended.update((side, name) for side, names in outcome.mended.items() for name in names)

@@ -238,7 +238,7 @@ class _Batches:
             shared = (a.shape, a.dtype.str, b.shape, b.dtype.str, loaded.levels)
             pages = self.waiting.setdefault(shared, [])
             pages.append((loaded, index))
-            if len(pages) == self._full(shared):
+            if len(pages) == full_batch(a.shape, self.work.settings.batch):
                 self._launch(shared)
         while len(self.waiting) > 4:  # many sizes at once: the one that waits longest goes as it is
             self._launch(next(iter(self.waiting)))
@@ -249,15 +249,9 @@ class _Batches:
         while self.running:
             self._collect()
 
-    def _full(self, shared: tuple) -> int:
-        pixels = shared[0][0] * shared[0][1]
-        return self.work.settings.batch or max(1, min(BATCH_PAIRS, BATCH_PIXELS // pixels))
-
     def _launch(self, shared: tuple) -> None:
         pages = self.waiting.pop(shared)
-        # Always as many as a full batch holds: kernels are chosen by shape, and with them the last bit of a result,
-        # which must not depend on what else is left to do.
-        stacked = pages + pages[-1:] * (self._full(shared) - len(pages))
+        stacked = filled(pages, full_batch(shared[0], self.work.settings.batch))
         try:
             engine = self.work.engine
             first = engine.stacked([loaded.first[index] for loaded, index in stacked])
@@ -287,6 +281,19 @@ class _Batches:
                 future: Future[Outcome] = Future()
                 future.set_result(failed(loaded.job, error))
                 self.writes.append(future)
+
+
+def full_batch(shape: Sequence[int], asked: int | None) -> int:
+    """How many pages of that height and width are computed at once: ``asked``, else by their size."""
+    return asked or max(1, min(BATCH_PAIRS, BATCH_PIXELS // (shape[0] * shape[1])))
+
+
+def filled(batch: list[T], full: int) -> list[T]:
+    """A batch, its last item repeated up to ``full``.
+
+    Kernels are chosen by shape, and with them the last bit of a result, which must not depend on what is left to do.
+    """
+    return batch + batch[-1:] * (full - len(batch))
 
 
 @contextmanager

@@ -32,9 +32,10 @@ from fusecli.images.video import Look, Timed, VideoFile, VideoWriter, odd
 from fusecli.stream.engine import Engine, Found
 from fusecli.stream.run import (
     BATCH_PAIRS,
-    BATCH_PIXELS,
     Job,
     Outcome,
+    filled,
+    full_batch,
     gather,
     gray,
     guarded,
@@ -212,8 +213,7 @@ class _Fusion:
                 yield pool.submit(self._fuse, [item], 1).result
             return
         for item in prepared:
-            pixels = item.sides[0].shape[0] * item.sides[0].shape[1]
-            full = self.settings.batch or max(1, min(BATCH_PAIRS, BATCH_PIXELS // pixels))
+            full = full_batch(item.sides[0].shape, self.settings.batch)
             batch = [item, *itertools.islice(prepared, full - 1)]
             yield self._start(batch, full)
 
@@ -221,8 +221,8 @@ class _Fusion:
         return self._start(batch, full)()
 
     def _start(self, batch: list[_Prepared], full: int) -> Callable[[], list[_Result]]:
-        """Begin a batch, filled up to ``full``: kernels, and with them the last bit, are chosen by shape."""
-        stacked = batch + batch[-1:] * (full - len(batch))
+        """Begin a batch, filled up to ``full``."""
+        stacked = filled(batch, full)
         first, second = (self.engine.stacked([item.sides[index] for item in stacked]) for index in (0, 1))
         contexts = [item.context for item in stacked if item.context is not None]
         begun = self.engine.start(first, second, 255, torch.cat(contexts) if contexts else None)
@@ -234,30 +234,10 @@ class _Fusion:
         return results
 
     def _prepared(self, steps: InStep) -> Iterator[_Prepared]:
-        """Both frames of one size and as the network takes them.
-
-        One intensity range holds for the whole of each video; exposure follows within ADAPTS.
-        """
+        """Both frames of one size and as the network takes them; exposure follows within ADAPTS."""
         first, second = steps.sources
-        pairs = iter(steps)
-        whole = [Range.of_bits(side.bits) for side in steps.sources]
-        if isinstance(first, VideoFile) and first.bits == 16:
-            whole[0] = intensity.camera_range(str(first), first.sample(intensity.SAMPLE_FRAMES))
-        range_ = self.settings.infrared
-        if range_ == "auto" and second.bits > 8:
-            if isinstance(second, VideoFile):
-                found = intensity.range_of(str(second), second.sample(intensity.SAMPLE_FRAMES))
-            else:
-                head = list(itertools.islice(pairs, FIRST_FRAMES))
-                pairs = itertools.chain(head, pairs)
-                found = intensity.range_of(str(second), (pixels for _, _, pixels in head))
-                if found is not None:
-                    log.warning(
-                        "stdin: --range auto took %g,%g from the first %d frames and keeps it; --range LO,HI does so",
-                        *(found.lo, found.hi, len(head)),
-                    )
-            range_ = found or "full"
-        range_ = whole[1] if range_ in ("auto", "full") else range_
+        visible = _visible_range(first)
+        infrared, pairs = self._infrared_range(second, iter(steps))
         shape, exposure = None, None
         share = reach(second.size, first.size, self.settings.align)
         follows = 1 - math.exp(-1 / (ADAPTS * steps.look.rate))
@@ -267,13 +247,31 @@ class _Fusion:
                 which = first if a.shape != shape[0] else second
                 raise InputError(f"{which}: its frames change their size at {float(at):.1f} s; cut it there")
             a, b = of_one_size(a, b, self.job, self.settings.resize, self.settings.align)
-            a, b = frames.shown(a, whole[0]), frames.shown(b, range_)
+            a, b = frames.shown(a, visible), frames.shown(b, infrared)
             a, b, mended = self.engine.mend(a, b)
             gather(self.mended, mended)
             context = self.engine.context(a, b)
             if context is not None:
                 exposure = context if exposure is None else torch.lerp(exposure, context, follows)
             yield _Prepared(at, (gray(a) if self.settings.gray else a, b), exposure, share)
+
+    def _infrared_range(self, side: Source, pairs: Iterator[_Pair]) -> tuple[Range | str, Iterator[_Pair]]:
+        """The range that holds for the whole of the infrared, and the pairs, of which a pipe's first are looked at."""
+        asked = self.settings.infrared
+        if asked == "auto" and side.bits > 8:
+            if isinstance(side, VideoFile):
+                found = intensity.range_of(str(side), side.sample(intensity.SAMPLE_FRAMES))
+            else:
+                head = list(itertools.islice(pairs, FIRST_FRAMES))
+                pairs = itertools.chain(head, pairs)
+                found = intensity.range_of(str(side), (pixels for _, _, pixels in head))
+                if found is not None:
+                    log.warning(
+                        "stdin: --range auto took %g,%g from the first %d frames and keeps it; --range LO,HI does so",
+                        *(found.lo, found.hi, len(head)),
+                    )
+            asked = found or "full"
+        return Range.of_bits(side.bits) if asked in ("auto", "full") else asked, pairs
 
     def _place(self) -> Any:
         return nullcontext() if self.job.output == Path(PIPE) else replacing(self.job.output)
@@ -294,6 +292,14 @@ class _Fusion:
         return stack.enter_context(VideoWriter(partial, look, (height, width)))
 
 
+def _visible_range(side: Source) -> Range:
+    """The range that holds for the whole of the visible."""
+    if isinstance(side, VideoFile) and side.bits == 16:
+        return intensity.camera_range(str(side), side.sample(intensity.SAMPLE_FRAMES))
+    return Range.of_bits(side.bits)
+
+
+_Pair = tuple[Fraction, np.ndarray, np.ndarray]  # time, and the frames that belong together
 _Result = tuple[Fraction, tuple[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -315,10 +321,10 @@ class InStep:
         self.ended: int | None = None  # the side that was shorter
         self.stale, self.gap = 0, Fraction(0)  # frames of the first that are far from any of the second; time of one
 
-    def __iter__(self) -> Iterator[tuple[Fraction, np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Iterator[_Pair]:
         return self._by_count() if self.frame_by_frame else self._by_time()
 
-    def _by_count(self) -> Iterator[tuple[Fraction, np.ndarray, np.ndarray]]:
+    def _by_count(self) -> Iterator[_Pair]:
         own = 1 if isinstance(self.sources[0], RawPipe) else 0  # the side that has times
         for first in self.firsts:
             second = next(self.seconds, None)
@@ -329,7 +335,7 @@ class InStep:
             yield (first, second)[own].time, first.pixels, second.pixels
         self.ended = None if next(self.seconds, None) is None else 0
 
-    def _by_time(self) -> Iterator[tuple[Fraction, np.ndarray, np.ndarray]]:
+    def _by_time(self) -> Iterator[_Pair]:
         frame, other_frame = (1 / side.look.rate for side in self.sources)
         now, after = next(self.seconds, None), next(self.seconds, None)
         last = Fraction(0)

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from fusecli.errors import InputError, UsageError
+from fusecli.errors import InputError, UsageError, itemized
 from fusecli.images import dicom, dicom_series, frames, nifti, pairing
 from fusecli.images.decode import max_pixels_default
 from fusecli.images.headers import too_large
 from fusecli.images.volume import Volume
 from fusecli.registry import Task
-from fusecli.stream.plan import FORMATS, VOLUMES, Naming, Plan, check_depth, settle
+from fusecli.stream.plan import FORMATS, VOLUMES, Naming, Plan, check_depth, check_globs, settle
 from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
@@ -24,6 +24,9 @@ log = logging.getLogger("fusecli")
 SHOWN = 10
 MANY = 5000  # DICOM files, whose headers take some 10 s to read
 _KINDS = {".dcm": "dicom", ".tiff": ".tif", ".jpeg": ".jpg"}  # of endings that are not what is written themselves
+
+
+_Unit = tuple[Path, list[Path]]  # one volume: how messages call it, and its files
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,7 @@ class VolumePair:
         found = [one.chosen for one in (first, second) if one.chosen]
         wanted = None if first.series.certain else first.series.value  # said of both sides: it has to fit one of them
         if found and wanted and not any(wanted == one.number or one.ends_in(wanted) for one in found):
-            listed = "".join(f"\n  {one}" for one in found)
-            raise UsageError(f"--series {wanted}: neither side has a series {wanted!r}, but:{listed}")
+            raise UsageError(f"--series {wanted}: neither side has a series {wanted!r}, but:{itemized(found, SHOWN)}")
         return replace(self, first=first, second=second)
 
 
@@ -140,11 +142,15 @@ class VolumeJob(Job):
     def inputs(self) -> tuple[Path, ...]:
         return *self.volumes.first.files, *self.volumes.second.files
 
+    @property
+    def ending(self) -> str:
+        """That of the slices in a folder."""
+        return ".dcm" if self.kind == "dicom" else self.kind
+
     def is_done(self) -> bool:
         """As of any job; slices of another format, or other files, in the result's folder are no result."""
-        ending = ".dcm" if self.kind == "dicom" else self.kind
         return super().is_done() and not (
-            self.output.is_dir() and any(file.suffix != ending for file in self.output.iterdir())
+            self.output.is_dir() and any(file.suffix != self.ending for file in self.output.iterdir())
         )
 
 
@@ -173,12 +179,6 @@ def find(
     def make(side: str, path: Path, files: Sequence[Path]) -> Input:
         return Input(side, path, tuple(files), serial[side], which[side], max_voxels=max_voxels)
 
-    def named(pairs: Sequence[pairing.Pair]) -> list[VolumePair]:
-        return [
-            VolumePair(one.name, make(task.first, one.first, [one.first]), make(task.second, one.second, [one.second]))
-            for one in pairs
-        ]
-
     if pairs_csv is not None:
         found = _listed(pairs_csv, typed, task)
     else:
@@ -188,7 +188,6 @@ def find(
     for side, text, units in zip(task.sides, typed, found, strict=True):
         if not units:
             raise UsageError(f"--{side} {text}: {_why_none(text, recursive)}")
-    first, second = found
     has_series = {
         side: not all(nifti.is_nifti(files[0]) for files in units.values())
         for side, units in zip(task.sides, found, strict=True)
@@ -198,41 +197,18 @@ def find(
         raise UsageError("--pair-by matches names of NIfTI files; DICOM series pair by the names of their folders")
     files_typed = all(Path(text).is_file() for text in typed)  # a pair, whatever their names
     if pairs_csv is None and not files_typed and not any(has_series.values()):
-        return named(
-            pairing.find_pairs(
-                *(_within(text, recursive) if _folders_of(text) else text for text in typed),
-                endings=nifti.ENDINGS,
-                recursive=recursive,
-                pair_by=pair_by,
-                ignore_unmatched=ignore_unmatched,
-                sides=task.sides,
-            )
+        pairs = pairing.find_pairs(
+            *(_within(text, recursive) if _folders_of(text) else text for text in typed),
+            endings=nifti.ENDINGS,
+            recursive=recursive,
+            pair_by=pair_by,
+            ignore_unmatched=ignore_unmatched,
+            sides=task.sides,
         )
-    if len(first) == len(second) == 1:
-        (key, files), (other, _) = (next(iter(units.items())) for units in found)
-        keys = [(key or _stem(_called(typed[0], files)), key, other)]
+        matched = [(one.name, (one.first, [one.first]), (one.second, [one.second])) for one in pairs]
     else:
-        common = first.keys() & second.keys()
-        keys = [(key or _stem(Path(typed[0])), key, key) for key in sorted(common)]
-        lonely = [
-            f"\n  --{side} {_called(text, units[key])}"
-            for side, text, units in zip(task.sides, typed, found, strict=True)
-            for key in sorted(units.keys() - common)
-        ]
-        if lonely:
-            more = f"\n  … and {len(lonely) - SHOWN} more" if len(lonely) > SHOWN else ""
-            message = f"volumes without partner of the same name:{''.join(lonely[:SHOWN])}{more}"
-            if not ignore_unmatched or not keys:
-                raise UsageError(f"{message}\nAdd the missing ones, or go on without these by --ignore-unmatched.")
-            log.warning("%s", message)
-    return [
-        VolumePair(
-            name,
-            make(task.first, _called(typed[0], first[a]), first[a]),
-            make(task.second, _called(typed[1], second[b]), second[b]),
-        )
-        for name, a, b in keys
-    ]
+        matched = _matched(found, typed, task, ignore_unmatched)
+    return [VolumePair(name, make(task.first, *one), make(task.second, *other)) for name, one, other in matched]
 
 
 def plan(
@@ -259,7 +235,7 @@ def plan(
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
     if len(pairs) == 1:  # what is wrong with the one pair there is, is wrong with the command
         pairs = [pairs[0].chosen()]
-    jobs: list[Job] = []
+    jobs: list[VolumeJob] = []
     for index, pair in enumerate(pairs):
         target = (pair.first, pair.second)[reference]
         mine = naming.part is None or naming.part.takes(pair.name)  # what other parts fuse is named only
@@ -278,11 +254,7 @@ def plan(
                 _check_two(known)
         kind = _kind(output if single else None, naming.file_format, target)
         folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not multi_frame)))
-        if kind == "dicom" and bit_depth:
-            raise UsageError("--bit-depth: a DICOM result keeps its reference's; write NIfTI, PNG or TIFF for another")
-        if color and bit_depth == 16:
-            raise UsageError("--bit-depth 16: volumes in colour have 8 bits; --color gray gives more")
-        check_depth(bit_depth, [kind] if kind.startswith(".") else [])
+        _check_bits(bit_depth, kind, color)
         if single:
             if folder and kind != ".tif":
                 raise UsageError(f"-o {output}: the result has {slices} files, one per slice; name a folder")
@@ -291,12 +263,11 @@ def plan(
             path = naming.path(output, pair.name, "" if folder else _ending(kind, target), index)
         volumes = known if len(pairs) == 1 else _without_headers(known)
         jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, color))
-    for side, text in enumerate(inputs):
-        if single or Path(text).exists():  # which is no glob
-            continue
-        held = {path.parent for pair in pairs for path in (pair.first, pair.second)[side].files}
-        if output.resolve() in {folder.resolve() for folder in held}:
-            raise UsageError(f"-o {output}: {text} would find the results as inputs; choose another folder")
+    if not single:
+        firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
+        held = [[path for one in side for path in one.files] for side in (firsts, seconds)]
+        results = [job.output / f"0001{job.ending}" if job.folder else job.output for job in jobs]
+        check_globs(output, inputs, held, results)
     guarded = [path for text in inputs for path in ([Path(text)] if Path(text).is_dir() else _folders_of(text))]
     return settle(jobs, output, naming, single=single, guarded=guarded, written=VOLUMES)
 
@@ -307,6 +278,31 @@ def _check_series(chosen: Mapping[str, Choice], has: Mapping[str, bool]) -> None
         if choice.value is not None and not (has[side] if choice.certain else any(has.values())):
             where = f"--{side} is none" if choice.certain else "neither side is"
             raise UsageError(f"--series is for DICOM, and {where}")
+
+
+def _matched(
+    found: Sequence[Mapping[str, list[Path]]], typed: tuple[str, str], task: Task, ignore_unmatched: bool
+) -> list[tuple[str, _Unit, _Unit]]:
+    """By name what both sides have, or the one volume of each. Raises UsageError for those without partner."""
+    first, second = (
+        {key: (_called(text, files), files) for key, files in units.items()}
+        for text, units in zip(typed, found, strict=True)
+    )
+    if len(first) == len(second) == 1:
+        ((key, one),), (other,) = first.items(), second.values()
+        return [(key or _stem(one[0]), one, other)]
+    common = first.keys() & second.keys()
+    lonely = [
+        f"--{side} {units[key][0]}"
+        for side, units in zip(task.sides, (first, second), strict=True)
+        for key in sorted(units.keys() - common)
+    ]
+    if lonely:
+        message = f"volumes without partner of the same name:{itemized(lonely, SHOWN)}"
+        if not ignore_unmatched or not common:
+            raise UsageError(f"{message}\nAdd the missing ones, or go on without these by --ignore-unmatched.")
+        log.warning("%s", message)
+    return [(key or _stem(Path(typed[0])), first[key], second[key]) for key in sorted(common)]
 
 
 def _listed(table: Path, typed: tuple[str, str], task: Task) -> list[dict[str, list[Path]]]:
@@ -441,6 +437,15 @@ def _check_two(pair: VolumePair) -> None:
             f"--{a} and --{b} name the same volume: {pair.first.path}; name another file or folder for one of them, or "
             f"choose among the series of one folder by --series {a}=NUMBER,{b}=NUMBER"
         )
+
+
+def _check_bits(bit_depth: int | None, kind: str, color: bool) -> None:
+    """Raises UsageError where ``--bit-depth`` asks for what such a result cannot have."""
+    if kind == "dicom" and bit_depth:
+        raise UsageError("--bit-depth: a DICOM result keeps its reference's; write NIfTI, PNG or TIFF for another")
+    if color and bit_depth == 16:
+        raise UsageError("--bit-depth 16: volumes in colour have 8 bits; --color gray gives more")
+    check_depth(bit_depth, [kind] if kind.startswith(".") else [])
 
 
 def _is_file(output: Path) -> bool:

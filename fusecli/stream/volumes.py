@@ -17,7 +17,7 @@ import torch
 from fusecli import __version__
 from fusecli.errors import InputError
 from fusecli.images import colormap, derived, dicom, frames, grid, nifti
-from fusecli.images.atomic import file_hash
+from fusecli.images.atomic import file_hash, numbered, replacing
 from fusecli.images.colour import luma
 from fusecli.images.grid import Grid
 from fusecli.images.intensity import Range
@@ -127,8 +127,7 @@ class _Fusion:
         if preview:
             result = fused if fused.dtype == np.uint8 else _bytes(fused)
             turned = self.volumes[self.settings.reference].grid
-            first, second, result = (planes(stack, turned) for stack in (*shown, result))
-            pictures = (first, second, result)
+            pictures = [planes(stack, turned) for stack in (*shown, result)]
         return Outcome(self.job, None, time.perf_counter() - self.began, digest, (rows, columns), pictures)
 
     def _fuse(self, preview: bool) -> list[np.ndarray]:
@@ -265,12 +264,8 @@ class _Fusion:
 
 def frames_in(folder: Path, slices: np.ndarray, ending: str, compress: bool) -> None:
     """Write slices as 0001.png … of a folder, which appears when it is complete."""
-    from fusecli.images.atomic import replacing
-
-    digits = max(4, len(str(len(slices))))
-    with replacing(folder, folder=True) as partial:
-        for index, image in enumerate(slices):
-            path = partial / f"{index + 1:0{digits}d}{ending}"
+    with replacing(folder, folder=True) as place:
+        for path, image in zip(numbered(place, len(slices), ending), slices, strict=True):
             frames.write(path, [image], compress=compress)
 
 
