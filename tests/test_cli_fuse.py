@@ -1,5 +1,7 @@
 import hashlib
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,27 @@ def test_help_and_version_import_nothing_heavy(arguments):
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "fusecli" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["fuse", "annotate", "align", "export", "benchmark", "benchmark compare"])
+def test_help_fits_a_narrow_terminal(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "fusecli", *command.split(), "--help"],
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert not re.search(r"-\w+…", done.stdout)  # no option's name is cut off
+    assert "--no-overwrite" not in done.stdout
+    if command == "align":  # lines flow
+        assert re.search(r"before and after\. Exit code 1 where the estimate is poor\. *$", done.stdout, re.MULTILINE)
+
+
+def test_switches_have_opposites_all_the_same(pairs, fusecli):
+    root = pairs(1)
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--no-overwrite")
+    assert code == 0, err
 
 
 def test_a_bar_takes_no_lock_between_processes():

@@ -20,14 +20,14 @@ def align(
     vis: Annotated[str, typer.Option(help="Folder, file or glob of visible frames.")],
     output: Annotated[Path, options.output("Calibration to write (JSON).")],
     model: Annotated[
-        str, typer.Option(help="shift (as wide as the visible), similarity, affine or homography.")
+        str, typer.Option(help="What is estimated: shift (as wide as the visible), similarity, affine or homography.")
     ] = "affine",
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs to look at, evenly spread.")] = 9,
     pair_by: options.PairBy = "stem",
     range_: options.Range = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Estimate the one transform of a rigid rig, for `fusecli fuse --align`.
+    """Estimate how a rig's infrared camera lies to its visible one, for `fusecli fuse --align`.
 
     Beside the calibration a picture is written: visible red and infrared cyan, before and after. Exit code 1 where the
     estimate is poor.

@@ -54,7 +54,9 @@ def annotate(
         str | None, typer.Option(help="Key for the endpoint.", envvar="OPENAI_API_KEY", show_envvar=True)
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one reply.")] = 120.0,
-    retries: Annotated[int, typer.Option(min=0, help="Further tries, each after twice the pause.")] = 3,
+    retries: Annotated[
+        int, typer.Option(min=0, help="Further tries, each after twice the pause of the one before.")
+    ] = 3,
     workers: Annotated[
         int | None,
         typer.Option("--workers", "-j", min=1, help="Pairs at once. Default: one per core, 4 for openai."),
@@ -75,7 +77,7 @@ def annotate(
 
     Run it again to go on after an interruption.
 
-    Exit codes: 0 all done, 1 nothing could be done, 2 usage, 8 some pairs failed.
+    Exit codes: 0 all done, 1 nothing could be done, 2 wrong usage, 8 some pairs failed.
     """
     options.set_up_logging(log_format, quiet=quiet, verbose=verbose)
     task, sides = options.task_of(ir=ir, vis=vis, ct=ct, pet=pet, spect=spect, mri=mri)

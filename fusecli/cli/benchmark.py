@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fusecli.benchmark.methods import Method
     from fusecli.benchmark.results import Report
 
-app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(cls=options.Group, context_settings={"help_option_names": ["-h", "--help"]})
 
 FailBelow = Annotated[
     list[str],
@@ -60,7 +60,8 @@ def benchmark(
         typer.Option(
             "--methods",
             "-m",
-            help="Released models, checkpoint files (NAME=FILE), rules; all, released, classical, none.",
+            help="Comma-separated: released models, checkpoint files (NAME=FILE), classical rules; or all, released, "
+            "classical, none.",
         ),
     ] = "all",
     teacher: Annotated[Path | None, typer.Option(help="Checkpoint of a teacher to compare with.")] = None,
@@ -183,7 +184,7 @@ def compare_reports(
         bool, typer.Option("--fail-worse", help="Exit 1 if any metric became significantly worse.")
     ] = False,
 ) -> None:
-    """Show what moved from report A to report B, with a paired test; the gates judge B."""
+    """Show what moved from report A to report B, with a paired test; --fail-below and --fail-worse judge B."""
     from fusecli.benchmark import compare, results
 
     old, new = results.load(before), results.load(after)

@@ -31,7 +31,10 @@ def distill(
     workers: options.DrawWorkers = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Distil a student from a teacher and print the path of its weights, ready for `fusecli fuse -m`."""
+    """Distil a student from a teacher and print the path of its weights, ready for `fusecli fuse -m`.
+
+    A stopped or killed run goes on when started again.
+    """
     options.set_up_logging("text", quiet=quiet, verbose=False)
     options.sleep_when_waiting()
     if student is not None and student not in STUDENTS:

@@ -83,8 +83,12 @@ def fuse(
     workers: Annotated[
         int | None, typer.Option("--workers", "-j", min=1, help="Threads that read and write. Default: one per core.")
     ] = None,
-    tile: Annotated[str, typer.Option("--tile", "-t", help="auto, 0 (never) or pixels.")] = "auto",
-    tile_overlap: Annotated[str, typer.Option(help="auto (what the model sees) or pixels.")] = "auto",
+    tile: Annotated[
+        str, typer.Option("--tile", "-t", help="Side of the tiles of large frames: auto, 0 (never) or pixels.")
+    ] = "auto",
+    tile_overlap: Annotated[
+        str, typer.Option(help="What tiles share: auto (as far as the model sees) or pixels.")
+    ] = "auto",
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too, mirrored below -o.")] = False,
     pair_by: options.PairBy = "stem",
     pairs: options.Pairs = None,
@@ -100,10 +104,19 @@ def fuse(
         Path | None,
         typer.Option(help="Calibration that `fusecli align` wrote: the infrared is moved onto the visible."),
     ] = None,
-    color: Annotated[Color, typer.Option(help="auto, gray or ycbcr (luma fused, Cb and Cr kept).")] = Color.auto,
-    bit_depth: Annotated[BitDepth, typer.Option(help="keep (as the reference), 8 or 16.")] = BitDepth.keep,
+    color: Annotated[
+        Color, typer.Option(metavar="<str>", help="auto or ycbcr (luma fused, Cb and Cr kept), or gray.")
+    ] = Color.auto,
+    bit_depth: Annotated[
+        BitDepth, typer.Option(metavar="<str>", help="keep (as the visible, CT, PET or SPECT file), 8 or 16.")
+    ] = BitDepth.keep,
     file_format: Annotated[
-        Format, typer.Option("--format", help="auto (as the reference), png, tiff, jpg, webp, or nifti for volumes.")
+        Format,
+        typer.Option(
+            "--format",
+            metavar="<str>",
+            help="auto (as the visible, CT, PET or SPECT file), png, tiff, jpg, webp, or nifti for volumes.",
+        ),
     ] = Format.auto,
     series: Annotated[
         str | None, typer.Option(help="DICOM series by number or UID, where a folder has several: 3, or ct=3,mri=5.")
@@ -121,18 +134,24 @@ def fuse(
         str | None, typer.Option(help="Colours of gray PET and SPECT volumes: hot (default), pet, jet, viridis …")
     ] = None,
     raw: Annotated[
-        str | None, typer.Option(help="Frames on stdin (the side given as -): WIDTHxHEIGHT[,PIX_FMT][,FPS].")
+        str | None, typer.Option(help="Frames on stdin (the side given as -): WxH[,PIX_FMT][,FPS], see README.")
     ] = None,
     compress: Annotated[bool, typer.Option(help="Smaller PNG and TIFF files, written several times slower.")] = False,
-    name: Annotated[str, typer.Option(help="File names: {stem}, {index}, {task}, {model}.")] = "{stem}",
+    name: Annotated[str, typer.Option(help="Names of the results, of {stem}, {index}, {task}, {model}.")] = "{stem}",
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
     skip_existing: Annotated[bool, typer.Option(help="Leave results that exist; go on with the others.")] = False,
     watching: Annotated[
-        bool, typer.Option("--watch", help="Fuse what cameras write into the folders, until SIGTERM or Ctrl-C.")
+        bool,
+        typer.Option(
+            "--watch", help="Fuse what infrared and visible cameras write into the folders, until SIGTERM or Ctrl-C."
+        ),
     ] = False,
     fail_fast: Annotated[bool, typer.Option(help="Stop at the first pair that fails.")] = False,
     max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Refuse larger images before they are decoded. Default: 2^29.")
+        int | None,
+        typer.Option(
+            min=1, help="Refuse larger images before they are decoded. Default: $FUSECLI_MAX_PIXELS, else 2^29."
+        ),
     ] = None,
     num_parts: Annotated[
         int | None, typer.Option(min=1, help="Fuse one part of N only, as one task of a Slurm array or an indexed job.")
@@ -143,8 +162,8 @@ def fuse(
     cluster: Annotated[
         str | None, typer.Option(help="Fuse on a Ray cluster with shared storage: HOST:PORT of its head, or auto.")
     ] = None,
-    preview: Annotated[bool, typer.Option(help="Write preview.png: sources beside results.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write a JSON report to this file.")] = None,
+    preview: Annotated[bool, typer.Option(help="Write preview.png: sources beside results, of some pairs.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a JSON report to this file; - for stdout.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON on stdout.")] = False,
     quiet: options.ErrorsOnly = False,
     verbose: options.Verbose = False,
@@ -154,7 +173,7 @@ def fuse(
 
     fusecli fuse --ir thermal/ --vis camera/ -o fused/
 
-    Exit codes: 0 all done, 1 nothing could be done, 2 usage, 8 some pairs failed.
+    Exit codes: 0 all done, 1 nothing could be done, 2 wrong usage, 8 some pairs failed, 130 and 143 interrupted.
     """
     settings_given = _as_given(locals())
     options.set_up_logging(log_format, quiet=quiet, verbose=verbose)

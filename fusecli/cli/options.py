@@ -25,7 +25,7 @@ DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="Folder of the data sets, <root>/<set>/<side>/; default $FUSECLI_DATA."),
 ]
-Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[str, typer.Option("--device", "-d", help="Where networks run: auto, cpu, cuda, cuda:N or mps.")]
 Settings = Annotated[
     list[str],
     typer.Option(
@@ -43,14 +43,18 @@ DrawWorkers = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")]
-Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Precision = Annotated[str, typer.Option(help="What networks compute in: auto, fp32, bf16 or fp16.")]
 PairBy = Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")]
 Pairs = Annotated[
     Path | None, typer.Option(help="CSV of explicit pairs: a column per side, and name (optional); - for stdin.")
 ]
 Range = Annotated[
     str,
-    typer.Option("--range", help="Infrared intensity: auto (percentiles of the sequence), frame, full or LO,HI."),
+    typer.Option(
+        "--range",
+        help="Infrared intensity: auto (percentiles of the sequence), frame (of each), full (all that the files' type "
+        "holds) or LO,HI.",
+    ),
 ]
 ErrorsOnly = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")]
@@ -58,7 +62,32 @@ LogFormat = Annotated[str, typer.Option(help="text or json (messages on stderr).
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
-class Command(typer.core.TyperCommand):
+class _Help:
+    """--help that narrow terminals can show: lines flow as they fit, and opposites of switches take no room.
+
+    They work all the same: --no-overwrite, say.
+    """
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        shown: Any = self
+        opposites = [(param, param.secondary_opts) for param in shown.params]
+        text = shown.help
+        try:
+            for param, _ in opposites:
+                param.secondary_opts = []
+            shown.help = re.sub(r"(?<=\S)\n(?=\S)", " ", text or "")
+            super().format_help(ctx, formatter)  # type: ignore[misc]
+        finally:
+            shown.help = text
+            for param, names in opposites:
+                param.secondary_opts = names
+
+
+class Group(_Help, typer.core.TyperGroup):
+    """A command with subcommands."""
+
+
+class Command(_Help, typer.core.TyperCommand):
     """A command that takes options only, and says what may have happened where words are left over.
 
     With ``--log-format json`` nothing but its own messages, and Python's, come to stderr.

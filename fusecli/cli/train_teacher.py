@@ -25,6 +25,8 @@ def train_teacher(
 ) -> None:
     """Train a network with the fusion loss. A stopped or killed run goes on when started again.
 
+    Without a recipe the sets are <root>/train/<set>/<side>/, and those in <root>/val/ choose the best weights.
+
     Several GPUs: torchrun --nproc-per-node 4 -m fusecli train-teacher …
     """
     options.set_up_logging("text", quiet=quiet, verbose=False)
