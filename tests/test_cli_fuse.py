@@ -1,4 +1,5 @@
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import scene
+
+from fusecli.cli.fuse import Fuse, fuse
 
 
 def read(path):
@@ -42,6 +45,11 @@ def test_help_fits_a_narrow_terminal(command):
     assert "--no-overwrite" not in done.stdout
     if command == "align":  # lines flow
         assert re.search(r"before and after\. Exit code 1 where the estimate is poor\. *$", done.stdout, re.MULTILINE)
+
+
+def test_every_option_of_fuse_stands_under_one_heading():
+    named = [name for names in Fuse.panels.values() for name in names]
+    assert sorted(named) == sorted(inspect.signature(fuse).parameters)
 
 
 def test_switches_have_opposites_all_the_same(pairs, fusecli):

@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("fuse", cls=options.Command)(fuse.fuse)
+app.command("fuse", cls=fuse.Fuse)(fuse.fuse)
 app.command("train-teacher", cls=options.Command)(train_teacher.train_teacher)
 app.command("distill", cls=options.Command)(distill.distill)
 app.command("models", cls=options.Command)(models.models)

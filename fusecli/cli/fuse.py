@@ -12,7 +12,7 @@ from enum import Enum
 from functools import cache, partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -58,6 +58,28 @@ class Format(str, Enum):
     jpg = "jpg"
     webp = "webp"
     nifti = "nifti"
+
+
+class Fuse(options.Command):
+    """The command, with its many options under headings."""
+
+    panels: ClassVar = {
+        "Sources": (
+            *("ir", "vis", "ct", "pet", "spect", "mri", "recursive", "pair_by", "pairs", "ignore_unmatched"),
+            *("raw", "watching", "max_pixels"),
+        ),
+        "Results": (
+            *("output", "name", "overwrite", "skip_existing", "color", "bit_depth", "file_format", "compress"),
+            "preview",
+        ),
+        "Fusion": ("model", "look", "range_", "steady", "resize", "align"),
+        "Volumes": ("series", "volume", "window", "reference", "colormap"),
+        "Machines": (
+            *("device", "precision", "engine", "batch_size", "workers", "tile", "tile_overlap"),
+            *("num_parts", "part_id", "cluster", "fail_fast"),
+        ),
+        "Messages": ("report", "as_json", "quiet", "verbose", "log_format"),
+    }
 
 
 def fuse(

@@ -7,10 +7,10 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, ClassVar, TextIO
 
 import typer
 import typer.core
@@ -65,11 +65,16 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 class _Help:
     """--help that narrow terminals can show: lines flow as they fit, and opposites of switches take no room.
 
-    They work all the same: --no-overwrite, say.
+    They work all the same: --no-overwrite, say. panels: parameters by the heading that they stand under.
     """
+
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         shown: Any = self
+        heading = {name: panel for panel, names in self.panels.items() for name in names}
+        for param in shown.params:
+            param.rich_help_panel = heading.get(param.name, param.rich_help_panel)
         opposites = [(param, param.secondary_opts) for param in shown.params]
         text = shown.help
         try:
