@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from fusecli import __version__, registry
 from fusecli.benchmark import classical
-from fusecli.errors import UsageError
+from fusecli.errors import UsageError, itemized
 from fusecli.images.atomic import file_hash
 from fusecli.images.decode import decode, peek
 from fusecli.images.frames import ENDINGS, peek_size
@@ -172,10 +172,7 @@ class Folder(Method):
                 except MetricError as error:
                     wrong.append(f"{path}: {error}")
         if wrong:
-            more = f"\n  … and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-            raise UsageError(
-                f"--fused {self.name}: cannot be compared on {dataset}\n  " + "\n  ".join(wrong[:SHOWN]) + more + hint
-            )
+            raise UsageError(f"--fused {self.name}: cannot be compared on {dataset}{itemized(wrong, SHOWN)}{hint}")
         self.range = camera_range(f"--fused {self.name}", self._of_sixteen_bits())
 
     def _of_sixteen_bits(self) -> Iterator[np.ndarray]:
@@ -249,6 +246,7 @@ def _checkpoint(name: str, path: Path, task: str, device: str, precision: str, l
     return Network(name, path, task, device, precision, look, None)
 
 
+@cache
 def digest_of(*rooms: str) -> str:
     """Of their code, so that a change of it is not hidden by the cache."""
     package = Path(__file__).parents[1]

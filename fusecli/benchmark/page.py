@@ -86,7 +86,7 @@ def _cases(report: Report, job: Job, count: int, cache: Cache) -> list[Case]:
 def _case(report: Report, job: Job, index: int, word: str, cache: Cache) -> Case:
     dataset = report.datasets[job.pair_set.name]
     pair = job.pair_set.pairs[index]
-    key = job.hashes[pair.name]  # of damaged inputs another one
+    key = job.key(pair)  # of damaged inputs another one
     read = lru_cache(lambda: job.read(pair))
     given = lru_cache(lambda: job.inputs(pair, *read()))
     images = []

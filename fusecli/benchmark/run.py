@@ -43,6 +43,10 @@ class Job:
     hashes: dict[str, str]
     degraded: bool = False  # whether methods get damaged inputs; metrics always compare with the clean ones
 
+    def key(self, pair: Pair) -> str:
+        """What all that is known of a pair depends on: its files, and how they are read and damaged."""
+        return Cache.key(digest_of("images"), self.hashes[pair.name])
+
     def inputs(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the methods get of a pair: its sources, or their luma damaged in a way that its name decides."""
         if not self.degraded:
@@ -113,15 +117,15 @@ def save_inputs(jobs: list[Job], folder: Path, workers: int) -> None:
     check_writable("--save-degraded", folder)
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"--save-degraded {folder}: holds something already; name a new folder")
-    for job in jobs:
 
-        def save(pair: Pair, job: Job = job) -> None:
-            sides = job.pair_set.task.sides
-            for side, pixels in zip(sides, job.inputs(pair, *job.read(pair)), strict=True):
-                frames.write(folder / job.pair_set.name / side / f"{pair.name}.png", [pixels])
+    def save(job: Job, pair: Pair) -> None:
+        sides = job.pair_set.task.sides
+        for side, pixels in zip(sides, job.inputs(pair, *job.read(pair)), strict=True):
+            frames.write(folder / job.pair_set.name / side / f"{pair.name}.png", [pixels])
 
-        with ThreadPoolExecutor(workers) as pool:
-            deque(pool.map(save, job.pair_set.pairs), maxlen=0)  # which raises what they raise
+    every = [(job, pair) for job in jobs for pair in job.pair_set.pairs]
+    with ThreadPoolExecutor(workers) as pool:
+        deque(pool.map(save, *zip(*every, strict=True)), maxlen=0)  # which raises what they raise
 
 
 def run(
@@ -155,10 +159,8 @@ def run(
 
 
 def _stored(job: Job, protocol: str, cache: Cache, workers: int) -> Stored:
-    readers = digest_of("images")
-
     def look_up(method: Method, pair: Pair) -> tuple[str, Row]:
-        key = Cache.key("values", metrics.VERSION, readers, protocol, method.identity(pair), job.hashes[pair.name])
+        key = Cache.key("values", metrics.VERSION, protocol, method.identity(pair), job.key(pair))
         return key, cache.read_json(key)
 
     both = [(method, pair) for method in job.methods for pair in job.pair_set.pairs]

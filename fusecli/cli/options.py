@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TextIO
 
@@ -71,21 +72,14 @@ class _Help:
     panels: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        shown: Any = self
+        shown: Any = copy(self)
+        shown.help = re.sub(r"(?<=\S)\n(?=\S)", " ", shown.help or "")
+        shown.params = [copy(param) for param in shown.params]
         heading = {name: panel for panel, names in self.panels.items() for name in names}
         for param in shown.params:
+            param.secondary_opts = []
             param.rich_help_panel = heading.get(param.name, param.rich_help_panel)
-        opposites = [(param, param.secondary_opts) for param in shown.params]
-        text = shown.help
-        try:
-            for param, _ in opposites:
-                param.secondary_opts = []
-            shown.help = re.sub(r"(?<=\S)\n(?=\S)", " ", text or "")
-            super().format_help(ctx, formatter)  # type: ignore[misc]
-        finally:
-            shown.help = text
-            for param, names in opposites:
-                param.secondary_opts = names
+        super(_Help, shown).format_help(ctx, formatter)  # type: ignore[misc]
 
 
 class Group(_Help, typer.core.TyperGroup):

@@ -200,8 +200,10 @@ def _common_range(name: str, parts: Sequence[np.ndarray]) -> Range:
     """
     sample = np.concatenate(parts)
     found, least = _percentile_range(sample, eight_bit=False), sample.min()
+    if found.lo > least:
+        return found
     rest = sample[sample != least]
-    if found.lo > least or not rest.size:
+    if not rest.size:
         return found
     others = _percentile_range(rest, eight_bit=False)
     if not others.lo - least > others.hi - others.lo > 0:
