@@ -752,6 +752,24 @@ def test_a_colour_result_is_secondary_capture_with_the_geometry(tmp_path, ct_and
 
 
 @pytest.mark.parametrize("color", [False, True])
+def test_what_marks_either_source_marks_the_result(tmp_path, color):
+    marks = {"BurnedInAnnotation": "YES", "RecognizableVisualFeatures": "YES", "LossyImageCompression": "01"}
+    phantom.dicom_series(tmp_path / "ct", VALUES, WHERE, BurnedInAnnotation="NO", LossyImageCompression="00")
+    _, file, *_ = phantom.dicom_series(tmp_path / "mr", VALUES, WHERE, "MR", number=2)
+    edit(file, **marks, LossyImageCompressionRatio=12, LossyImageCompressionMethod="ISO_10918_1")
+    ct, mr = read(tmp_path / "ct"), read(tmp_path / "mr", "mri")
+    for name, reference, other, side in (("a", ct, mr, "ct"), ("b", mr, ct, "mri")):
+        write(tmp_path / name, reference, other, color, side)
+        for result in map(pydicom.dcmread, (tmp_path / name).iterdir()):
+            assert {mark: result.get(mark) for mark in marks} == marks
+            assert (result.LossyImageCompressionRatio, result.LossyImageCompressionMethod) == (12, "ISO_10918_1")
+    write(tmp_path / "c", ct, ct, color)
+    result = pydicom.dcmread(tmp_path / "c" / "0001.dcm")
+    assert (result.BurnedInAnnotation, result.LossyImageCompression) == ("NO", "00")
+    assert "RecognizableVisualFeatures" not in result
+
+
+@pytest.mark.parametrize("color", [False, True])
 def test_a_multi_frame_reference_keeps_its_frames(tmp_path, color):
     path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE, [3, 1, 5, 0, 2, 4])
     reference = read(path, "mri")
