@@ -23,6 +23,7 @@ from pydicom.uid import (
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import derived, dicom, dicom_series
+from fusecli.images.dicom_planes import Place, Plane, arrange
 from fusecli.images.intensity import Range
 from fusecli.images.volume import parse_window, shown_range
 
@@ -549,6 +550,30 @@ def test_unequal_spacing_is_refused_and_jitter_is_not(tmp_path):
     assert read(tmp_path / "ct").shape == (9, 8, 6)
     edit(files[4], ImagePositionPatient=list(np.round(start + 1.5 * normal, 6)))
     assert "slices are unequally spaced (2.500 to 5.500 mm" in refused(tmp_path / "ct")
+
+
+def arranged(distances: np.ndarray) -> np.ndarray:
+    axial, pixel = np.array([1.0, 0, 0, 0, 1, 0]), np.ones(2)
+    places = [Place(np.array([0, 0, distance]), axial, pixel) for distance in distances]
+    return arrange([Plane(f"{k}.dcm", place, "", 1.0) for k, place in enumerate(places)], "ct")[1]
+
+
+def test_positions_rounded_to_a_tenth_of_a_millimetre_are_a_constant_step_apart():
+    rounded = np.round(np.arange(60) * 1.25 - 37.1, 1)  # steps of 1.2 and 1.3
+    assert arranged(rounded)[:3, 2] == pytest.approx([0, 0, 1.25], abs=0.1 / 59)
+    with pytest.raises(InputError, match=r"3 slices are missing, at -28.3\d mm, 0.3\d mm, 1.6\d mm .*between 6"):
+        arranged(np.delete(rounded, [7, 30, 31]))
+
+
+def test_steps_that_differ_little_and_add_up_are_refused():
+    steps = np.repeat([1.0, 1.05], 100)  # half-way a slice would lie more than two steps aside
+    with pytest.raises(InputError, match=r"unequally spaced \(1.000 to 1.050 mm"):
+        arranged(np.cumsum(steps))
+
+
+def test_a_position_far_away_is_answered_at_once():
+    with pytest.raises(InputError, match=r"999999999996 slices are missing, at 4.00 mm, .* 8.00 mm … along"):
+        arranged(np.array([0, 1, 2, 3, 1e12]))
 
 
 def test_gantry_tilt_is_refused_with_a_way_out(tmp_path):
