@@ -25,7 +25,7 @@ from fusecli.errors import InputError, UsageError
 from fusecli.images import derived, dicom, dicom_series
 from fusecli.images.dicom_planes import Place, Plane, arrange
 from fusecli.images.intensity import Range
-from fusecli.images.volume import parse_window, shown_range
+from fusecli.images.volume import Volume, parse_window, shown_range
 
 WHERE = phantom.grid((9, 8, 6), (2, 1.5, 4), "axial", (5, 10, -7), centre=(3, -4, 60))
 VALUES = np.random.default_rng(0).integers(0, 2000, (6, 8, 9)).astype(np.int16)
@@ -366,6 +366,14 @@ def test_a_label_map_in_place_of_an_image_is_warned_of(tmp_path, caplog, side, c
     phantom.dicom_series(tmp_path / "labels", VALUES % count, WHERE, "MR" if side == "mri" else "PT")
     shown_range(read(tmp_path / "labels", side), side)
     assert ("as a mask or a label map does" in caplog.text) == warned
+
+
+def test_an_image_in_a_wide_margin_is_no_label_map(caplog):
+    """Also where voxels that are as far apart as those that are looked at all lie in the margin."""
+    voxels = np.zeros((512, 256, 256), np.int16)
+    voxels[:, 64:192, 64:192] = np.random.default_rng(0).integers(0, 2000, (128, 128))
+    shown_range(Volume(voxels, None, Path("t1.nii"), "nifti", voxels.dtype), "mri")
+    assert not caplog.text
 
 
 # What is refused -----------------------------------------------------------------------------------------------------
