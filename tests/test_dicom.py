@@ -401,6 +401,17 @@ def test_several_series_are_listed_and_chosen(tmp_path, caplog):
             open_(tmp_path / "study", "mri", wrong)
 
 
+def test_a_number_that_series_of_two_studies_have_is_that_of_the_side_s_modality(tmp_path):
+    for index, modality in enumerate(("CT", "CT", "MR")):
+        for path in phantom.dicom_series(tmp_path / str(index), VALUES + index, WHERE, modality, number=index):
+            (tmp_path / "both").mkdir(exist_ok=True)
+            edit(path.rename(tmp_path / "both" / f"{index}-{path.name}"), SeriesNumber=2 if index else 1)
+    assert np.array_equal(read(tmp_path / "both", "ct", "2").voxels, VALUES + 1)
+    assert np.array_equal(read(tmp_path / "both", "mri", "2").voxels, VALUES + 2)
+    with pytest.raises(UsageError, match="no single series is '2'"):
+        open_(tmp_path / "both", "pet", "2")
+
+
 @pytest.mark.parametrize("shift", [0, 4])
 @pytest.mark.parametrize("dtype", ["i2", "u2"])
 def test_values_in_the_upper_bits_of_their_cells(tmp_path, shift, dtype):

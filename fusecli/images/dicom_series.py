@@ -173,6 +173,8 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
 def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
     """The series to read: by number or UID (or its end) if ``wanted``, else the only one of the side's modality.
 
+    Of several with the ``wanted`` number the one of the side's modality.
+
     Series of localizers and secondary captures are taken only where ``wanted`` says so, or where there is nothing else;
     those within a series of other images never.
 
@@ -188,7 +190,9 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         )
     chosen = found.series
     if wanted is not None:
-        chosen = [one for one in chosen if wanted == one.number] or [one for one in chosen if one.ends_in(wanted)]
+        named = [one for one in chosen if wanted == one.number] or [one for one in chosen if one.ends_in(wanted)]
+        # Series are numbered within a study, so a CT and an MR of two studies may have one number.
+        chosen = [one for one in named if one.modality in MODALITIES[side]] or named
     elif len(chosen) > 1:
         _check_patient(found, chosen)
         suited = [one for one in chosen if one.modality in MODALITIES[side]]
