@@ -753,6 +753,7 @@ def test_a_gray_result_has_no_mapping_to_real_world_values_and_no_palette(tmp_pa
     mapping = Dataset()
     mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 1.0, -1024.0
     tags = {"RealWorldValueMappingSequence": Sequence([mapping]), "PaletteColorLookupTableUID": "1.2.3"}
+    tags |= {"ICCProfile": bytes(4), "ColorSpace": "SRGB"}
     for color in ("Red", "Green", "Blue"):
         tags[f"{color}PaletteColorLookupTableDescriptor"] = [2, 0, 16]
         tags[f"{color}PaletteColorLookupTableData"] = tags[f"Segmented{color}PaletteColorLookupTableData"] = bytes(4)
@@ -766,7 +767,7 @@ def test_a_gray_result_has_no_mapping_to_real_world_values_and_no_palette(tmp_pa
     write(tmp_path / "b.dcm", mr, ct, side="mri")
     for path in (tmp_path / "a" / "0001.dcm", tmp_path / "b.dcm"):
         names = {element.keyword for element in pydicom.dcmread(path).iterall()}
-        assert not [name for name in names if "RealWorldValue" in name or "Palette" in name]
+        assert not [name for name in names if re.search("RealWorldValue|Palette|ICCProfile|ColorSpace", name)]
 
 
 def test_a_slice_refers_to_the_slices_it_was_interpolated_from(tmp_path):
@@ -793,6 +794,19 @@ def test_a_colour_result_is_secondary_capture_with_the_geometry(tmp_path, ct_and
     again = read(tmp_path / "out")
     assert np.array_equal(again.voxels, fused)
     assert again.grid.affine == pytest.approx(ct.grid.affine, abs=1e-12)
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_a_result_without_a_place_has_pixels_of_a_size(tmp_path, color):
+    """As planar images of nuclear medicine have it."""
+    (path,) = phantom.dicom_series(tmp_path / "nm", VALUES[:1], WHERE, "PT", PatientOrientation=["L", "F"])
+    edit(path, ImagePositionPatient=None, ImageOrientationPatient=None)
+    volume = read(tmp_path / "nm", "pet")
+    assert volume.grid is None
+    write(tmp_path / "out.dcm", volume, volume, color, "pet")
+    result = pydicom.dcmread(tmp_path / "out.dcm")
+    assert (result.PixelSpacing, result.PatientOrientation) == ([1.5, 2], ["L", "F"])
+    assert "ImagePositionPatient" not in result
 
 
 @pytest.mark.parametrize("color", [False, True])

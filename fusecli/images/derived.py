@@ -49,7 +49,7 @@ _DROPPED = frozenset(
         *("LargestPixelValueInSeries", "SmallestImagePixelValueInPlane", "LargestImagePixelValueInPlane"),
         *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "VOILUTSequence"),
         *("WindowCenterWidthExplanation", "VOILUTFunction", "IconImageSequence"),
-        *("RealWorldValueMappingSequence", "PaletteColorLookupTableUID"),
+        *("RealWorldValueMappingSequence", "PaletteColorLookupTableUID", "ICCProfile", "ColorSpace"),
         *(f"{color}PaletteColorLookupTable{part}" for color in _COLORS for part in ("Descriptor", "Data")),
         *(f"Segmented{color}PaletteColorLookupTableData" for color in _COLORS),
         *("DigitalSignaturesSequence", "MACParametersSequence"),
@@ -260,7 +260,8 @@ class Result:
     def _place(self, dataset: Dataset, source: Dataset, index: int) -> None:
         """Geometry of a slice: that of its source, or as the grid says where functional groups have it."""
         if self.reference.grid is None:
-            dataset.PatientOrientation = source.get("PatientOrientation", "")
+            dataset.PatientOrientation = ""
+            _take(dataset, source, ("PatientOrientation", "PixelSpacing", "PixelAspectRatio"))
             return
         affine = flip_lps(self.reference.grid.affine)
         dataset.PatientOrientation = [_towards(affine[:3, 0]), _towards(affine[:3, 1])]
