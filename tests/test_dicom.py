@@ -513,14 +513,15 @@ def test_two_slices_at_one_position_are_named(tmp_path):
     assert files[2].name in message
 
 
-def test_time_points_that_each_begin_at_instance_1_are_chosen(tmp_path):
+@pytest.mark.parametrize("name", ["AcquisitionNumber", "FrameReferenceTime"])
+def test_time_points_that_each_begin_at_instance_1_are_chosen(tmp_path, name):
     for point in (2, 1):
         for index, path in enumerate(phantom.dicom_series(tmp_path / "one", VALUES + point, WHERE, "MR")):
-            edit(path, SOPInstanceUID=f"1.2.{point}.{index}", AcquisitionNumber=point)
+            edit(path, SOPInstanceUID=f"1.2.{point}.{index}", **{name: point})
             (tmp_path / "mr").mkdir(exist_ok=True)
             path.rename(tmp_path / "mr" / f"{3 - point}-{path.name}")
     assert "holds 2 images at each of 6 positions" in refused(tmp_path / "mr", "mri")
-    assert "by --volume 0 … 1, in the order of their AcquisitionNumber" in refused(tmp_path / "mr", "mri")
+    assert f"by --volume 0 … 1, in the order of their {name}" in refused(tmp_path / "mr", "mri")
     for wanted, point in (("0", 1), ("1", 2)):
         volume = dicom.read(open_(tmp_path / "mr", "mri"), "mri", lambda count, wanted=wanted: wanted)
         assert np.array_equal(volume.voxels, VALUES + point)

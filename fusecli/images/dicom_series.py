@@ -29,10 +29,11 @@ ENDINGS = (".dcm", ".dicom", ".ima")  # other files are recognised by their firs
 # length.
 _BARE = re.compile(rb"[\2\x08]\0.\0(?:[A-Z]{2}|[\0-\x7f]\0\0\0)|\0[\2\x08]\0.[A-Z]{2}", re.DOTALL)
 MODALITIES = {"ct": ("CT",), "mri": ("MR",), "pet": ("PT",), "spect": ("NM", "ST")}
-# What tells images of one position apart. Time points may each begin at instance 1.
+# What tells images of one position apart. Time points may each begin at instance 1, and of anonymous PET the time since
+# the series began is the only one left.
 TELL_VOLUMES_APART = (
     *("InstanceNumber", "TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime", "TriggerTime"),
-    "AcquisitionTime",
+    *("FrameReferenceTime", "AcquisitionTime"),
 )
 _LISTED = 12
 _HEADER = [
