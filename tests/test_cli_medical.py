@@ -124,6 +124,17 @@ def test_little_that_is_covered_is_a_warning(heads, fusecli, average):
             assert re.search(rf"mri resampled .* covers only {percent} % of it; elsewhere .* ct alone", message)
 
 
+@pytest.mark.parametrize(("codes", "warned"), [((4, 1), "scanner and MNI 152"), ((0, 4), "MNI 152"), ((2, 4), "")])
+def test_a_head_in_an_atlas_and_one_in_the_scanner_are_warned_of(heads, fusecli, average, codes, warned):
+    """By the code of the affine that counts: the sform's, if it has one."""
+    ct, _, folder = heads
+    mri = phantom.nifti(folder / "t1.nii.gz", np.rint(phantom.head(MR) * 1000).astype(np.int16), MR, *codes)
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", folder / "out", "-m", average)
+    assert code == 0, err
+    assert ("different spaces" in err) == bool(warned)
+    assert warned in err
+
+
 def test_equal_grids_are_not_resampled(tmp_path, fusecli, average):
     values = np.random.default_rng(0).random((22, 40, 36))
     ct, mr = put(tmp_path, "nifti", "ct", CT, values * 0.08), put(tmp_path, "dicom", "mri", CT, values)

@@ -23,8 +23,9 @@ from pydicom.uid import (
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import derived, dicom, dicom_series
+from fusecli.images.dicom_planes import Place, Plane, arrange
 from fusecli.images.intensity import Range
-from fusecli.images.volume import parse_window, shown_range
+from fusecli.images.volume import Volume, parse_window, shown_range
 
 WHERE = phantom.grid((9, 8, 6), (2, 1.5, 4), "axial", (5, 10, -7), centre=(3, -4, 60))
 VALUES = np.random.default_rng(0).integers(0, 2000, (6, 8, 9)).astype(np.int16)
@@ -367,6 +368,14 @@ def test_a_label_map_in_place_of_an_image_is_warned_of(tmp_path, caplog, side, c
     assert ("as a mask or a label map does" in caplog.text) == warned
 
 
+def test_an_image_in_a_wide_margin_is_no_label_map(caplog):
+    """Also where voxels that are as far apart as those that are looked at all lie in the margin."""
+    voxels = np.zeros((512, 256, 256), np.int16)
+    voxels[:, 64:192, 64:192] = np.random.default_rng(0).integers(0, 2000, (128, 128))
+    shown_range(Volume(voxels, None, Path("t1.nii"), "nifti", voxels.dtype), "mri")
+    assert not caplog.text
+
+
 # What is refused -----------------------------------------------------------------------------------------------------
 
 
@@ -390,6 +399,17 @@ def test_several_series_are_listed_and_chosen(tmp_path, caplog):
     for wrong in ("9", "98.3", "8.498", ".", ""):  # whole components alone make the end of a UID
         with pytest.raises(UsageError, match=f"no single series is '{wrong}'"):
             open_(tmp_path / "study", "mri", wrong)
+
+
+def test_a_number_that_series_of_two_studies_have_is_that_of_the_side_s_modality(tmp_path):
+    for index, modality in enumerate(("CT", "CT", "MR")):
+        for path in phantom.dicom_series(tmp_path / str(index), VALUES + index, WHERE, modality, number=index):
+            (tmp_path / "both").mkdir(exist_ok=True)
+            edit(path.rename(tmp_path / "both" / f"{index}-{path.name}"), SeriesNumber=2 if index else 1)
+    assert np.array_equal(read(tmp_path / "both", "ct", "2").voxels, VALUES + 1)
+    assert np.array_equal(read(tmp_path / "both", "mri", "2").voxels, VALUES + 2)
+    with pytest.raises(UsageError, match="no single series is '2'"):
+        open_(tmp_path / "both", "pet", "2")
 
 
 @pytest.mark.parametrize("shift", [0, 4])
@@ -493,14 +513,15 @@ def test_two_slices_at_one_position_are_named(tmp_path):
     assert files[2].name in message
 
 
-def test_time_points_that_each_begin_at_instance_1_are_chosen(tmp_path):
+@pytest.mark.parametrize("name", ["AcquisitionNumber", "FrameReferenceTime"])
+def test_time_points_that_each_begin_at_instance_1_are_chosen(tmp_path, name):
     for point in (2, 1):
         for index, path in enumerate(phantom.dicom_series(tmp_path / "one", VALUES + point, WHERE, "MR")):
-            edit(path, SOPInstanceUID=f"1.2.{point}.{index}", AcquisitionNumber=point)
+            edit(path, SOPInstanceUID=f"1.2.{point}.{index}", **{name: point})
             (tmp_path / "mr").mkdir(exist_ok=True)
             path.rename(tmp_path / "mr" / f"{3 - point}-{path.name}")
     assert "holds 2 images at each of 6 positions" in refused(tmp_path / "mr", "mri")
-    assert "by --volume 0 … 1, in the order of their AcquisitionNumber" in refused(tmp_path / "mr", "mri")
+    assert f"by --volume 0 … 1, in the order of their {name}" in refused(tmp_path / "mr", "mri")
     for wanted, point in (("0", 1), ("1", 2)):
         volume = dicom.read(open_(tmp_path / "mr", "mri"), "mri", lambda count, wanted=wanted: wanted)
         assert np.array_equal(volume.voxels, VALUES + point)
@@ -549,6 +570,30 @@ def test_unequal_spacing_is_refused_and_jitter_is_not(tmp_path):
     assert read(tmp_path / "ct").shape == (9, 8, 6)
     edit(files[4], ImagePositionPatient=list(np.round(start + 1.5 * normal, 6)))
     assert "slices are unequally spaced (2.500 to 5.500 mm" in refused(tmp_path / "ct")
+
+
+def arranged(distances: np.ndarray) -> np.ndarray:
+    axial, pixel = np.array([1.0, 0, 0, 0, 1, 0]), np.ones(2)
+    places = [Place(np.array([0, 0, distance]), axial, pixel) for distance in distances]
+    return arrange([Plane(f"{k}.dcm", place, "", 1.0) for k, place in enumerate(places)], "ct")[1]
+
+
+def test_positions_rounded_to_a_tenth_of_a_millimetre_are_a_constant_step_apart():
+    rounded = np.round(np.arange(60) * 1.25 - 37.1, 1)  # steps of 1.2 and 1.3
+    assert arranged(rounded)[:3, 2] == pytest.approx([0, 0, 1.25], abs=0.1 / 59)
+    with pytest.raises(InputError, match=r"3 slices are missing, at -28.3\d mm, 0.3\d mm, 1.6\d mm .*between 6"):
+        arranged(np.delete(rounded, [7, 30, 31]))
+
+
+def test_steps_that_differ_little_and_add_up_are_refused():
+    steps = np.repeat([1.0, 1.05], 100)  # half-way a slice would lie more than two steps aside
+    with pytest.raises(InputError, match=r"unequally spaced \(1.000 to 1.050 mm"):
+        arranged(np.cumsum(steps))
+
+
+def test_a_position_far_away_is_answered_at_once():
+    with pytest.raises(InputError, match=r"999999999996 slices are missing, at 4.00 mm, .* 8.00 mm … along"):
+        arranged(np.array([0, 1, 2, 3, 1e12]))
 
 
 def test_gantry_tilt_is_refused_with_a_way_out(tmp_path):
@@ -709,6 +754,7 @@ def test_a_gray_result_has_no_mapping_to_real_world_values_and_no_palette(tmp_pa
     mapping = Dataset()
     mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 1.0, -1024.0
     tags = {"RealWorldValueMappingSequence": Sequence([mapping]), "PaletteColorLookupTableUID": "1.2.3"}
+    tags |= {"ICCProfile": bytes(4), "ColorSpace": "SRGB"}
     for color in ("Red", "Green", "Blue"):
         tags[f"{color}PaletteColorLookupTableDescriptor"] = [2, 0, 16]
         tags[f"{color}PaletteColorLookupTableData"] = tags[f"Segmented{color}PaletteColorLookupTableData"] = bytes(4)
@@ -722,7 +768,7 @@ def test_a_gray_result_has_no_mapping_to_real_world_values_and_no_palette(tmp_pa
     write(tmp_path / "b.dcm", mr, ct, side="mri")
     for path in (tmp_path / "a" / "0001.dcm", tmp_path / "b.dcm"):
         names = {element.keyword for element in pydicom.dcmread(path).iterall()}
-        assert not [name for name in names if "RealWorldValue" in name or "Palette" in name]
+        assert not [name for name in names if re.search("RealWorldValue|Palette|ICCProfile|ColorSpace", name)]
 
 
 def test_a_slice_refers_to_the_slices_it_was_interpolated_from(tmp_path):
@@ -749,6 +795,37 @@ def test_a_colour_result_is_secondary_capture_with_the_geometry(tmp_path, ct_and
     again = read(tmp_path / "out")
     assert np.array_equal(again.voxels, fused)
     assert again.grid.affine == pytest.approx(ct.grid.affine, abs=1e-12)
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_a_result_without_a_place_has_pixels_of_a_size(tmp_path, color):
+    """As planar images of nuclear medicine have it."""
+    (path,) = phantom.dicom_series(tmp_path / "nm", VALUES[:1], WHERE, "PT", PatientOrientation=["L", "F"])
+    edit(path, ImagePositionPatient=None, ImageOrientationPatient=None)
+    volume = read(tmp_path / "nm", "pet")
+    assert volume.grid is None
+    write(tmp_path / "out.dcm", volume, volume, color, "pet")
+    result = pydicom.dcmread(tmp_path / "out.dcm")
+    assert (result.PixelSpacing, result.PatientOrientation) == ([1.5, 2], ["L", "F"])
+    assert "ImagePositionPatient" not in result
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_what_marks_either_source_marks_the_result(tmp_path, color):
+    marks = {"BurnedInAnnotation": "YES", "RecognizableVisualFeatures": "YES", "LossyImageCompression": "01"}
+    phantom.dicom_series(tmp_path / "ct", VALUES, WHERE, BurnedInAnnotation="NO", LossyImageCompression="00")
+    _, file, *_ = phantom.dicom_series(tmp_path / "mr", VALUES, WHERE, "MR", number=2)
+    edit(file, **marks, LossyImageCompressionRatio=12, LossyImageCompressionMethod="ISO_10918_1")
+    ct, mr = read(tmp_path / "ct"), read(tmp_path / "mr", "mri")
+    for name, reference, other, side in (("a", ct, mr, "ct"), ("b", mr, ct, "mri")):
+        write(tmp_path / name, reference, other, color, side)
+        for result in map(pydicom.dcmread, (tmp_path / name).iterdir()):
+            assert {mark: result.get(mark) for mark in marks} == marks
+            assert (result.LossyImageCompressionRatio, result.LossyImageCompressionMethod) == (12, "ISO_10918_1")
+    write(tmp_path / "c", ct, ct, color)
+    result = pydicom.dcmread(tmp_path / "c" / "0001.dcm")
+    assert (result.BurnedInAnnotation, result.LossyImageCompression) == ("NO", "00")
+    assert "RecognizableVisualFeatures" not in result
 
 
 @pytest.mark.parametrize("color", [False, True])

@@ -49,7 +49,7 @@ _DROPPED = frozenset(
         *("LargestPixelValueInSeries", "SmallestImagePixelValueInPlane", "LargestImagePixelValueInPlane"),
         *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "VOILUTSequence"),
         *("WindowCenterWidthExplanation", "VOILUTFunction", "IconImageSequence"),
-        *("RealWorldValueMappingSequence", "PaletteColorLookupTableUID"),
+        *("RealWorldValueMappingSequence", "PaletteColorLookupTableUID", "ICCProfile", "ColorSpace"),
         *(f"{color}PaletteColorLookupTable{part}" for color in _COLORS for part in ("Descriptor", "Data")),
         *(f"Segmented{color}PaletteColorLookupTableData" for color in _COLORS),
         *("DigitalSignaturesSequence", "MACParametersSequence"),
@@ -73,6 +73,12 @@ _REQUIRED = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
     *("ReferringPhysicianName", "StudyID", "AccessionNumber"),
 )
+# What is true of a result where it is true of one slice of either source: the value that says so, and what else tells.
+_MARKS = {
+    "BurnedInAnnotation": ("YES", ()),
+    "RecognizableVisualFeatures": ("YES", ()),
+    "LossyImageCompression": ("01", ("LossyImageCompressionRatio", "LossyImageCompressionMethod")),
+}
 _GEOMETRY = (
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
     *("SpacingBetweenSlices", "SliceLocation"),
@@ -142,6 +148,7 @@ class Result:
         self._seed = digest.hexdigest()
         self._series = self._uid("series")
         self._neighbours = _neighbours(reference, other)
+        self._marked = {name: one for name in _MARKS if (one := _marked(name, reference, other)) is not None}
 
     def slices(self) -> Iterator[Dataset]:
         """Gray: one dataset per slice, each like its source."""
@@ -253,7 +260,8 @@ class Result:
     def _place(self, dataset: Dataset, source: Dataset, index: int) -> None:
         """Geometry of a slice: that of its source, or as the grid says where functional groups have it."""
         if self.reference.grid is None:
-            dataset.PatientOrientation = source.get("PatientOrientation", "")
+            dataset.PatientOrientation = ""
+            _take(dataset, source, ("PatientOrientation", "PixelSpacing", "PixelAspectRatio"))
             return
         affine = flip_lps(self.reference.grid.affine)
         dataset.PatientOrientation = [_towards(affine[:3, 0]), _towards(affine[:3, 1])]
@@ -277,6 +285,10 @@ class Result:
         dataset.SeriesNumber = min(int(number(source, "SeriesNumber", 0)) + _SERIES_OFFSET, _LAST_SERIES)
         dataset.SeriesDescription = self.title[:64]
         dataset.DerivationDescription = self.how[:1024]
+        for name, marked in self._marked.items():
+            value, companions = _MARKS[name]
+            if dataset.get(name) != value:
+                _take(dataset, marked, (name, *companions))
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -307,6 +319,12 @@ class Result:
 
     def _other(self, index: int | None) -> tuple[Volume, range | None]:
         return self.other, None if index is None else self._neighbours[index]
+
+
+def _marked(name: str, *volumes: Volume) -> Dataset | None:
+    """The first source that carries a mark."""
+    datasets = (one for volume in volumes if volume.kind == "dicom" for one in volume.origin.datasets)
+    return next((one for one in datasets if one.get(name) == _MARKS[name][0]), None)
 
 
 def _neighbours(reference: Volume, other: Volume) -> list[range]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from fusecli.errors import InputError
 from fusecli.images.grid import flip_lps
 
 _DUPLICATE = 0.01  # pixels: slices nearer than this lie at one place
-_UNEVEN = 0.05  # share of the step by which steps may differ
+_ASIDE = 0.1  # share of the step by which a slice may lie aside of its place: some files round positions to 0.1 mm
 _PARALLEL = 1e-3  # by how much direction cosines of one series may differ
 
 
@@ -163,8 +164,7 @@ def arrange(planes: Sequence[Plane], source: object) -> tuple[list[int], np.ndar
     positions = np.array([place.position for place in places])
     distances = positions @ normal
     order = [int(index) for index in np.argsort(distances, kind="stable")]
-    steps = np.diff(distances[order])
-    _check_steps(steps, [planes[index] for index in order], distances[order], source, first.spacing.min())
+    _check_steps(distances[order], [planes[index] for index in order], source, first.spacing.min())
     step = normal * abs(planes[0].thickness)
     if len(order) > 1:
         step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
@@ -182,8 +182,9 @@ def arrange(planes: Sequence[Plane], source: object) -> tuple[list[int], np.ndar
     return order, flip_lps(affine)
 
 
-def _check_steps(steps: np.ndarray, planes: list[Plane], distances: np.ndarray, source: object, pixel: float) -> None:
-    """Raises InputError unless slices are a constant step apart. ``planes`` are in the order of ``distances``."""
+def _check_steps(distances: np.ndarray, planes: list[Plane], source: object, pixel: float) -> None:
+    """Raises InputError unless slices, in the order of their ``distances``, are a constant step apart."""
+    steps = np.diff(distances)
     if steps.size == 0:
         return
     double = np.flatnonzero(steps < _DUPLICATE * pixel)
@@ -195,22 +196,30 @@ def _check_steps(steps: np.ndarray, planes: list[Plane], distances: np.ndarray, 
             "phases or time points in one series; keep one image per position, or convert the series, for example by "
             "dcm2niix, and choose by --volume"
         )
-    usual = float(np.median(steps))
-    wrong = np.flatnonzero(np.abs(steps - usual) > _UNEVEN * usual)
-    if not wrong.size:
+    if _are_even(distances, np.arange(len(distances))):
         return
-    gaps = np.round(steps / usual)
-    if (gaps[wrong] >= 2).all() and (np.abs(steps - gaps * usual) < _UNEVEN * usual * gaps).all():
-        at = [distances[index] + usual * n for index in wrong for n in range(1, int(gaps[index]))]
+    gaps = np.maximum(1, np.round(steps / np.median(steps)))
+    places = np.concatenate([[0], np.cumsum(gaps)])
+    if _are_even(distances, places):
+        count = int(places[-1]) - len(steps)
+        wide = np.flatnonzero(gaps > 1)
+        step = (distances[-1] - distances[0]) / places[-1]
+        missing = (distances[index] + step * n for index in wide for n in range(1, int(gaps[index])))
         raise InputError(
-            f"{source}: {len(at)} slice{'s are' if len(at) > 1 else ' is'} missing, at "
-            f"{', '.join(_mm(place) for place in at[:5])}{' …' if len(at) > 5 else ''} along the normal "
-            f"(between {planes[wrong[0]].label} and {planes[wrong[0] + 1].label})"
+            f"{source}: {count} slice{'s are' if count > 1 else ' is'} missing, at "
+            f"{', '.join(map(_mm, islice(missing, 5)))}{' …' if count > 5 else ''} along the normal "
+            f"(between {planes[wide[0]].label} and {planes[wide[0] + 1].label})"
         )
     raise InputError(
         f"{source}: slices are unequally spaced ({steps.min():.3f} to {steps.max():.3f} mm; the widest step is after "
         f"{planes[int(np.argmax(steps))].label}); resample the series to a constant step first"
     )
+
+
+def _are_even(distances: np.ndarray, places: np.ndarray) -> bool:
+    """Whether slices lie where a constant step from the first to the last has these places."""
+    step = (distances[-1] - distances[0]) / places[-1]
+    return bool(np.abs(distances - distances[0] - step * places).max() <= _ASIDE * step)
 
 
 def _mm(value: float) -> str:

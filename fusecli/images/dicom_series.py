@@ -29,10 +29,11 @@ ENDINGS = (".dcm", ".dicom", ".ima")  # other files are recognised by their firs
 # length.
 _BARE = re.compile(rb"[\2\x08]\0.\0(?:[A-Z]{2}|[\0-\x7f]\0\0\0)|\0[\2\x08]\0.[A-Z]{2}", re.DOTALL)
 MODALITIES = {"ct": ("CT",), "mri": ("MR",), "pet": ("PT",), "spect": ("NM", "ST")}
-# What tells images of one position apart. Time points may each begin at instance 1.
+# What tells images of one position apart. Time points may each begin at instance 1, and of anonymous PET the time since
+# the series began is the only one left.
 TELL_VOLUMES_APART = (
     *("InstanceNumber", "TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime", "TriggerTime"),
-    "AcquisitionTime",
+    *("FrameReferenceTime", "AcquisitionTime"),
 )
 _LISTED = 12
 _HEADER = [
@@ -173,6 +174,8 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
 def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
     """The series to read: by number or UID (or its end) if ``wanted``, else the only one of the side's modality.
 
+    Of several with the ``wanted`` number the one of the side's modality.
+
     Series of localizers and secondary captures are taken only where ``wanted`` says so, or where there is nothing else;
     those within a series of other images never.
 
@@ -188,7 +191,9 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         )
     chosen = found.series
     if wanted is not None:
-        chosen = [one for one in chosen if wanted == one.number] or [one for one in chosen if one.ends_in(wanted)]
+        named = [one for one in chosen if wanted == one.number] or [one for one in chosen if one.ends_in(wanted)]
+        # Series are numbered within a study, so a CT and an MR of two studies may have one number.
+        chosen = [one for one in named if one.modality in MODALITIES[side]] or named
     elif len(chosen) > 1:
         _check_patient(found, chosen)
         suited = [one for one in chosen if one.modality in MODALITIES[side]]

@@ -26,6 +26,7 @@ PAIR = ".img"  # its header is in a second file, .hdr
 ENDINGS = (".nii", ".nii.gz", PAIR)
 RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 _MILLIMETRES = {1: 1000.0, 3: 0.001}  # by the header's code of units: metres, micrometres
+_SPACES = {3: "Talairach", 4: "MNI 152", 5: "another template"}  # by the code of the affine; others are of the scanner
 _DAMAGED = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error, OverflowError)
 
 
@@ -88,6 +89,14 @@ def read(path: Path, index: int | None = None) -> Volume:
             path,
         )
     return Volume(voxels, grid, path, "nifti", dtype, slope, intercept, window=window, origin=image)
+
+
+def space(volume: Volume) -> str:
+    """What the voxels' positions refer to, as the header says: the scanner, or an atlas."""
+    if volume.kind != "nifti":
+        return "scanner"
+    header = volume.origin.header
+    return _SPACES.get(int(header["sform_code"]) or int(header["qform_code"]), "scanner")
 
 
 def write(path: Path, fused: np.ndarray, reference: Volume, shown: Range, title: str) -> None:

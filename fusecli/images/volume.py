@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,10 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
     low, high = (float(value) * volume.slope + volume.intercept for value in (flat.min(), flat.max()))
     if low == high:
         raise InputError(f"{volume.source}: every voxel of the {side} volume is {low:g}; there is nothing to fuse")
-    looked_at = flat[:: max(1, flat.size // _LOOKED_AT)]
+    step = max(1, flat.size // _LOOKED_AT)
+    while math.gcd(step, volume.shape[0]) > 1:  # else some columns alone are looked at, perhaps those of the background
+        step += 1
+    looked_at = flat[::step]
     values = np.unique(looked_at).size
     if values <= min(_FEW[side], looked_at.size // 8):
         log.warning(

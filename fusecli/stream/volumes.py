@@ -101,6 +101,13 @@ class _Fusion:
         if all(volume.kind == "dicom" for volume in self.volumes):
             for difference in dicom.differences(*self.volumes):
                 log.warning("%s and %s: %s", job.first, job.second, difference)
+        spaces = [nifti.space(volume) for volume in self.volumes]
+        if spaces[0] != spaces[1]:
+            log.warning(
+                "%s and %s: they are in different spaces, by their headers (%s and %s), so positions agree only if one "
+                "was brought to the other before",
+                *(job.first, job.second, *spaces),
+            )
         self.resampling = _resampling(self.reference, self.other)
         if self.resampling:
             self._tell(*self.resampling)
