@@ -361,6 +361,13 @@ def test_a_volume_that_is_nearly_all_background_is_shown_up_to_its_highest_value
     assert shown_range(read(tmp_path / "mr", "mri"), "mri") == Range(0, 500)
 
 
+def test_a_large_volume_is_judged_by_all_its_columns():
+    rows = np.uint8(np.arange(512) // 2)[:, None]
+    voxels = np.broadcast_to(rows, (32, 512, 512)).copy()
+    voxels[..., ::2] //= 2
+    assert shown_range(Volume(voxels, None, Path("mr"), "dicom", voxels.dtype), "mri").hi > 240
+
+
 @pytest.mark.parametrize(("side", "count", "warned"), [("mri", 45, True), ("mri", 90, False), ("pet", 45, False)])
 def test_a_label_map_in_place_of_an_image_is_warned_of(tmp_path, caplog, side, count, warned):
     phantom.dicom_series(tmp_path / "labels", VALUES % count, WHERE, "MR" if side == "mri" else "PT")

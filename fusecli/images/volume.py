@@ -84,10 +84,7 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
     low, high = (float(value) * volume.slope + volume.intercept for value in (flat.min(), flat.max()))
     if low == high:
         raise InputError(f"{volume.source}: every voxel of the {side} volume is {low:g}; there is nothing to fuse")
-    step = max(1, flat.size // _LOOKED_AT)
-    while math.gcd(step, volume.shape[0]) > 1:  # else some columns alone are looked at, perhaps those of the background
-        step += 1
-    looked_at = flat[::step]
+    looked_at = _some(volume.voxels, _LOOKED_AT)
     values = np.unique(looked_at).size
     if values <= min(_FEW[side], looked_at.size // 8):
         log.warning(
@@ -102,8 +99,8 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
                 *(volume.source, window.lo, window.hi, low, high),
             )
         return window
-    sample = flat[:: max(1, flat.size // _SAMPLE)]
-    lo, hi = (float(value) * volume.slope + volume.intercept for value in np.percentile(sample, PERCENTILES))
+    sample = np.percentile(_some(volume.voxels, _SAMPLE), PERCENTILES)
+    lo, hi = (float(value) * volume.slope + volume.intercept for value in sample)
     if side in ("pet", "spect"):
         if high <= 0:
             raise InputError(f"{volume.source}: no value of the {side} volume is above 0; there is no uptake to show")
@@ -112,6 +109,14 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
         lo = 0.0
     # A volume that is nearly all background has its percentiles there.
     return Range(lo, hi) if hi > lo else Range(min(lo, low) if side == "mri" else lo, high)
+
+
+def _some(voxels: np.ndarray, count: int) -> np.ndarray:
+    """About ``count`` of the voxels, evenly spread."""
+    step = max(1, voxels.size // count)
+    while math.gcd(step, voxels.shape[-1]) > 1:  # else some columns alone are looked at, perhaps of the background
+        step += 1
+    return voxels.reshape(-1)[::step]
 
 
 def _ct_window(volume: Volume, low: float, high: float) -> Range:
