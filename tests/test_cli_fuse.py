@@ -32,6 +32,25 @@ def test_help_and_version_import_nothing_heavy(arguments):
     assert "fusecli" in done.stdout
 
 
+@pytest.mark.parametrize("command", [("fuse", "-o", "out"), ("benchmark", "--no-html")])
+def test_threads_of_torch_sleep_while_they_wait(pairs, command):
+    """Where other programs use the cores, threads that spin take fifty times as long; torch reads it as it loads."""
+    script = (
+        "import os, sys; from fusecli.cli import main\n"
+        "class Loading:\n"
+        "    def find_spec(name, *rest):\n"
+        "        if name == 'torch': os._exit(0 if os.environ.get('OMP_WAIT_POLICY') == 'PASSIVE' else 9)\n"
+        "sys.meta_path.insert(0, Loading)\n"
+        "sys.exit(main(sys.argv[1:]) or 'torch was not loaded')"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    words = (*command, "--ir", "ir", "--vis", "vis")
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], env=env, cwd=pairs(1), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("command", ["fuse", "annotate", "align", "export", "benchmark", "benchmark compare"])
 def test_help_fits_a_narrow_terminal(command):
     done = subprocess.run(
@@ -233,6 +252,19 @@ def test_log_format_json_is_json(pairs, fusecli):
     _, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--log-format", "json")
     lines = [json.loads(line) for line in err.splitlines()]
     assert any("1 done" in line["message"] for line in lines)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_log_format_json_is_json_in_every_encoding(pairs, encoding):
+    root = pairs(1)
+    for side in ("ir", "vis"):
+        (root / side / "000.png").rename(root / side / "🌃.png")
+    (root / "ir" / "🌃.png").write_text("é × …")
+    command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--log-format", "json")
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-m", "fusecli", *command], env=env, capture_output=True, check=False)
+    messages = [json.loads(line.decode("utf-8"))["message"] for line in done.stderr.splitlines()]
+    assert any("🌃.png: not an image" in message for message in messages)
 
 
 def test_log_format_json_shows_no_bar_on_a_terminal(pairs, fusecli, monkeypatch):
