@@ -1,10 +1,13 @@
 import hashlib
 import inspect
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -168,6 +171,13 @@ def test_report_json_and_preview(pairs, fusecli):
         with open(pair["output"], "rb") as file:
             assert hashlib.sha256(file.read()).hexdigest() == pair["sha256"]
     assert read(root / "out" / "preview.png").shape[1] > 3 * 300
+
+
+def test_seconds_are_right_where_the_clock_is_set_back(pairs, fusecli, monkeypatch):
+    root, clock = pairs(1), itertools.count(2e9, -1000)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    totals = json.loads(fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--json")[1])
+    assert totals["pairs_per_second"] > 0
 
 
 def test_existing_results_are_refused_skipped_or_replaced(pairs, fusecli):
@@ -349,6 +359,19 @@ def test_memory_that_is_short_before_the_first_pair_is_told(pairs, fusecli, monk
     monkeypatch.setattr("fusecli.images.intensity._sample", short)
     code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
     assert (code, err) == (1, "fusecli: out of memory (Unable to allocate 8 GiB)\n")
+
+
+def test_threads_that_may_not_be_started_are_told(pairs, fusecli, monkeypatch):
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    root = pairs(2)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
+    assert (code, err) == (
+        1,
+        "fusecli: no more threads may be started here (ulimit -u, or the container's limit of processes)\n",
+    )
 
 
 def test_a_log_shows_that_a_long_run_goes_on(pairs, fusecli, monkeypatch):
