@@ -1,4 +1,5 @@
 import os
+import shutil
 import time
 import unicodedata
 from pathlib import Path
@@ -246,6 +247,20 @@ def test_accents_in_a_csv_file_match_however_they_are_written(tmp_path):
         table.write_text(f"vis,ir\n{cell}.png,{cell}.tif\n", encoding="utf-8")
         found = pairs(tmp_path / "v", tmp_path / "t", pairs_csv=table)
         assert found == [Pair(nfc, tmp_path / "v" / f"{nfd}.png", tmp_path / "t" / f"{nfc}.tif")]
+
+
+def test_a_sub_folder_that_vanishes_while_it_is_looked_at_costs_nothing(tmp_path, monkeypatch):
+    a, b = (make(tmp_path / side, "new/a.png", "old/a.png") for side in ("vis", "ir"))
+    allowed = os.access
+
+    def rotated(path, mode):
+        if path.endswith("old"):
+            shutil.rmtree(path)
+            return True
+        return allowed(path, mode)
+
+    monkeypatch.setattr(os, "access", rotated)
+    assert [pair.name for pair in pairs(a, b, recursive=True)] == ["new/a"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")

@@ -255,12 +255,17 @@ def _walk(root: str, recursive: bool, broken: list[str] | None = None) -> Iterat
     """
 
     def visit(folder: str, relative: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, str, str]]:
-        status = os.stat(folder)
-        identity = status.st_dev, status.st_ino
-        if identity in above:
-            return
-        with os.scandir(folder) as entries:
-            listing = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+        try:
+            status = os.stat(folder)
+            identity = status.st_dev, status.st_ino
+            if identity in above:
+                return
+            with os.scandir(folder) as entries:
+                listing = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            if relative:  # a sub-folder that is gone since its parent was listed, such as the oldest day's
+                return
+            raise
         for entry in listing:
             try:
                 is_file, is_folder = entry.is_file(), entry.is_dir()
