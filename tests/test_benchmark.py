@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,31 @@ def test_a_full_disk_costs_the_caching_alone(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Path, "write_bytes", full)
     shared.write_json("abce", {"EN": 7.0})
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == {kept, tmp_path / "plain"}
+
+
+def test_no_place_for_temporary_files_costs_the_times_alone(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose file system is read-only but for the results."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refused)
+    options = (
+        "--dataset",
+        "tno",
+        "--methods",
+        "average",
+        "--metrics",
+        "EN",
+        "--no-html",
+        "--quiet",
+        "--json",
+        "x.json",
+    )
+    assert _run(*options) == 0
+    (dataset,) = json.loads(Path("x.json").read_text())["datasets"].values()
+    assert dataset["methods"]["average"]["mean"]["EN"]
+    assert "No usable temporary directory" in dataset["notes"][-1]
 
 
 def test_names_are_shown_as_they_are(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

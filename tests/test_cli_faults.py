@@ -309,7 +309,7 @@ def test_full_disk_leaves_no_half_written_file(pairs, tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupted_and_resumed_gives_the_same_bytes(pairs, fusecli, number, code):
     root = pairs(120, size=(96, 128))
     report = root / "report.json"
@@ -334,6 +334,21 @@ def test_interrupted_and_resumed_gives_the_same_bytes(pairs, fusecli, number, co
     shutil.rmtree(root / "out")
     assert fusecli(*command(root))[0] == 0
     assert contents(root / "out") == resumed
+
+
+def test_a_run_under_nohup_outlives_its_terminal(pairs):
+    root = pairs(40, size=(96, 128))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which its children inherit
+    try:
+        process = launch(root)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit and not list(root.glob("out/*.png")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert (process.returncode, len(contents(root / "out"))) == (0, 40)
 
 
 def test_killed_and_resumed_gives_the_same_bytes(pairs, fusecli):

@@ -1,10 +1,13 @@
 import hashlib
 import inspect
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -30,6 +33,25 @@ def test_help_and_version_import_nothing_heavy(arguments):
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "fusecli" in done.stdout
+
+
+@pytest.mark.parametrize("command", [("fuse", "-o", "out"), ("benchmark", "--no-html")])
+def test_threads_of_torch_sleep_while_they_wait(pairs, command):
+    """Where other programs use the cores, threads that spin take fifty times as long; torch reads it as it loads."""
+    script = (
+        "import os, sys; from fusecli.cli import main\n"
+        "class Loading:\n"
+        "    def find_spec(name, *rest):\n"
+        "        if name == 'torch': os._exit(0 if os.environ.get('OMP_WAIT_POLICY') == 'PASSIVE' else 9)\n"
+        "sys.meta_path.insert(0, Loading)\n"
+        "sys.exit(main(sys.argv[1:]) or 'torch was not loaded')"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    words = (*command, "--ir", "ir", "--vis", "vis")
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], env=env, cwd=pairs(1), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("command", ["fuse", "annotate", "align", "export", "benchmark", "benchmark compare"])
@@ -151,6 +173,13 @@ def test_report_json_and_preview(pairs, fusecli):
     assert read(root / "out" / "preview.png").shape[1] > 3 * 300
 
 
+def test_seconds_are_right_where_the_clock_is_set_back(pairs, fusecli, monkeypatch):
+    root, clock = pairs(1), itertools.count(2e9, -1000)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    totals = json.loads(fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--json")[1])
+    assert totals["pairs_per_second"] > 0
+
+
 def test_existing_results_are_refused_skipped_or_replaced(pairs, fusecli):
     root = pairs(3)
     arguments = ["fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out"]
@@ -235,6 +264,19 @@ def test_log_format_json_is_json(pairs, fusecli):
     assert any("1 done" in line["message"] for line in lines)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_log_format_json_is_json_in_every_encoding(pairs, encoding):
+    root = pairs(1)
+    for side in ("ir", "vis"):
+        (root / side / "000.png").rename(root / side / "🌃.png")
+    (root / "ir" / "🌃.png").write_text("é × …")
+    command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--log-format", "json")
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-m", "fusecli", *command], env=env, capture_output=True, check=False)
+    messages = [json.loads(line.decode("utf-8"))["message"] for line in done.stderr.splitlines()]
+    assert any("🌃.png: not an image" in message for message in messages)
+
+
 def test_log_format_json_shows_no_bar_on_a_terminal(pairs, fusecli, monkeypatch):
     root = pairs(1)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
@@ -317,6 +359,19 @@ def test_memory_that_is_short_before_the_first_pair_is_told(pairs, fusecli, monk
     monkeypatch.setattr("fusecli.images.intensity._sample", short)
     code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
     assert (code, err) == (1, "fusecli: out of memory (Unable to allocate 8 GiB)\n")
+
+
+def test_threads_that_may_not_be_started_are_told(pairs, fusecli, monkeypatch):
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    root = pairs(2)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
+    assert (code, err) == (
+        1,
+        "fusecli: no more threads may be started here (ulimit -u, or the container's limit of processes)\n",
+    )
 
 
 def test_a_log_shows_that_a_long_run_goes_on(pairs, fusecli, monkeypatch):

@@ -1,4 +1,5 @@
 import os
+import shutil
 import time
 import unicodedata
 from pathlib import Path
@@ -229,6 +230,15 @@ def test_csv(tmp_path):
     ]
 
 
+def test_csv_of_a_spreadsheet_on_windows(tmp_path):
+    make(tmp_path, "v/day/a.png", "t/day/7.tif")
+    table = tmp_path / "pairs.csv"
+    table.write_text(
+        '\ufeff"vis";"ir";"remark, in words, of the crew"\r\n"v\\day\\a.png";t\\day\\7.tif;"x"\r\n', encoding="utf-8"
+    )
+    assert pairs("", "", pairs_csv=table) == [Pair("a", tmp_path / "v/day/a.png", tmp_path / "t/day/7.tif")]
+
+
 def test_accents_in_a_csv_file_match_however_they_are_written(tmp_path):
     nfc, nfd = (unicodedata.normalize(form, "Zürich") for form in ("NFC", "NFD"))
     make(tmp_path, f"v/{nfd}.png", f"t/{nfc}.tif")
@@ -237,6 +247,20 @@ def test_accents_in_a_csv_file_match_however_they_are_written(tmp_path):
         table.write_text(f"vis,ir\n{cell}.png,{cell}.tif\n", encoding="utf-8")
         found = pairs(tmp_path / "v", tmp_path / "t", pairs_csv=table)
         assert found == [Pair(nfc, tmp_path / "v" / f"{nfd}.png", tmp_path / "t" / f"{nfc}.tif")]
+
+
+def test_a_sub_folder_that_vanishes_while_it_is_looked_at_costs_nothing(tmp_path, monkeypatch):
+    a, b = (make(tmp_path / side, "new/a.png", "old/a.png") for side in ("vis", "ir"))
+    allowed = os.access
+
+    def rotated(path, mode):
+        if path.endswith("old"):
+            shutil.rmtree(path)
+            return True
+        return allowed(path, mode)
+
+    monkeypatch.setattr(os, "access", rotated)
+    assert [pair.name for pair in pairs(a, b, recursive=True)] == ["new/a"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
@@ -256,6 +280,7 @@ def test_csv_mistakes(tmp_path):
 
     assert "vis,ir" in message("v/a.png,t/7.tif\n")
     assert "no pair" in message("vis,ir\n")
+    assert "two columns 'ir'" in message("vis,ir,IR\nv/a.png,t/7.tif,t/9.tif\n")
     assert "line 2" in message("vis,ir\nv/a.png,\n")
     assert "line 3: " in message("vis,ir\nv/a.png,t/7.tif\nv/none.png,t/9.tif\n")
     assert "column called name" in message("vis,ir\nv/a.png,t/7.tif\nw/a.png,t/9.tif\n")

@@ -179,6 +179,13 @@ def test_a_broken_calibration_is_named(tmp_path, text):
         Calibration.read(path)
 
 
+def test_a_calibration_may_begin_with_a_byte_order_mark(tmp_path):
+    """As Notepad writes it."""
+    path = tmp_path / "h.json"
+    path.write_text('{"scale": 1, "shift": [2, 1]}', encoding="utf-8-sig")
+    assert Calibration.read(path).matrix[0, 2] == 2
+
+
 def test_align_then_fuse(tmp_path, fusecli):
     for name in RIG:
         for side in ("vis", "ir"):

@@ -294,6 +294,27 @@ def test_a_truncated_file_is_named_and_leaves_nothing(tmp_path, fuse, ending, si
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"ir{ending}", f"vis{ending}"]
 
 
+def test_a_segment_of_a_recording_is_whole(tmp_path, fuse):
+    """Its times go on where the segment before ended, and Matroska says when it ends, not how long it is."""
+    times = [60_000 + 40 * index for index in range(30)]
+    for name, images in zip(("vis", "ir"), moving(30), strict=True):
+        write(tmp_path / f"{name}.mkv", images, times=times)
+    assert VideoFile(tmp_path / "vis.mkv").frames == 30
+    code, _, err = fuse(ir="ir.mkv", vis="vis.mkv", output="out.mkv")
+    assert (code, "30 frames" in err) == (0, True), err
+    segment = tmp_path / "vis.mkv"
+    segment.write_bytes(segment.read_bytes()[: segment.stat().st_size // 2])
+    assert "truncated" in fuse("--overwrite", ir="ir.mkv", vis="vis.mkv", output="out.mkv")[2]
+
+
+def test_an_avi_whose_camera_dropped_frames_is_whole(tmp_path, fuse):
+    times = [40 * index + 2000 * (index > 10) for index in range(24)]
+    for name, images in zip(("vis", "ir"), moving(24), strict=True):
+        write(tmp_path / f"{name}.avi", images, times=times, codec="mjpeg", pix_fmt="yuvj420p")
+    code, _, err = fuse(ir="ir.avi", vis="vis.avi", output="out.mkv")
+    assert (code, "24 frames" in err) == (0, True), err
+
+
 def test_no_video_and_usage(clips, fuse, fusecli, pairs):
     (clips / "text.mp4").write_text("I am no video")
     code, _, err = fuse(ir="text.mp4")

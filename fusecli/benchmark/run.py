@@ -19,7 +19,7 @@ from fusecli.benchmark.cache import Cache
 from fusecli.benchmark.datasets import PairSet
 from fusecli.benchmark.methods import Method, digest_of
 from fusecli.benchmark.results import DatasetResult, MethodResult, Report
-from fusecli.errors import UsageError
+from fusecli.errors import OutputError, UsageError
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
 from fusecli.images.intensity import Range, pair_ranges
@@ -246,7 +246,12 @@ def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
     }
     known = {name: cache.read_json(key) for name, key in keys.items()}
     if not all(known.values()):  # then all of them again: only times measured in turns compare
-        for name, measured in cost.measure(methods, pair, job.read).items():
+        try:
+            costs = cost.measure(methods, pair, job.read)
+        except (OSError, OutputError) as error:  # no place for temporary files: scores took longer, and stay
+            result.notes.append(f"times and memory could not be measured: {error}")
+            return
+        for name, measured in costs.items():
             known[name] = measured.as_dict()
             cache.write_json(keys[name], known[name])
     for name, values in known.items():

@@ -10,7 +10,7 @@ import typer
 
 from fusecli import __version__
 from fusecli.cli import align, annotate, benchmark, distill, export, fuse, models, options, train_teacher
-from fusecli.errors import EXIT_USAGE, FusecliError
+from fusecli.errors import EXIT_NOTHING_DONE, EXIT_USAGE, FusecliError
 
 app = typer.Typer(
     name="fusecli",
@@ -65,6 +65,11 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # a reader that has seen enough, such as head
         return 141  # as of a program that SIGPIPE ended
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        _tell("no more threads may be started here (ulimit -u, or the container's limit of processes)")
+        return EXIT_NOTHING_DONE
     except (FusecliError, OSError, MemoryError) as error:
         if log.isEnabledFor(logging.DEBUG):
             log.exception("failed")

@@ -121,6 +121,7 @@ def benchmark(
     names = _metric_names(metrics, protocol)
     results = _fused_folders(fused)
 
+    options.sleep_when_waiting()  # as fuse does: spinning threads made a busy machine's times fifty times as long
     from fusecli.benchmark import compare, datasets, run
     from fusecli.benchmark.cache import Cache
     from fusecli.images.atomic import STDOUT

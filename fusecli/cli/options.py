@@ -155,13 +155,13 @@ def look_of(text: str | None) -> float | None:
 
 
 class _JsonLines(logging.Formatter):
-    """One JSON object per message, for log collectors."""
+    """One JSON object per message, for log collectors; in ASCII, so that it is JSON whatever stderr's encoding is."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {"time": self.formatTime(record), "level": record.levelname.lower(), "message": record.getMessage()}
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
+        return json.dumps(entry)
 
 
 @contextmanager

@@ -255,12 +255,17 @@ def _walk(root: str, recursive: bool, broken: list[str] | None = None) -> Iterat
     """
 
     def visit(folder: str, relative: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, str, str]]:
-        status = os.stat(folder)
-        identity = status.st_dev, status.st_ino
-        if identity in above:
-            return
-        with os.scandir(folder) as entries:
-            listing = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+        try:
+            status = os.stat(folder)
+            identity = status.st_dev, status.st_ino
+            if identity in above:
+                return
+            with os.scandir(folder) as entries:
+                listing = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            if relative:  # a sub-folder that is gone since its parent was listed, such as the oldest day's
+                return
+            raise
         for entry in listing:
             try:
                 is_file, is_folder = entry.is_file(), entry.is_dir()
@@ -408,11 +413,20 @@ def _from_csv(
     if "\0" in text:
         raise UsageError(f"--pairs {path}: not a text file: it holds null bytes")
     head = text.partition("\n")[0].strip()
-    rows = csv.reader(io.StringIO(text, newline=None), delimiter=max(",;\t", key=head.count))
+    rows = csv.reader(io.StringIO(text, newline=None), delimiter=_delimiter(head, sides))
     try:
         return _from_rows(rows, head, path, typed, sides, endings, folders)
     except csv.Error as error:
         raise UsageError(f"--pairs {path}, line {rows.line_num}: {error}") from error
+
+
+def _delimiter(head: str, sides: tuple[str, str]) -> str:
+    """The one by which the heading names both sides; spreadsheets write what is usual where they are."""
+    return next((one for one in ",;\t" if set(sides) <= set(_names(head.replace('"', "").split(one)))), ",")
+
+
+def _names(row: list[str]) -> list[str]:
+    return [cell.strip().lower() for cell in row]
 
 
 def _text(path: Path) -> str:
@@ -431,12 +445,15 @@ def _from_rows(
     endings: tuple[str, ...],
     folders: bool,
 ) -> list[Pair]:
-    header = [cell.strip().lower() for cell in next(rows, [])]
+    header = _names(next(rows, []))
     if not set(sides) <= set(header):
         raise UsageError(
             f"--pairs {path}: the first line must name the columns, as {','.join(sides)} or {','.join(sides)},name; "
             f"it is {head[:60]!r}"
         )
+    twice = next((name for name in (*sides, "name") if header.count(name) > 1), None)
+    if twice:
+        raise UsageError(f"--pairs {path}: the first line names two columns {twice!r}; which is meant?")
     pairs: dict[str, Pair] = {}
     missing: list[str] = []
     for row in rows:
@@ -473,7 +490,8 @@ def _from_rows(
 
 def _locate(cell: str, folder: str, table: Path, folders: bool) -> Path:
     beside = Path() if is_device(table) else table.parent  # stdin lies nowhere
-    spelled = dict.fromkeys((cell, *(unicodedata.normalize(form, cell) for form in ("NFC", "NFD"))))
+    slashed = cell.replace("\\", "/")  # a table made on Windows
+    spelled = dict.fromkeys((cell, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))))
     places = [root / name for root in (Path(folder) if folder else beside, beside) for name in spelled]
     return next((place for place in places if _is_there(place, folders)), beside / cell)
 

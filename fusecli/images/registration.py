@@ -48,7 +48,7 @@ class Calibration:
         Says so where `fusecli align` itself did not trust what it estimated.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
             if "matrix" in values:
                 matrix = np.array(values["matrix"], np.float64)
             else:

@@ -120,14 +120,15 @@ class VideoFile:
                 count += 1
                 damaged += frame.is_corrupt
                 yield Timed(time, self._upright(frame))
-            end, declared = time + 1 / self.look.rate, self._declared(container, stream)
-            is_avi = "avi" in container.format.name  # its index is lost with the tail; its head says how many
-            is_short = "matroska" in container.format.name and end < declared - _SHORT
-            if is_short or (is_avi and count < stream.frames - self.look.rate * _SHORT):
-                expected = f"{stream.frames} frames" if is_avi else f"{float(declared):.1f} s"
+            end, promised = time + 1 / self.look.rate, self._declared(container, stream)
+            if "avi" in container.format.name:  # its index is lost with the tail; its head counts dropped frames too
+                promised = stream.frames / self.look.rate
+            elif "matroska" not in container.format.name:
+                promised = Fraction(0)
+            if end < promised - _SHORT:
                 raise InputError(
-                    f"{self.path}: ends after {count} frames ({float(end):.1f} s) of {expected}: it is truncated or "
-                    "damaged; cut it to what is whole, for example with ffmpeg -c copy"
+                    f"{self.path}: ends after {count} frames ({float(end):.1f} s) of {float(promised):.1f} s: it is "
+                    "truncated or damaged; cut it to what is whole, for example with ffmpeg -c copy"
                 )
         if damaged:
             log.warning("%s: %d of %d frames are damaged", self.path, damaged, count)
@@ -221,12 +222,15 @@ class VideoFile:
         """Seconds that the header promises; 0 where it does not say."""
         if stream.duration:
             return stream.duration * stream.time_base
+        end = Fraction(0)
         if container.duration and len(container.streams) == 1:
-            return Fraction(container.duration, 10**6)
-        with suppress(KeyError, ValueError):  # Matroska: 00:01:02.345000000
-            hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-            return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
-        return Fraction(0)
+            end = Fraction(container.duration, 10**6)
+        else:
+            with suppress(KeyError, ValueError):  # Matroska: 00:01:02.345000000
+                hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+                end = 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
+        # Matroska says when it ends, and a recording's segment begins where the one before ended.
+        return max(end - Fraction(container.start_time or 0, 10**6), Fraction(0))
 
 
 class VideoWriter:

@@ -62,7 +62,7 @@ class Report:
     def __init__(
         self, options: dict[str, Any], model: dict[str, Any], engine: Computes, keep: int | None = None
     ) -> None:
-        self.began = time.time()
+        self.began = time.monotonic()  # clocks may be set meanwhile
         self.device, self.precision = str(engine.device), str(engine.precision).removeprefix("torch.")
         self.head = {
             "fusecli": __version__,
@@ -115,7 +115,7 @@ class Report:
         """The run is over. left: pairs that were not begun, since it was stopped or met what would stop them too."""
         for job in left:
             self._append(Entry(job, "left"))
-        seconds = time.time() - self.began
+        seconds = time.monotonic() - self.began
         self.summary = {
             "pairs": self.counts.total(),
             "done": self.counts["done"],

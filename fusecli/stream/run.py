@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from fusecli.errors import FusecliError, InputError, OutputError
+from fusecli.errors import FusecliError, InputError, OutputError, counted
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
 from fusecli.images.frame import Frame
@@ -333,7 +333,7 @@ def load(job: Job, settings: Settings) -> Loaded:
         for path, intensity in zip((job.first, job.second), settings.ranges, strict=True)
     ]
     if len(sides[0]) != len(sides[1]):
-        raise InputError(f"{job.first} has {len(sides[0])} pages, {job.second} has {len(sides[1])}")
+        raise InputError(f"{job.first} has {counted(len(sides[0]), 'page')}, {job.second} has {len(sides[1])}")
     first, second = ([frame.pixels for frame in side] for side in sides)
     metadata = [frame.origin.metadata for frame in sides[0]]
     if settings.anonymous:

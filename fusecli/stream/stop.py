@@ -34,9 +34,14 @@ class Round(Event):
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM set the stop, so that what is under way is finished; a later one ends the process at once."""
+    """Ctrl-C, SIGTERM and a lost terminal set the stop, so that what is under way is finished.
+
+    A later one ends the process at once. Under nohup a lost terminal does nothing.
+    """
     stop = Stop()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
     first = 0.0
 
     def on_signal(number: int, frame: object) -> None:

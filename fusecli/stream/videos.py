@@ -164,8 +164,8 @@ class _Fusion:
         seconds = time.perf_counter() - began
         rate = steps.look.rate
         log.info(
-            "%s: %d frames, %s fps, in %.1f s (%.1f frames/s)",
-            *(_shown(self.job.output), count, _decimal(rate), seconds, count / seconds),
+            "%s: %s, %s fps, in %.1f s (%.1f frames/s)",
+            *(_shown(self.job.output), counted(count, "frame"), _decimal(rate), seconds, count / seconds),
         )
         digest = file_hash(self.job.output) if self.settings.digest and self.job.output != Path(PIPE) else None
         details = {"frames": count, "fps": round(float(rate), 3)}
@@ -372,7 +372,8 @@ class InStep:
         total = longer.count()
         rest = f"; {longer} has {total}" if total else ""
         log.warning(
-            "%s is shorter than %s: the result ends with it, after %d frames%s", ended, longer, self.count, rest
+            "%s is shorter than %s: the result ends with it, after %s%s",
+            *(ended, longer, counted(self.count, "frame"), rest),
         )
 
 
