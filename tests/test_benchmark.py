@@ -691,6 +691,16 @@ def test_wilcoxon_counts_out_all_signs() -> None:
     assert compare.wilcoxon(np.append(many, 1e-9)) == pytest.approx(exact, rel=0.05)  # beyond 200: the approximation
 
 
+def test_a_verdict_needs_a_significant_change() -> None:
+    up, down = registry.METRICS["tang"]["VIF"], registry.METRICS["tang"]["Nabf"]
+    verdicts = [
+        compare.Move("tno", "mine", metric, before=0.5, after=after, n=9, p=p).verdict
+        for metric in (up, down)
+        for after, p in ((0.6, 0.049), (0.4, 0.049), (0.6, 0.05), (0.5, 0.01))
+    ]
+    assert verdicts == ["better", "worse", "same", "same", "worse", "better", "same", "same"]
+
+
 def test_holm_steps_down() -> None:
     assert compare.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert compare.holm([0.9, 0.8]) == pytest.approx([1, 1])

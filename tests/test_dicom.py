@@ -687,6 +687,15 @@ def test_all_slices_of_a_result_are_stored_alike(tmp_path, tags):
     assert quantities(read(tmp_path / "out")) == pytest.approx(shown, abs=0.01)
 
 
+@pytest.mark.parametrize(("modality", "tags", "expected"), [("CT", {"RescaleType": None}, "US"), ("PT", {}, None)])
+def test_a_result_is_never_in_hounsfield_units_as_a_ct_without_a_unit_is(tmp_path, modality, tags, expected):
+    for path in phantom.dicom_series(tmp_path / "in", VALUES, WHERE, modality):
+        edit(path, **tags)
+    volume = read(tmp_path / "in")
+    write(tmp_path / "out", volume, volume)
+    assert pydicom.dcmread(tmp_path / "out" / "0001.dcm").get("RescaleType") == expected
+
+
 @pytest.mark.parametrize(("number", "expected"), [(7, 1007), (2**31 - 500, 2**31 - 1), (-3, 997)])
 def test_the_number_of_a_series_stays_one_that_dicom_can_hold(tmp_path, number, expected):
     phantom.dicom_series(tmp_path / "ct", VALUES, WHERE, SeriesNumber=number)

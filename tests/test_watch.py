@@ -14,7 +14,7 @@ import pytest
 from conftest import scene
 
 from fusecli.stream import watch
-from fusecli.stream.run import Job
+from fusecli.stream.run import Job, Outcome
 
 
 @pytest.fixture
@@ -322,6 +322,39 @@ def test_a_result_that_was_left_alone_stays_so(tmp_path):
     for path in (tmp_path / "ir" / "000.png", tmp_path / "vis" / "000.png"):
         os.utime(path, (time.time() - 5, time.time() - 5))
     assert watcher.poll() == []
+
+
+def test_what_changes_soon_after_it_was_fused_is_fused_again(tmp_path, monkeypatch):
+    """Once it changes no more. Until then it is left, as is what was handed out and is not through."""
+    monkeypatch.setattr(watch, "SETTLE", 0)
+    for side in ("ir", "vis", "out"):
+        (tmp_path / side).mkdir()
+    watcher = watch.Watcher(
+        (tmp_path / "ir", tmp_path / "vis"),
+        (lambda name: Path(name).stem,) * 2,
+        lambda pair: tmp_path / "out" / f"{pair.name}.png",
+    )
+
+    def write(size):
+        for side in ("ir", "vis"):
+            path = tmp_path / side / "a.png"
+            path.write_bytes(bytes(size))
+            os.utime(path, (time.time() - 9, time.time() - 9))
+
+    write(3)
+    (job,) = watcher.poll()
+    assert [each.name for each in watcher.left()] == ["a"]
+    assert watcher.is_final(Outcome(job))
+    assert watcher.left() == []
+    job.output.write_bytes(b"fused")
+    write(5)
+    assert watcher.poll() == []  # whoever was seen changing may go on
+    assert watcher.poll() == [job]
+    assert watcher.is_final(Outcome(job))
+    monkeypatch.setattr(watch, "RECHECK", 0)
+    assert watcher.poll() == []  # from here on it is settled
+    write(7)
+    assert watcher.poll() == watcher.poll() == []
 
 
 @pytest.mark.parametrize("option", [("--preview",), ("--steady",), ("--name", "{index}"), ("--pairs", "pairs.csv")])
