@@ -180,6 +180,26 @@ def test_the_released_one_is_the_released_nano_where_nothing_is_wrong(task):
     assert not black.any() or fused[black].mean() < 1 / 255
 
 
+@pytest.mark.parametrize(
+    ("name", "task", "expected"),
+    [
+        ("nano", "ir-vis", [120.66, 45.66, 115.91, 41.06, 98.91, 30.85, 115.07, 36.1]),
+        ("base", "ir-vis", [120.66, 45.29, 115.9, 40.88, 98.93, 30.73, 115.05, 35.8]),
+        ("nano", "pet-mri", [34.13, 31.99, 31.35, 31.42, 34.33, 34.6, 34.76, 31.41]),
+        ("base", "pet-mri", [31.32, 29.19, 28.91, 29.44, 31.4, 32.07, 31.95, 29.16]),
+    ],
+)
+def test_what_was_released_fuses_as_it_did(name, task, expected):
+    """Mean and spread, in levels, of the quarters of a pair with a dark and noisy side."""
+    first, second = (side[-192:, -160:] for side in scene(task))
+    second = (0.3 * second + 0.04 * np.random.default_rng(0).standard_normal(second.shape)).clip(0, 1)
+    engine = Engine(checkpoint.load(name, task), "cpu", "fp32")
+    fused = 255 * engine.fuse(first[None], second[None].astype(np.float32), None)[0]
+    quarters = [part for half in np.array_split(fused, 2) for part in np.array_split(half, 2, axis=1)]
+    found = [value for part in quarters for value in (part.mean(), part.std())]
+    assert found == pytest.approx(expected, abs=0.1)
+
+
 def scene(task: str) -> tuple[np.ndarray, np.ndarray]:
     """Both sources of a rendered pair, H×W in [0, 1]."""
     if task == "ir-vis":

@@ -658,6 +658,7 @@ def test_a_gray_result_is_derived_from_its_reference(tmp_path, ct_and_mr):
     uids = set()
     for path, source in zip(files, ct.origin.datasets, strict=True):
         result = pydicom.dcmread(path)
+        assert result.InstanceNumber == int(path.stem)
         for name in ("SOPClassUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientName", "PatientID", "StudyDate"):
             assert result[name].value == source[name].value
         for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"):
@@ -685,6 +686,19 @@ def test_all_slices_of_a_result_are_stored_alike(tmp_path, tags):
     fused = write(tmp_path / "out", volume, volume)
     shown = shown_range(volume, "ct").invert(fused)
     assert quantities(read(tmp_path / "out")) == pytest.approx(shown, abs=0.01)
+
+
+@pytest.mark.parametrize(("slope", "function", "more"), [(1, None, 1), (1e-4, "LINEAR_EXACT", 0)])
+def test_the_window_of_a_result_shows_all_of_it(tmp_path, slope, function, more):
+    """The usual function of windows reaches one further, which narrow ones have no room for."""
+    for path in phantom.dicom_series(tmp_path / "in", VALUES, WHERE, "PT"):
+        edit(path, RescaleSlope=slope)
+    volume = read(tmp_path / "in", "pet")
+    write(tmp_path / "out", volume, volume, side="pet")
+    result, shown = pydicom.dcmread(tmp_path / "out" / "0001.dcm"), shown_range(volume, "pet")
+    assert result.get("VOILUTFunction") == function
+    assert result.WindowCenter == pytest.approx((shown.lo + shown.hi + more) / 2)
+    assert result.WindowWidth == pytest.approx(shown.hi - shown.lo + more)
 
 
 @pytest.mark.parametrize(("modality", "tags", "expected"), [("CT", {"RescaleType": None}, "US"), ("PT", {}, None)])

@@ -207,8 +207,11 @@ def test_other_runtime_errors_are_not_taken_for_out_of_memory():
         def forward(self, first, second, context=None):
             raise RuntimeError("shapes cannot be multiplied")
 
+    engine = Engine(Broken(), "cpu", "fp32")
+    tile = engine.tile
     with pytest.raises(RuntimeError, match="multiplied"):
-        Engine(Broken(), "cpu", "fp32").fuse(*np.zeros((2, 1, 300, 300), np.uint8))
+        engine.fuse(*np.zeros((2, 1, 300, 300), np.uint8))
+    assert engine.tile == tile  # nothing smaller was tried
 
 
 def test_arrays_that_would_give_a_wrong_picture_are_refused(nano):

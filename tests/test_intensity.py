@@ -132,6 +132,7 @@ def test_a_frame_of_one_value_does_not_stretch_the_range_of_the_others(tmp_path,
     assert sequence_range("auto", paths) == sequence_range("auto", paths[1:])
     assert visible_range(paths) == Range.of_bits(12)
     assert alone == Range(value, value, eight_bit=False)  # where there is nothing else
+    assert intensity.range_of("a", [np.full_like(scene, value)]) == alone
     assert intensity.range_of("a", [np.full_like(scene, value), scene]) == intensity.range_of("a", [scene])
     assert "one range does not suit" not in caplog.text
 

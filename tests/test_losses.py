@@ -65,6 +65,14 @@ def test_each_weight_acts_on_its_own_term():
     assert (torch.stack(parts).mean(1) > 0.01).all()
 
 
+def test_distances_of_flat_images():
+    fused, first, second = (torch.full((1, 1, 96, 96), level) for level in (0.5, 0.2, 0.9))
+    none = dict.fromkeys(("ssim", "max", "consist", "grad"), 0.0)
+    for term, distance in (("max", 0.4), ("consist", 0.35)):
+        weights = LossWeights(**{**none, term: 1.0}).tensor()[None]
+        assert fusion_loss(fused, first, second, weights).item() == pytest.approx(distance)
+
+
 def test_what_is_bright_counts_the_more_the_brighter_it_is():
     weights = LossWeights(ssim=0, max=0, consist=0, grad=0, bright=1).tensor().expand(2, -1)
     sources = torch.tensor([0.5, 1]).view(2, 1, 1, 1).expand(2, 1, 96, 96)

@@ -257,6 +257,13 @@ def test_black_sources_give_a_reason_not_nan(name: str) -> None:
         metrics.evaluate("tang", black, black, _noise((64, 64)), [name])
 
 
+@pytest.mark.parametrize("protocol", ["tang", "standard", "vifb"])
+def test_the_peak_signal_over_no_error_has_no_value(protocol: str) -> None:
+    same = _noise()
+    with pytest.raises(metrics.MetricError, match="nothing differs"):
+        metrics.evaluate(protocol, same, same, same, ["Psnr" if protocol == "vifb" else "PSNR"])
+
+
 def test_constant_sources_have_no_vif_and_no_correlation_at_any_level() -> None:
     noise = _noise((64, 64))
     for level in (3, 77, 255):  # whose variances are no 0 once they are rounded
