@@ -769,6 +769,8 @@ def test_a_colour_result_is_secondary_capture_with_the_geometry(tmp_path, ct_and
     assert result.PatientID == "ID-4711"
     assert result.StudyDescription == "head"
     assert list(result.PatientOrientation) == ["L", "P"]
+    shorter = [np.array(direction) for direction in ((-0.4, 0.1, 0), (0, -0.4, 0.3), (0.1, 0.2, 0.4), (0, 0, -0.4))]
+    assert [derived._towards(direction) for direction in shorter] == ["R", "A", "H", "F"]
     again = read(tmp_path / "out")
     assert np.array_equal(again.voxels, fused)
     assert again.grid.affine == pytest.approx(ct.grid.affine, abs=1e-12)
@@ -777,6 +779,7 @@ def test_a_colour_result_is_secondary_capture_with_the_geometry(tmp_path, ct_and
 @pytest.mark.parametrize("color", [False, True])
 def test_a_multi_frame_reference_keeps_its_frames(tmp_path, color):
     path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE, [3, 1, 5, 0, 2, 4])
+    edit(path, WindowCenter=7, WindowWidth=9)  # where they do not belong, and yet are read
     reference = read(path, "mri")
     out = tmp_path / ("out" if color else "out.dcm")
     fused = write(out, reference, reference, color, "mri")
@@ -790,6 +793,7 @@ def test_a_multi_frame_reference_keeps_its_frames(tmp_path, color):
     )
     dataset, source = pydicom.dcmread(out), pydicom.dcmread(path)
     assert dataset.ImageType[:2] == ["DERIVED", "PRIMARY"]  # what enhanced images must be
+    assert (dataset.WindowCenter, dataset.WindowWidth) == (2**15, 2**16)
     for mine, theirs in zip(*(one.PerFrameFunctionalGroupsSequence for one in (dataset, source)), strict=True):
         assert mine.PlanePositionSequence == theirs.PlanePositionSequence
         assert mine.MRImageFrameTypeSequence[0].FrameType[0] == "DERIVED"

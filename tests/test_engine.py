@@ -134,11 +134,13 @@ def test_bytes_do_not_depend_on_the_neighbours_in_a_stack(nano):
         ("GenuineIntel", "avx512_bf16 amx_bf16 amx_tile", True),
     ],
 )
-def test_bf16_is_taken_where_it_is_quicker(vendor, flags, quick, tmp_path):
+def test_bf16_is_taken_where_it_is_quicker(vendor, flags, quick, tmp_path, monkeypatch):
     said = tmp_path / "cpuinfo"
     said.write_text(f"vendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n")
     assert engines._cpu_is_quick_in_bf16(said) is quick
     assert not engines._cpu_is_quick_in_bf16(tmp_path / "none")
+    monkeypatch.setattr(engines, "_cpu_is_quick_in_bf16", lambda: quick)
+    assert engines.pick_precision("auto", torch.device("cpu")) is (torch.bfloat16 if quick else torch.float32)
 
 
 def test_bf16_is_within_a_level_on_average(nano):

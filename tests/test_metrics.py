@@ -250,11 +250,14 @@ def test_all_black_result_has_values() -> None:
         metrics.measure("vifb", "Qcb", trio)
 
 
-@pytest.mark.parametrize("name", ["VIF", "Qabf", "Nabf"])
-def test_black_sources_give_a_reason_not_nan(name: str) -> None:
+@pytest.mark.parametrize(("protocol", "name"), [("tang", "VIF"), ("tang", "Qabf"), ("tang", "Nabf"), ("vifb", "Qcv")])
+def test_black_sources_give_a_reason_not_nan(protocol: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     black = np.zeros((64, 64), np.uint8)
     with pytest.raises(metrics.MetricError, match=f"{name} .*has no value"):
-        metrics.evaluate("tang", black, black, _noise((64, 64)), [name])
+        metrics.evaluate(protocol, black, black, _noise((64, 64)), [name])
+    monkeypatch.setitem(TANG, "EN", lambda trio: np.nan)
+    with pytest.raises(metrics.MetricError, match=r"EN \(tang\) is not finite"):
+        metrics.evaluate("tang", black, black, black, ["EN"])
 
 
 @pytest.mark.parametrize("protocol", ["tang", "standard", "vifb"])
