@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import errno
+import io
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from fusecli import metrics, registry
 from fusecli.benchmark import cache, charts, classical, compare, datasets, methods, page, report, results
@@ -891,6 +893,7 @@ def test_ranks_are_over_several_methods_and_the_metrics_of_the_field() -> None:
 def test_gates_judge_baselines_only_if_named_or_alone() -> None:
     made = _ssim(average=[1.0, 1.0], nano=[1.2, 1.2])
     (gate,) = compare.gates(["ssim=1.3"], "tang", ["SSIM"])
+    assert (gate.fails(1.3), gate.fails(1.299)) == (False, True)
     for named, judged in ((None, ["average", "nano"]), (["nano"], ["nano"])):
         lines = compare.failures(made, [gate], named)
         assert [line.partition(":")[0] for line in lines] == [f"tno, {name}" for name in judged]
@@ -907,7 +910,7 @@ def test_numbers_of_costs_are_short() -> None:
 
 
 def test_costs_name_the_device_in_each_row_only_where_there_are_several() -> None:
-    made = _ssim(first=[1.2, 1.3], second=[1.0, 1.1])
+    made = _ssim(first=[1.2, 1.3], second=[1.0, 1.1], of_others=[1.1, 1.1])
     cost = {"params": 9, "macs": 9e9, "ms": 1.0, "ms_end_to_end": 2.0, "peak_mb": 3.0, "size": (64, 48)}
     dataset = made.datasets["tno"]
     dataset.methods["first"].cost = cost | {"device": "CPU", "precision": None}
@@ -921,6 +924,10 @@ def test_costs_name_the_device_in_each_row_only_where_there_are_several() -> Non
     assert title.startswith("cost of one pair of 64×48 on CPU and GPU;")
     assert [row[-1] for row in cells.values()] == ["CPU", "GPU"]
     assert report.cost_headers(cells)[-1] == "device"
+    console = Console(file=io.StringIO(), width=200)
+    report.terminal(made, console)
+    costs = console.file.getvalue().partition("cost of one pair")[2]
+    assert re.findall(r"^ *(first|second|of_others) ", costs, re.MULTILINE) == ["first", "second"]
 
 
 def test_names_do_not_break_tables() -> None:

@@ -109,6 +109,12 @@ def test_motion_is_a_line_of_the_announced_length():
     torch.testing.assert_close(down, expected.mT)
 
 
+def test_ghosts_of_motion_add_no_light(scene):
+    out = DEGRADATIONS["mri"]["artifact"](scene, torch.ones(4, 1, 1, 1), seeded())
+    torch.testing.assert_close(out.mean((1, 2, 3)), scene.mean((1, 2, 3)))
+    assert (out - scene).abs().mean() > 0.01
+
+
 @pytest.mark.parametrize("side", ["vis", "ir", "ct", "pet", "mri"])
 def test_noise_has_the_same_strength_at_mid_grey_on_every_side(side):
     grey = torch.full((8, 1, 64, 64), 0.5)

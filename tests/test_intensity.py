@@ -224,6 +224,8 @@ def test_gaps_and_constants():
     gaps = np.array([np.nan, np.inf, -np.inf, 15.0], np.float32)
     np.testing.assert_array_equal(Range(10, 20).apply(gaps), np.float32([0, 1, 0, 0.5]))
     assert full_range(np.full((2, 2), np.nan, np.float32)) == Range(0, 1)
+    for ends in ((-1, 0.5), (0.5, 1.5)):
+        assert full_range(np.array([ends], np.float32)) == Range(*ends)
     assert frame_range(np.full((2, 2), np.nan, np.float32)) == Range(0, 1)
     constant = np.full((3, 3), 7500, np.uint16)
     found = frame_range(constant)
