@@ -23,6 +23,7 @@ from pydicom.uid import (
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import derived, dicom, dicom_series
+from fusecli.images.grid import Grid
 from fusecli.images.intensity import Range
 from fusecli.images.volume import parse_window, shown_range
 
@@ -686,6 +687,16 @@ def test_all_slices_of_a_result_are_stored_alike(tmp_path, tags):
     fused = write(tmp_path / "out", volume, volume)
     shown = shown_range(volume, "ct").invert(fused)
     assert quantities(read(tmp_path / "out")) == pytest.approx(shown, abs=0.01)
+
+
+def test_a_slice_names_as_sources_what_lies_about_it(tmp_path):
+    """Of the other volume, whose slices are nearer to one another: the one at its place, or those on both sides."""
+    for name, count, apart in (("ct", 3, 2.5), ("mr", 6, 1)):
+        affine = np.diag([1.0, 1, apart, 1])
+        phantom.dicom_series(tmp_path / name, VALUES[:1].repeat(count, 0), Grid((9, 8, count), affine), "CT")
+    ct, mr = (read(tmp_path / name) for name in ("ct", "mr"))
+    assert derived._neighbours(ct, mr) == [range(0, 1), range(2, 4), range(5, 6)]
+    assert derived._neighbours(mr, ct) == [range(0, 1), range(0, 2), range(0, 2), range(1, 3), range(1, 3), range(2, 3)]
 
 
 @pytest.mark.parametrize(("slope", "function", "more"), [(1, None, 1), (1e-4, "LINEAR_EXACT", 0)])

@@ -240,6 +240,10 @@ def test_unusable_choices_are_explained():
             engines.pick_device("cuda")
     with pytest.raises(UsageError, match="--precision fp8"):
         engines.pick_precision("fp8", torch.device("cpu"))
+    with pytest.raises(UsageError, match="--precision fp16: CPUs"):
+        engines.pick_precision("fp16", torch.device("cpu"))
+    assert engines.pick_precision("fp16", torch.device("cuda")) is torch.float16
+    assert engines.pick_precision("auto", torch.device("cuda")) is torch.float16
 
 
 def test_vivid_colours_keep_luma_and_hue():

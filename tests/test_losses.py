@@ -51,7 +51,6 @@ def test_loss_is_zero_only_where_nothing_is_lost():
 
 
 def test_each_weight_acts_on_its_own_term():
-    fused, first, second = images(), images(), images()
     fused, first, second = (torch.rand(3, 1, 96, 96, generator=GENERATOR) for _ in range(3))
     names = ("ssim", "max", "consist", "grad", "vif", "bright")
     none = dict.fromkeys(names, 0.0) | {"gain": 1.5}
