@@ -48,7 +48,10 @@ def base() -> Base:
 @pytest.fixture(scope="module")
 def released(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("nano") / "nano.safetensors"
-    checkpoint.save(path, Nano(**TINY_NANO), "nano", TINY_NANO, ["ir-vis"])
+    nano = Nano(**TINY_NANO)
+    with torch.no_grad():
+        nano.head.bias[0] = 1  # more of the first source, so that it matters which is which
+    checkpoint.save(path, nano, "nano", TINY_NANO, ["ir-vis"])
     return str(path)
 
 
@@ -178,6 +181,26 @@ def test_the_released_one_is_the_released_nano_where_nothing_is_wrong(task):
     assert np.abs(fused - plain).mean() < 1.5 / 255
     black = np.maximum(first, second) == 0
     assert not black.any() or fused[black].mean() < 1 / 255
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "expected"),
+    [
+        ("nano", "ir-vis", [120.66, 45.66, 115.91, 41.06, 98.91, 30.85, 115.07, 36.1]),
+        ("base", "ir-vis", [120.66, 45.29, 115.9, 40.88, 98.93, 30.73, 115.05, 35.8]),
+        ("nano", "pet-mri", [34.13, 31.99, 31.35, 31.42, 34.33, 34.6, 34.76, 31.41]),
+        ("base", "pet-mri", [31.32, 29.19, 28.91, 29.44, 31.4, 32.07, 31.95, 29.16]),
+    ],
+)
+def test_what_was_released_fuses_as_it_did(name, task, expected):
+    """Mean and spread, in levels, of the quarters of a pair with a dark and noisy side."""
+    first, second = (side[-192:, -160:] for side in scene(task))
+    second = (0.3 * second + 0.04 * np.random.default_rng(0).standard_normal(second.shape)).clip(0, 1)
+    engine = Engine(checkpoint.load(name, task), "cpu", "fp32")
+    fused = 255 * engine.fuse(first[None], second[None].astype(np.float32), None)[0]
+    quarters = [part for half in np.array_split(fused, 2) for part in np.array_split(half, 2, axis=1)]
+    found = [value for part in quarters for value in (part.mean(), part.std())]
+    assert found == pytest.approx(expected, abs=0.1)
 
 
 def scene(task: str) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import errno
+import io
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from fusecli import metrics, registry
 from fusecli.benchmark import cache, charts, classical, compare, datasets, methods, page, report, results
@@ -249,22 +251,18 @@ def test_no_place_for_temporary_files_costs_the_times_alone(data: Path, monkeypa
         raise FileNotFoundError(2, "No usable temporary directory found")
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", refused)
-    options = (
-        "--dataset",
-        "tno",
-        "--methods",
-        "average",
-        "--metrics",
-        "EN",
-        "--no-html",
-        "--quiet",
-        "--json",
-        "x.json",
-    )
-    assert _run(*options) == 0
+    options = "--dataset tno --methods average --metrics EN --no-html --quiet --json x.json"
+    assert _run(*options.split()) == 0
     (dataset,) = json.loads(Path("x.json").read_text())["datasets"].values()
     assert dataset["methods"]["average"]["mean"]["EN"]
     assert "No usable temporary directory" in dataset["notes"][-1]
+
+
+def test_what_is_kept_but_spoilt_is_computed_anew(tmp_path: Path) -> None:
+    kept = cache.Cache(tmp_path)
+    for spoilt in (b"", b"{", b"[1]"):
+        kept.write("abcd", "json", spoilt)
+        assert kept.read_json("abcd") == {}
 
 
 def test_names_are_shown_as_they_are(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -717,6 +715,16 @@ def test_wilcoxon_counts_out_all_signs() -> None:
     assert compare.wilcoxon(np.append(many, 1e-9)) == pytest.approx(exact, rel=0.05)  # beyond 200: the approximation
 
 
+def test_a_verdict_needs_a_significant_change() -> None:
+    up, down = registry.METRICS["tang"]["VIF"], registry.METRICS["tang"]["Nabf"]
+    verdicts = [
+        compare.Move("tno", "mine", metric, before=0.5, after=after, n=9, p=p).verdict
+        for metric in (up, down)
+        for after, p in ((0.6, 0.049), (0.4, 0.049), (0.6, 0.05), (0.5, 0.01))
+    ]
+    assert verdicts == ["better", "worse", "same", "same", "worse", "better", "same", "same"]
+
+
 def test_holm_steps_down() -> None:
     assert compare.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert compare.holm([0.9, 0.8]) == pytest.approx([1, 1])
@@ -863,6 +871,78 @@ def _ssim(**values: list[float | None]) -> results.Report:
     methods = {name: results.MethodResult(name, "classical", name, {"SSIM": values[name]}) for name in values}
     dataset = results.DatasetResult("tno", "TNO", "ir-vis", ["a", "b"], methods)
     return results.Report("tang", ["SSIM"], {"tno": dataset})
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    made = _ssim(first=[1.2, None], second=[1.0, 1.1])
+    cost = {"ms": 12.3, "params": 134_000, "device": "cpu", "size": [64, 48]}
+    first, second = made.datasets["tno"].methods.values()
+    first.cost, first.undefined = cost, {"SSIM": {"b": "black"}}
+    first.values["Nabf"], second.values["Nabf"] = [0.1, 0.2], [0.3, 0.4]
+    made.metrics.append("Nabf")
+    written = json.loads(json.dumps(made.to_json()))
+    (tmp_path / "r.json").write_text(json.dumps(written), encoding="utf-8")
+    read = results.load(tmp_path / "r.json")
+    assert read.to_json() == written
+    assert (read.datasets["tno"].name, read.datasets["tno"].title) == ("tno", "TNO")
+    assert written["metrics"] == {"SSIM": "higher", "Nabf": "lower"}
+    table = written["datasets"]["tno"]["methods"]
+    assert [(table[name]["ms_per_pair"], table[name]["params"]) for name in table] == [(12.3, 134_000), (None, None)]
+    assert table["first"]["mean"] == pytest.approx({"SSIM": 1.2, "Nabf": 0.15})
+
+
+def test_ranks_are_over_several_methods_and_the_metrics_of_the_field() -> None:
+    made = _ssim(first=[1.2, 1.3], second=[1.0, 1.1])
+    (dataset,) = made.datasets.values()
+    for method in dataset.methods.values():
+        method.values["CC"] = [0.5, 0.5]
+    made.metrics = ["SSIM", "CC"]
+    assert made.ranked() == ["SSIM"]
+    made.metrics = ["CC"]
+    assert made.mean_ranks(dataset) == {}
+    assert results.Report("vifb", ["Qcb", "Rmse"], {}).ranked() == ["Qcb", "Rmse"]
+    alone = _ssim(first=[1.2, 1.3])
+    assert alone.mean_ranks(alone.datasets["tno"]) == {}
+
+
+def test_gates_judge_baselines_only_if_named_or_alone() -> None:
+    made = _ssim(average=[1.0, 1.0], nano=[1.2, 1.2])
+    (gate,) = compare.gates(["ssim=1.3"], "tang", ["SSIM"])
+    assert (gate.fails(1.3), gate.fails(1.299)) == (False, True)
+    for named, judged in ((None, ["average", "nano"]), (["nano"], ["nano"])):
+        lines = compare.failures(made, [gate], named)
+        assert [line.partition(":")[0] for line in lines] == [f"tno, {name}" for name in judged]
+    made.datasets["tno"].methods["nano"].kind = "model"
+    assert compare.failures(made, [gate]) == ["tno, nano: SSIM 1.200 is below 1.3"]
+    assert compare.failures(made, [gate], ["average"]) == ["tno, average: SSIM 1.000 is below 1.3"]
+
+
+def test_numbers_of_costs_are_short() -> None:
+    quantities = {134_000: "134 k", 999: "999", 999.7: "1 k", 999_700: "1 M", 2.5e6: "2.5 M", 7e9: "7 G", None: "–"}
+    times = {0.1234: "0.123", 999.4: "999", 999.7: "1,000", 12345.6: "12,346", None: "–"}
+    for show, expected in ((report.quantity, quantities), (report.milliseconds, times)):
+        assert {value: show(value) for value in expected} == expected
+
+
+def test_costs_name_the_device_in_each_row_only_where_there_are_several() -> None:
+    made = _ssim(first=[1.2, 1.3], second=[1.0, 1.1], of_others=[1.1, 1.1])
+    cost = {"params": 9, "macs": 9e9, "ms": 1.0, "ms_end_to_end": 2.0, "peak_mb": 3.0, "size": (64, 48)}
+    dataset = made.datasets["tno"]
+    dataset.methods["first"].cost = cost | {"device": "CPU", "precision": None}
+    dataset.methods["second"].cost = cost | {"device": "CPU", "precision": "fp32"}
+    assert report.cost_columns(dataset)[1] == {
+        "first": ["9", "9 G", "1", "2", "3", "–"],
+        "second": ["9", "9 G", "1", "2", "3", "fp32"],
+    }
+    dataset.methods["second"].cost["device"] = "GPU"
+    title, cells = report.cost_columns(dataset)
+    assert title.startswith("cost of one pair of 64×48 on CPU and GPU;")
+    assert [row[-1] for row in cells.values()] == ["CPU", "GPU"]
+    assert report.cost_headers(cells)[-1] == "device"
+    console = Console(file=io.StringIO(), width=200)
+    report.terminal(made, console)
+    costs = console.file.getvalue().partition("cost of one pair")[2]
+    assert re.findall(r"^ *(first|second|of_others) ", costs, re.MULTILINE) == ["first", "second"]
 
 
 def test_names_do_not_break_tables() -> None:

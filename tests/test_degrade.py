@@ -6,7 +6,15 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fusecli.text.events import KINDS, severity_vector  # noqa: E402
-from fusecli.training.degrade import COMBINATIONS, DEGRADATIONS, apply, degrade, degrade_pair  # noqa: E402
+from fusecli.training.degrade import (  # noqa: E402
+    COMBINATIONS,
+    DEGRADATIONS,
+    KERNEL,
+    _line,
+    apply,
+    degrade,
+    degrade_pair,
+)
 
 CASES = [(side, kind) for side, made in DEGRADATIONS.items() for kind in made]
 
@@ -90,6 +98,21 @@ def test_over_exposure_clips_the_announced_share():
     ramp = torch.linspace(0, 0.8, 10_000).view(1, 1, 100, 100)
     out = apply(ramp, "vis", {"over exposure": torch.tensor([0.8])}, seeded())
     assert (out == 1).float().mean().item() == pytest.approx(0.4, abs=0.01)
+
+
+def test_motion_is_a_line_of_the_announced_length():
+    lengths, angles = torch.full((2, 1, 1, 1), 4.0), torch.tensor([0, torch.pi / 2]).view(2, 1, 1, 1)
+    across, down = _line(lengths, lengths, angles)[:, 0]
+    expected = torch.zeros(KERNEL, KERNEL)
+    expected[10, 8:13] = torch.tensor([0.5, 1, 1, 1, 0.5]) / 4
+    torch.testing.assert_close(across, expected)
+    torch.testing.assert_close(down, expected.mT)
+
+
+def test_ghosts_of_motion_add_no_light(scene):
+    out = DEGRADATIONS["mri"]["artifact"](scene, torch.ones(4, 1, 1, 1), seeded())
+    torch.testing.assert_close(out.mean((1, 2, 3)), scene.mean((1, 2, 3)))
+    assert (out - scene).abs().mean() > 0.01
 
 
 @pytest.mark.parametrize("side", ["vis", "ir", "ct", "pet", "mri"])

@@ -24,6 +24,7 @@ from pydicom.uid import (
 from fusecli.errors import InputError, UsageError
 from fusecli.images import derived, dicom, dicom_series
 from fusecli.images.dicom_planes import Place, Plane, arrange
+from fusecli.images.grid import Grid
 from fusecli.images.intensity import Range
 from fusecli.images.volume import Volume, parse_window, shown_range
 
@@ -710,6 +711,7 @@ def test_a_gray_result_is_derived_from_its_reference(tmp_path, ct_and_mr):
     uids = set()
     for path, source in zip(files, ct.origin.datasets, strict=True):
         result = pydicom.dcmread(path)
+        assert result.InstanceNumber == int(path.stem)
         for name in ("SOPClassUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientName", "PatientID", "StudyDate"):
             assert result[name].value == source[name].value
         for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"):
@@ -737,6 +739,38 @@ def test_all_slices_of_a_result_are_stored_alike(tmp_path, tags):
     fused = write(tmp_path / "out", volume, volume)
     shown = shown_range(volume, "ct").invert(fused)
     assert quantities(read(tmp_path / "out")) == pytest.approx(shown, abs=0.01)
+
+
+def test_a_slice_names_as_sources_what_lies_about_it(tmp_path):
+    """Of the other volume, whose slices are nearer to one another: the one at its place, or those on both sides."""
+    for name, count, apart in (("ct", 3, 2.5), ("mr", 6, 1)):
+        affine = np.diag([1.0, 1, apart, 1])
+        phantom.dicom_series(tmp_path / name, VALUES[:1].repeat(count, 0), Grid((9, 8, count), affine), "CT")
+    ct, mr = (read(tmp_path / name) for name in ("ct", "mr"))
+    assert derived._neighbours(ct, mr) == [range(0, 1), range(2, 4), range(5, 6)]
+    assert derived._neighbours(mr, ct) == [range(0, 1), range(0, 2), range(0, 2), range(1, 3), range(1, 3), range(2, 3)]
+
+
+@pytest.mark.parametrize(("slope", "function", "more"), [(1, None, 1), (1e-4, "LINEAR_EXACT", 0)])
+def test_the_window_of_a_result_shows_all_of_it(tmp_path, slope, function, more):
+    """The usual function of windows reaches one further, which narrow ones have no room for."""
+    for path in phantom.dicom_series(tmp_path / "in", VALUES, WHERE, "PT"):
+        edit(path, RescaleSlope=slope)
+    volume = read(tmp_path / "in", "pet")
+    write(tmp_path / "out", volume, volume, side="pet")
+    result, shown = pydicom.dcmread(tmp_path / "out" / "0001.dcm"), shown_range(volume, "pet")
+    assert result.get("VOILUTFunction") == function
+    assert result.WindowCenter == pytest.approx((shown.lo + shown.hi + more) / 2)
+    assert result.WindowWidth == pytest.approx(shown.hi - shown.lo + more)
+
+
+@pytest.mark.parametrize(("modality", "tags", "expected"), [("CT", {"RescaleType": None}, "US"), ("PT", {}, None)])
+def test_a_result_is_never_in_hounsfield_units_as_a_ct_without_a_unit_is(tmp_path, modality, tags, expected):
+    for path in phantom.dicom_series(tmp_path / "in", VALUES, WHERE, modality):
+        edit(path, **tags)
+    volume = read(tmp_path / "in")
+    write(tmp_path / "out", volume, volume)
+    assert pydicom.dcmread(tmp_path / "out" / "0001.dcm").get("RescaleType") == expected
 
 
 @pytest.mark.parametrize(("number", "expected"), [(7, 1007), (2**31 - 500, 2**31 - 1), (-3, 997)])
@@ -799,6 +833,8 @@ def test_a_colour_result_is_secondary_capture_with_the_geometry(tmp_path, ct_and
     assert result.PatientID == "ID-4711"
     assert result.StudyDescription == "head"
     assert list(result.PatientOrientation) == ["L", "P"]
+    shorter = [np.array(direction) for direction in ((-0.4, 0.1, 0), (0, -0.4, 0.3), (0.1, 0.2, 0.4), (0, 0, -0.4))]
+    assert [derived._towards(direction) for direction in shorter] == ["R", "A", "H", "F"]
     again = read(tmp_path / "out")
     assert np.array_equal(again.voxels, fused)
     assert again.grid.affine == pytest.approx(ct.grid.affine, abs=1e-12)
@@ -838,6 +874,7 @@ def test_what_marks_either_source_marks_the_result(tmp_path, color):
 @pytest.mark.parametrize("color", [False, True])
 def test_a_multi_frame_reference_keeps_its_frames(tmp_path, color):
     path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE, [3, 1, 5, 0, 2, 4])
+    edit(path, WindowCenter=7, WindowWidth=9)  # where they do not belong, and yet are read
     reference = read(path, "mri")
     out = tmp_path / ("out" if color else "out.dcm")
     fused = write(out, reference, reference, color, "mri")
@@ -851,6 +888,7 @@ def test_a_multi_frame_reference_keeps_its_frames(tmp_path, color):
     )
     dataset, source = pydicom.dcmread(out), pydicom.dcmread(path)
     assert dataset.ImageType[:2] == ["DERIVED", "PRIMARY"]  # what enhanced images must be
+    assert (dataset.WindowCenter, dataset.WindowWidth) == (2**15, 2**16)
     for mine, theirs in zip(*(one.PerFrameFunctionalGroupsSequence for one in (dataset, source)), strict=True):
         assert mine.PlanePositionSequence == theirs.PlanePositionSequence
         assert mine.MRImageFrameTypeSequence[0].FrameType[0] == "DERIVED"

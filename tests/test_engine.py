@@ -134,11 +134,13 @@ def test_bytes_do_not_depend_on_the_neighbours_in_a_stack(nano):
         ("GenuineIntel", "avx512_bf16 amx_bf16 amx_tile", True),
     ],
 )
-def test_bf16_is_taken_where_it_is_quicker(vendor, flags, quick, tmp_path):
+def test_bf16_is_taken_where_it_is_quicker(vendor, flags, quick, tmp_path, monkeypatch):
     said = tmp_path / "cpuinfo"
     said.write_text(f"vendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n")
     assert engines._cpu_is_quick_in_bf16(said) is quick
     assert not engines._cpu_is_quick_in_bf16(tmp_path / "none")
+    monkeypatch.setattr(engines, "_cpu_is_quick_in_bf16", lambda: quick)
+    assert engines.pick_precision("auto", torch.device("cpu")) is (torch.bfloat16 if quick else torch.float32)
 
 
 def test_bf16_is_within_a_level_on_average(nano):
@@ -207,8 +209,11 @@ def test_other_runtime_errors_are_not_taken_for_out_of_memory():
         def forward(self, first, second, context=None):
             raise RuntimeError("shapes cannot be multiplied")
 
+    engine = Engine(Broken(), "cpu", "fp32")
+    tile = engine.tile
     with pytest.raises(RuntimeError, match="multiplied"):
-        Engine(Broken(), "cpu", "fp32").fuse(*np.zeros((2, 1, 300, 300), np.uint8))
+        engine.fuse(*np.zeros((2, 1, 300, 300), np.uint8))
+    assert engine.tile == tile  # nothing smaller was tried
 
 
 def test_arrays_that_would_give_a_wrong_picture_are_refused(nano):
@@ -235,6 +240,10 @@ def test_unusable_choices_are_explained():
             engines.pick_device("cuda")
     with pytest.raises(UsageError, match="--precision fp8"):
         engines.pick_precision("fp8", torch.device("cpu"))
+    with pytest.raises(UsageError, match="--precision fp16: CPUs"):
+        engines.pick_precision("fp16", torch.device("cpu"))
+    assert engines.pick_precision("fp16", torch.device("cuda")) is torch.float16
+    assert engines.pick_precision("auto", torch.device("cuda")) is torch.float16
 
 
 def test_vivid_colours_keep_luma_and_hue():

@@ -1,6 +1,7 @@
 """Faults while a run is at work, names at the limit, bombs, and who may read what is written."""
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import zlib
 
@@ -20,7 +22,7 @@ import tifffile
 from conftest import scene
 
 from fusecli.images import decode, intensity, tiff
-from fusecli.images.atomic import PARTIAL, replacing, sweep
+from fusecli.images.atomic import PARTIAL, by_turns, file_hash, replacing, sweep
 
 
 def command(root, *more):
@@ -257,6 +259,30 @@ def test_temporary_names_cannot_be_foreseen_and_follow_no_link(tmp_path, monkeyp
     with pytest.raises(Exception, match="File exists"), replacing(tmp_path / "a.png") as partial:
         partial.write_bytes(b"overwritten")
     assert victim.read_bytes() == b"precious"
+
+
+def test_what_several_would_make_is_made_by_turns(tmp_path):
+    steps = []
+
+    def make():
+        with by_turns(tmp_path / "new" / "graph"):
+            steps.append("begun")
+            time.sleep(0.05)
+            steps.append("done")
+
+    threads = [threading.Thread(target=make) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert steps == ["begun", "done"] * 3
+
+
+def test_the_hash_of_a_folder_is_of_its_files_in_order(tmp_path):
+    for name in "hbdfgace":
+        (tmp_path / name).write_text(name)
+    assert file_hash(tmp_path) == hashlib.sha256(b"abcdefgh").hexdigest()
+    assert file_hash(tmp_path / "b") == hashlib.sha256(b"b").hexdigest()
 
 
 def put_into(partial, data):

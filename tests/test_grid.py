@@ -16,6 +16,8 @@ def test_grid_says_where_voxels_lie():
     assert where.spacing == pytest.approx((1, 2, 3))
     assert where.centre == pytest.approx((5, -7, 9))
     assert where.points(np.array([4.5, 3.5, 2.5])) == pytest.approx((5, -7, 9))
+    assert len({tuple(corner) for corner in where.corners()}) == 8
+    assert (where.corners().min(0).tolist(), where.corners().max(0).tolist()) == ([0, 0, 0], [9, 7, 5])
     assert str(where) == "10×8×6 voxels of 1.00×2.00×3.00 mm"
 
 

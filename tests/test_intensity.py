@@ -132,6 +132,7 @@ def test_a_frame_of_one_value_does_not_stretch_the_range_of_the_others(tmp_path,
     assert sequence_range("auto", paths) == sequence_range("auto", paths[1:])
     assert visible_range(paths) == Range.of_bits(12)
     assert alone == Range(value, value, eight_bit=False)  # where there is nothing else
+    assert intensity.range_of("a", [np.full_like(scene, value)]) == alone
     assert intensity.range_of("a", [np.full_like(scene, value), scene]) == intensity.range_of("a", [scene])
     assert "one range does not suit" not in caplog.text
 
@@ -223,6 +224,8 @@ def test_gaps_and_constants():
     gaps = np.array([np.nan, np.inf, -np.inf, 15.0], np.float32)
     np.testing.assert_array_equal(Range(10, 20).apply(gaps), np.float32([0, 1, 0, 0.5]))
     assert full_range(np.full((2, 2), np.nan, np.float32)) == Range(0, 1)
+    for ends in ((-1, 0.5), (0.5, 1.5)):
+        assert full_range(np.array([ends], np.float32)) == Range(*ends)
     assert frame_range(np.full((2, 2), np.nan, np.float32)) == Range(0, 1)
     constant = np.full((3, 3), 7500, np.uint16)
     found = frame_range(constant)

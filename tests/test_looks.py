@@ -52,6 +52,19 @@ def test_no_dark_rims_in_bright_skies_but_at_the_thermal_end():
     assert dips[1] < 0.1 < 0.3 < dips[0]
 
 
+def test_what_is_written_on_something_hot_stays():
+    """A sign of equal temperature throughout, hotter than what surrounds it."""
+    rows, columns = np.mgrid[:96, :96]
+    sign = (abs(rows - 48) < 20) & (abs(columns - 48) < 20)
+    infrared = np.where(sign, 0.9, 0.2).astype(np.float32)
+    visible = np.where(sign & (columns % 8 < 4), 0.5, 0.3).astype(np.float32)
+    inner = np.s_[36:60, 36:60]
+    target = looks.natural(visible, infrared)[inner]
+    assert target.mean() > 0.7
+    shown, written = target - target.mean(), visible[inner] - visible[inner].mean()
+    assert (shown * written).sum() > 0.3 * (written * written).sum()
+
+
 def test_infrared_detail_is_taken_where_the_visible_has_none():
     visible = np.full((64, 64), 0.5, np.float32)
     infrared = 0.3 + 0.05 * np.tile(np.float32([0, 0, 1, 1]), (64, 16))

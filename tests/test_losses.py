@@ -51,7 +51,6 @@ def test_loss_is_zero_only_where_nothing_is_lost():
 
 
 def test_each_weight_acts_on_its_own_term():
-    fused, first, second = images(), images(), images()
     fused, first, second = (torch.rand(3, 1, 96, 96, generator=GENERATOR) for _ in range(3))
     names = ("ssim", "max", "consist", "grad", "vif", "bright")
     none = dict.fromkeys(names, 0.0) | {"gain": 1.5}
@@ -63,6 +62,14 @@ def test_each_weight_acts_on_its_own_term():
     parts = [fusion_loss(fused, first, second, weights) for weights in each]
     torch.testing.assert_close(full, sum(parts))
     assert (torch.stack(parts).mean(1) > 0.01).all()
+
+
+def test_distances_of_flat_images():
+    fused, first, second = (torch.full((1, 1, 96, 96), level) for level in (0.5, 0.2, 0.9))
+    none = dict.fromkeys(("ssim", "max", "consist", "grad"), 0.0)
+    for term, distance in (("max", 0.4), ("consist", 0.35)):
+        weights = LossWeights(**{**none, term: 1.0}).tensor()[None]
+        assert fusion_loss(fused, first, second, weights).item() == pytest.approx(distance)
 
 
 def test_what_is_bright_counts_the_more_the_brighter_it_is():

@@ -61,6 +61,22 @@ def test_vifb_golden(method: str, name: str, expected: dict[str, float]) -> None
         assert values[metric] == pytest.approx(value, rel=5e-5), metric
 
 
+def test_values_of_a_pair_that_is_always_at_hand() -> None:
+    """As measured where the golden values were met, which most checkouts are without."""
+    first, second = np.dstack([_scene(seed=seed) for seed in (1, 2, 3)]), _scene(seed=4)
+    fused = np.clip(first + 0.5 * second[..., None] - 40, 0, 255).astype(np.uint8)
+    expected = {
+        "tang": "EN 7.609 SD 50.53 SF 10.62 AG 4.314 MI 2.73 SCD 1.703 VIF 0.5161 Qabf 0.3956 Nabf 0.02047 FMI 0.3944 "
+        "SSIM 1.427 MS-SSIM 1.367 CC 0.7295 PSNR 62.9 MSE 0.03338",
+        "vifb": "Cross_entropy 0.1699 Entropy 7.509 Mutinf 2.259 Psnr 53.53 Avg_gradient 5.68 Edge_intensity 53.69 "
+        "Qabf 0.4118 Variance 66.21 Spatial_frequency 15.21 Rmse 0.2889 Ssim 1.29 Qcb 0.4987 Qcv 512.3",
+    }
+    for protocol, row in expected.items():
+        words = row.split()
+        values = dict(zip(words[::2], map(float, words[1::2]), strict=True))
+        assert metrics.evaluate(protocol, first, second, fused) == pytest.approx(values, rel=1e-3)
+
+
 def test_registry_and_formulas_name_the_same_metrics() -> None:
     assert list(TANG) == list(registry.METRICS["tang"])
     assert list(STANDARD) == list(registry.METRICS["standard"])
@@ -126,6 +142,11 @@ def test_entropy_and_mutual_information_of_known_images() -> None:
     assert information.mutual_information(ramp, np.zeros_like(ramp)) == 0
     independent = information.mutual_information(ramp, np.repeat(np.arange(16.0)[:, None], 256, 1))
     assert independent == pytest.approx(0, abs=1e-12)
+
+
+def test_cross_entropy_is_over_the_levels_that_both_images_have() -> None:
+    source, fused = np.array([[0.0, 0, 0, 9]]), np.array([[0.0, 5, 5, 5]])
+    assert information.cross_entropy(source, fused) == pytest.approx(0.75 * np.log2(3))
 
 
 def _fmi_by_loops(a: np.ndarray, b: np.ndarray) -> float:
@@ -229,11 +250,21 @@ def test_all_black_result_has_values() -> None:
         metrics.measure("vifb", "Qcb", trio)
 
 
-@pytest.mark.parametrize("name", ["VIF", "Qabf", "Nabf"])
-def test_black_sources_give_a_reason_not_nan(name: str) -> None:
+@pytest.mark.parametrize(("protocol", "name"), [("tang", "VIF"), ("tang", "Qabf"), ("tang", "Nabf"), ("vifb", "Qcv")])
+def test_black_sources_give_a_reason_not_nan(protocol: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     black = np.zeros((64, 64), np.uint8)
     with pytest.raises(metrics.MetricError, match=f"{name} .*has no value"):
-        metrics.evaluate("tang", black, black, _noise((64, 64)), [name])
+        metrics.evaluate(protocol, black, black, _noise((64, 64)), [name])
+    monkeypatch.setitem(TANG, "EN", lambda trio: np.nan)
+    with pytest.raises(metrics.MetricError, match=r"EN \(tang\) is not finite"):
+        metrics.evaluate("tang", black, black, black, ["EN"])
+
+
+@pytest.mark.parametrize("protocol", ["tang", "standard", "vifb"])
+def test_the_peak_signal_over_no_error_has_no_value(protocol: str) -> None:
+    same = _noise()
+    with pytest.raises(metrics.MetricError, match="nothing differs"):
+        metrics.evaluate(protocol, same, same, same, ["Psnr" if protocol == "vifb" else "PSNR"])
 
 
 def test_constant_sources_have_no_vif_and_no_correlation_at_any_level() -> None:
@@ -254,6 +285,8 @@ def test_bad_images_are_named() -> None:
         metrics.evaluate("tang", a, a, nan)
     with pytest.raises(metrics.MetricError, match=r"fused: has float values from 0 to 255; scale them to \[0, 1\]"):
         metrics.evaluate("tang", a, a, np.linspace(0, 255, a.size).reshape(a.shape))
+    with pytest.raises(metrics.MetricError, match=r"fused: has float values from -0.5 to 1; scale them to \[0, 1\]"):
+        metrics.evaluate("tang", a, a, np.linspace(-0.5, 1, a.size).reshape(a.shape))
     with pytest.raises(metrics.MetricError, match=r"first.*shape"):
         metrics.evaluate("tang", np.zeros((4, 4, 4), np.uint8), a, a)
     for name, side in (("SSIM", 11), ("MS-SSIM", 161), ("VIF", 41), ("FMI", 3), ("AG", 2)):

@@ -71,6 +71,15 @@ def test_pairs_that_have_nothing_in_common_are_not_trusted():
     assert estimate.trust == "poor"
 
 
+def test_an_estimate_is_trusted_as_far_as_its_weakest_sign():
+    frame = (640, 480)  # of which 4 px are good
+    for residual, similarity, count, expected in (
+        *[(0, 0.16, 3, "poor"), (17, 0.3, 3, "poor"), (5, 0.3, 3, "doubtful"), (0, 0.2, 3, "doubtful")],
+        *[(0, 0.3, 2, "doubtful"), (3, 0.23, 3, "good")],
+    ):
+        assert registration._trust(residual, similarity, count, frame)[0] == expected
+
+
 def test_frames_of_several_sizes_are_no_rig():
     pairs = [(np.zeros((20, 30)), np.zeros((20, 30))), (np.zeros((20, 31)), np.zeros((20, 30)))]
     with pytest.raises(UsageError, match="one size"):

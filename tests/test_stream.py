@@ -223,6 +223,15 @@ def planned(pairs, output, inputs=(), **naming):
     return [job.output for job in plan(pairs, output, Naming(**naming), inputs=inputs).jobs]
 
 
+def test_what_is_made_smaller_skips_no_pixel(tmp_path):
+    """Else fine patterns would come out as coarse ones."""
+    job, small = Job("a", tmp_path, tmp_path, tmp_path), np.zeros((16, 20), np.uint8)
+    lines = np.tile(np.uint8([0, 0, 200, 0]), (64, 20))
+    (_, second), (first, _) = stream.of_one_size(small, lines, job, 1), stream.of_one_size(lines, small, job, 0)
+    for made in (first, second):
+        np.testing.assert_array_equal(made, np.full_like(small, 50))
+
+
 def test_a_side_that_lies_on_its_side_is_no_case_for_resize():
     job = Job("a", Path("v"), Path("i"), Path("o"))
     for shape, advice in (((40, 30), "turn one of them"), ((15, 20), "--resize brings")):

@@ -41,6 +41,21 @@ def test_constant_stays_constant(size, tile):
     torch.testing.assert_close(fused, constant)
 
 
+def test_only_what_is_larger_than_a_tile_is_cut():
+    seen = []
+
+    def keep(first, second):
+        seen.append(tuple(first.shape[-2:]))
+        return first
+
+    image = torch.rand(1, 1, 32, 40)
+    for tile in (0, 40):
+        fuse_tiled(keep, image, image, tile=tile, overlap=8, align=8)
+    assert seen == [(32, 40)] * 2
+    fuse_tiled(keep, image, image, tile=39, overlap=8, align=8)
+    assert seen[2:] == [(32, 40), (32, 16)]
+
+
 @pytest.mark.parametrize("channels", [(), (3,)])
 def test_stacks_of_pictures_are_cut_along_their_own_axes(channels):
     """N×H×W and N×H×W×3: the height's axis is named, the result's type is the function's."""

@@ -56,6 +56,11 @@ def test_slices_in_batches_give_what_slices_by_threads_give(tmp_path, engine, co
         assert np.abs(a.astype(float) - b).max() < 1e-5
 
 
+def test_previews_show_all_levels():
+    np.testing.assert_array_equal(volumes._bytes(np.float32([0, 0.5, 1])), np.uint8([0, 128, 255]))
+    np.testing.assert_array_equal(volumes._bytes(np.uint16([0, 257, 65535])), np.uint8([0, 1, 255]))
+
+
 def test_a_stopped_run_begins_no_other_volume(tmp_path, engine):
     jobs, stop, done = jobs_of(tmp_path, 3), Event(), []
     for outcome in volumes.run(jobs, engine(Engine), volumes.VolumeSettings(TASK, "average"), stop=stop):

@@ -14,7 +14,7 @@ import pytest
 from conftest import scene
 
 from fusecli.stream import watch
-from fusecli.stream.run import Job
+from fusecli.stream.run import Job, Outcome
 
 
 @pytest.fixture
@@ -301,7 +301,23 @@ def test_the_pairs_that_wait_longest_go_first(tmp_path, monkeypatch):
     assert watcher.poll() == []
 
 
-def test_a_result_that_was_left_alone_stays_so(tmp_path):
+def test_nothing_is_settled_or_run_while_nothing_comes(monkeypatch):
+    """And the folders are not looked at without a pause."""
+    looks, stop = [], threading.Event()
+
+    class Quiet:
+        def poll(self):
+            looks.append(time.monotonic())
+            if len(looks) == 3:
+                stop.set()
+            return []
+
+    monkeypatch.setattr(watch, "POLL", 0.05)
+    assert list(watch.run(Quiet(), [], None, lambda *known: pytest.fail("nothing came"), stop=stop)) == []
+    assert looks[2] - looks[0] >= 0.1
+
+
+def test_a_result_that_was_left_alone_stays_so(tmp_path, caplog):
     """Whatever becomes of its sources, and whatever cannot be looked at is no result."""
     for side in ("ir", "vis", "out"):
         (tmp_path / side).mkdir()
@@ -318,10 +334,44 @@ def test_a_result_that_was_left_alone_stays_so(tmp_path):
         lambda pair: tmp_path / "out" / f"{pair.name}.jpeg" if pair.name == long else tmp_path / "out" / "000.png",
     )
     assert [job.name for job in watcher.poll()] == [long]
+    assert f"{tmp_path / 'out' / '000.png'} exists and is left alone; --overwrite replaces" in caplog.text
     put_pair(tmp_path, 0, (50, 60))
     for path in (tmp_path / "ir" / "000.png", tmp_path / "vis" / "000.png"):
         os.utime(path, (time.time() - 5, time.time() - 5))
     assert watcher.poll() == []
+
+
+def test_what_changes_soon_after_it_was_fused_is_fused_again(tmp_path, monkeypatch):
+    """Once it changes no more. Until then it is left, as is what was handed out and is not through."""
+    monkeypatch.setattr(watch, "SETTLE", 0)
+    for side in ("ir", "vis", "out"):
+        (tmp_path / side).mkdir()
+    watcher = watch.Watcher(
+        (tmp_path / "ir", tmp_path / "vis"),
+        (lambda name: Path(name).stem,) * 2,
+        lambda pair: tmp_path / "out" / f"{pair.name}.png",
+    )
+
+    def write(size):
+        for side in ("ir", "vis"):
+            path = tmp_path / side / "a.png"
+            path.write_bytes(bytes(size))
+            os.utime(path, (time.time() - 9, time.time() - 9))
+
+    write(3)
+    (job,) = watcher.poll()
+    assert [each.name for each in watcher.left()] == ["a"]
+    assert watcher.is_final(Outcome(job))
+    assert watcher.left() == []
+    job.output.write_bytes(b"fused")
+    write(5)
+    assert watcher.poll() == []  # whoever was seen changing may go on
+    assert watcher.poll() == [job]
+    assert watcher.is_final(Outcome(job))
+    monkeypatch.setattr(watch, "RECHECK", 0)
+    assert watcher.poll() == []  # from here on it is settled
+    write(7)
+    assert watcher.poll() == watcher.poll() == []
 
 
 @pytest.mark.parametrize("option", [("--preview",), ("--steady",), ("--name", "{index}"), ("--pairs", "pairs.csv")])

@@ -28,6 +28,7 @@ def quantity(value: float | None) -> str:
     """Three significant digits with k, M, G, T."""
     if value is None:
         return "–"
+    value = float(f"{value:.3g}")  # else 999,700 would be 1e+03 k
     for factor, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= factor:
             return f"{value / factor:.3g}{unit}"
@@ -35,7 +36,7 @@ def quantity(value: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return "–" if value is None else f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 def marks(report: Report, dataset: DatasetResult, metric: str) -> dict[str, int]:

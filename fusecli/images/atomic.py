@@ -54,6 +54,8 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
                 os.rename(partial, path)
                 shutil.rmtree(old, ignore_errors=True)  # another run may be sweeping it already
             else:
+                if folder and path.is_symlink():  # no folder can be renamed onto one
+                    path.unlink()
                 os.replace(partial, path)
         except BaseException:
             if folder:

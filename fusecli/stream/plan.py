@@ -131,7 +131,7 @@ def settle(
     part's own only: other parts may be at work. Raises UsageError.
     """
     beside, replaces = naming.beside, naming.overwrite or naming.skip_existing
-    if not single and output.suffix and not output.is_dir() and _is_medium(output.name):
+    if not single and not output.is_dir() and _is_medium(output.name):
         known = ", ".join(written)
         raise UsageError(f"-o {output}: files of this kind are not written here; name a folder, or a file in {known}")
     _check_distinct(jobs, beside)
