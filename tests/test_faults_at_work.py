@@ -261,6 +261,17 @@ def test_temporary_names_cannot_be_foreseen_and_follow_no_link(tmp_path, monkeyp
     assert victim.read_bytes() == b"precious"
 
 
+def test_a_link_where_a_folder_of_results_goes_is_replaced(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").touch()
+    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+    with replacing(tmp_path / "out", folder=True) as partial:
+        (partial / "0001.dcm").touch()
+    assert not (tmp_path / "out").is_symlink()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["0001.dcm"]
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["kept"]
+
+
 def test_what_several_would_make_is_made_by_turns(tmp_path):
     steps = []
 
