@@ -1,7 +1,7 @@
 """Many machines through Ray (``--cluster``): its tasks fuse chunks of pairs on storage that all machines share.
 
-Ray places the tasks, starts workers and repeats what died with one; here jobs are cut into chunks and outcomes are
-brought together. A worker process loads the model once and keeps it. Results are replaced whole, so a chunk that is
+Ray places the tasks, starts workers and repeats the tasks of a worker that died; this module cuts jobs into chunks and
+collects outcomes. A worker process loads the model once and keeps it. Results are replaced whole, so a chunk that is
 done twice leaves the same files.
 """
 
@@ -31,15 +31,18 @@ from fusecli.stream.work import EngineSpec, Work
 
 log = logging.getLogger("fusecli")
 
-CHUNK = 64  # pairs of a task at most: what a dead worker costs in time, and how often progress is told
+CHUNK = 64  # most pairs of a task: bounds the work that dies with a worker, and the time between signs of progress
 RETRIES = 3  # of a task whose worker died
-ANSWERS = 10.0  # seconds in which the head of a cluster does
+ANSWERS = 10.0  # seconds within which the head of a cluster has to answer
 GPU_WORKERS = 4  # threads that read and write beside each GPU, where --workers does not say
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a worker needs beside the jobs. probe: a file that every machine must see, and what it holds."""
+    """What a worker needs besides the jobs. probe: a file that every machine must see; it holds ``token``.
+
+    inputs: files of the first job, which every machine must see, too.
+    """
 
     spec: EngineSpec
     work: Work
@@ -63,7 +66,7 @@ class Node:
 
 @dataclass
 class Cluster:
-    """A connected cluster with its machines checked. slots: tasks that run at once. node: what they all are."""
+    """A connected cluster with its machines checked. slots: tasks that run at once. node: what each machine is like."""
 
     ray: Any
     session: Any
@@ -77,7 +80,7 @@ class Cluster:
     ) -> Generator[Outcome, None, None]:
         """Fuse every job and yield its outcome as it comes, until ``stop`` is set; what has begun is then finished.
 
-        A pair whose worker dies again and again costs itself: its chunk is repeated pair by pair.
+        A chunk whose worker dies again and again is repeated pair by pair, so that only the pair to blame fails.
         """
         task = self.ray.remote(_fuse).options(max_retries=RETRIES, **self.needs)
         size = max(1, min(self.chunk, len(jobs) // (8 * self.slots)))
@@ -97,7 +100,7 @@ class Cluster:
                             stop.set()
                         yield outcome
         finally:
-            if under_way:  # the consumer left: no file may be half written when it goes on
+            if under_way:  # the consumer left early: tasks are finished, so that no file stays half written
                 self.ray.wait(list(under_way), num_returns=len(under_way))
             sweep(job.output for job in jobs)
 
@@ -118,7 +121,7 @@ class Cluster:
             log.log(level, "%s", message)
         own = {job.name: job for job in chunk}
         for outcome in outcomes:
-            outcome.job = own[outcome.job.name]  # not the copy that travelled, which a report would keep
+            outcome.job = own[outcome.job.name]  # not the unpickled copy, which the report would keep in memory
         return outcomes
 
 
@@ -161,7 +164,7 @@ def connect(
         log.info("cluster: %d tasks at once on %s, %s", slots, node.device, node.precision)
         chunk = 1 if isinstance(work.settings, VolumeSettings) else CHUNK
         yield Cluster(ray, ray.put(session), slots, needs, node, chunk)
-    except SystemExit as error:  # what Ray makes of SIGTERM
+    except SystemExit as error:  # Ray's handler of SIGTERM raises it
         raise Stopped(f"--cluster {address}: stopped by SIGTERM before any work", signal.SIGTERM) from error
     finally:
         probe.unlink(missing_ok=True)
@@ -170,7 +173,7 @@ def connect(
 
 
 def _ray() -> Any:
-    # Batch jobs in closed networks: nothing is reported to anyone, and no warning about it appears.
+    # Send no usage statistics, since batch jobs run in closed networks; silence Ray's hint on tasks without a GPU.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -184,7 +187,7 @@ def _start(ray: Any, address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     host, colon, port = address.rpartition(":")
     try:
-        if colon and "/" not in host:  # where nobody answers Ray goes on trying for minutes
+        if colon and "/" not in host:  # try first: Ray itself would try for minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS).close()
         ray.init(address=None if address == "auto" else address, include_dashboard=None, **quiet)
     except (ConnectionError, ValueError, OverflowError, RuntimeError, OSError) as error:
@@ -194,7 +197,7 @@ def _start(ray: Any, address: str) -> None:
 
 
 def _check(ray: Any, session: Session, needs: dict[str, Any], address: str) -> Node:
-    """One worker on every machine that could get a task looks around. Raises UsageError."""
+    """Run `_look` on every machine that could get a task. Raises UsageError if one is unfit, or if they differ."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     wanted = {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"]}

@@ -53,9 +53,9 @@ class Engine:
 
     device: auto, cpu, cuda, cuda:N or mps. precision: auto, fp32, bf16 or fp16. tile, overlap: auto or pixels (tile 0:
     never cut). When the device runs out of memory the tile, or the number of pairs mended at once, is halved and the
-    work goes on. vivid: whether colours are as saturated as a colormap's, so that many a luma is out of their reach;
-    such colours then become paler with their hue kept, where they else would only be clipped (photographs hardly
-    differ, and are spared the time).
+    work goes on. vivid: whether colours are as saturated as a colormap's, so that they cannot reach every luma within
+    [0, 1]; they are then desaturated with their hue kept, not just clipped. Photographs would hardly differ, and are
+    spared the time.
     Raises UsageError for a device or precision that this machine does not have.
     """
 
@@ -84,8 +84,8 @@ class Engine:
                 "--tile %d: with the %d pixels around each, tiles take %.0f times as long; from %d on 4 times at most",
                 *(self.tile, self.overlap, times, 2 * self.overlap),
             )
-        self._mends: int | None = None  # pairs at once; None: as many as there are
-        self._steady: Tensor | None = None  # 1×D, the context of every pair
+        self._mends: int | None = None  # pairs mended at once; None: all that come
+        self._steady: Tensor | None = None  # 1×D, one context for every pair; see `keep_steady`
         self._streams = [torch.cuda.Stream(self.device) for _ in range(2)] if self.device.type == "cuda" else []
         self._turn = 0
         self._recordings: dict[int | None, Recording] = {}  # by levels
@@ -102,11 +102,11 @@ class Engine:
 
     @property
     def batches(self) -> bool:
-        """Whether several pairs at once are faster. A CPU is as fast one by one, and then bytes never depend on it."""
+        """Whether batches are faster. On a CPU they are not; single pairs then keep results independent of batches."""
         return self.device.type != "cpu"
 
     def stacked(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Images of one size as one array; for CUDA in pinned memory, from which the device copies by itself."""
+        """Images of one size as one array; for CUDA in pinned memory, which asynchronous copies need."""
         if not self._streams:
             return np.stack(images)
         kind = torch.from_numpy(np.empty(0, images[0].dtype)).dtype
@@ -126,9 +126,9 @@ class Engine:
 
     @torch.inference_mode()
     def keep_steady(self, contexts: Iterable[Tensor]) -> None:
-        """From here on see every pair as the mean of these looks as a whole, so that a sequence keeps one exposure.
+        """From here on use the mean of these contexts for every pair, so that a sequence keeps one exposure.
 
-        contexts: of some pairs; none for models that see nothing beyond a pixel's surroundings.
+        contexts: those of some pairs; empty for models that see nothing beyond a pixel's surroundings.
         """
         known = list(contexts)
         self._steady = torch.cat(known).mean(0, keepdim=True) if known else None
@@ -141,7 +141,7 @@ class Engine:
 
     @torch.inference_mode()
     def context(self, first: np.ndarray, second: np.ndarray) -> Tensor | None:
-        """1×D: what the model needs to know of a pair (H×W or H×W×3 each, see `mend`) as a whole, if it does."""
+        """1×D: the model's context of a whole pair (H×W or H×W×3 each, from `mend`); None for models without one."""
         return self.model.context(*(to_luma(torch.from_numpy(side[None]).to(self.device)) for side in (first, second)))
 
     def start(
@@ -149,8 +149,7 @@ class Engine:
     ) -> Begun:
         """Begin what `fuse` does. Raises ValueError for arrays of other types or shapes than it takes.
 
-        context: N×D, or 1×D for all, where these pairs, which `mend` has seen, shall be seen otherwise than each by
-        itself.
+        context: N×D, or 1×D for all pairs, replaces each pair's own. The pairs are then not mended here; see `mend`.
 
         On CUDA two streams take turns, so that one batch is copied while the other is computed.
         """
@@ -165,7 +164,7 @@ class Engine:
         self._turn = 1 - self._turn
         stream.wait_stream(torch.cuda.current_stream())  # where the context was computed
         with torch.cuda.stream(stream):
-            sources = [torch.from_numpy(side).pin_memory() for side in (first, second)]  # those that are not yet
+            sources = [torch.from_numpy(side).pin_memory() for side in (first, second)]  # no copy if pinned already
             on_device = [side.to(self.device, non_blocking=True) for side in sources]
             result, mended = self._fuse(on_device[0], on_device[1], levels, context)
             host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
@@ -204,9 +203,9 @@ class Engine:
         return fuse_tiled(piece, first, second, tile=self.tile, overlap=self.overlap, align=self.model.align, axis=1)
 
     def _within_memory(self, act: Callable[[], T], reduce: Callable[[], str | None]) -> T:
-        """What ``act`` returns, tried again with less at once as long as the device has not memory enough.
+        """The result of ``act``, tried again with less at once as long as the device runs out of memory.
 
-        reduce: sees to it that less is done at once, and says what is; None where no less can be.
+        reduce: makes ``act`` do less at once and returns what the log shall say; None where less is not possible.
         """
         while True:
             try:
@@ -238,9 +237,9 @@ class Engine:
         return min(self._mends or len(stack), len(stack))
 
     def _mended(self, first: Tensor, second: Tensor) -> Mended:
-        """What `mending.mend` does to the luma of both sides, all channels moved by as much.
+        """Both sides with their luma mended as by `mending.mend`, and all channels shifted by as much.
 
-        Here and not in the network, since a tile shows less than the image does.
+        Done here and not in the network, since faults show in the whole image, and the network may see only a tile.
         """
         if not self.model.mends:
             return Mended(first, second, [{}] * len(first))
@@ -269,7 +268,7 @@ class Engine:
         fused = self._network(luma, to_luma(second), context)
         luma, fused = luma[:, 0], fused[:, 0]
         vivid = self.vivid and first.ndim == 4
-        if first.dtype == torch.uint8 and levels == 255 and not vivid:  # in whole levels, which is a third of the work
+        if first.dtype == torch.uint8 and levels == 255 and not vivid:  # integers take a third of the time
             return _moved(first, fused - luma)
         color = to_unit(first)
         # Y alone is fused: R, G and B move by as much.
@@ -280,7 +279,7 @@ class Engine:
 
     def _network(self, first: Tensor, second: Tensor, context: Tensor | None) -> Tensor:
         half = self.precision != torch.float32
-        with torch.autocast(self.device.type, self.precision, enabled=half, cache_enabled=False):  # each used once
+        with torch.autocast(self.device.type, self.precision, enabled=half, cache_enabled=False):  # weights: used once
             return self.model(first, second, context).float()
 
 
@@ -294,7 +293,7 @@ def _examined(*sides: Tensor) -> tuple[Tensor, ...]:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether that is what an error of torch's means, which has no class of its own for it on CPUs."""
+    """Whether an error of torch's means that; on CPUs it raises a RuntimeError, told by its message alone."""
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
         "alloc" in str(error) or "out of memory" in str(error)
     )
@@ -305,7 +304,7 @@ def _taken(images: np.ndarray) -> np.ndarray:
     if images.dtype not in (np.uint8, np.float32) or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
         shape = "×".join(map(str, images.shape))
         raise ValueError(f"images must be uint8 or float32 of N×H×W or N×H×W×3, not {images.dtype} of {shape}")
-    return np.ascontiguousarray(images)  # views such as [..., ::-1] run backwards
+    return np.ascontiguousarray(images)  # torch takes no negative strides, as [..., ::-1] has
 
 
 def _pixels(option: str, value: str | int, auto: int) -> int:
@@ -329,18 +328,18 @@ def to_luma(images: Tensor) -> Tensor:
     """N×1×H×W luma in [0, 1] (0.299 R + 0.587 G + 0.114 B) of N×H×W or N×H×W×3, uint8 or float."""
     if images.ndim == 3:
         return to_unit(images).unsqueeze(1)
-    red, green, blue = images.unbind(-1)  # summed as they are stored: no colour image is held as floats
+    red, green, blue = images.unbind(-1)  # summed channel by channel: no float copy of the colour image is made
     r, g, b = (share / (255 if images.dtype == torch.uint8 else 1) for share in LUMA)
     return (red * r).add_(green, alpha=g).add_(blue, alpha=b).unsqueeze(1)
 
 
 def _like(images: Tensor, shift: Tensor) -> Tensor:
-    """N×H×W shifts as often as ``images`` have channels."""
+    """N×H×W shifts, repeated for each channel of ``images``."""
     return torch.stack([shift] * 3, -1) if images.ndim == 4 else shift
 
 
 def _moved(images: Tensor, shift: Tensor) -> Tensor:
-    """Images, uint8 or float32, with all channels moved by ``shift`` (N×H×W, in luma; used up), within their range."""
+    """Images, uint8 or float32, with ``shift`` (N×H×W, in luma; overwritten) added to all channels, and clipped."""
     if images.dtype == torch.uint8:
         return _like(images, shift.mul_(255).round_().to(torch.int16)).add_(images).clamp_(0, 255).to(torch.uint8)
     return _like(images, shift).add_(images).clamp_(0, 1)
@@ -356,9 +355,10 @@ def _without(faults: mending.Faults, images: Tensor) -> tuple[Tensor, list[set[s
 
 
 def _within_reach(colors: Tensor, luma: Tensor, fused: Tensor) -> Tensor:
-    """N×H×W×3 colours moved from their luma to ``fused`` (N×H×W), and toward gray as far as [0, 1] demands.
+    """N×H×W×3 colours shifted from their luma to ``fused`` (N×H×W), and desaturated until they fit into [0, 1].
 
-    Half of the way at most: over a white MRI else nothing would be left of what the colours say.
+    At least half of the saturation stays, even where values then leave [0, 1] and have to be clipped: over a white MRI
+    the colours, which carry the information of PET and SPECT, would vanish otherwise.
     """
     red, green, blue = (channel - luma for channel in colors.unbind(-1))  # planes: three times as fast
     highest, lowest = red.maximum(green).maximum(blue), red.minimum(green).minimum(blue)
@@ -406,10 +406,10 @@ def _keep_freed_pages() -> None:
 
 @cache
 def _cpu_is_quick_in_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether bf16 products take less time than float32's, which has 16 lanes twice a cycle where there is AVX-512.
+    """Whether products in bf16 are faster than in float32, of which AVX-512 does 16 lanes twice a cycle.
 
-    AMX is quicker. avx512_bf16 has twice the lanes: quicker on AMD, but Intel's cores start one such product where they
-    start two in float32. Without either oneDNN emulates them.
+    AMX is faster. avx512_bf16 has twice the lanes: faster on AMD, but Intel's cores issue only one such instruction per
+    cycle, and two in float32. Without either, oneDNN emulates bf16, which is slower.
     """
     try:
         text = cpuinfo.read_text(encoding="ascii", errors="ignore")

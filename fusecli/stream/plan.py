@@ -23,7 +23,7 @@ from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
 SHOWN = 5
-VOLUMES = (".nii", ".nii.gz", ".dcm")  # endings, without the libraries that read them
+VOLUMES = (".nii", ".nii.gz", ".dcm")  # endings; named here so that no library that reads volumes is imported
 _NAMELESS = (
     *VOLUMES,
     *(".nii.bz2", ".nii.zst", ".img", ".dicom", ".ima", ".mha", ".mhd", ".mgh", ".mgz", ".mnc", ".nhdr", ".nrrd"),
@@ -44,9 +44,9 @@ class Plan:
 class Naming:
     """How results are named and what they may replace; see the options of `fusecli fuse`.
 
-    file_format: auto (that of the reference) or one of FORMATS. pattern: the file's name; {stem}, {index} and
-    ``fields`` stand for values. beside: other files that the run writes, by option. part: whose jobs are planned.
-    reads: files that the run reads besides the pairs.
+    file_format: auto (that of the reference) or one of FORMATS. pattern: the file's name, in which {stem}, {index} and
+    the names in ``fields`` stand for values. beside: other files that the run writes, by option. part: the part whose
+    jobs are planned; None: all. reads: files that the run reads besides the pairs.
     """
 
     file_format: str = "auto"
@@ -59,7 +59,7 @@ class Naming:
     reads: Sequence[Path] = ()
 
     def ending(self, reference: Path) -> str:
-        """The ending of a picture's result. Raises UsageError for a format that pictures have not."""
+        """The ending of a fused picture. Raises UsageError for a format that pictures cannot have."""
         if self.file_format == "auto":
             return reference.suffix.lower()
         if self.file_format not in FORMATS:
@@ -100,9 +100,9 @@ def place(
     inputs: Sequence[str],
     written: Iterable[str] = frames.WRITES,
 ) -> Plan:
-    """The plan of pairs of files, pictures or videos. ending: that of a result, by the first of its pair.
+    """Plan the results of pairs of files, pictures or videos. ending: a result's, given the first file of its pair.
 
-    inputs: both sides as typed. For the rest, and what raises UsageError, see `settle`.
+    inputs: both sides as typed. For the rest, and for what raises UsageError, see `settle`.
     """
     jobs = []
     for index, pair in enumerate(pairs):
@@ -127,8 +127,8 @@ def settle(
     """Check that writing the results of ``jobs`` harms nothing.
 
     single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. written: the
-    endings that ``output`` could have as a file, for a message. Names are checked in all jobs, files that exist in the
-    part's own only: other parts may be at work. Raises UsageError.
+    endings that ``output`` could have as a file, for a message. Names are checked in all jobs, existing files only in
+    this part's own jobs, since other parts may be running. Raises UsageError.
     """
     beside, replaces = naming.beside, naming.overwrite or naming.skip_existing
     if not single and not output.is_dir() and _is_medium(output.name):
@@ -174,9 +174,9 @@ def check_outside(option: str, path: Path, folders: Iterable[Path]) -> None:
 
 
 def check_globs(output: Path, inputs: Sequence[str], held: Sequence[Iterable[Path]], results: Sequence[Path]) -> None:
-    """Raises UsageError where a glob among ``inputs`` would find results in a folder ``output``, the next time.
+    """Raises UsageError where a glob among ``inputs`` would match results in the folder ``output`` in the next run.
 
-    held: the files that each of the inputs has.
+    held: the files that each of the inputs matches now.
     """
     for typed, files in zip(inputs, held, strict=False):
         if Path(typed).exists():  # which is no glob
@@ -224,7 +224,7 @@ def check_writable(option: str, folder: Path) -> None:
         if there == folder:
             with tempfile.TemporaryFile(dir=folder):
                 pass
-        else:  # not made and removed itself: a run beside this one may be at work in it
+        else:  # in a folder of its own: to make and remove ``folder`` could disturb another run that uses it
             with tempfile.TemporaryDirectory(prefix=".", dir=there) as trial:
                 Path(trial, folder.relative_to(there)).mkdir(parents=True)
     except OSError as error:
@@ -251,13 +251,13 @@ def check_files(files: Mapping[str, Path], inputs: Iterable[Path] = ()) -> None:
 
 
 def _check_length(path: Path) -> None:
-    """Raises OSError for a name that is too long, as `is_dir` does before Python 3.14."""
+    """Raises OSError for a name that is too long; from Python 3.14 on `is_dir` no longer does."""
     with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         path.lstat()
 
 
 def _format_of(ending: str) -> str:
-    """One ending for each format."""
+    """The one ending that stands for its format: .tif for .tiff, .jpg for .jpeg."""
     return {".tiff": ".tif", ".jpeg": ".jpg"}.get(ending.lower(), ending.lower())
 
 
@@ -313,7 +313,7 @@ def _check_inputs_stay(written: Iterable[tuple[str, Path]], inputs: Iterable[Pat
 
 
 def _check_folders_hold_no_input(existing: Iterable[Job], jobs: Iterable[Job]) -> None:
-    """A folder of slices that is replaced, or taken for a result that is there, must not be somebody's series."""
+    """Raises UsageError where an output folder that exists, to be replaced or taken for a result, holds inputs."""
     folders = [job.output for job in existing if job.output.is_dir()]
     if not folders:
         return
@@ -325,7 +325,7 @@ def _check_folders_hold_no_input(existing: Iterable[Job], jobs: Iterable[Job]) -
 
 
 def _would_find(pattern: str, output: Path, results: Iterable[Path]) -> bool:
-    """Whether a pattern with ** would find results: they lie below what it begins with, and end as it does."""
+    """Whether a pattern with ** would match results: they lie below its fixed part, and match what follows the **."""
     parts = Path(pattern).parts
     if "**" not in parts:
         return False

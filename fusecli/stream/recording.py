@@ -1,4 +1,4 @@
-"""What is done to each pair of one size, recorded, so that it runs in one go and not operation by operation."""
+"""Traced graphs: the operations on pairs of one size are recorded and then run as one call, not one by one."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch import Tensor, nn
 
 log = logging.getLogger("fusecli")
 
-OFTEN = 16  # recording takes as long as ten pairs
+OFTEN = 16  # calls before a size is recorded, since recording takes as long as ten pairs
 MOST_SIZES = 8
-_ONE_AT_A_TIME = Lock()  # warnings are hushed for all threads, and heard again
+_ONE_AT_A_TIME = Lock()  # warning filters are process-wide: two threads would restore each other's
 
 
 class Recording(nn.Module):
-    """Calls ``act``, which may use ``network``; for inputs of a kind that comes often, as a graph that gives the same.
+    """Calls ``act``, which may use ``network``; frequent input shapes run as a traced graph with the same results.
 
-    Between two operations another thread may take Python's lock, to decode or encode a file, and the next operation
-    waits for it: with two threads on two cores that, and Python itself, cost a seventh of the time. Safe for several
-    threads. ``act``, from tensors to one or several, must do the same operations for all of equal shapes and types.
+    Between two operations another thread may take the GIL to decode or encode a file, and the next operation has to
+    wait for it: with two threads on two cores, that and Python's own overhead cost a seventh of the time. Thread-safe.
+    ``act`` maps tensors to one or several; it must do the same operations on all inputs of equal shapes and types.
     """
 
     def __init__(self, network: nn.Module, act: Callable[..., Any]) -> None:
         super().__init__()
-        self.network, self.act = network, act  # weights of a module are no constants of its graphs
+        self.network, self.act = network, act  # as a submodule: else each graph would hold its weights as constants
         self.seen: Counter[tuple] = Counter()
         self.graphs: dict[tuple, Callable[..., Any]] = {}
         self.lock = Lock()
@@ -52,6 +52,6 @@ class Recording(nn.Module):
             warnings.simplefilter("ignore")  # that sizes become constants, and that torch.export is to be preferred
             try:
                 return torch.jit.trace(self, inputs, check_trace=False)
-            except Exception as error:  # a version of torch without it
+            except Exception as error:  # this version of torch cannot trace it
                 log.debug("not recorded: %s", error)
                 return self.act

@@ -54,15 +54,15 @@ class Entry(NamedTuple):
 
 
 class Report:
-    """Collects outcomes; one JSON object at the end, also of an interrupted run.
+    """Collects outcomes and writes one JSON object at the end, also for an interrupted run.
 
-    keep: how many pairs are listed, the last ones; the totals are of all. None: every one.
+    keep: how many pairs are listed (the last ones; None: all). Totals always count every pair.
     """
 
     def __init__(
         self, options: dict[str, Any], model: dict[str, Any], engine: Computes, keep: int | None = None
     ) -> None:
-        self.began = time.monotonic()  # clocks may be set meanwhile
+        self.began = time.monotonic()  # the wall clock may be set during the run
         self.device, self.precision = str(engine.device), str(engine.precision).removeprefix("torch.")
         self.head = {
             "fusecli": __version__,
@@ -78,7 +78,7 @@ class Report:
         }
         self.pairs: deque[Entry] = deque(maxlen=keep)
         self.counts = Counter[str]()
-        self.mended = Counter[tuple[str, str]]()  # pairs by side and what was mended of it
+        self.mended = Counter[tuple[str, str]]()  # number of pairs by side and fault that was mended in it
         self.summary: dict[str, Any] = {}
 
     def skipped(self, jobs: Sequence[Job]) -> None:
@@ -105,14 +105,14 @@ class Report:
         return self.counts[status]
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
-        """Those of ``jobs``, which were not skipped, that nothing was heard of; of reports that keep every pair."""
-        if self.counts["done"] + self.counts["failed"] == len(jobs):  # mostly; a set of a million paths takes memory
+        """Those of ``jobs`` (without the skipped) that have no outcome yet; for reports that keep every pair."""
+        if self.counts["done"] + self.counts["failed"] == len(jobs):  # the usual case: spares a set of a million paths
             return []
         settled = {entry.job.output for entry in self.pairs}
         return [job for job in jobs if job.output not in settled]
 
     def close(self, left: Sequence[Job] = (), interrupted: bool = False) -> None:
-        """The run is over. left: pairs that were not begun, since it was stopped or met what would stop them too."""
+        """Sum up at the end of the run. left: pairs not begun, since it was stopped or met a fatal error."""
         for job in left:
             self._append(Entry(job, "left"))
         seconds = time.monotonic() - self.began
@@ -128,7 +128,7 @@ class Report:
         }
 
     def write(self, path: Path) -> None:
-        """Write the whole report, pairs by name, or leave an old one as it is; see `text_file`. Raises OutputError."""
+        """Write the report, pairs sorted by name, whole or not at all; see `text_file`. Raises OutputError."""
         head = _json({**self.head, "totals": self.summary, "pairs": []})
         before, after = head[: -len("]\n}")], "\n ]\n}\n" if self.pairs else "]\n}\n"
         with text_file(path) as file:

@@ -38,8 +38,8 @@ log = logging.getLogger("fusecli")
 
 T = TypeVar("T")
 
-AHEAD_BYTES = 2**30  # of decoded pairs that wait for an accelerator
-STRETCHED = 0.02  # of the ratio of width to height: more is no rounding
+AHEAD_BYTES = 2**30  # limit for decoded pairs that wait for an accelerator
+STRETCHED = 0.02  # change of the aspect ratio that rounding explains; more is a distortion
 SAMPLED = 16  # pairs that settle the exposure of a sequence
 BATCH_PIXELS, BATCH_PAIRS = 10**7, 32  # limits of a batch where --batch-size does not say
 
@@ -59,9 +59,9 @@ class Job:
         return self.first, self.second
 
     def is_done(self) -> bool:
-        """Whether there is a result. Broken copies and repaired disks leave empty files, which are none.
+        """Whether there is a result. Empty files, as aborted copies and repaired disks leave them, are none.
 
-        Nor is what cannot be looked at; writing there will say why.
+        Nor is a path that cannot be read; writing to it will say why.
         """
         path = self.output
         try:
@@ -91,7 +91,7 @@ class Settings:
 
 @dataclass
 class Outcome:
-    """What became of a job. fatal: the next jobs would fail likewise, so that none was begun any more."""
+    """What became of a job. fatal: the next jobs would fail in the same way, so no more are begun."""
 
     job: Job
     error: str | None = None
@@ -111,7 +111,7 @@ class Loaded:
     job: Job
     first: list[np.ndarray]
     second: list[np.ndarray]
-    reaches: list[np.ndarray | None]  # of the infrared, where it does not cover the visible
+    reaches: list[np.ndarray | None]  # see `reach`; None for pages that the infrared covers entirely
     levels: int | None
     metadata: list[Metadata]  # of the first
     began: float = field(default_factory=time.perf_counter)
@@ -120,7 +120,7 @@ class Loaded:
     lost: bool = False  # a page failed on the device
 
     def add(self, index: int, result: np.ndarray, mended: Found) -> None:
-        """The result of a page, and what of it was mended."""
+        """Add the result of a page, and what was mended in it."""
         self.results[index] = result
         gather(self.mended, mended)
 
@@ -136,13 +136,14 @@ def run(
     """Fuse every job and yield its outcome: in the order of ``jobs`` on a CPU, nearly so on an accelerator.
 
     Errors of single pairs are in their outcome. preview: whether a job's outcome shall carry small pictures. stop: once
-    set, and when the consumer leaves early, what has begun is finished, so that no half-written file stays, and nothing
-    more is begun.
+    it is set, or the consumer leaves early, jobs under way are finished, so that no half-written file stays, and no
+    more are begun.
     """
     stop = stop or Event()
     if settings.steady:
         looked_at = [Job(pair.name, pair.first, pair.second, pair.first) for pair in settings.steady]
-        seen = (guarded(job, partial(_context, job, engine, settings)) for job in looked_at)  # who fails fails by name
+        # A pair that fails here is left out, and reported when it is fused.
+        seen = (guarded(job, partial(_context, job, engine, settings)) for job in looked_at)
         engine.keep_steady(context for context in seen if isinstance(context, torch.Tensor))
     stages = _in_batches if engine.batches else _one_by_one
     with ThreadPoolExecutor(settings.workers) as pool:
@@ -181,15 +182,15 @@ class _Work:
         return guarded(job, act)
 
     def load(self, job: Job) -> Loaded | Outcome | None:
-        """The same, of reading alone."""
+        """The first step of `whole`: read a job's files."""
         return None if self.stop.is_set() else guarded(job, lambda: load(job, self.settings))
 
     def save(self, loaded: Loaded) -> Outcome:
-        """The same, of writing alone."""
+        """The last step of `whole`: write the results of a job."""
         return guarded(loaded.job, lambda: self._save(loaded))
 
     def _save(self, loaded: Loaded) -> Outcome:
-        """Where results show the visible alone, that shall be as the rest of it, mended."""
+        """Write results; where they show the visible alone, use it mended, as it is in the rest of the picture."""
         if "first" in loaded.mended:
             for index, share in enumerate(loaded.reaches):
                 if share is not None:
@@ -284,14 +285,14 @@ class _Batches:
 
 
 def full_batch(shape: Sequence[int], asked: int | None) -> int:
-    """How many pages of that height and width are computed at once: ``asked``, else by their size."""
+    """How many pages of this shape are computed at once: ``asked``, else by BATCH_PIXELS and BATCH_PAIRS."""
     return asked or max(1, min(BATCH_PAIRS, BATCH_PIXELS // (shape[0] * shape[1])))
 
 
 def filled(batch: list[T], full: int) -> list[T]:
-    """A batch, its last item repeated up to ``full``.
+    """A batch, padded to ``full`` items by repeating its last one.
 
-    Kernels are chosen by shape, and with them the last bit of a result, which must not depend on what is left to do.
+    Libraries choose kernels by shape, and kernels differ in the last bit: results must not depend on the batch's fill.
     """
     return batch + batch[-1:] * (full - len(batch))
 
@@ -328,7 +329,7 @@ def load(job: Job, settings: Settings) -> Loaded:
     """Read both frames of a job. Raises InputError for unreadable files and for pages that do not match."""
     began = time.perf_counter()
     sides = [
-        # of copies: a path that was opened keeps its text, and the report keeps the job's paths
+        # From a copy of the path: opening a Path caches its text in it, and the report holds the job's until the end.
         frames.read(Path(path), intensity=intensity, max_pixels=settings.max_pixels)
         for path, intensity in zip((job.first, job.second), settings.ranges, strict=True)
     ]
@@ -350,7 +351,7 @@ def load(job: Job, settings: Settings) -> Loaded:
 
 
 def _context(job: Job, engine: Engine, settings: Settings) -> torch.Tensor | None:
-    """What the model needs to know of a job's first page as a whole, if it does."""
+    """The model's context of a job's first page; None for models without one."""
     loaded = load(job, settings)
     first, second, _ = engine.mend(loaded.first[0], loaded.second[0])
     return engine.context(first, second)
@@ -409,9 +410,9 @@ def guarded(job: Job, act: Callable[[], T]) -> T | Outcome:
 
 
 def _levels(frame: Frame, output: Path, settings: Settings) -> int | None:
-    """255, 65535 or None (float) for the result: what --bit-depth says, else as the first input's samples.
+    """The result's levels, 255, 65535 or None (float): by --bit-depth, else as the first input's samples.
 
-    A format named by the user may hold less than the input has: then the most it holds.
+    If the output's format holds less than the input has, the most that it holds.
     """
     if settings.bit_depth:
         return 2**settings.bit_depth - 1
@@ -432,7 +433,7 @@ def _resize(page: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @cache
 def _tell_stretched(*sizes: int) -> None:
-    """Once for each two sizes."""
+    """Warn once for each pair of sizes."""
     log.warning(
         "--resize stretches %d×%d to %d×%d, which has another shape; crop one side before, or --align cameras", *sizes
     )

@@ -75,7 +75,7 @@ class OnnxRuntime:
 
 
 class OpenVino:
-    """OpenVINO, each size of images compiled by itself, as far as there are few. Safe for several threads."""
+    """OpenVINO; compiles the graph for each of the first MOST_SIZES image sizes, then for any size. Thread-safe."""
 
     extra = "openvino"
     precisions: tuple[str, ...] = ("fp32", "bf16")
@@ -86,7 +86,7 @@ class OpenVino:
         self.core, self.graph, self.lock = openvino.Core(), graph, Lock()
         self.hint = {torch.float32: "f32", torch.bfloat16: "bf16"}[precision]
         self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
-        # What the first access to a tensor's data sets up deadlocks where two threads come to it at once.
+        # The first access to any tensor's data deadlocks when two threads make it at once, so it is made here.
         openvino.Tensor(np.zeros(1, np.float32)).data  # noqa: B018
 
     def __call__(self, inputs: Inputs) -> np.ndarray:
@@ -119,8 +119,8 @@ CHOICES = ("auto", "torch", *RUNTIMES)
 def hand_over(network: FusionNetwork, runtime: str, device: str, precision: str) -> tuple[FusionNetwork, str, str]:
     """The network in the runtime that ``--engine`` names, and the device and precision that go with it.
 
-    auto is torch: see README for what was measured. Raises UsageError for a runtime that is unknown, not installed, not
-    for this device or precision, or without a graph of this model.
+    auto is torch: see README for what was measured. Raises UsageError for a runtime that is unknown, not installed, or
+    not for this device or precision, and for a model that has no graph.
     """
     if runtime not in CHOICES:
         raise UsageError(registry.unknown("engine", runtime, CHOICES))
@@ -140,7 +140,7 @@ def hand_over(network: FusionNetwork, runtime: str, device: str, precision: str)
 
 
 def _graph(network: FusionNetwork) -> Path:
-    """The network's ONNX file in the cache, written when it is first asked for."""
+    """The network's ONNX file in the cache, written when it is first needed. Raises UsageError."""
     digest = hashlib.sha256(repr((__version__, torch.__version__, onnx.OPSET, network)).encode())
     for name, tensor in network.state_dict().items():
         digest.update(name.encode())

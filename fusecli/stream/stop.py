@@ -12,7 +12,7 @@ from threading import Event, Thread
 
 log = logging.getLogger("fusecli")
 
-AGAIN = 1.0  # seconds after which a signal is another one: timeout(1) sends each to the process and to its group
+AGAIN = 1.0  # seconds within which signals count as one: timeout(1) signals the process and then its group
 
 
 class Stop(Event):
@@ -22,7 +22,7 @@ class Stop(Event):
 
 
 class Round(Event):
-    """Ends a part of a run: set by itself, or with the whole."""
+    """Ends one part of a run: set by itself, or together with the stop of the whole run."""
 
     def __init__(self, whole: Event) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def stopping() -> Iterator[Stop]:
             first, stop.signal = time.monotonic(), signal.Signals(number)
             stop.set()
             said = "%s: coming to an end; once more ends at once", stop.signal.name
-            Thread(target=log.info, args=said, daemon=True).start()  # the main one may be writing a message
+            Thread(target=log.info, args=said, daemon=True).start()  # the main thread may be interrupted while logging
         elif time.monotonic() - first > AGAIN:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

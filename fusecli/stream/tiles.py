@@ -1,4 +1,4 @@
-"""The only tiler: large images in pieces that overlap by what a network sees, so that no seam can appear."""
+"""The only tiler: cuts large images into tiles that overlap by the receptive field, so that no seam can appear."""
 
 from __future__ import annotations
 

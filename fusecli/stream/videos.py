@@ -48,11 +48,11 @@ log = logging.getLogger("fusecli")
 T = TypeVar("T")
 Source = VideoFile | RawPipe
 
-AHEAD_BYTES = 2**28  # of decoded frames that wait, on each side
+AHEAD_BYTES = 2**28  # limit for decoded frames that wait, on each side
 FIRST_FRAMES = 32  # of a pipe, which settle its intensity range
-STALE = Fraction(1)  # second between two frames that belong together: more is a gap in one of the videos
-ADAPTS = 1.0  # seconds in which exposure follows the scene, as a camera's does: so that nothing flickers
-_POLL = 0.2  # seconds after which a thread that waits looks whether it still has to
+STALE = Fraction(1)  # seconds between two paired frames; more is a gap in one of the videos
+ADAPTS = 1.0  # time constant, in seconds, by which exposure follows the scene, as a camera's does: avoids flicker
+_POLL = 0.2  # seconds after which a waiting thread checks whether the run is over
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def run(
 ) -> Generator[Outcome, None, None]:
     """Fuse every job, one after the other, and yield its outcome until ``stop`` is set.
 
-    A stop drops the result under way, except that a pipe ends there: what came through it is finished. tick: called
-    with frames done and frames in all (0: unknown).
+    A stop drops the result under way, unless a side is a pipe: the pipe then ends, and what came through it is
+    finished. tick: called with frames done and frames in all (0: unknown).
     """
     stop = stop or Stop()
     with sharing_threads(engine, settings.workers):
@@ -103,12 +103,12 @@ def run(
 
 @dataclass
 class _Prepared:
-    """Two frames as the network takes them; how it shall see them as a whole (1×D), if it does."""
+    """Two frames as the network takes them. context: 1×D, smoothed over time, for models that have one."""
 
     time: Fraction
     sides: tuple[np.ndarray, np.ndarray]
     context: torch.Tensor | None
-    reach: np.ndarray | None  # how far the infrared does
+    reach: np.ndarray | None  # of the infrared; see `registration.reach`
 
 
 class _Stopped(Exception):
@@ -172,7 +172,7 @@ class _Fusion:
         return Outcome(self.job, None, seconds, digest, size, pictures, mended=self.mended, details=details)
 
     def _open(self) -> tuple[Source, Source]:
-        """Both sides; says what is done with them."""
+        """Open both sides and log what is done about their sound and their frame rates."""
         settings, piped = self.settings, Path(PIPE)
         paths = (self.job.first, self.job.second)
         color = (not settings.gray, False)
@@ -206,7 +206,7 @@ class _Fusion:
         return self.readahead(side, depth, self.stop if side.live else None)
 
     def _fused(self, steps: InStep, pool: ThreadPoolExecutor) -> Iterator[Callable[[], list[_Result]]]:
-        """What gives the results, in order, once they are there."""
+        """Functions, in order, each of which waits for some results and returns them."""
         prepared = self._prepared(steps)
         if not self.engine.batches:
             for item in prepared:
@@ -221,7 +221,7 @@ class _Fusion:
         return self._start(batch, full)()
 
     def _start(self, batch: list[_Prepared], full: int) -> Callable[[], list[_Result]]:
-        """Begin a batch, filled up to ``full``."""
+        """Begin a batch, padded to ``full``; the function returned waits for its results."""
         stacked = filled(batch, full)
         first, second = (self.engine.stacked([item.sides[index] for item in stacked]) for index in (0, 1))
         contexts = [item.context for item in stacked if item.context is not None]
@@ -234,7 +234,7 @@ class _Fusion:
         return results
 
     def _prepared(self, steps: InStep) -> Iterator[_Prepared]:
-        """Both frames of one size and as the network takes them; exposure follows within ADAPTS."""
+        """Bring both frames of a pair to one size and prepare them for the network; ADAPTS smooths the exposure."""
         first, second = steps.sources
         visible = _visible_range(first)
         infrared, pairs = self._infrared_range(second, iter(steps))
@@ -256,7 +256,7 @@ class _Fusion:
             yield _Prepared(at, (gray(a) if self.settings.gray else a, b), exposure, share)
 
     def _infrared_range(self, side: Source, pairs: Iterator[_Pair]) -> tuple[Range | str, Iterator[_Pair]]:
-        """The range that holds for the whole of the infrared, and the pairs, of which a pipe's first are looked at."""
+        """The range for the whole infrared video, and all pairs again: a pipe's first ones are read to find it."""
         asked = self.settings.infrared
         if asked == "auto" and side.bits > 8:
             if isinstance(side, VideoFile):
@@ -304,9 +304,9 @@ _Result = tuple[Fraction, tuple[np.ndarray, np.ndarray], np.ndarray]
 
 
 class InStep:
-    """Pairs of frames that belong together: the times of the first, of the second the frame nearest in time.
+    """Pairs each frame of the first side with the frame of the second that is nearest in time.
 
-    A pipe without a rate goes frame by frame. Ends with the shorter side; `tell` says so.
+    With a pipe that has no frame rate, frames are paired by count. Ends with the shorter side; `tell` says so.
     """
 
     def __init__(self, first: Source, second: Source, firsts: Iterable[Timed], seconds: Iterable[Timed]) -> None:
@@ -319,7 +319,7 @@ class InStep:
             self.look = replace(second.look, aspect=None)
         self.count = 0
         self.ended: int | None = None  # the side that was shorter
-        self.stale, self.gap = 0, Fraction(0)  # frames of the first that are far from any of the second; time of one
+        self.stale, self.gap = 0, Fraction(0)  # frames of the first far from any of the second: how many; when first
 
     def __iter__(self) -> Iterator[_Pair]:
         return self._by_count() if self.frame_by_frame else self._by_time()
@@ -387,8 +387,8 @@ class Readahead:
     def __call__(self, items: Iterable[T], depth: int, stop: Event | None = None) -> Iterator[T]:
         """The same items, made by a thread of their own, at most ``depth`` of them waiting.
 
-        Errors come up where they would have without the thread. stop: for items that may never come; there are no more
-        once it is set.
+        An error is raised after the items before it, as without the thread. stop: for sources that may block forever;
+        iteration ends once it is set.
         """
         waiting: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
 
@@ -438,9 +438,9 @@ class Readahead:
         self.over.set()
 
     def join(self) -> None:
-        """End, and wait for the threads, but for those that may wait for ever: their system call ends with the run.
+        """End, and wait for the threads; not for those with a ``stop``, whose read may block until the process ends.
 
-        One that the end of the process met in the midst of PyAV or torch would abort it.
+        A thread that is still inside PyAV or torch when the process exits would abort it.
         """
         self.end()
         for thread in self._threads:

@@ -23,7 +23,7 @@ log = logging.getLogger("fusecli")
 
 SHOWN = 10
 MANY = 5000  # DICOM files, whose headers take some 10 s to read
-_KINDS = {".dcm": "dicom", ".tiff": ".tif", ".jpeg": ".jpg"}  # of endings that are not what is written themselves
+_KINDS = {".dcm": "dicom", ".tiff": ".tif", ".jpeg": ".jpg"}  # of endings that are no kind themselves; see `VolumeJob`
 
 
 _Unit = tuple[Path, list[Path]]  # one volume: how messages call it, and its files
@@ -31,7 +31,7 @@ _Unit = tuple[Path, list[Path]]  # one volume: how messages call it, and its fil
 
 @dataclass(frozen=True)
 class Choice:
-    """What --series or --volume says about one side. certain: it named the side; else it is for who has several."""
+    """What --series or --volume says about one side. certain: it names this side; else it is for sides with several."""
 
     value: str | None = None
     certain: bool = False
@@ -42,7 +42,7 @@ class Choice:
 
 
 def choices(option: str, text: str | None, task: Task) -> dict[str, Choice]:
-    """Of ``3`` or ``ct=3,mri=5``: what it says about each side. Raises UsageError where it makes no sense."""
+    """Parse ``3`` or ``ct=3,mri=5``: the choice for each side. Raises UsageError where it makes no sense."""
     if text is None or "=" not in text:
         found = dict.fromkeys(task.sides, Choice(text))
     else:
@@ -93,7 +93,7 @@ class Input:
         return dicom.read(series, self.side, self.volume.among)
 
     def layout(self) -> tuple[int, bool, bool]:
-        """(slices, whether in colour, whether one multi-frame file): of the chosen series, or by its first file."""
+        """(slices, whether in colour, whether one multi-frame file): of the chosen series, else by the first file."""
         if self.is_nifti:
             (_, _, slices), _, color = nifti.peek(self.path)
             return slices, color, False
@@ -148,7 +148,7 @@ class VolumeJob(Job):
         return ".dcm" if self.kind == "dicom" else self.kind
 
     def is_done(self) -> bool:
-        """As of any job; slices of another format, or other files, in the result's folder are no result."""
+        """As for any job, but a folder with slices of another format, or with other files, is no result."""
         return super().is_done() and not (
             self.output.is_dir() and any(file.suffix != self.ending for file in self.output.iterdir())
         )
@@ -168,11 +168,11 @@ def find(
 ) -> list[VolumePair] | None:
     """The pairs of volumes that the two sides name; None where neither side has a volume (but pictures).
 
-    A folder of DICOM files is one volume, the chosen series; ``recursive``: so is every sub-folder with such files,
-    and those of the same path below both sides are a pair, or where the wildcards of a glob of folders
-    (``cohort/*/CT`` and ``cohort/*/MR``) stand for the same. NIfTI files pair by name as pictures do. ``pairs_csv``
-    names files, and folders that hold one volume. Raises UsageError where one side has volumes and the other has not,
-    or no partner.
+    A folder of DICOM files is one volume, the chosen series; with ``recursive`` so is every sub-folder with such files.
+    Folders are a pair if their paths below both sides are the same, or if the wildcards of two globs of folders
+    (``cohort/*/CT`` and ``cohort/*/MR``) match the same. NIfTI files pair by name as pictures do. ``pairs_csv`` names
+    files, and folders that hold one volume. Raises UsageError where only one side has volumes, and for volumes without
+    a partner.
     """
     serial, which = choices("--series", series, task), choices("--volume", volume, task)
 
@@ -224,8 +224,8 @@ def plan(
 ) -> Plan:
     """Name every pair's result and check that writing it harms nothing.
 
-    output: a folder, or a file for a single pair. The format may also be nifti; that of pictures is for slices, in a
-    folder. inputs: both sides as typed; nothing may be written in a folder among them. Raises UsageError.
+    output: a folder, or a file for a single pair. The format may also be nifti; a picture format means a folder of
+    slices. inputs: both sides as typed; nothing may be written in a folder among them. Raises UsageError.
     """
     count = sum(len(one.files) for pair in pairs for one in (pair.first, pair.second) if not one.is_nifti)
     if count > MANY:
@@ -233,12 +233,12 @@ def plan(
     single = _is_file(output)
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
-    if len(pairs) == 1:  # what is wrong with the one pair there is, is wrong with the command
+    if len(pairs) == 1:  # an error in the only pair is an error of the command
         pairs = [pairs[0].chosen()]
     jobs: list[VolumeJob] = []
     for index, pair in enumerate(pairs):
         target = (pair.first, pair.second)[reference]
-        mine = naming.part is None or naming.part.takes(pair.name)  # what other parts fuse is named only
+        mine = naming.part is None or naming.part.takes(pair.name)  # pairs of other parts are only named, not checked
         known = pair
         try:
             if len(pairs) > 1 and mine:
@@ -248,7 +248,7 @@ def plan(
         except (InputError, UsageError):
             if len(pairs) == 1:
                 raise
-            slices, multi_frame, color = 1, False, False  # what is wrong costs this pair, when it is read
+            slices, multi_frame, color = 1, False, False  # this pair alone will fail, when it is read
         else:
             if mine:
                 _check_two(known)
@@ -273,7 +273,7 @@ def plan(
 
 
 def _check_series(chosen: Mapping[str, Choice], has: Mapping[str, bool]) -> None:
-    """Raises UsageError where --series is meant for a side, or for both, that has no DICOM."""
+    """Raises UsageError where --series names a side without DICOM, or where neither side has DICOM."""
     for side, choice in chosen.items():
         if choice.value is not None and not (has[side] if choice.certain else any(has.values())):
             where = f"--{side} is none" if choice.certain else "neither side is"
@@ -283,7 +283,7 @@ def _check_series(chosen: Mapping[str, Choice], has: Mapping[str, bool]) -> None
 def _matched(
     found: Sequence[Mapping[str, list[Path]]], typed: tuple[str, str], task: Task, ignore_unmatched: bool
 ) -> list[tuple[str, _Unit, _Unit]]:
-    """By name what both sides have, or the one volume of each. Raises UsageError for those without partner."""
+    """Volumes with the same name on both sides, or the only one of each. Raises UsageError for those left over."""
     first, second = (
         {key: (_called(text, files), files) for key, files in units.items()}
         for text, units in zip(typed, found, strict=True)
@@ -306,7 +306,7 @@ def _matched(
 
 
 def _listed(table: Path, typed: tuple[str, str], task: Task) -> list[dict[str, list[Path]]]:
-    """As `_collect` of both sides: the volumes that a table names, by the names of its pairs; none if it names none."""
+    """As `_collect` for both sides: the volumes that a table lists, by pair name; empty if it lists none."""
     volumes = (*nifti.ENDINGS, *dicom_series.ENDINGS)
     listed = partial(pairing.find_pairs, *typed, pairs_csv=table, folders=True, sides=task.sides)
     pairs = listed(endings=(*volumes, *frames.ENDINGS))
@@ -353,13 +353,13 @@ def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
 
 
 def _folders_of(typed: str) -> list[Path]:
-    """The folders that a glob finds, where it finds nothing else: volumes named by what the wildcards stand for."""
+    """The folders that a glob matches, if it matches only folders; what the wildcards match names their volumes."""
     found = [] if Path(typed).exists() else [Path(name) for name in sorted(glob.glob(typed, recursive=True))]
     return found if all(path.is_dir() for path in found) else []
 
 
 def _within(typed: str, recursive: bool) -> str:
-    """The glob of the files in the folders of a glob."""
+    """A glob of the files in the folders that the glob ``typed`` matches."""
     return os.path.join(typed, "**/*" if recursive else "*")
 
 
@@ -385,7 +385,7 @@ def _kinds(side: str, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
-    """The files of each folder below what was typed, by its path in there; for a glob by what the wildcards hold."""
+    """Files by folder, named by its path below what was typed, or for a glob by what the wildcards match."""
     found: dict[str, list[Path]] = {}
     try:
         is_glob = not Path(typed).is_dir()
@@ -404,7 +404,7 @@ def _may_be_dicom(file: Path) -> bool:
 
 
 def _called(typed: str, files: Sequence[Path]) -> Path:
-    """How messages call a volume: by its file, or by the folder that was typed, or that its files are in."""
+    """A volume's path for messages: its only file, unless that is DICOM in a typed folder; else its files' folder."""
     whole = Path(typed).is_dir() and not nifti.is_nifti(files[0])
     return Path(os.path.commonpath({file.parent for file in files})) if whole or len(files) > 1 else files[0]
 
@@ -414,7 +414,7 @@ def _stem(path: Path) -> str:
     if path.is_dir():
         return path.resolve().name
     ending = next((one for one in (*nifti.ENDINGS, *dicom_series.ENDINGS) if path.name.lower().endswith(one)), "")
-    return path.name[: len(path.name) - len(ending)]  # a UID has dots, and no ending
+    return path.name[: len(path.name) - len(ending)]  # not path.stem: a file named by a UID has dots but no ending
 
 
 def _of_series(volume: Input, series: dicom_series.Series) -> Input:
@@ -422,7 +422,7 @@ def _of_series(volume: Input, series: dicom_series.Series) -> Input:
 
 
 def _without_headers(pair: VolumePair) -> VolumePair:
-    """The pair with the files of its series alone, since of a cohort the headers take gigabytes."""
+    """The pair without its DICOM headers, which take gigabytes for a cohort; the files of its series stay known."""
     return replace(pair, first=replace(pair.first, chosen=None), second=replace(pair.second, chosen=None))
 
 

@@ -30,9 +30,9 @@ from fusecli.stream.volume_jobs import VolumeJob
 
 log = logging.getLogger("fusecli")
 
-LOOKS = 16  # slices, evenly spread, that tell what a volume is like as a whole
-LITTLE = 0.5  # of a grid: who covers less of it may be a scout, another region, or one slice
-APART = 100  # times as long as another: no volume of the same patient
+LOOKS = 16  # slices, evenly spread, that settle the context of a volume
+LITTLE = 0.5  # share of a grid: a volume that covers less may be a scout, another region, or one slice
+APART = 100  # ratio of lengths above which two volumes cannot be of the same patient
 SLICES = 4  # at once on a CPU; on an accelerator the batch size
 
 
@@ -84,7 +84,7 @@ def _fuse(job: VolumeJob, engine: Engine, settings: VolumeSettings, pool: Thread
 
 
 class _Fusion:
-    """One pair of volumes. After reading: what is shown of each, and whether one has to be resampled."""
+    """Fuses one pair of volumes. On creation reads both, and settles their ranges, resampling and turning."""
 
     def __init__(self, job: VolumeJob, engine: Engine, settings: VolumeSettings, pool: ThreadPoolExecutor) -> None:
         self.job, self.engine, self.settings, self.pool = job, engine, settings, pool
@@ -117,10 +117,10 @@ class _Fusion:
         self.size = self.volumes[settings.reference].voxels.shape[:3]
 
     def _turned(self, volume: Volume) -> Volume:
-        """With the slices that are fused."""
+        """The volume turned so that its first axis counts the slices that are fused."""
         if volume.grid is None or self.reference.grid is None:
             return volume
-        # Voxels of one grid turn alike, also where rounding in a header would call another axis the nearest.
+        # Volumes on one grid must turn alike, even if rounding in one header makes another axis the nearest.
         turn = Turn.upright(volume.grid if self.resampling else self.reference.grid, self.reference.grid)
         return replace(volume, voxels=turn.voxels(volume.voxels), grid=turn.grid(volume.grid))
 
@@ -170,9 +170,9 @@ class _Fusion:
         return [fused, *sources]
 
     def _context(self) -> torch.Tensor | None:
-        """How the network shall see every slice: as the volume is, so that nothing changes from one to the next.
+        """The context for every slice, one for the whole volume, so that the look does not change between slices.
 
-        The mean over some slices; those that show little, as the last ones do, count little.
+        The mean over some slices, weighted by brightness: those that show little, as the last ones do, count little.
         """
         total, weight = None, 0.0
         for index in np.unique(np.linspace(0, self.size[0] - 1, LOOKS).astype(int)):
@@ -212,7 +212,7 @@ class _Fusion:
         return None
 
     def _write(self, fused: np.ndarray) -> None:
-        """Pictures as they were fused, upright, since they do not say how they lie; volumes as the reference lies."""
+        """Write pictures upright, as fused, since they hold no orientation; volumes in the reference's orientation."""
         job, settings = self.job, self.settings
         if not job.kind.startswith(".") and self.reference.grid is not None:
             fused = Turn.upright(self.reference.grid).back(fused)
@@ -252,7 +252,7 @@ class _Fusion:
                 f"{max(longest):.0f} mm; one header gives its sizes in another unit, such as metres: mend it"
             )
         share = grid.coverage(target, source)
-        # A thin slab may lie between the points by which a long volume is looked at, but not the other way round.
+        # Both ways, since a thin slab may lie between the sampled points of a long volume, but not the reverse.
         apart = share == 0 and grid.coverage(source, target) == 0
         sides = self.settings.task.sides
         to, moved = sides[self.settings.reference], sides[1 - self.settings.reference]
@@ -270,7 +270,7 @@ class _Fusion:
 
 
 def frames_in(folder: Path, slices: np.ndarray, ending: str, compress: bool) -> None:
-    """Write slices as 0001.png … of a folder, which appears when it is complete."""
+    """Write slices as 0001.png … into a folder that appears only when it is complete."""
     with replacing(folder, folder=True) as place:
         for path, image in zip(numbered(place, len(slices), ending), slices, strict=True):
             frames.write(path, [image], compress=compress)

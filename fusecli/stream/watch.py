@@ -23,7 +23,7 @@ log = logging.getLogger("fusecli")
 
 POLL = 0.5  # seconds between looks; longer where a look takes more than a tenth of that
 SETTLE = 1.0  # seconds without a change after which a file counts as written
-PATIENCE = 10.0  # seconds without a change after which what cannot be read has failed
+PATIENCE = 10.0  # seconds without a change after which an unreadable file has failed
 RECHECK = 60.0  # seconds during which a file that changes after all is fused again, without --overwrite
 PARTNER = 60.0  # seconds after which a missing partner is reported
 LATE = 5.0  # seconds that a pair may wait before the run says that it does not keep up
@@ -47,13 +47,13 @@ class _Waiting:
 
 @dataclass
 class Watcher:
-    """What of two folders is ready to be fused.
+    """Finds the pairs in two folders that are ready to be fused.
 
-    key: a file's name with its sub-folder -> the name of its pair, None for files that are none. target: the result.
-    A file is complete if it has not changed for SETTLE seconds, or at once where it was moved here. One that then
-    cannot be read is tried again when it changes, and has failed when it has not changed for PATIENCE seconds.
-    With ``overwrite`` a pair is fused anew whenever its files change, else for RECHECK seconds and until it has a
-    result.
+    keys: for each folder, a file's name with its sub-folder -> its pair's name; None for files that belong to no pair.
+    target: a pair -> the path of its result. A file is complete if it has not changed for SETTLE seconds, or at once
+    where it was moved here. If it then cannot be read it is tried again when it changes, and a last time when it has
+    not changed for PATIENCE seconds. With ``overwrite`` a pair is fused anew whenever its files change; without, only
+    until it has a result and RECHECK seconds have passed without a change.
     """
 
     folders: tuple[Path, Path]
@@ -77,7 +77,7 @@ class Watcher:
         return [self._job(Pair(name, first[name], second[name])) for name in sorted(first.keys() & second.keys())]
 
     def left(self) -> list[Job]:
-        """Pairs that are there now, complete or not, and are not through; none where a folder cannot be listed."""
+        """Pairs that are there now, complete or not, and not finished; none where a folder cannot be listed."""
         try:
             pairs = self.pairs()
         except OSError:
@@ -112,7 +112,7 @@ class Watcher:
                 not self.overwrite
                 and entry.done
                 and now - entry.since > RECHECK
-                and self._job(Pair(name, first[name], second[name])).is_done()  # what failed may come anew
+                and self._job(Pair(name, first[name], second[name])).is_done()  # a pair that failed may be sent again
             ):
                 self.settled.add(name)
                 del self.waiting[name]
@@ -136,7 +136,7 @@ class Watcher:
         return jobs
 
     def is_final(self, outcome: Outcome) -> bool:
-        """Whether a pair is through; a failure is not while its files may still be on their way."""
+        """Whether an outcome is final: a failure is not while the files may still be arriving."""
         entry = self.waiting.get(outcome.job.name)
         if entry is None:
             return True
@@ -198,8 +198,8 @@ def run(
 ) -> Generator[Outcome, None, None]:
     """Fuse what becomes ready and yield the outcomes, until ``stop`` is set.
 
-    jobs: those known beforehand, none. settings: given the pairs that come, and what held for those before; it holds
-    once one of them is fused, since nothing can be told from files that cannot be read.
+    jobs: those known beforehand, always none. settings: makes the settings from the pairs found and from those settled
+    before. They are settled once one of these pairs is fused, since unreadable files tell nothing.
     """
     settled: Settings | None = None
     while not stop.is_set():
@@ -219,6 +219,6 @@ def run(
 
 
 def _was_moved_here(status: os.stat_result) -> bool:
-    """Whether a file seen for the first time was written before: renaming changes the inode's time alone."""
+    """Whether a file seen for the first time is complete: older than SETTLE, or renamed, which changes ctime alone."""
     written = status.st_mtime_ns
     return time.time_ns() - written > SETTLE * 1e9 or (os.name == "posix" and status.st_ctime_ns > written)

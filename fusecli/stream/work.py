@@ -1,4 +1,4 @@
-"""What a run does, as values that another process can be handed: how jobs are done, and by which engine."""
+"""A run as values that can be sent to another process: how its jobs are done, and by which engine."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class EngineSpec:
 class Work:
     """How jobs of one kind are done: ``run`` of stream.run, volumes, videos or watch, and its settings.
 
-    divisible: whether each job stands for itself, so that other machines may do it. left: of runs that find their pairs
-    as they go, those that were there and not fused when the run ended.
+    divisible: whether the jobs are independent, so that other machines may do them. left: for runs that discover their
+    pairs as they go, returns the pairs that were there but not fused when the run ended.
     """
 
     run: Callable[..., Generator[Outcome, None, None]]
@@ -54,5 +54,5 @@ class Work:
         return self.run(jobs, engine, self.settings, preview=preview, stop=stop)
 
     def with_workers(self, workers: int) -> Work:
-        """The same, by as many threads."""
+        """The same work with this many threads."""
         return replace(self, settings=replace(self.settings, workers=workers))
