@@ -50,7 +50,7 @@ def root(
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code; errors meant for the user are one line on stderr."""
     log = logging.getLogger("fusecli")
-    log.handlers.clear()  # of a run before in this process, as its level
+    log.handlers.clear()  # an earlier run in this process may have left them, and its level
     log.setLevel(logging.NOTSET)
     try:
         code = _exit_code(argv)
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()  # which fails where the disk is full
         except OSError as error:
             if not code or isinstance(error, BrokenPipeError):
-                raise  # else it was told before: from Python 3.13 on what could not be written is tried again
+                raise  # else it was reported: from Python 3.13 on flush() retries what could not be written
         return code
     except KeyboardInterrupt:
         _tell("interrupted")
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     except (FusecliError, OSError, MemoryError) as error:
         if log.isEnabledFor(logging.DEBUG):
             log.exception("failed")
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # as typed: others cost their pair alone
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # a name as typed; others fail their pair
             _tell(f"{error.filename}: longer than a file's name can be")
             return EXIT_USAGE
         _tell(f"out of memory ({error})" if isinstance(error, MemoryError) else str(error))
@@ -85,7 +85,7 @@ def _tell(message: str) -> None:
     log = logging.getLogger("fusecli")
     if log.handlers:
         log.error("%s", message)
-    else:  # it has not come to a command
+    else:  # no command has set up logging yet
         print(f"fusecli: {message}", file=sys.stderr)
 
 
@@ -93,6 +93,6 @@ def _exit_code(argv: list[str] | None) -> int:
     try:
         return app(argv, standalone_mode=True) or 0
     except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # as typer and rich end then
+        if isinstance(stop.__context__, BrokenPipeError):  # typer and rich turn it into a SystemExit
             raise stop.__context__ from None
         return stop.code if isinstance(stop.code, int) else 1

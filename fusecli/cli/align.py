@@ -1,4 +1,4 @@
-"""`fusecli align`: how the infrared camera lies to the visible one, from a few pairs of frames."""
+"""`fusecli align`: estimate how infrared frames map onto visible ones, from a few pairs of frames."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def align(
     )
     check_outside("-o", output, [Path(typed) for typed in (ir, vis) if Path(typed).is_dir()])
     one, other = {pair.first.parent.resolve() for pair in found}, {pair.second.parent.resolve() for pair in found}
-    if output.parent.resolve() in one ^ other:  # where one camera's frames alone are expected
+    if output.parent.resolve() in one ^ other:  # a folder that holds one camera's frames only
         raise UsageError(f"-o {output}: {picture.name} would be taken for a frame there; choose another folder")
     files = {"-o": output, "the picture beside -o": picture}
     check_files(files, (path for pair in found for path in (pair.first, pair.second)))

@@ -83,7 +83,7 @@ def annotate(
     task, sides = options.task_of(ir=ir, vis=vis, ct=ct, pet=pet, spect=spect, mri=mri)
     if output is None:
         raise UsageError("name the output: -o descriptions.jsonl")
-    if output == STDOUT or is_device(output):  # which may have no end, where a file is read for what it holds
+    if output == STDOUT or is_device(output):  # the output is first read for what it describes; these may have no end
         raise UsageError(f"-o {output}: descriptions are added to a file, one by one; name it")
 
     from fusecli.images import frames, pairing
@@ -131,7 +131,7 @@ def annotate(
 
 
 def _undescribed(found: list[Pair], records: Appender, task: registry.Task) -> list[Pair]:
-    """The pairs that the file does not describe; warns where it may mean others of their names.
+    """The pairs that the file does not describe; warns where its entries may mean other files of the same names.
 
     Raises UsageError where it describes pairs of another task.
     """
@@ -152,7 +152,7 @@ def _undescribed(found: list[Pair], records: Appender, task: registry.Task) -> l
 
 
 def _alike(path: Path, other: Path) -> bool:
-    """Whether they may be one file, seen from two places: the ends of their paths agree."""
+    """Whether two paths may name one file, seen from different folders: their last three parts agree."""
     ends = zip(path.parts[:-4:-1], other.parts[:-4:-1], strict=False)
     return all(a == b for a, b in ends)
 
@@ -169,7 +169,7 @@ def _measured(task: registry.Task) -> Callable[[Any, Any, str], Description]:
 def _asked(
     task: registry.Task, base_url: str, vlm: str | None, api_key: str | None, timeout: float, retries: int
 ) -> tuple[Callable[[Any, Any, str], Description], str]:
-    """Asks a model about two images and the pair's name; and what the records say of where they are from."""
+    """A function that asks a model about two images and the pair's name, and the source that the records state."""
     import numpy as np
 
     from fusecli.text import vlm as client
@@ -191,7 +191,7 @@ def _asked(
 
 
 def _reader(pairs: list[Pair], task: registry.Task) -> Callable[[Pair], tuple[Any, Any]]:
-    """The first pages of a pair, with the intensities that `fuse` gives them."""
+    """A function that reads the first pages of a pair, with the intensity ranges that `fuse` uses."""
     from fusecli.images import frames, intensity
 
     firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]

@@ -259,7 +259,7 @@ def fuse(
         bit_depth=None if bit_depth is BitDepth.keep else int(bit_depth.value),
         batch_size=batch_size,
         workers=workers,
-        max_pixels=max_pixels or max_pixels_default(),  # says now, and once, if the environment's makes no sense
+        max_pixels=max_pixels or max_pixels_default(),  # here, so that a bad value in the environment is told once
         compress=compress,
         digest=report is not None,
         check_engine=built if cluster is None else lambda: None,
@@ -293,7 +293,7 @@ def fuse(
         rows = _followed(coming, account, len(planned.jobs), bar, stop if fail_fast else None)
     left = account.missing(planned.jobs) if work.left is None else work.left()
     account.close(left, interrupted=stop.signal is not None)
-    whole = True  # what is written beside the results
+    whole = True  # whether all files beside the results could be written
     if report is not None:
         whole = _written(partial(account.write, report))
     if as_json:
@@ -316,9 +316,9 @@ def fuse(
 def _followed(
     outcomes: Iterable[Outcome], account: Report, total: int, bar: Any, at_failure: Event | None
 ) -> list[Sequence[np.ndarray]]:
-    """Enter outcomes into the account and tell of them as they come; the small pictures that they carry.
+    """Add outcomes to the account and log them as they come; returns the small pictures that they carry.
 
-    total: pairs to do, 0 where no one knows. at_failure: set once a pair has failed.
+    total: pairs to do, 0 if unknown. at_failure: set once a pair has failed.
     """
     rows = []
     told = time.monotonic()
@@ -338,7 +338,7 @@ def _followed(
 
 
 def _written(write: Callable[[], None]) -> bool:
-    """Whether that could be written; else it is said why, and what the run has done stays done."""
+    """Whether ``write`` succeeded. If not, the reason is logged; the results of the run are there all the same."""
     try:
         write()
     except OutputError as error:
@@ -377,7 +377,7 @@ def _machines(
     output: Path,
     workers: int | None,
 ) -> Iterator[tuple[Computes, Callable[..., Generator[Outcome, None, None]]]]:
-    """What computes, this machine or a cluster, and the function that begins."""
+    """What computes, this machine or a cluster, and the function that starts the run."""
     if cluster is None:
         yield built(), partial(work, jobs, built())
         return
@@ -389,10 +389,10 @@ def _machines(
 
 
 def _nothing_yet(request: Request) -> tuple[Plan, Work] | None:
-    """A plan of nothing where a run that will be repeated comes before its inputs; None where there is something.
+    """An empty plan if a run that will be repeated starts before its inputs are there; None if there is something.
 
-    With --ignore-unmatched one empty folder is enough for that, with --skip-existing alone both must be empty. What
-    --pairs lists may lie elsewhere.
+    --ignore-unmatched and --skip-existing mark such runs. With --ignore-unmatched one empty folder is enough, else both
+    must be empty. Not with --pairs, which may list files elsewhere.
     """
     from fusecli.images import pairing
 
@@ -431,7 +431,7 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     try:
         pairs = pairing.find_pairs(*typed, endings=frames.ENDINGS, sides=task.sides, **request.pairing)
     except pairing.NoPair as error:
-        if request.naming.skip_existing and request.pairing["ignore_unmatched"]:  # partners may come until next time
+        if request.naming.skip_existing and request.pairing["ignore_unmatched"]:  # the next run may find partners
             return _nothing(request, str(error))
         raise
     planned = plan(pairs, request.output, request.naming, inputs=typed)
@@ -440,7 +440,7 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     request.check_engine()  # before frames are looked at, which may take long
     firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
     settings = stream.Settings(
-        # of whatever is left to do, every frame of the sequence gets the same
+        # from all pairs, so that every frame of the sequence gets the same range whatever is left to do
         ranges=options.ranges(task, firsts, seconds, request.max_pixels),
         resize=request.resized,
         align=options.calibration(),

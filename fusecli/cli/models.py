@@ -25,7 +25,7 @@ def models(
     for card in cards.values():
         console.print(f"\n[bold]{card['name']}[/] for {', '.join(card['tasks'])}: {card['parameters']:,} parameters")
         config = card["config"]
-        look = config.get("nano", config).get("look")  # a base has its nano's
+        look = config.get("nano", config).get("look")  # a base network has a nano inside, which holds the look
         if look is not None:
             console.print(f"  looks from 0 (thermal) to 1 (natural), {look} by default")
         console.print(f"  trained on {', '.join(card['trained_on'])}; {card['licence']}")

@@ -20,7 +20,7 @@ from fusecli import registry
 from fusecli.errors import UsageError
 
 SHOWN = 3  # words that a message cites
-MISUSE: type[Exception] = typer.BadParameter.__mro__[1]  # click's UsageError, wherever typer has click from
+MISUSE: type[Exception] = typer.BadParameter.__mro__[1]  # UsageError of whichever copy of click typer uses
 
 DataRoot = Annotated[
     Path | None,
@@ -64,9 +64,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
 class _Help:
-    """--help that narrow terminals can show: lines flow as they fit, and opposites of switches take no room.
+    """A --help for narrow terminals: paragraphs are wrapped to fit, and negated switches are not listed.
 
-    They work all the same: --no-overwrite, say. panels: parameters by the heading that they stand under.
+    Those, such as --no-overwrite, still work. panels: heading -> names of the parameters below it.
     """
 
     panels: ClassVar[Mapping[str, Sequence[str]]] = {}
@@ -87,7 +87,7 @@ class Group(_Help, typer.core.TyperGroup):
 
 
 class Command(_Help, typer.core.TyperCommand):
-    """A command that takes options only, and says what may have happened where words are left over.
+    """A command that takes options only; for words left over it names the likely cause, a pattern without quotes.
 
     With ``--log-format json`` nothing but its own messages, and Python's, come to stderr.
     """
@@ -116,7 +116,7 @@ class Command(_Help, typer.core.TyperCommand):
 
 
 def output(text: str) -> Any:
-    """``-o``, with what --help says of it. An empty one, such as a variable that is not set, is a UsageError."""
+    """``-o`` with its help text. An empty value, as from a shell variable that is not set, raises UsageError."""
 
     def parse(typed: str) -> Path:
         if not typed:
@@ -166,9 +166,9 @@ class _JsonLines(logging.Formatter):
 
 @contextmanager
 def _libraries_silenced() -> Iterator[None]:
-    """What is written to file descriptor 2 itself goes nowhere, as libpng does it for damaged files; sys.stderr stays.
+    """Discard what C libraries write to file descriptor 2, as libpng does for damaged files; sys.stderr still works.
 
-    For as long as the command runs, since the descriptor is the whole process's, and files are read by several threads.
+    For the whole command and not per file, since the process has one such descriptor, and several threads read files.
     """
     before = sys.stderr
     try:
@@ -178,7 +178,7 @@ def _libraries_silenced() -> Iterator[None]:
         return
     with open(kept, "w", buffering=1, encoding=before.encoding, errors=before.errors) as stream:
         before.flush()
-        if _descriptor(before) == 2:  # and nothing that pytest, say, has put in its place
+        if _descriptor(before) == 2:  # no substitute, such as pytest's
             sys.stderr = stream
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
@@ -200,7 +200,7 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 class _TextLines(logging.Formatter):
-    """Lines of text; what would steer a terminal, such as in the name of a stranger's file, is spelled out."""
+    """Lines of text; control characters, such as in a stranger's file name, are escaped: a terminal would obey them."""
 
     def format(self, record: logging.LogRecord) -> str:
         return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", _spelled, super().format(record))
@@ -211,9 +211,10 @@ def _spelled(character: re.Match[str]) -> str:
 
 
 def sleep_when_waiting() -> None:
-    """Let torch's threads sleep while they wait for one another; to be called before torch is loaded, which reads it.
+    """Let torch's threads sleep, not spin, while they wait for one another. Call it before torch is imported.
 
-    On a shared machine spinning takes ten times as long, and of training on a GPU it takes the cores that draw batches.
+    On a shared machine, spinning makes work take ten times as long; in training on a GPU, it takes the cores that draw
+    batches.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

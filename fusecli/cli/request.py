@@ -33,7 +33,7 @@ class Request:
     max_pixels: int
     compress: bool
     digest: bool
-    check_engine: Callable[[], object]  # raises UsageError for a model, device or precision that is not to be had here
+    check_engine: Callable[[], object]  # raises UsageError for a model, device or precision not available here
 
     @property
     def typed(self) -> tuple[str, str]:
@@ -42,7 +42,7 @@ class Request:
 
     @property
     def resized(self) -> int | None:
-        """Which side is brought to the other's size."""
+        """Which side (0, 1) is brought to the other's size; None: neither."""
         return None if self.resize is None else self.task.sides.index(self.resize)
 
 
@@ -69,7 +69,7 @@ class FrameOptions:
         return intensity.pair_ranges(firsts, seconds, infrared=infrared, option=self.range, max_pixels=max_pixels)
 
     def calibration(self) -> Calibration | None:
-        """How the infrared is moved onto the visible. Raises UsageError."""
+        """The calibration that ``--align`` names, if any. Raises UsageError."""
         from fusecli.images.registration import Calibration
 
         return None if self.align is None else Calibration.read(self.align)

@@ -150,13 +150,13 @@ def _looks(path: Path, max_pixels: int) -> Iterator[tuple[Path, np.ndarray]]:
     """A few frames of a video, in colour."""
     from fusecli.images.video import VideoFile
 
-    with suppress(InputError):  # reading it will fail by name
+    with suppress(InputError):  # an unreadable video is reported when it is fused
         for image in VideoFile(path, max_pixels=max_pixels).sample(3):
             yield path, image
 
 
 def is_video(typed: str, recursive: bool) -> bool:
-    """Whether a side is videos: by ending, or as a folder, or glob, that holds videos and no pictures."""
+    """Whether a side consists of videos: a file by its ending, a folder or glob if it has videos and no pictures."""
     from fusecli.images import frames, pairing
     from fusecli.images.video import ENDINGS
 

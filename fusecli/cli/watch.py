@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fusecli.stream.work import Work
 
 log = logging.getLogger("fusecli")
-KEPT = 1000  # pairs that the report of a run of days lists: the last ones
+KEPT = 1000  # how many of the last pairs the report lists, since a run may take days
 
 
 def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
@@ -92,19 +92,19 @@ def _refuse(request: Request, options: FrameOptions) -> None:
     if output.is_file() or output.suffix.lower() in frames.ENDINGS:
         raise UsageError(f"-o {output}: --watch needs a folder")
     check_depth(request.bit_depth, [naming.ending(Path("a.png"))])
-    options.ranges(task, [], [])  # says so now if it makes no sense
-    naming.path(output, "0", "")  # says so now if it gives no name
-    for option, path in naming.beside.items():  # it would replace, or be, a frame
+    options.ranges(task, [], [])  # raises now if --range makes no sense
+    naming.path(output, "0", "")  # raises now if --name gives no file name
+    for option, path in naming.beside.items():  # among the inputs it could replace a frame, or be taken for one
         check_outside(option, path, map(Path, request.typed))
 
 
 def _settings(
     request: Request, options: FrameOptions, calibration: Calibration | None, jobs: list[Job], before: Settings | None
 ) -> Settings:
-    """What `_frames` of cli/fuse.py settles for a sequence, from the pairs that are there when the first is.
+    """The settings that `_frames` of cli/fuse.py makes from a whole sequence, here from the first pairs that are ready.
 
-    The visible range is widened later, when day comes after night: no option can settle it. Infrared frames of one
-    value, as of a camera that starts, settle nothing.
+    The visible range is widened later, as when day follows night, since no option sets it. The infrared range is found
+    anew as long as its frames had one value only, as those of a camera that is starting.
     """
     from fusecli.images import intensity
     from fusecli.stream import run as stream
