@@ -14,8 +14,8 @@ from fusecli.images.atomic import replacing
 class Cache:
     """Small files by key under ``root``/benchmark; a key is made of everything that the value depends on.
 
-    ``root`` None: nothing is kept. Unreadable entries count as missing, and a folder that cannot be written costs the
-    caching, not the run.
+    ``root`` None: nothing is kept. Unreadable entries count as missing. If the folder cannot be written, the run goes
+    on without a cache.
     """
 
     def __init__(self, root: Path | None) -> None:

@@ -62,7 +62,7 @@ def _row(
     ]
     for index, (pair, value) in enumerate(zip(dataset.pairs, method.values[metric], strict=True)):
         if value is not None:
-            offset = ((index * 7) % 5 - 2) * 1.6  # spread, always the same way
+            offset = ((index * 7) % 5 - 2) * 1.6  # fixed jitter, so that dots do not hide one another
             parts.append(
                 f'<circle cx="{x(value):.1f}" cy="{middle + offset:.1f}" r="2" fill="{color}" opacity="0.7">'
                 f"<title>{escape(method.name)}, {escape(pair)}: {number(value)}</title></circle>"
@@ -138,7 +138,7 @@ def _short(name: str) -> str:
 
 
 def _span(values: list[float]) -> tuple[float, float]:
-    """Both ends with a margin; never empty."""
+    """The lowest and the highest value with a margin; never an empty interval."""
     lo, hi = min(values), max(values)
     margin = (hi - lo) * 0.06 or abs(hi) * 0.05 or 0.5
     return lo - margin, hi + margin

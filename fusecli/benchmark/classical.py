@@ -22,7 +22,7 @@ def average(first: Luma, second: Luma) -> Luma:
 
 
 def maximum(first: Luma, second: Luma) -> Luma:
-    """The brighter source in every pixel. Scores high in MI, VIF and Qabf, and looks hard."""
+    """The brighter source in every pixel. Scores high in MI, VIF and Qabf, but looks harsh."""
     return np.maximum(first, second)
 
 
@@ -140,5 +140,5 @@ def fuse(name: str, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     fused = METHODS[name][1](source, colour.luma(second))
     if first.ndim == 3:
         fused = colour.recolour(first, source, fused)
-    # first to three decimals: what is half a level apart from the error of float32 then rounds to even everywhere
+    # To three decimals first: a value of half a level, give or take float32's error, then rounds alike on any machine.
     return np.rint(np.round(np.clip(fused, 0, 1) * 255, 3)).astype(np.uint8)

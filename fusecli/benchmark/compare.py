@@ -16,7 +16,7 @@ from fusecli.benchmark.report import number
 from fusecli.benchmark.results import DatasetResult, MethodResult, Report
 from fusecli.errors import UsageError
 
-EXACT = 200  # differences up to which the distribution of the rank sum is counted out
+EXACT = 200  # most differences for which the exact distribution of the rank sum is computed
 SIGNIFICANT = 0.05
 
 
@@ -55,7 +55,7 @@ def wilcoxon(differences: np.ndarray) -> float:
         return 1.0
     _, group, counts = np.unique(np.abs(differences), return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
-    twice = (2 * ends - counts + 1)[group]  # twice the middle rank: whole numbers
+    twice = (2 * ends - counts + 1)[group]  # twice the middle rank, which makes whole numbers of ties
     positive, total = int(twice[differences > 0].sum()), int(twice.sum())
     least = min(positive, total - positive)
     if n <= EXACT:
@@ -71,7 +71,7 @@ def wilcoxon(differences: np.ndarray) -> float:
 
 
 def holm(values: list[float]) -> list[float]:
-    """p values corrected for their number by Holm's step-down rule."""
+    """p values corrected for multiple comparisons by Holm's step-down method."""
     corrected = [1.0] * len(values)
     highest = 0.0
     for place, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
@@ -174,7 +174,7 @@ def gates(texts: list[str], protocol: str, measured: list[str]) -> list[Gate]:
 
 
 def failures(report: Report, wanted: list[Gate], methods: list[str] | None = None) -> list[str]:
-    """A line for every mean beyond its gate. Baselines (classical rules) are judged only if named, or if alone."""
+    """A line for every mean that fails its gate. Classical rules are judged only if named, or if nothing else is."""
     lines = []
     for dataset in report.datasets.values():
         judged = [method for name, method in dataset.methods.items() if not methods or name in methods]

@@ -20,7 +20,7 @@ from fusecli.images.pairing import Pair
 from fusecli.machine import cores
 
 ROUNDS = 15
-SECONDS = 3.0  # a method's share of the measuring; one round at least
+SECONDS = 3.0  # after so much measuring a method is left out of further rounds
 VERSION = 3
 
 
@@ -102,7 +102,7 @@ def _milliseconds(run: Callable[[], object]) -> float:
 
 
 def _alone(method: Method, first: np.ndarray, second: np.ndarray) -> Callable[[], object]:
-    """The network or the rule on luma, waiting for the device."""
+    """A function that runs the network or the rule on luma and waits for the device."""
     lumas = [np.ascontiguousarray(colour.luma(side)) for side in (first, second)]
     if isinstance(method, Classical):
         return lambda: classical.METHODS[method.name][1](*lumas)
@@ -144,7 +144,7 @@ def _network_size(method: Method, size: tuple[int, int]) -> tuple[int | None, in
 
 
 def _peak(method: Method, run: Callable[[], object]) -> float | None:
-    """Most memory that one pair takes on top of what is held, in MB: on the GPU, else resident on Linux, else None."""
+    """Peak memory of one pair beyond what was held, in MB: of the GPU, else resident memory on Linux, else None."""
     run()  # libraries load and pools fill on the first call
     if isinstance(method, Network) and method.engine.device.type == "cuda":
         import torch

@@ -97,8 +97,8 @@ def from_folders(
 def leave_out_seen(found: PairSet, cards: list[dict[str, Any]], include: bool) -> None:
     """Drop the pairs that the models of these cards were trained or tuned on; say so in ``found``.
 
-    A card lists them by file name without ending, per data set: "seen" for training, "tuned" for choosing. Where a
-    folder holds tuning pairs only they stay, marked: scores on them are for choosing between models, not a test.
+    A card lists them by file name without ending, per data set: "seen" for training, "tuned" for choosing. If no pairs
+    but tuning ones are left, they stay, with a note: scores on them serve to choose between models, and are no test.
     Raises UsageError if all pairs were trained on.
     """
     trained, tuned = (set().union(*(_listed(card, key, found.name) for card in cards)) for key in ("seen", "tuned"))
@@ -137,9 +137,9 @@ def leave_out_seen(found: PairSet, cards: list[dict[str, Any]], include: bool) -
 
 
 def note_own_training(found: PairSet, method: str, weights: Path) -> bool:
-    """Say how many pairs own weights were trained or validated on, by ``run.json`` beside them; whether there are any.
+    """Note how many pairs own weights were trained or validated on, by the run.json beside them; whether any were.
 
-    The recipe there names folders below a data root, which may be another one here.
+    Its recipe names folders below a data root, which may have moved, so only the ends of paths are compared.
     """
     try:
         recipe = json.loads(weights.with_name("run.json").read_text(encoding="utf-8"))["recipe"]
@@ -181,7 +181,7 @@ def _listed(card: dict[str, Any], key: str, dataset: str) -> set[str]:
 
 
 def _sides(dataset: registry.Dataset, root: Path | None) -> tuple[Path, Path]:
-    """Folders of both sides, or a UsageError for the user who does not have them."""
+    """The folders of both sides. Raises UsageError that says where to get them, if they are not there."""
     task = registry.TASKS[dataset.task]
     layouts = [task.sides, *dataset.layouts]
     layouts += [

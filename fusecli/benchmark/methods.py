@@ -50,10 +50,10 @@ class Method:
         return ()
 
     def check(self, dataset: str, pairs: Iterable[Pair]) -> None:
-        """Whether it can give results of these pairs, before any work. Raises UsageError where it cannot."""
+        """Check before any work that there can be results for these pairs. Raises UsageError where not."""
 
     def load(self) -> None:
-        """Get ready to fuse. Raises UsageError where that cannot be."""
+        """Get ready to fuse. Raises UsageError where that fails."""
 
 
 class Classical(Method):
@@ -167,7 +167,7 @@ class Folder(Method):
             elif expected is not None and size[1:] != expected[1:]:
                 wrong.append(f"{path}: {size[2]}×{size[1]} pixels, the pair has {expected[2]}×{expected[1]}")
             elif (header := peek(path)) is not None and header.dtype not in (np.uint8, np.uint16):
-                try:  # such values may be anything
+                try:  # values of other types may be out of range
                     to_levels(decode(path).pages[0])
                 except MetricError as error:
                     wrong.append(f"{path}: {error}")
@@ -176,7 +176,7 @@ class Folder(Method):
         self.range = camera_range(f"--fused {self.name}", self._of_sixteen_bits())
 
     def _of_sixteen_bits(self) -> Iterator[np.ndarray]:
-        """The results of so many, up to one that fills them."""
+        """The uint16 results, up to the first whose values need more bits than any of CAMERAS has."""
         for path in self.paths.values():
             header = peek(path)
             if header is not None and header.dtype == np.uint16:
@@ -192,7 +192,7 @@ class Folder(Method):
         return self.paths.values()
 
     def fuse(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """The stored result as it is; uint16 of fewer bits, as the pairs may have, over all of [0, 1]."""
+        """The stored result as it is; but uint16 of fewer bits (see `camera_range`) is scaled to [0, 1]."""
         image = decode(self.paths[pair.first]).pages[0]
         return self.range.apply(image) if image.dtype == np.uint16 and self.range != WHOLE else image
 
@@ -223,7 +223,7 @@ def choose(
     for word in (part.strip() for part in names.split(",") if part.strip()):
         for name in words.get(word, [word]):
             label, equals, file = name.partition("=")
-            if not equals or Path(name).is_file():  # a folder's name may have one, such as lr=0.1
+            if not equals or Path(name).is_file():  # no label: the = is in a path, such as lr=0.1/last.pt
                 label, file = "", name
             path = registry.released_path(name, task)
             if name in classical.METHODS:
@@ -248,7 +248,7 @@ def _checkpoint(name: str, path: Path, task: str, device: str, precision: str, l
 
 @cache
 def digest_of(*rooms: str) -> str:
-    """Of their code, so that a change of it is not hidden by the cache."""
+    """A hash of the code of these sub-packages: as part of cache keys, it makes a change of code invalidate entries."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256(__version__.encode())
     for room in rooms:

@@ -45,14 +45,14 @@ def pick_cases(report: Report, jobs: list[Job], count: int, cache: Cache) -> dic
 
 
 def judged(dataset: DatasetResult) -> MethodResult:
-    """The method whose worst and best pairs are shown: the first that is no baseline."""
+    """The method whose worst and best pairs are shown: the first that is no classical rule, if there is one."""
     methods = list(dataset.methods.values())
     return next((method for method in methods if method.kind != "classical"), methods[0])
 
 
 def standing(report: Report, dataset: DatasetResult, method: MethodResult) -> np.ndarray:
-    """How well ``method`` does on each pair: its distance to the mean of all methods there, in deviations, summed over
-    the ranked metrics. With one method alone the distance is to its own mean over the pairs."""
+    """How well ``method`` does on each pair: its distance to the mean of all methods there, in standard deviations,
+    summed over the ranked metrics. With one method alone the distance is to its own mean over the pairs."""
     scores = np.zeros(len(dataset.pairs))
     for metric in report.ranked() or report.metrics:
         table = np.array(
@@ -86,7 +86,7 @@ def _cases(report: Report, job: Job, count: int, cache: Cache) -> list[Case]:
 def _case(report: Report, job: Job, index: int, word: str, cache: Cache) -> Case:
     dataset = report.datasets[job.pair_set.name]
     pair = job.pair_set.pairs[index]
-    key = job.key(pair)  # of damaged inputs another one
+    key = job.key(pair)  # differs between clean and damaged inputs
     read = lru_cache(lambda: job.read(pair))
     given = lru_cache(lambda: job.inputs(pair, *read()))
     images = []

@@ -40,7 +40,7 @@ def milliseconds(value: float | None) -> str:
 
 
 def marks(report: Report, dataset: DatasetResult, metric: str) -> dict[str, int]:
-    """Method -> 1 for the best mean, 2 for the second, as ranks compare them; equal as printed share a mark."""
+    """Method -> 1 for the best `compared` mean, 2 for the second; means that print alike share a mark."""
     if len(dataset.methods) < 2:
         return {}
     printed = {name: round(value, 3) for name, value in dataset.compared(metric).items() if value is not None}
@@ -54,7 +54,7 @@ def caption(report: Report, dataset: DatasetResult) -> str:
 
 
 def notes(report: Report, dataset: DatasetResult) -> list[str]:
-    """What the reader must know: frames left out, what the rank is over, values that do not exist."""
+    """What the reader must know: pairs left out, what the rank is taken over, values that do not exist."""
     lines = [
         f"left out: {counted(len(names), 'pair')} that the released weights were {reason}"
         for reason, names in dataset.left_out.items()
@@ -152,7 +152,7 @@ def cost_columns(dataset: DatasetResult) -> tuple[str, dict[str, list[str]]]:
 
 
 def cost_headers(cells: dict[str, list[str]]) -> list[str]:
-    """Headers of these cells of `cost_columns`."""
+    """Headers for the cells that `cost_columns` gives."""
     return [*(header for header, _ in COST_COLUMNS), "device"][: len(next(iter(cells.values())))]
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from fusecli import __version__, registry
 from fusecli.errors import UsageError
 
-# The mean rank is over these, where the table has them; under vifb over all metrics.
+# The mean rank is taken over those of these that the table has; under vifb over all its metrics.
 RANKED = ("EN", "SD", "SF", "AG", "MI", "SCD", "VIF", "Qabf", "SSIM")
 # What published tables carry; --metrics all measures the rest, too.
 DEFAULT_METRICS = (*RANKED, "CC", "Nabf")

@@ -35,7 +35,7 @@ Stored = dict[tuple[str, str], tuple[str, Row]]  # (method, pair) -> key in the 
 
 @dataclass
 class Job:
-    """A data set with its methods, ready to run: sizes are checked, ranges and hashes known."""
+    """A data set with its methods, ready to run: the methods are checked, ranges and hashes are known."""
 
     pair_set: PairSet
     methods: list[Method]
@@ -44,11 +44,11 @@ class Job:
     degraded: bool = False  # whether methods get damaged inputs; metrics always compare with the clean ones
 
     def key(self, pair: Pair) -> str:
-        """What all that is known of a pair depends on: its files, and how they are read and damaged."""
+        """The part of every cache key that stands for a pair: its files, and how they are read and damaged."""
         return Cache.key(digest_of("images"), self.hashes[pair.name])
 
     def inputs(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the methods get of a pair: its sources, or their luma damaged in a way that its name decides."""
+        """The images that methods get: the sources, or their luma, damaged in a way that the pair's name determines."""
         if not self.degraded:
             return first, second
         from fusecli.training.degrade import degrade_pair
@@ -56,7 +56,7 @@ class Job:
         return degrade_pair(first, second, self.pair_set.task.sides, pair.name)[:2]
 
     def files(self) -> Iterator[Path]:
-        """All that is read."""
+        """All files that are read."""
         for pair in self.pair_set.pairs:
             yield from (pair.first, pair.second)
         for method in self.methods:
@@ -125,7 +125,7 @@ def save_inputs(jobs: list[Job], folder: Path, workers: int) -> None:
 
     every = [(job, pair) for job in jobs for pair in job.pair_set.pairs]
     with ThreadPoolExecutor(workers) as pool:
-        deque(pool.map(save, *zip(*every, strict=True)), maxlen=0)  # which raises what they raise
+        deque(pool.map(save, *zip(*every, strict=True)), maxlen=0)  # consumed, so that errors are raised
 
 
 def run(
@@ -146,7 +146,7 @@ def run(
     cv2.setNumThreads(1)  # pairs run side by side instead
     known = [_stored(job, protocol, cache, workers) for job in jobs]
     for job, stored in zip(jobs, known, strict=True):
-        for method in job.methods:  # weights that do not fit the last data set are told before the first is measured
+        for method in job.methods:  # so that weights which cannot be loaded are reported before anything is measured
             if not all(stored[method.name, pair.name][1].keys() >= set(names) for pair in job.pair_set.pairs):
                 method.load()
     report = Report(protocol, names, {})
@@ -211,7 +211,7 @@ def _measure(
 def _measure_pair(
     job: Job, pair: Pair, protocol: str, names: list[str], stored: Stored, cache: Cache, progress: Progress
 ) -> dict[tuple[str, str], Row]:
-    """By (method, pair)."""
+    """Rows of one pair by (method, pair); values that the cache lacks are measured and added to it."""
     rows = {}
     sources = inputs = None
     for method in job.methods:
@@ -235,7 +235,7 @@ def _measure_pair(
 
 
 def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
-    """Costs on the pair of median size, from the cache where this machine has measured them before."""
+    """Add costs on the pair of median size, from the cache if this machine has measured all of them before."""
     by_size = sorted(job.pair_set.pairs, key=lambda pair: (_area(pair), pair.name))
     pair = by_size[len(by_size) // 2]
     size = frames.peek_size(pair.first)
@@ -245,10 +245,10 @@ def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
         for method in methods
     }
     known = {name: cache.read_json(key) for name, key in keys.items()}
-    if not all(known.values()):  # then all of them again: only times measured in turns compare
+    if not all(known.values()):  # measure all of them anew: only times taken in turns are comparable
         try:
             costs = cost.measure(methods, pair, job.read)
-        except (OSError, OutputError) as error:  # no place for temporary files: scores took longer, and stay
+        except (OSError, OutputError) as error:  # no place for temporary files; scores, which took longer, are kept
             result.notes.append(f"times and memory could not be measured: {error}")
             return
         for name, measured in costs.items():

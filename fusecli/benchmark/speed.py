@@ -31,11 +31,11 @@ from fusecli.machine import cores
 from fusecli.stream.engine import Engine
 from fusecli.stream.work import EngineSpec
 
-SAMPLED = 40  # pairs for the shares of a single thread
+SAMPLED = 40  # pairs whose stages are timed on a single thread
 
 
 def make_pairs(folder: Path, count: int, width: int, height: int) -> None:
-    """``count`` colour + gray PNG pairs: smooth random scenes with sensor noise, none like another."""
+    """Write ``count`` colour + gray PNG pairs: smooth random scenes with sensor noise, all different."""
     rng = np.random.default_rng(0)
     for side in ("vis", "ir"):
         (folder / side).mkdir(parents=True)
@@ -58,7 +58,7 @@ class Spent(NamedTuple):
 
 
 def fuse_files(folder: Path, device: str, engine: str) -> Spent:
-    """What a whole `fusecli fuse` process takes, start-up included."""
+    """Time a whole `fusecli fuse` process, start-up included."""
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     command = ["fuse", "--ir", folder / "ir", "--vis", folder / "vis", "-o", out]
