@@ -8,10 +8,10 @@ from fusecli.cli import main
 
 
 def run() -> None:
-    """Run the command line, then end the process without taking torch apart, which takes as long as twenty pairs."""
+    """Run the command line, then exit without Python's clean-up, which with torch takes as long as twenty pairs."""
     gc.set_threshold(100_000, 20, 100)  # start-up makes half a million objects, and no garbage
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by a script: else a result would be opened in its place
+        if getattr(sys, name) is None:  # closed by the caller: else a result's file would get its descriptor
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     code = main()
     sys.stderr.flush()

@@ -17,7 +17,7 @@ def cores() -> int:
 
 
 def _quota(groups: Path = GROUPS, own: Path = OWN) -> float:
-    """Cores' worth of time that the control group gets (cgroup v2, cpu.max); without a limit, more than there are."""
+    """CPU quota of the control group, in cores (cgroup v2, cpu.max); without a limit, more cores than there are."""
     least = 1e6
     try:
         inner = groups / own.read_text(encoding="ascii").rpartition("::/")[2].strip()

@@ -1,6 +1,6 @@
-"""tqdm's progress bars, with a lock that is one of threads alone.
+"""tqdm's progress bars, with a lock among threads alone.
 
-Its own is one of processes, too, which from Python 3.14 on takes a process more to watch, and a warning at the end.
+Its own lock also works across processes; from Python 3.14 on that takes a further process, and a warning at the end.
 """
 
 from threading import RLock

@@ -17,7 +17,7 @@ WEIGHTS_DIR = Path(__file__).parent / "weights"
 
 
 def cache_dir() -> Path:
-    """Where to keep what can be computed again: $FUSECLI_CACHE, else fusecli in $XDG_CACHE_HOME or ~/.cache.
+    """The folder for what can be computed again: $FUSECLI_CACHE, else fusecli in $XDG_CACHE_HOME or ~/.cache.
 
     Raises UsageError for a user without a home, as in containers.
     """
@@ -64,7 +64,7 @@ ARCHITECTURES = {
 
 DEFAULT_MODEL = "nano"
 
-# What a result shall look like: from all that is bright in either source, to the visible with what is hot.
+# What a result looks like: at 0 all that is bright in either source, at 1 the visible image with what is hot.
 LOOKS = {"thermal": 0.0, "natural": 1.0}
 
 
