@@ -235,13 +235,13 @@ def read_volume(path: Path) -> None:
     """What `fuse` does with a volume: find, plan, read, what is shown of it. DICOM: with undamaged slices beside it."""
     from fusecli import registry
     from fusecli.images.volume import shown_range
-    from fusecli.stream import volume_jobs
+    from fusecli.stream import volume_jobs, volume_pairs
     from fusecli.stream.plan import Naming
 
     typed = path.parent if path.suffix == ".dcm" else path
     task = registry.TASKS["ct-mri"]
     first = None if typed.is_dir() else "0"
-    pairs = volume_jobs.find((str(typed), str(typed)), task, volume=first, max_voxels=MAX_PIXELS) or []
+    pairs = volume_pairs.find((str(typed), str(typed)), task, volume=first, max_voxels=MAX_PIXELS) or []
     for pair in pairs:
         for side in (pair.first, pair.second):
             volume = side.read()

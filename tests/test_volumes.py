@@ -13,7 +13,7 @@ from fusecli.images import colormap, nifti
 from fusecli.images.colour import luma
 from fusecli.images.planes import Turn
 from fusecli.models import checkpoint
-from fusecli.stream import volume_jobs, volumes
+from fusecli.stream import volume_jobs, volume_pairs, volumes
 from fusecli.stream.engine import Engine
 from fusecli.stream.plan import Naming
 
@@ -38,7 +38,7 @@ def jobs_of(root: Path, count: int, **options):
     for index in range(count):
         phantom.nifti(root / "pet" / f"{index}.nii", phantom.head(PET).astype(np.float32), PET)
         phantom.nifti(root / "mri" / f"{index}.nii", np.rint(phantom.head(MR) * 900).astype(np.int16), MR)
-    pairs = volume_jobs.find((str(root / "pet"), str(root / "mri")), TASK)
+    pairs = volume_pairs.find((str(root / "pet"), str(root / "mri")), TASK)
     return volume_jobs.plan(pairs, root / "out", Naming(overwrite=True), **options).jobs
 
 
@@ -87,14 +87,14 @@ def test_hot_gets_brighter_with_every_step():
 @pytest.mark.parametrize("text", ["pet=1,ct=2", "pet=", "=3", "pet=1,", "pet"])
 def test_volumes_named_in_a_way_that_makes_no_sense_are_refused(text):
     with pytest.raises(UsageError, match="--volume"):
-        volume_jobs.choices("--volume", text, TASK)
+        volume_pairs.choices("--volume", text, TASK)
 
 
 def test_a_choice_without_a_side_is_for_the_side_that_has_several():
-    both = volume_jobs.choices("--volume", "2", TASK)
+    both = volume_pairs.choices("--volume", "2", TASK)
     assert [both[side].among(1) for side in TASK.sides] == [None, None]
     assert [both[side].among(3) for side in TASK.sides] == ["2", "2"]
-    named = volume_jobs.choices("--volume", "mri=0", TASK)
+    named = volume_pairs.choices("--volume", "mri=0", TASK)
     assert named["pet"].among(3) is None
     assert named["mri"].among(1) == "0"
 

@@ -39,11 +39,11 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
         return None
     from fusecli.images import colormap
     from fusecli.images.volume import parse_window
-    from fusecli.stream import volume_jobs, volumes
+    from fusecli.stream import volume_jobs, volume_pairs, volumes
     from fusecli.stream.work import Work
 
     typed = request.typed
-    pairs = volume_jobs.find(
+    pairs = volume_pairs.find(
         typed,
         task,
         series=options.series,
