@@ -10,8 +10,7 @@ from fusecli.images import colour
 from fusecli.images.opencv import cv2
 
 LEVELS = 4  # of the pyramid and of the wavelet transform
-VERSION = 1
-"""Part of every cache key: raise it when a baseline's result changes."""
+VERSION = 1  # part of every cache key: raise it when a baseline's result changes
 
 Luma = np.ndarray
 

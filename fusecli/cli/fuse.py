@@ -195,7 +195,7 @@ def fuse(
 
     fusecli fuse --ir thermal/ --vis camera/ -o fused/
 
-    Exit codes: 0 all done, 1 nothing could be done, 2 wrong usage, 8 some pairs failed, 130 and 143 interrupted.
+    Exit codes: 0 all done, 1 nothing could be done, 2 wrong usage, 8 some pairs failed, 130, 143 and 129 interrupted.
     """
     settings_given = _as_given(locals())
     options.set_up_logging(log_format, quiet=quiet, verbose=verbose)
