@@ -1,4 +1,4 @@
-"""Results appear under their names whole or not at all."""
+"""Atomic writing: a result appears under its name complete or not at all."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ except ImportError:  # Windows
 
 PARTIAL = ".partial"
 STDOUT = Path("-")
-_SYSTEM = (("/", "dev"), ("/", "proc"))  # where names stand for what a process has opened
+_SYSTEM = (("/", "dev"), ("/", "proc"))  # entries there may stand for a process's open files
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextmanager
 def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
-    """A temporary path beside ``path`` (an empty folder there if ``folder``), which takes its place on success.
+    """Yield a temporary path beside ``path`` (an empty folder if ``folder``), which replaces ``path`` on success.
 
-    It is hidden, so that no run takes it as input, and keeps the ending, by which some libraries choose the format. Its
-    name cannot be foreseen and it is made anew, so that in a folder such as /tmp no one can put a link in its place.
-    A device or a pipe is written to directly. Raises OutputError with file and reason where the disk is full or writing
-    is not permitted.
+    It is hidden, so that no run takes it as input, and keeps the file ending, by which some libraries choose the
+    format. Its name is random and it is created exclusively, so that in a shared folder such as /tmp nobody can plant a
+    link in its place. A device or a pipe is written to directly. Raises OutputError with file and reason where the disk
+    is full or writing is not permitted.
     """
     with _explained(path):
         if is_device(path):
@@ -66,7 +66,7 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 def numbered(folder: Path, count: int, ending: str) -> Iterator[Path]:
-    """The files of ``count`` slices in a folder: 0001.png …, so that their names sort as they do."""
+    """Paths for ``count`` slices in a folder: 0001.png …, zero-padded so that names sort in slice order."""
     digits = max(4, len(str(count)))
     return (folder / f"{number:0{digits}d}{ending}" for number in range(1, count + 1))
 
@@ -90,14 +90,14 @@ def _made(path: Path, folder: bool) -> Iterator[Path]:
 
 @contextmanager
 def locked(place: Path) -> Iterator[bool]:
-    """Hold the lock of a file or folder, which ends with this process; False where another run holds it.
+    """Lock a file or folder, at most until this process ends; yields False where another run holds the lock.
 
-    Where there are no locks, no one does. Raises OSError for what cannot be opened.
+    Yields True where locks are not supported. Raises OSError where ``place`` cannot be opened.
     """
     if fcntl is None:
         yield True
         return
-    access = os.O_RDONLY if place.is_dir() else os.O_WRONLY  # NFS locks only what may be written
+    access = os.O_RDONLY if place.is_dir() else os.O_WRONLY  # NFS locks only files opened for writing
     descriptor = os.open(place, access | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         free = True
@@ -112,9 +112,9 @@ def locked(place: Path) -> Iterator[bool]:
 
 @contextmanager
 def by_turns(path: Path) -> Iterator[None]:
-    """Of several processes that would make ``path``, one at a time; those that waited may find it made.
+    """Let one process at a time make ``path``; those that waited may find it already made.
 
-    Raises OSError where nothing can be written there. Where there are no locks, no one waits.
+    Raises OSError where nothing can be written there. Does not wait where locks are not supported.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(path.name + ".lock").open("w") as file:
@@ -128,7 +128,7 @@ def by_turns(path: Path) -> Iterator[None]:
 def _explained(path: Path | str) -> Iterator[None]:
     try:
         yield
-    except BrokenPipeError:  # a reader that has seen enough
+    except BrokenPipeError:  # the reader closed the pipe early, as `head` does
         raise
     except OSError as error:
         reason = error.strerror or str(error)
@@ -139,9 +139,9 @@ def _explained(path: Path | str) -> Iterator[None]:
 def text_file(path: Path) -> Iterator[TextIO]:
     """A file for UTF-8 text, whole or not at all; - is standard output. Raises OutputError.
 
-    What is no Unicode, as a file's name may be, is spelled out.
+    Characters that are not valid Unicode, as in some file names, are written as backslash escapes.
     """
-    if path == STDOUT:  # which is not opened anew: that would empty a file it goes to
+    if path == STDOUT:  # not reopened: that would truncate a file that it is redirected to
         with _explained("standard output"):
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -168,7 +168,7 @@ def is_device(path: Path) -> bool:
 
 
 def sweep(paths: Iterable[Path]) -> int:
-    """Remove what killed runs left beside ``paths``, and say how many; what another run is writing stays."""
+    """Remove temporary files that killed runs left beside ``paths`` and return their number; those in use stay."""
     prefixes: dict[Path, set[str]] = defaultdict(set)
     for path in paths:
         prefixes[path.parent].add(_prefix(path))
@@ -188,5 +188,5 @@ def sweep(paths: Iterable[Path]) -> int:
 
 
 def _prefix(path: Path) -> str:
-    """How the temporary files of one path begin, however long its name is."""
+    """Prefix of the names of a path's temporary files; a hash, so that it stays short if the path's name is long."""
     return f".{hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()}-"

@@ -19,7 +19,7 @@ _DICOM = {
 }
 NAMES = (*_OPENCV, *_DICOM)
 DEFAULT = "hot"
-_FADE = 16  # entries over which a table that does not begin at black is led there: no uptake has no colour
+_FADE = 16  # first entries, faded in from black where a table begins otherwise: zero uptake must have no colour
 
 
 @cache

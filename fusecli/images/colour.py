@@ -12,9 +12,9 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-SPREAD = 0.08  # of the scale from the lowest to the highest channel of a coloured pixel; JPEG makes gray differ by less
-COLORED = 0.1  # of an image, at least, whose pixels are coloured: more than a logo or a scale printed into it
-LOOKED_AT = 2**16  # pixels
+SPREAD = 0.08  # share of the scale by which channels of a coloured pixel differ; in gray JPEGs they differ by less
+COLORED = 0.1  # share of coloured pixels that makes an image coloured: more than a printed logo or colour bar covers
+LOOKED_AT = 2**16  # pixels sampled, about
 
 
 def luma(image: np.ndarray) -> np.ndarray:
@@ -24,7 +24,7 @@ def luma(image: np.ndarray) -> np.ndarray:
 
 
 def recolour(first_rgb: np.ndarray, first_luma: np.ndarray, fused_luma: np.ndarray) -> np.ndarray:
-    """Y replaced, Cb and Cr put back: H×W×3 float32 in [0, 1].
+    """The image with its Y replaced and its Cb and Cr kept: H×W×3 float32 in [0, 1].
 
     In Y'CbCr, R, G and B are Y plus terms of Cb and Cr alone; so a change of Y moves all three by the same amount.
     """
@@ -42,7 +42,7 @@ def is_colored(image: np.ndarray) -> bool:
 
 
 def warn_of_colored(infrared: Iterable[tuple[Path, np.ndarray]]) -> None:
-    """Say it, once, where one of these infrared frames is coloured."""
+    """Warn, once, if one of these infrared frames is coloured."""
     path = next((path for path, image in infrared if is_colored(image)), None)
     if path is not None:
         log.warning(

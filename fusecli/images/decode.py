@@ -1,4 +1,4 @@
-"""A file to its stored values: H×W or H×W×3 RGB, upright, of the file's own sample type. No intensity range yet."""
+"""Decode a file to its stored values: H×W or H×W×3 RGB, upright, in its own sample type, before any intensity range."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
 from fusecli.machine import cores
 
-MANY_CORES = 4  # from so many on OpenCV is faster: kornia holds Python's lock, so that its threads wait for one another
+MANY_CORES = 4  # with at least as many OpenCV is faster: kornia holds the GIL, so that its threads wait for one another
 kornia: Any = None
 if cores() < MANY_CORES:
     with suppress(ImportError):
-        import kornia_rs.io as kornia  # gray and RGB PNG about three times faster than OpenCV's, to the same values
+        import kornia_rs.io as kornia  # decodes gray and RGB PNG about three times as fast as OpenCV, identically
 
 _PALETTE = 3  # colour type of PNG
 
@@ -39,7 +39,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Peek:
-    """Pages of a file; of the first: height and width, upright, sample type, and whether it may be in colour."""
+    """Number of pages of a file, and of its first page: upright size, sample type, whether it may be in colour."""
 
     pages: int
     height: int
@@ -90,7 +90,7 @@ def peek(path: Path) -> Peek | None:
                 from fusecli.images import tiff
 
                 return Peek(*tiff.peek(path))
-            header = headers.parse(head + file.read())  # not mapped: files that shrink meanwhile would end the process
+            header = headers.parse(head + file.read())  # not mmap: a file that shrinks would kill the process
             dtype = np.dtype(np.uint16 if header.bits == 16 else np.uint8)
             return Peek(1, *header.size, dtype, not header.gray)
     except (Unreadable, OSError, ValueError):
@@ -121,15 +121,15 @@ def _decode_still(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
 
 def _decode_plain_png(data: bytes, header: headers.Header) -> np.ndarray | None:
     """H×W or H×W×3 RGB; None where the PNG is damaged, or has alpha, a palette or fewer than 8 bits."""
-    if data[25] == _PALETTE:  # of grays: their numbers would be taken for values
+    if data[25] == _PALETTE:  # kornia would return the indices of a gray palette as values
         return None
     read = kornia.decode_image_png_u16 if header.bits == 16 else kornia.decode_image_png_u8
     try:
         array = read(data, (header.height, header.width), "mono" if header.gray else "rgb")
-    except Exception:  # the library has no type of its own; OpenCV settles what the matter is
+    except Exception:  # kornia has no exception type of its own; OpenCV decides whether the file is damaged
         return None
     except BaseException as error:
-        if type(error).__name__ == "PanicException":  # of Rust, which is no Exception: memory is short
+        if type(error).__name__ == "PanicException":  # from Rust, not an Exception: out of memory
             raise MemoryError from error
         raise
     return array[..., 0] if header.gray else array
@@ -139,7 +139,7 @@ def _decode_any(data: bytes, header: headers.Header) -> np.ndarray:
     # Gray stays gray, 16 bits stay 16, alpha is dropped, palettes are expanded.
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     if header.kind == "PNM":
-        data += b"\n"  # OpenCV reads past the last of the numbers that are written as text
+        data += b"\n"  # OpenCV reads past the last number of a file in text form
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:

@@ -41,7 +41,7 @@ from fusecli.images.volume import Volume
 log = logging.getLogger("fusecli")
 
 _COLORS = ("Red", "Green", "Blue", "Alpha")
-# What describes the source's pixels or file, not the result's.
+# Attributes that describe the source's pixels or file and are not true of the result.
 _DROPPED = frozenset(
     tag_for_keyword(name)
     for name in (
@@ -68,12 +68,12 @@ _KEPT = (
     *("ContentDate", "ContentTime", "BurnedInAnnotation", "LossyImageCompression", "LossyImageCompressionRatio"),
     "LossyImageCompressionMethod",
 )
-# What of these has to be there, if empty (type 2).
+# Those of them that must be present, even if empty (type 2).
 _REQUIRED = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
     *("ReferringPhysicianName", "StudyID", "AccessionNumber"),
 )
-# What is true of a result where it is true of one slice of either source: the value that says so, and what else tells.
+# Marks that a result carries if any slice of either source does: the value that sets one, and its companion attributes.
 _MARKS = {
     "BurnedInAnnotation": ("YES", ()),
     "RecognizableVisualFeatures": ("YES", ()),
@@ -84,8 +84,8 @@ _GEOMETRY = (
     *("SpacingBetweenSlices", "SliceLocation"),
 )
 _GRAPHICS = (0x50, 0x60)  # groups of curves and overlays
-_SERIES_OFFSET = 1000  # the result's series number is that of the source and this
-_LAST_SERIES = 2**31 - 1  # which an integer string can hold
+_SERIES_OFFSET = 1000  # added to the source's series number
+_LAST_SERIES = 2**31 - 1  # the largest value of an integer string (VR IS)
 _DROPPED_GROUPS = (
     *("PixelValueTransformationSequence", "FrameVOILUTSequence", "DerivationImageSequence"),
     "RealWorldValueMappingSequence",
@@ -106,9 +106,9 @@ def write(
 ) -> None:
     """Write a result on the grid of ``reference``, a DICOM volume: a folder with a file per slice, or a single file.
 
-    Only a gray result of a multi-frame file, and a single slice, fit one file. fused: K×H×W float32 in [0, 1], of which
-    0 and 1 stand for ``shown``, or K×H×W×3 uint8 RGB. other: the source that was brought to this grid. title:
-    SeriesDescription, at most 64 characters; how: DerivationDescription. Both ASCII.
+    Only a single slice, or a gray result whose reference is one multi-frame file, fits a single file. fused: K×H×W
+    float32 in [0, 1], where 0 and 1 are the ends of ``shown``, or K×H×W×3 uint8 RGB. other: the source that was
+    resampled to this grid. title: SeriesDescription, at most 64 characters; how: DerivationDescription. Both ASCII.
     Raises OutputError with file and reason where it cannot be written.
     """
     color = fused.ndim == 4
@@ -128,7 +128,7 @@ def write(
 
 
 class Result:
-    """Datasets of one result. pixels: K×H×W unsigned integers from 0 to all their bits, or K×H×W×3 uint8."""
+    """Datasets of one result. pixels: K×H×W unsigned integers over all levels of their bits, or K×H×W×3 uint8."""
 
     def __init__(
         self, reference: Volume, other: Volume, pixels: np.ndarray, shown: Range, title: str, how: str
@@ -136,7 +136,7 @@ class Result:
         self.reference, self.other, self.pixels, self.shown = reference, other, pixels, shown
         self.title, self.how = title, how
         self.origin: Origin = reference.origin
-        # Of all slices alike, also where their sources differ.
+        # The same for all slices, even where their sources differ.
         self.bits = _bits(self.origin.datasets)
         self.levels = 2**self.bits - 1
         self.rescaled = any("RescaleSlope" in one for one in self.origin.datasets)
@@ -213,14 +213,14 @@ class Result:
         return dataset
 
     def _rescale(self, dataset: Dataset) -> None:
-        """Stored values to the reference's quantities, which by now are not its Hounsfield units."""
+        """Map stored values to the reference's scale; after fusion they are no longer Hounsfield units."""
         dataset.RescaleSlope = _decimal((self.shown.hi - self.shown.lo) / self.levels)
         dataset.RescaleIntercept = _decimal(self.shown.lo)
         if "RescaleType" in dataset or dataset.get("Modality") == "CT":
             dataset.RescaleType = "US"
 
     def _window(self, dataset: Dataset, rescaled: bool) -> None:
-        """Black at 0 and white at all bits."""
+        """Set a window that shows 0 as black and the largest stored value as white."""
         low, high = (self.shown.lo, self.shown.hi) if rescaled else (0.0, float(self.levels))
         if high - low > 1:  # PS3.3, C.11.2.1.2.1
             dataset.WindowCenter, dataset.WindowWidth = _decimal((low + high + 1) / 2), _decimal(high - low + 1)
@@ -229,7 +229,7 @@ class Result:
             dataset.VOILUTFunction = "LINEAR_EXACT"
 
     def _functional_groups(self, dataset: Dataset, source: Dataset) -> None:
-        """Rescaling and window are the same for all frames; frames are derived."""
+        """Set one rescaling and one window for all frames, and mark the frames as derived."""
         if "PerFrameFunctionalGroupsSequence" not in source:
             return
         shared = _copy((source.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
@@ -258,7 +258,7 @@ class Result:
         dataset.PerFrameFunctionalGroupsSequence = Sequence(per_frame)
 
     def _place(self, dataset: Dataset, source: Dataset, index: int) -> None:
-        """Geometry of a slice: that of its source, or as the grid says where functional groups have it."""
+        """Set a slice's geometry: its source's, or the grid's where the source has it in functional groups only."""
         if self.reference.grid is None:
             dataset.PatientOrientation = ""
             _take(dataset, source, ("PatientOrientation", "PixelSpacing", "PixelAspectRatio"))
@@ -276,7 +276,7 @@ class Result:
             dataset.SliceThickness = dataset.SpacingBetweenSlices = _decimal(thickness)
 
     def _named(self, dataset: Dataset, index: int) -> Dataset:
-        """What tells this instance, its series and its making."""
+        """Set the attributes that identify the instance and its series, and say how it was made."""
         source = self.origin.datasets[index if self.origin.frames is None else 0]
         dataset.SOPInstanceUID = self._uid(f"instance {index}")
         dataset.SeriesInstanceUID = self._series
@@ -301,7 +301,7 @@ class Result:
         return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
     def _sources(self, index: int | None) -> Sequence:
-        """References to what a slice (None: all) was made of."""
+        """References to the source images of a slice (None: of the whole result)."""
         items = []
         for volume, span in ((self.reference, None if index is None else range(index, index + 1)), self._other(index)):
             if volume.kind != "dicom":
@@ -328,7 +328,7 @@ def _marked(name: str, *volumes: Volume) -> Dataset | None:
 
 
 def _neighbours(reference: Volume, other: Volume) -> list[range]:
-    """Of each slice of ``reference``, the slices of ``other`` that it was interpolated from."""
+    """For each slice of ``reference``, the range of slices of ``other`` that were interpolated to it."""
     count = other.shape[2]
     if reference.grid is None or other.grid is None:
         return [range(min(k, count - 1), min(k, count - 1) + 1) for k in range(reference.shape[2])]
@@ -347,7 +347,7 @@ def _reference(dataset: Dataset, frames: list[int] | None = None) -> Dataset | N
         return None
     item, purpose = Dataset(), Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
-    if frames and dataset.SOPClassUID != SecondaryCaptureImageStorage:  # which is of one frame, by its definition
+    if frames and dataset.SOPClassUID != SecondaryCaptureImageStorage:  # it has one frame by definition
         item.ReferencedFrameNumber = frames
     purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
     purpose.CodeMeaning = "Source image for image processing operation"
@@ -356,15 +356,16 @@ def _reference(dataset: Dataset, frames: list[int] | None = None) -> Dataset | N
 
 
 def _towards(direction: np.ndarray) -> str:
-    """Where in the patient a direction (LPS) points, mostly."""
+    """The letter of the patient's side to which a direction (LPS) mainly points."""
     axis = int(np.abs(direction).argmax())
     return ("LR", "PA", "HF")[axis][int(direction[axis] < 0)]
 
 
 def _derived(image_type: Any, source: Dataset) -> list[str]:
-    """ImageType of the result. The standard keeps PET, nuclear medicine and enhanced images PRIMARY, also derived ones
+    """ImageType of the result.
 
-    (PS3.3, C.8.9.4.1, C.8.4.9.1.1, C.8.16.1), and has enhanced ones say how their contrast was made.
+    By the standard derived PET, nuclear medicine and enhanced images stay PRIMARY (PS3.3, C.8.9.4.1, C.8.4.9.1.1,
+    C.8.16.1), and enhanced ones say how their contrast was derived.
     """
     rest = [] if isinstance(image_type, str) else [str(value) for value in image_type or []][2:]
     if "PerFrameFunctionalGroupsSequence" in source:
@@ -374,7 +375,7 @@ def _derived(image_type: Any, source: Dataset) -> list[str]:
 
 
 def _bits(sources: list[Dataset]) -> int:
-    """Bits of a stored value: the most of a source's, as far as one or two bytes hold them."""
+    """Bits of a stored value: the most of any source, each of which counts 8 if stored in bytes, else 8 to 16."""
     return max(8 if _is_byte(one) else min(max(int(one.get("BitsStored") or 16), 8), 16) for one in sources)
 
 
@@ -407,14 +408,14 @@ def _readable(source: Dataset) -> Iterator[Any]:
 
 
 def _take(dataset: Dataset, source: Dataset, names: Iterable[str]) -> None:
-    """Take over elements: copies, since setting a value changes the element."""
+    """Take over elements as copies, since assigning a value to a dataset changes its element in place."""
     for name in names:
         if name in source:
             dataset[name] = copy(source[name])
 
 
 def _copy(source: Dataset) -> Dataset:
-    """A dataset of the same elements, which can be exchanged."""
+    """A dataset with copies of the public elements, so that these can be replaced."""
     taken = Dataset()
     for element in _readable(source):
         if element.tag.group % 2 == 0:
@@ -433,7 +434,7 @@ def _decimal(value: float) -> DSfloat:
 def _save(path: Path, dataset: Dataset) -> None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they cite values, which may tell who the patient is
+            warnings.simplefilter("ignore")  # warnings quote values, which may identify the patient
             pydicom.dcmwrite(path, dataset, enforce_file_format=True)
     except OSError:
         raise

@@ -1,7 +1,7 @@
-"""A DICOM series, single or multi-frame, into a Volume. fusecli.images.derived writes results.
+"""Read a DICOM series, single or multi-frame, into a Volume. fusecli.images.derived writes results.
 
-Slices are sorted by position along their normal, never by name or instance number, and lie a constant step apart: what
-cannot be laid out so is refused with the reason.
+Slices are sorted by position along their normal, never by name or instance number, and must lie a constant step apart:
+a series that cannot be laid out like this is refused with the reason.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger("fusecli")
 
 _PHYSICAL = {name for side in ("ct", "pet", "spect") for name in MODALITIES[side]}  # their values have a unit
 _EXTRA = "pip install 'fusecli[dicom]'"
-_LONG = ("SL", "UL")  # types of values of 32 bits
+_LONG = ("SL", "UL")  # value representations (VR) of 32 bits
 
 
 @dataclass
@@ -41,9 +41,9 @@ class Origin:
 
 
 def read(series: Series, side: str, among: Callable[[int], str | None] = lambda count: None) -> Volume:
-    """The volume of one series. Raises InputError with file and reason for all that cannot be laid out as one.
+    """The volume of one series. Raises InputError with file and reason where it cannot be laid out as one.
 
-    among: which one, from 0, of so many images at every position, if that is said.
+    among: takes the number of images at every position; returns which to take (from 0), or None if none is chosen.
     """
     if series.modality and series.modality not in MODALITIES[side]:
         log.warning("%s: the file says modality %s; read as --%s", series.source, series.modality, side)
@@ -54,12 +54,12 @@ def read(series: Series, side: str, among: Callable[[int], str | None] = lambda 
         return (_read_frames if series.is_multi_frame else _read_slices)(series, among)
     except FusecliError:
         raise
-    except Exception as error:  # as in `dicom_series.scan`, within sequences for example
+    except Exception as error:  # as in `dicom_series.scan`: damage within sequences, for example
         raise InputError(f"{series.source}: a header is damaged ({type(error).__name__}: {brief(error)})") from error
 
 
 def differences(a: Volume, b: Volume) -> list[str]:
-    """Why two DICOM volumes may not belong together, without saying whose they are."""
+    """Reasons why two DICOM volumes may not belong together; the texts do not identify the patients."""
     first, second = a.origin.datasets[0], b.origin.datasets[0]
     found = []
     if str(first.get("PatientID") or "") != str(second.get("PatientID") or ""):
@@ -126,15 +126,15 @@ def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
 def _one_volume(
     source: Path, planes: list[Plane], numbers: dict[str, np.ndarray], among: Callable[[int], str | None]
 ) -> list[int]:
-    """Which planes are one volume: one of each position, where all have as many (echoes, phases or time points).
+    """Indices of one volume's planes, one per position, where each has equally many (echoes, phases or time points).
 
-    numbers: what may tell those of one position apart; the first that does counts. Raises InputError where it is not
-    said which volume to take.
+    numbers: attributes that may tell the planes of one position apart; the first that does is used. Raises InputError
+    where there are several volumes and none is chosen, or the chosen one does not exist.
     """
     everything = list(range(len(planes)))
     at = stations(planes)
     if at is None:
-        return everything  # which will be refused
+        return everything  # `arrange` refuses them with the reason
     if len(set(np.bincount(at))) > 1:
         everything = _whole(source, at, numbers)
         at, numbers = at[everything], {name: values[everything] for name, values in numbers.items()}
@@ -158,9 +158,10 @@ def _one_volume(
 
 
 def _whole(source: Path, at: np.ndarray, numbers: dict[str, np.ndarray]) -> list[int]:
-    """Of planes of which some positions have more than others those of whole volumes, which a scan left off has too.
+    """Indices of the planes in complete volumes, where some positions have more planes than others.
 
-    All of them where no number tells volumes apart, of which at least one has an image of every position.
+    A scan that was stopped also holds complete volumes. All planes where no number tells volumes apart, or none of
+    these is complete.
     """
     for name, values in numbers.items():
         found = [np.flatnonzero(values == value) for value in np.unique(values)]
@@ -206,9 +207,9 @@ def _read_frames(series: Series, among: Callable[[int], str | None]) -> Volume:
 
 @dataclass(frozen=True)
 class _Scale:
-    """What makes quantities of stored values. padding: from where to where these stand for no voxel at all.
+    """How stored values become physical quantities. padding: first and last stored value that mark no voxel.
 
-    signed is compared only: slices stay as they are stored where all of this is the same for all of them.
+    signed only takes part in comparisons: slices stay as they are stored if all these fields agree among them.
     """
 
     slope: float
@@ -240,10 +241,10 @@ def _scaling(dataset: Dataset, frame: int = 0) -> _Scale:
 
 
 def _padding(dataset: Dataset) -> tuple[int, int] | None:
-    """From which to which stored value voxels are padding, around a round field of view for example.
+    """First and last stored value that mark padding, such as that around a circular field of view.
 
-    Signed as pixels are, whatever the tag says: some files write -2000 as 63536. Of as many bits as the tag has, since
-    a value that no pixel of fewer bits can have is no padding.
+    They are signed if the pixels are, whatever the tag says: some files write -2000 as 63536. They keep the number of
+    bits of the tag, so that a value which no pixel of fewer bits can have marks no padding.
     """
     first = number(dataset, "PixelPaddingValue", np.nan)
     ends = np.array([first, number(dataset, "PixelPaddingRangeLimit", first)])
@@ -261,9 +262,9 @@ def _padded(pixels: np.ndarray, scale: _Scale) -> np.ndarray:
 
 
 def _is_inverted(dataset: Dataset) -> bool:
-    """Whether low values are to be seen as high ones (MONOCHROME1).
+    """Whether low values are to be shown bright and high ones dark (MONOCHROME1).
 
-    That says how an image is displayed, not what it holds: Hounsfield units and uptake stay what they are, and only
+    This tells how an image is displayed, not what it holds: Hounsfield units and uptake stay what they are, and only
     values without a unit, such as those of MR, are inverted.
     """
     physical = str(dataset.get("Modality") or "") in _PHYSICAL
@@ -271,7 +272,7 @@ def _is_inverted(dataset: Dataset) -> bool:
 
 
 def _quantities(pixels: np.ndarray, dataset: Dataset, scale: _Scale) -> np.ndarray:
-    """float32 quantities of stored values, NaN for padding; their negative where they are inverted."""
+    """Stored values as float32 quantities: NaN for padding, negated where they are to be inverted."""
     if scale.table:
         values = np.asarray(apply_modality_lut(pixels, dataset), np.float64)
     else:
@@ -281,7 +282,7 @@ def _quantities(pixels: np.ndarray, dataset: Dataset, scale: _Scale) -> np.ndarr
 
 
 def _window(dataset: Dataset, frame: int = 0) -> tuple[float, float] | None:
-    """What the file asks to be shown (PS3.3, C.11.2.1.2), its first window if it has several."""
+    """Ends of the display window that the file asks for (PS3.3, C.11.2.1.2), of the first one if it has several."""
     voi = group(dataset, frame, "FrameVOILUTSequence", dataset)
     centre, width = number(voi, "WindowCenter", np.nan), number(voi, "WindowWidth", np.nan)
     if not np.isfinite([centre, width]).all() or width < 1:
@@ -308,7 +309,7 @@ def _volume(
     slope, intercept = (scale.slope, scale.intercept) if plain else (1.0, 0.0)
     if (scale.padding or not plain) and not series.is_color:
         padded = _padded(voxels, scale) if plain else np.isnan(voxels)
-        # As dark as the darkest, or 0: its own value would widen the range that is shown and be smeared by resampling.
+        # The lowest value, at most 0: padding's own would widen the shown range and bleed into voxels on resampling.
         voxels[padded] = voxels.min(where=~padded, initial=0)
     return Volume(
         voxels, grid, source, "dicom", dtype, slope, intercept, series.modality or None, window, origin=origin
@@ -323,7 +324,7 @@ def _full(path: Path) -> Dataset:
 
 
 def _pixels(dataset: Any, path: Path) -> np.ndarray:
-    """Stored values, [frames×]H×W, or uint8 RGB [frames×]H×W×3. They leave ``dataset``, which the writer keeps."""
+    """Take stored values out of ``dataset``, which the writer keeps: [frames×]H×W, or uint8 RGB [frames×]H×W×3."""
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if not syntax:
         implicit, little = dataset.original_encoding
@@ -338,7 +339,7 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
             pixels = _decoded(dataset)
             if dataset.PhotometricInterpretation == "PALETTE COLOR":
                 entries, lowest, _ = dataset.RedPaletteColorLookupTableDescriptor
-                # Some write entries of 8 bits and call them 16.
+                # Some files hold palette entries of 8 bits, but declare 16.
                 deep = apply_color_lut(np.arange(lowest, lowest + (entries or 2**16)), dataset).max() > 255
                 pixels = apply_color_lut(pixels, dataset)
                 pixels = (pixels >> 8 if deep else pixels).astype(np.uint8)
@@ -357,7 +358,7 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
 
 
 def _decoded(dataset: Any) -> np.ndarray:
-    """As pydicom's `pixel_array`, which takes the lowest bits for the value; in old files these may be the highest."""
+    """Like pydicom's `pixel_array`, but also for old files whose values lie in the highest bits, not the lowest."""
     bits, cell = int(dataset.get("BitsStored") or 16), int(dataset.get("BitsAllocated") or 16)
     below = int(dataset.get("HighBit") or 0) + 1 - bits
     if 0 < below <= cell - bits:

@@ -1,4 +1,4 @@
-"""Where the slices of DICOM files lie, and in what order: a constant step apart along their normal, or refused."""
+"""Positions and order of the slices of DICOM files; slices that are no constant step apart are refused."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pydicom.multival import MultiValue
 from fusecli.errors import InputError
 from fusecli.images.grid import flip_lps
 
-_DUPLICATE = 0.01  # pixels: slices nearer than this lie at one place
-_ASIDE = 0.1  # share of the step by which a slice may lie aside of its place: some files round positions to 0.1 mm
+_DUPLICATE = 0.01  # of a pixel: slices closer than this lie at the same position
+_ASIDE = 0.1  # share of the step by which a slice may be off its position: some files round positions to 0.1 mm
 _PARALLEL = 1e-3  # by how much direction cosines of one series may differ
 
 
@@ -30,7 +30,7 @@ class Place(NamedTuple):
 
 @dataclass
 class Plane:
-    """One slice. label: how messages call it. place: None where tags are ``missing``. thickness: mm, if alone."""
+    """One slice. label: its name in messages. place: None if tags are ``missing``. thickness: mm, for a lone slice."""
 
     label: str
     place: Place | None
@@ -39,7 +39,7 @@ class Plane:
 
 
 def number(dataset: Dataset, name: str, default: float) -> float:
-    """The number, the first of several, or ``default`` where there is none."""
+    """An attribute's number, the first of several, or ``default`` where there is none."""
     try:
         value = dataset.get(name)
         return float(value[0] if isinstance(value, MultiValue) else value)
@@ -64,12 +64,12 @@ def group(dataset: Dataset, frame: int, name: str, default: Dataset) -> Dataset:
 
 
 def frame_count(dataset: Dataset) -> int:
-    """One, unless the file says more."""
+    """The number of frames: 1 unless the file says more."""
     return max(1, int(number(dataset, "NumberOfFrames", 1)))
 
 
 def planes_of(path: Path, dataset: Dataset) -> list[Plane]:
-    """Of all frames of a file; of several frames none lies where the file as a whole says."""
+    """The planes of all frames of a file; a geometry stated for the file as a whole counts only for a single frame."""
     count = frame_count(dataset)
     labels = [f"{path.name} frame {frame + 1}" for frame in range(count)] if count > 1 else [path.name]
     default = Dataset() if count > 1 else dataset
@@ -81,7 +81,7 @@ def planes_of(path: Path, dataset: Dataset) -> list[Plane]:
 
 
 def frame_plane(label: str, dataset: Dataset, frame: int, default: Dataset) -> Plane:
-    """By the functional groups of a frame, else by ``default``."""
+    """The plane of a frame, by its functional groups, else by ``default``."""
     names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
     return _plane(label, *(group(dataset, frame, name, default) for name in names))
 
@@ -98,9 +98,9 @@ def _plane(label: str, position: Dataset, orientation: Dataset, measures: Datase
 
 
 def _nuclear(labels: Sequence[str], dataset: Dataset, detector: Dataset) -> list[Plane]:
-    """Reconstructed SPECT: the first slice's place; the others follow by a step along the normal, or against it.
+    """Planes of reconstructed SPECT: the file places the first; the others follow by a step along its normal.
 
-    Of gated images every slice has a frame for each phase.
+    The step may be negative. In gated images every slice has one frame per phase. Empty for other images.
     """
     first = _plane(labels[0], detector, detector, dataset)
     between = _between(dataset) or (first.thickness if len(labels) == 1 else 0)
@@ -116,12 +116,12 @@ def _nuclear(labels: Sequence[str], dataset: Dataset, detector: Dataset) -> list
 
 
 def _between(measures: Dataset) -> float:
-    """mm from slice to slice; negative (nuclear medicine) where they go against the normal; 0 if not said."""
+    """mm from slice to slice; negative (nuclear medicine) where slices run against the normal; 0 if unknown."""
     return number(measures, "SpacingBetweenSlices", 0) or number(measures, "SliceThickness", 0)
 
 
 def stations(planes: Sequence[Plane]) -> np.ndarray | None:
-    """At which position along their normal, from 0, each plane lies; None where that cannot be said of all."""
+    """For each plane the rank, from 0, of its position along the normal; None unless all are placed and parallel."""
     places = [plane.place for plane in planes if plane.place]
     if len(places) < len(planes) or np.ptp([place.orientation for place in places], axis=0).max() > _PARALLEL:
         return None
@@ -217,7 +217,7 @@ def _check_steps(distances: np.ndarray, planes: list[Plane], source: object, pix
 
 
 def _are_even(distances: np.ndarray, places: np.ndarray) -> bool:
-    """Whether slices lie where a constant step from the first to the last has these places."""
+    """Whether slices lie at these multiples of one step, which the first and the last slice determine."""
     step = (distances[-1] - distances[0]) / places[-1]
     return bool(np.abs(distances - distances[0] - step * places).max() <= _ASIDE * step)
 

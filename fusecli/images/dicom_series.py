@@ -1,4 +1,4 @@
-"""DICOM files by series, and which one is meant."""
+"""Group DICOM files by series, and choose the series that is meant."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # what 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 ENDINGS = (".dcm", ".dicom", ".ima")  # other files are recognised by their first bytes
-# How a data set begins that stands in a file by itself: an element of group 2 or 8, with its type in letters or a small
-# length.
+# Start of a data set in a file without preamble: an element of group 2 or 8, with its VR in letters or a small length.
 _BARE = re.compile(rb"[\2\x08]\0.\0(?:[A-Z]{2}|[\0-\x7f]\0\0\0)|\0[\2\x08]\0.[A-Z]{2}", re.DOTALL)
 MODALITIES = {"ct": ("CT",), "mri": ("MR",), "pet": ("PT",), "spect": ("NM", "ST")}
-# What tells images of one position apart. Time points may each begin at instance 1, and of anonymous PET the time since
-# the series began is the only one left.
+# Attributes that tell images of one position apart. Each time point may restart at instance 1, and anonymised PET keeps
+# only the time since the series began.
 TELL_VOLUMES_APART = (
     *("InstanceNumber", "TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime", "TriggerTime"),
     *("FrameReferenceTime", "AcquisitionTime"),
@@ -84,7 +83,7 @@ class Series:
         return frame_count(self.headers[0][1]) > 1
 
     def ends_in(self, wanted: str) -> bool:
-        """Whether ``wanted`` is the UID or its last components: whole ones, since 3 is no part of 1.2.13."""
+        """Whether ``wanted`` is the UID or its last components: whole ones, so 3 does not match 1.2.13."""
         return f".{self.uid}".endswith(f".{wanted.lstrip('.')}")
 
     @property
@@ -117,7 +116,7 @@ class Scan:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its name or its first bytes; an index (DICOMDIR) is not taken for one by name."""
+    """Whether a file is DICOM by its ending or its first bytes; a hidden file never is."""
     if path.name.startswith("."):
         return False
     if path.suffix.lower() in ENDINGS:
@@ -174,10 +173,10 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
 def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
     """The series to read: by number or UID (or its end) if ``wanted``, else the only one of the side's modality.
 
-    Of several with the ``wanted`` number the one of the side's modality.
+    Of several series with the ``wanted`` number, the one of the side's modality.
 
     Series of localizers and secondary captures are taken only where ``wanted`` says so, or where there is nothing else;
-    those within a series of other images never.
+    such images within a series of other images are always left out.
 
     Raises UsageError, which lists the series, where that leaves none or several; InputError for files of two patients
     and for damaged files, since their slices would be missing.
@@ -237,8 +236,8 @@ def _hole(series: Series) -> str:
 
 
 def _check_patient(found: Scan, chosen: Sequence[Series]) -> None:
-    """Raises InputError for images of several patients, which it does not name: it is for the logs of every run."""
-    files: dict[str, str] = {}  # the first of each
+    """Raise InputError for images of several patients, without naming these: the message gets into the logs."""
+    files: dict[str, str] = {}  # patient -> the first file
     for one in chosen:
         for path, header in one.headers:
             files.setdefault(str(header.get("PatientID") or header.get("PatientName") or ""), path.name)
@@ -251,7 +250,7 @@ def _check_patient(found: Scan, chosen: Sequence[Series]) -> None:
 
 
 def dcmread(path: Path, **options: Any) -> Any:
-    """As pydicom's, without private elements, which may be most of a header, and what cannot be read of it.
+    """pydicom's dcmread, without private elements (often most of a header) and elements that cannot be read.
 
     Raises whatever pydicom stumbles over in a damaged file.
     """
@@ -271,5 +270,5 @@ def dcmread(path: Path, **options: Any) -> Any:
 
 
 def brief(error: BaseException) -> str:
-    """A message on one line, not too long."""
+    """An error's message on one line, at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,6 +1,6 @@
-"""EXIF blocks: made true of a fused picture, and moved between the directories of a TIFF and blocks of their own.
+"""EXIF blocks: adapted to a fused picture, and converted between TIFF directories and self-contained blocks.
 
-A block is shaped like a TIFF file: a header, and directories of fields that name their values' positions in the block.
+A block is shaped like a TIFF file: a header, and directories of fields that hold their values' offsets in the block.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ import numpy as np
 PREFIX = b"Exif\0\0"  # of a block in a JPEG
 LIMIT = 2**20  # bytes of a block, or of a directory's values: far more than cameras write
 ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
-POINTERS = {34665: "ExifTag", 34853: "GPSTag"}  # tags of directories, and tifffile's names for them
+POINTERS = {34665: "ExifTag", 34853: "GPSTag"}  # tags that point to sub-directories, with tifffile's names
 PLAIN = (271, 272, 306, 315, 33432)  # maker, model, time, artist, copyright
 
 _ORIENTATION, _EXIF, _WIDTH, _HEIGHT = 274, 34665, 40962, 40963
-_LEFT = (37500, 40965)  # makers' notes, which hold positions in the file that they were made for; interoperability
-_FIELDS = 512  # of a directory
+_LEFT = (37500, 40965)  # left out: makers' notes, whose offsets hold only in their original file; interoperability
+_FIELDS = 512  # most in a directory
 _UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 1, 7: 1, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}  # bytes, by type
 _RATIONALS = (5, 10)  # types of two units
 
 Field = tuple[int, int, bytes]  # type, count, value in little-endian order
 Fields = dict[int, Field]  # by tag
-Read = Callable[[int, int], bytes]  # so many bytes from a position
+Read = Callable[[int, int], bytes]  # (position, size) -> bytes
 
 
 def fitted(block: bytes, height: int, width: int) -> bytes:
-    """The block of an upright picture of that size; empty where it is damaged or too large.
+    """The block adapted to an upright picture of that size; empty where it is damaged or too large.
 
-    The thumbnail is unlinked, since it shows the reference. Values are changed where they lie, since makers' notes hold
-    positions in the block.
+    The thumbnail is unlinked, since it shows the reference. Values are changed in place, since makers' notes hold
+    offsets in the block.
     """
-    block = block.removeprefix(PREFIX)  # some write it into other formats than JPEG, too
+    block = block.removeprefix(PREFIX)  # some programs write it into other formats than JPEG, too
     order = ORDERS.get(block[:4])
     if order is None or len(block) > LIMIT:
         return b""
     changed = bytearray(block)
     try:
         entries, end = _entries(block, order, 4)
-        struct.pack_into(order + "I", changed, end, 0)  # where the thumbnail's directory was named
+        struct.pack_into(order + "I", changed, end, 0)  # the offset of the thumbnail's directory
         if (pointer := dict(entries).get(_EXIF)) is not None:
             entries += _entries(block, order, pointer + 8)[0]
         for tag, at in entries:
@@ -63,10 +63,10 @@ def fields_of(block: bytes) -> tuple[Fields, dict[int, Fields]]:
 def tree(
     read: Read, order: str, start: int, codes: tuple[int, ...], big: bool = False
 ) -> tuple[Fields, dict[int, Fields]]:
-    """Fields of a TIFF directory with these tags and, by their tags, all of the EXIF and GPS directories below it.
+    """Fields of a TIFF directory with tags in ``codes``, and all fields of its EXIF and GPS sub-directories, by tag.
 
-    order: < or >. start: where the directory begins. big: it is a BigTIFF's. Raises struct.error, ValueError, or what
-    ``read`` does, where it is damaged.
+    order: < or >. start: where the directory begins. big: whether it is a BigTIFF's. Where it is damaged, raises
+    struct.error, ValueError, or what ``read`` raises.
     """
     fields = _directory(read, order, start, (*codes, *POINTERS), big)
     below = {}
@@ -88,7 +88,7 @@ def block_of(fields: Fields, below: dict[int, Fields]) -> bytes:
 
 
 def laid_out(fields: Fields, below: dict[int, Fields], position: int) -> tuple[bytes, Fields]:
-    """The directories below, as bytes that lie at a position, and the fields with pointers to them."""
+    """The sub-directories ``below`` as bytes to be stored at ``position``, and ``fields`` with pointers to them."""
     data = b""
     for code, directory in below.items():
         fields = {**fields, code: (4, 1, struct.pack("<I", position + len(data)))}
@@ -97,7 +97,7 @@ def laid_out(fields: Fields, below: dict[int, Fields], position: int) -> tuple[b
 
 
 def _entries(block: bytes, order: str, pointer: int) -> tuple[list[tuple[int, int]], int]:
-    """Tags and places of a directory's entries, and where they end. pointer: where the directory's place is named."""
+    """Tags and offsets of a directory's entries, and where they end. pointer: where the directory's offset stands."""
     (start,) = struct.unpack_from(order + "I", block, pointer)
     (count,) = struct.unpack_from(order + "H", block, start)
     _check(count)
@@ -135,7 +135,7 @@ def _directory(read: Read, order: str, start: int, codes: Container[int], big: b
 
 
 def _packed(fields: Fields, position: int) -> bytes:
-    """A directory that lies at a position, its longer values behind it."""
+    """A directory to be stored at ``position``, followed by its longer values."""
     entries, values = b"", b""
     position += 2 + 12 * len(fields) + 4
     for code, (kind, number, raw) in sorted(fields.items()):

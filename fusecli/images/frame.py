@@ -11,7 +11,7 @@ from fusecli.images.metadata import NONE, Metadata
 
 @dataclass(frozen=True)
 class Origin:
-    """What a result takes over: the file's sample type (uint8, uint16, float32 …), and what it says besides pixels."""
+    """What a result takes over: the file's sample type (uint8, uint16, float32 …) and its metadata."""
 
     dtype: np.dtype
     metadata: Metadata = NONE

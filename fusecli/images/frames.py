@@ -1,4 +1,4 @@
-"""Frames of PNG, TIFF, JPEG, BMP, WebP and PNM files: read into Frames, write results back."""
+"""Read PNG, TIFF, JPEG, BMP, WebP and PNM files into Frames, and write results in these formats."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WRITES: dict[str, tuple[str, ...]] = {
     ".pnm": ("uint8", "uint16"),
 }
 ENDINGS: frozenset[str] = frozenset(WRITES)
-_LONGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}  # side, as the encoders have it
+_LONGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}  # longest side that the encoders take
 _ADD = {".png": into_png, ".jpg": into_jpeg, ".jpeg": into_jpeg, ".webp": into_webp}
 
 
@@ -46,11 +46,11 @@ def read(
 ) -> list[Frame]:
     """One Frame per page, or per index in ``pages``; upright by EXIF, gray or RGB as the file has it.
 
-    Alpha is dropped, not composited: what a camera hides behind it is scene all the same. Palettes become RGB, or gray
-    where all their entries are gray. RGB with three equal channels stays RGB, so that a result keeps the file's layout.
+    Alpha is dropped, not composited: transparent pixels still show the scene. Palettes become RGB, or gray where all
+    their entries are gray. RGB with three equal channels stays RGB, so that a result keeps the file's layout.
 
     intensity: a Range; "frame" for each frame's own percentiles; "full" or None for all that the sample type holds
-    (floats: [0, 1], or the frame's own extremes where they leave it).
+    (floats: [0, 1], or the frame's own extremes where values lie outside it).
     max_pixels: limit on the pixels of all pages asked for, checked before decoding.
         Default: FUSECLI_MAX_PIXELS, else 2**29.
 
@@ -78,8 +78,8 @@ def write(
 
     The file appears under its name only once it is complete; on any failure the temporary file is removed. Parent
     folders are made. Only TIFF holds several pages or floats; WRITES says what else fits. JPEG is quality 95 without
-    chroma subsampling, WebP is lossless and has no gray. compress: smaller PNG and TIFF files, at several times
-    the time. metadata: one for each page, as its reference has it; what the result cannot take over of it is left out.
+    chroma subsampling, WebP is lossless and has no gray. compress: smaller PNG and TIFF files, which take several times
+    as long. metadata: that of each page's reference; what a result cannot take over is left out.
 
     Raises FusecliError with file and reason: a type that the format cannot hold; OutputError: full disk, no permission.
     """
@@ -124,9 +124,9 @@ def shown(array: np.ndarray, intensity: Range | str | None) -> np.ndarray:
 
 
 def _fast_png() -> list[int]:
-    """Half the time of OpenCV's own level 1 at the same size, gray and colour, 8 and 16 bits."""
+    """OpenCV options that halve the time of its own level 1 at the same size: gray and colour, 8 and 16 bits."""
     options = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-    if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # before there was that option, this was the filter where no level is given
+    if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # older versions use this filter anyway where no level is given
         options += [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB]
     return options
 
@@ -156,7 +156,7 @@ def _encode_still(path: Path, image: np.ndarray, ending: str, compress: bool) ->
         options = [cv2.IMWRITE_WEBP_QUALITY, 101]  # above 100: lossless
     else:
         options = []
-    if ending == ".ppm" and not color:  # which holds colour alone
+    if ending == ".ppm" and not color:  # a PPM holds colour only
         image, color = np.stack([image] * 3, -1), True
     try:
         done, array = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if color else image, options)

@@ -1,7 +1,7 @@
-"""Where voxels lie in the patient, and how one volume is brought to the grid of another.
+"""Where voxels lie in the patient, and how one volume is resampled to the grid of another.
 
-Patient space is RAS+ in mm as in NIfTI: x to the patient's right, y to the front, z to the head. DICOM speaks LPS+;
-``flip_lps`` turns one into the other and back.
+Patient space is RAS+ in mm as in NIfTI: x to the patient's right, y to the front, z to the head. DICOM uses LPS+;
+``flip_lps`` converts between the two.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 
 from fusecli.errors import FusecliError, InputError
 
-SAME = 0.01  # grids whose voxels are nowhere further apart than this share of a voxel are one grid
+SAME = 0.01  # of a voxel: grids whose voxels are nowhere further apart count as one grid
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
-_SNAP = 1e-6  # what arithmetic leaves of a whole number
+_SNAP = 1e-6  # relative rounding error within which a number counts as whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,17 +49,17 @@ class Grid:
 
 
 def _moved(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points …×3 through a 4×4."""
+    """Points …×3 transformed by a 4×4 matrix."""
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def flip_lps(affine: np.ndarray) -> np.ndarray:
-    """An affine into LPS as one into RAS, and the reverse."""
+    """Convert an affine to LPS into one to RAS, or the reverse."""
     return _FLIP @ affine
 
 
 def check_affine(affine: np.ndarray, source: object) -> None:
-    """Raises InputError unless the affine places voxels: finite, and no axis of zero length or along another."""
+    """Raise InputError unless the affine is finite and invertible: no axis has zero length or lies along another."""
     advice = "mend the header, or convert the volume again from its DICOM files"
     if not np.isfinite(affine).all():
         raise InputError(f"{source}: the affine holds NaN or infinity, so no voxel has a place; {advice}")
@@ -71,7 +71,7 @@ def check_affine(affine: np.ndarray, source: object) -> None:
 
 
 def mapping(grid: Grid, other: Grid) -> np.ndarray:
-    """4×4: voxel indices of ``grid`` -> indices of the same places in ``other``, whole numbers kept whole."""
+    """4×4: voxel indices of ``grid`` -> indices of the same points in ``other``; near-whole entries are made whole."""
     matrix = np.linalg.solve(other.affine, grid.affine)
     nearest = np.round(matrix)
     return np.where(np.abs(matrix - nearest) < _SNAP * np.maximum(1, np.abs(nearest)), nearest, matrix)
@@ -86,12 +86,12 @@ def same(grid: Grid, other: Grid) -> bool:
 
 
 def coverage(grid: Grid, other: Grid) -> float:
-    """Share of the voxels of ``grid`` that lie inside ``other``, by a lattice of at most 32 points along each axis."""
+    """Share of ``grid``'s voxels that lie inside ``other``, estimated on a lattice of at most 32 points per axis."""
     axes = [np.unique(np.linspace(0, size - 1, min(size, 32))) for size in grid.shape]
     lattice = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     matrix = mapping(grid, other)
     there = _moved(matrix, lattice)
-    # A voxel reaches half its size beyond its centre; so a single slice meets another that lies as near as that.
+    # A voxel extends half its size beyond its centre, so a single slice overlaps another that lies that close.
     reach = np.maximum(0.5, np.abs(matrix[:3, :3]).sum(1) / 2)
     return float(((there >= -reach) & (there <= np.array(other.shape) - 1 + reach)).all(1).mean())
 
@@ -140,10 +140,10 @@ def resample(voxels: np.ndarray, source: Grid, target: Grid, fill: float, slices
 
 
 def _parts(count: int) -> np.ndarray:
-    """Middles of ``count`` equal parts of a pixel, from its centre."""
+    """Centres of ``count`` equal parts of a pixel, relative to the pixel's centre."""
     return (np.arange(count) + 0.5) / count - 0.5
 
 
 def _diagonal(matrix: np.ndarray) -> np.ndarray:
-    """The diagonal alone where there is nothing else: scipy is several times faster with it."""
+    """Only the diagonal where all other entries are 0: scipy is several times faster with it."""
     return np.diag(matrix) if np.count_nonzero(matrix - np.diag(np.diag(matrix))) == 0 else matrix

@@ -25,8 +25,8 @@ class Header:
     """What is known before decoding.
 
     kind: name of the format. height, width: as stored. orientation: EXIF 1…8. bits: per sample, 8 or 16.
-    gray: OpenCV gives three channels, but the file holds one (gray with alpha, or a palette of grays).
-    metadata: as stored, unchecked. white: the value that becomes 255, where OpenCV leaves it as it is.
+    gray: known to hold gray only, even if OpenCV gives three channels (gray with alpha, or a palette of grays).
+    metadata: as stored, unchecked. white: the stored value of white, which OpenCV does not scale to 255.
     """
 
     kind: str
@@ -227,7 +227,7 @@ def _bmp(data: bytes) -> Header:
     height = abs(height)  # negative: rows run from the top
     if compression in (0, 3) and start + (width * depth + 31) // 32 * 4 * height > len(data):
         raise Unreadable(TRUNCATED)
-    # Of such a header OpenCV does not read the masks: GIMP's red would be taken for green.
+    # OpenCV ignores the colour masks in a header this short: GIMP's red would be read as green.
     if compression == 3 and depth == 32 and header < 56 and struct.unpack_from("<III", data, 54) != _BGR:
         raise Unreadable("the BMP holds its colours in an unusual order; save it with 24 bits, or as PNG")
     return Header("BMP", height, width)
@@ -253,7 +253,7 @@ def _pnm(data: bytes) -> Header:
         raise Unreadable(TRUNCATED)
     if row and re.match(rb"P[4-6]\s", data[end : end + 3]):
         raise Unreadable("the file holds several images, one behind the other; split it into single frames first")
-    # Of 16 bits the values are counts, and OpenCV scales those written as text itself.
+    # 16-bit values are kept as counts, and OpenCV itself scales values written as text.
     white = top if digit in (5, 6) and 0 < top < 255 else 255
     return Header("PNM", height, width, bits=16 if top > 255 else 8, gray=digit not in (3, 6), white=white)
 

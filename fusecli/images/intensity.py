@@ -1,6 +1,6 @@
 """Intensity ranges: which stored values become black and white. One range per sequence, so that video does not flicker.
 
-Percentiles are linear between order statistics, over finite values.
+Percentiles interpolate linearly between order statistics of the finite values.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from fusecli.images.decode import decode, peek
 
 log = logging.getLogger(__name__)
 
-# The hot end keeps more than the cold one: people are few pixels of few frames. Over 40 frames of MSRS, the 99.5th
-# percentile would cut off the top quarter of the scale and the 99.9th a tenth; dead pixels are fewer still.
+# Less is cut off at the hot end than at the cold one: people are few pixels of few frames. Over 40 frames of MSRS, the
+# 99.5th percentile would cut off the top quarter of the scale, the 99.9th a tenth; dead pixels are even fewer.
 PERCENTILES = (0.5, 99.9)
 # A bounded sample, evenly spaced in time and in space, decides for a sequence of any length.
 SAMPLE_FRAMES = 64
 SAMPLE_PIXELS = 2**16
-SLIVER = 0.02  # of the common range: who has less of it is shown as good as constant
-CAMERAS = (8, 10, 12, 14)  # bits of cameras whose frames are stored in 16
+SLIVER = 0.02  # share of the common range: a frame that covers less of it is shown as almost constant
+CAMERAS = (8, 10, 12, 14)  # bit depths of cameras whose frames are stored in 16 bits
 _OF_CAMERA = "%s: values up to %d in %d bits are taken for those of a camera of %d bits"
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -80,9 +80,10 @@ def pair_ranges(
     option: str = "auto",
     max_pixels: int | None = None,
 ) -> tuple[Range | str | None, Range | str | None]:
-    """What ``frames.read`` needs for both sides of a sequence of pairs.
+    """The ``intensity`` that ``frames.read`` takes for each side of a sequence of pairs.
 
-    infrared: whether the seconds are, and get what ``option`` says (see `sequence_range`); else they are as the firsts.
+    infrared: whether the seconds are infrared and ``option`` applies to them (see `sequence_range`); else they are
+    treated like the firsts.
     """
     second = sequence_range(option, seconds, max_pixels) if infrared else visible_range(seconds, max_pixels)
     return visible_range(firsts, max_pixels), second
@@ -93,8 +94,8 @@ def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = 
 
     auto: the 0.5th and 99.9th percentile of an evenly spaced sample; None (unchanged) where all frames have 8 bits.
     LO,HI: these values, for 8-bit frames too. frame, full: the word itself.
-    The result depends on ``paths`` in their order: hand over the whole sequence, also when some frames are skipped.
-    Files that cannot be read are passed over here; reading them fails by name. UsageError where option makes no sense.
+    The result depends on ``paths`` and their order: pass the whole sequence, even when some frames are skipped. Files
+    that cannot be read are ignored here; reading them later fails with their name. Raises UsageError for other options.
     """
     option = option.strip()
     if option in ("frame", "full"):
@@ -117,16 +118,16 @@ def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = 
 def range_of(name: str, pages: Iterable[np.ndarray]) -> Range | None:
     """The range that auto gives for these stored frames; None where they have 8 bits or no finite value."""
     parts = [_finite_sample(page) for page in pages if page.dtype != np.uint8]
-    parts = [values for values in parts if _varies(values)] or parts  # as in a sequence of files
+    parts = [values for values in parts if _varies(values)] or parts  # as `_sample` does for files
     return _common_range(name, parts) if any(values.size for values in parts) else None
 
 
 def visible_range(paths: Sequence[Path], max_pixels: int | None = None, known: Range | None = None) -> Range | None:
-    """The range of a sequence, by what a sample of its frames holds; None for 8 bits, and for floats in [0, 1].
+    """The range of a sequence, from a sample of its frames; None for 8 bits, and for floats in [0, 1].
 
-    Of other floats it is their extremes; of integers that a camera of 8 to 14 bits may have made, its bits; of other
-    uint16 the whole type, of other integers, as of CT in int16, the extremes.
-    known: what holds for earlier frames of the sequence, and is only widened.
+    For other floats it is their extremes; for integers that a camera of 8 to 14 bits may have made, all values of so
+    many bits; for other uint16 the whole type; for other integers, such as CT in int16, their extremes.
+    known: the range of earlier frames of the sequence, which is kept or widened.
     """
     filled = known is not None and known.hi >= WHOLE.hi
     sample, _ = _sample(paths, max_pixels, _extremes, enough=0 if filled else 2 ** max(CAMERAS))
@@ -156,7 +157,7 @@ def visible_range(paths: Sequence[Path], max_pixels: int | None = None, known: R
 
 
 def camera_range(name: str, pages: Iterable[np.ndarray]) -> Range:
-    """What `visible_range` gives for uint16 frames, of these, which are some of a video's."""
+    """The range that `visible_range` would give for these uint16 frames, a sample of a video's."""
     highest = max((int(page.max()) for page in pages), default=0)
     bits = _camera_bits(highest, {np.dtype(np.uint16)}) if highest else 16
     if bits < 16:
@@ -165,7 +166,7 @@ def camera_range(name: str, pages: Iterable[np.ndarray]) -> Range:
 
 
 def _camera_bits(highest: float, types: set[np.dtype]) -> int:
-    """Of the camera that integers of these types, none negative, are from; 0 where no camera has so many."""
+    """Bit depth of the camera that made integers of these types, none negative; 0 where no camera has so many bits."""
     fitting = (bits for bits in CAMERAS if highest < 2**bits)
     return next(fitting, 16 if types == {np.dtype(np.uint16)} else 0)
 
@@ -193,10 +194,10 @@ def _percentile_range(sample: np.ndarray, *, eight_bit: bool = True) -> Range:
 
 
 def _common_range(name: str, parts: Sequence[np.ndarray]) -> Range:
-    """Percentiles of all parts together, less what stands for missing values where no tag says so.
+    """Percentiles of all parts together, without a value that apparently marks missing data.
 
-    Such as −9999, or 0 around frames of kelvin that were warped: many pixels of one value, which lies farther below all
-    others than these differ.
+    Such as −9999, or 0 around warped frames in kelvin: many pixels of one value that lies farther below all others than
+    these differ among themselves.
     """
     sample = np.concatenate(parts)
     found, least = _percentile_range(sample, eight_bit=False), sample.min()
@@ -234,10 +235,10 @@ def _sample(
     take: Callable[[np.ndarray], np.ndarray],
     enough: float = math.inf,
 ) -> tuple[list[tuple[Path, np.ndarray]], dict[str, Path]]:
-    """What ``take`` keeps of evenly spaced pages of more than 8 bits; every sample type met, with its first file.
+    """What ``take`` keeps of evenly spaced pages of more than 8 bits; every sample type found, with its first file.
 
-    Pages of one value, as of a camera that starts or of a map's tile without data, count only where all are such.
-    enough: once a uint16 is as large as this, no further files of these are read, which takes long.
+    Constant pages, such as those of a starting camera or a map tile without data, count only if all pages are constant.
+    enough: once a uint16 value reaches this, no further uint16 files are read, which saves time.
     """
     chosen = evenly(len(paths), SAMPLE_FRAMES)
     per_file = max(1, SAMPLE_FRAMES // max(1, len(chosen)))
@@ -279,7 +280,7 @@ def _misfit(sample: Sequence[tuple[Path, np.ndarray]], types: dict[str, Path], c
     widest = int(np.argmax(shares))
     slivers = [index for index, share in enumerate(shares) if share < SLIVER and index != widest]
     apart = [index for index in slivers if own[index].hi < own[widest].lo or own[index].lo > own[widest].hi]
-    if not apart and 4 * len(slivers) < len(sample):  # the camera's shutter, or a wall nearby, is no mistake
+    if not apart and 4 * len(slivers) < len(sample):  # a few are normal: the camera's shutter, or a wall nearby
         return None
     shown = ((sample[index][0], own[index]) for index in ((apart or slivers)[0], widest))
     return ", ".join(f"{path} holds values from {each.lo:g} to {each.hi:g}" for path, each in shown)
@@ -295,7 +296,7 @@ def colored(paths: Sequence[Path], max_pixels: int | None = None) -> Iterator[tu
 
 
 def _check_that_it_holds(given: Range, option: str, paths: Sequence[Path], max_pixels: int | None) -> None:
-    """Say so where nothing that three frames show lies in a range, as where it is meant in other units."""
+    """Warn where no value of three sampled frames lies in the given range, as when it is meant in other units."""
     seen = []
     for index in evenly(len(paths), 3):
         with suppress(InputError):  # reading it will fail by name
@@ -320,7 +321,7 @@ def _finite_sample(array: np.ndarray) -> np.ndarray:
 
 
 def _extremes(array: np.ndarray) -> np.ndarray:
-    """The least and the greatest finite value, of all of them: a lamp is few pixels; none where none is finite."""
+    """The least and the greatest finite value, over all pixels, as a lamp covers few; empty where none is finite."""
     finite = _finite(array)
     return np.array([finite.min(), finite.max()]) if finite.size else finite
 

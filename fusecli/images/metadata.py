@@ -1,7 +1,7 @@
-"""What a result takes over of its reference besides pixels: EXIF, colour profile, XMP, resolution, map coordinates.
+"""What a result takes over from its reference besides pixels: EXIF, colour profile, XMP, resolution, map coordinates.
 
-Encoders are given pixels alone, so that the fastest ones serve; the rest is put into the bytes that they made. What is
-damaged, too large, or untrue of the result is left out: no picture is lost to its metadata.
+Encoders are given only pixels, so that the fastest one can be used; metadata is then inserted into the encoded bytes.
+Metadata that is damaged, too large, or untrue of the result is left out, and never makes a result fail.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 PNG_XMP = b"XML:com.adobe.xmp\0"
 
 _SEGMENT = 65533  # bytes of a JPEG segment
-_DPI = (0.1, 1e7)  # what is believed, and every format can hold
+_DPI = (0.1, 1e7)  # the plausible range, which every format can hold
 _TURNED = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
 
 _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _XMP, _ICC = 282, 283, 296, 700, 34675  # tags of TIFF
 _SCALE, _TIES, _TRANSFORMATION, _KEYS = 33550, 33922, 34264, 34735  # GeoTIFF
 _GEO = (_SCALE, _TIES, _TRANSFORMATION, _KEYS, 34736, 34737)
-_RASTER_TYPE, _POINT = 1025, 2  # the key that says where pixel (0, 0) is: at its corner or, a point, at its centre
+_RASTER_TYPE, _POINT = 1025, 2  # GeoTIFF key: whether a pixel's coordinates mean its corner or (a point) its centre
 
 Tag = tuple["int | str", int, int, bytes, bool]  # as `tifffile.TiffWriter.write` takes them
 
@@ -52,7 +52,7 @@ class Metadata:
         return self if orientation == 1 else replace(self, dpi=dpi, geo=())
 
     def resized(self, before: tuple[int, int], after: tuple[int, int]) -> Metadata:
-        """The same for an image of another height and width."""
+        """The same for a resized image. before, after: its height and width."""
         return replace(self, dpi=None, geo=_regridded(self.geo, before[1] / after[1], before[0] / after[0]))
 
     def fitted(self, height: int, width: int, color: bool) -> Metadata:
@@ -70,7 +70,7 @@ NONE = Metadata()
 
 
 def into_png(data: bytes | memoryview, metadata: Metadata) -> bytes | memoryview:
-    """An encoded PNG with metadata, which must be fitted; so must those below."""
+    """An encoded PNG with metadata added. Here and in the functions below ``metadata`` must be fitted."""
     chunks = b""
     if metadata.icc:
         chunks += png.chunk(b"iCCP", b"ICC profile\0\0" + _deflated(metadata.icc))
@@ -106,7 +106,7 @@ def into_webp(data: bytes | memoryview, metadata: Metadata) -> bytes | memoryvie
     if not flags:
         return data
     (packed,) = struct.unpack_from("<I", data, 21)
-    size = packed & 0x3FFF | (packed >> 14 & 0x3FFF) << 24  # width and height less one, of 14 bits there, of 24 here
+    size = packed & 0x3FFF | (packed >> 14 & 0x3FFF) << 24  # width − 1 and height − 1, of 14 bits in VP8L, 24 in VP8X
     head = _webp_chunk(b"VP8X", struct.pack("<I", flags) + size.to_bytes(6, "little")) + _webp_chunk(b"ICCP", icc)
     tail = _webp_chunk(b"EXIF", metadata.exif) + _webp_chunk(b"XMP ", metadata.xmp)
     total = len(head) + len(data) - 8 + len(tail)
@@ -114,14 +114,14 @@ def into_webp(data: bytes | memoryview, metadata: Metadata) -> bytes | memoryvie
 
 
 def into_tiff(metadata: Metadata, position: int) -> tuple[bytes, list[Tag]]:
-    """Directories to lie at a position of a little-endian TIFF, and tags of the page that they belong to."""
+    """Directories to be stored at ``position`` of a little-endian TIFF, and the tags of their page."""
     directories, tags = b"", list(metadata.geo)
     if metadata.exif:
         try:
             directories, fields = exif.laid_out(*exif.fields_of(metadata.exif), position)
             tags += [(exif.POINTERS.get(code, code), *field, True) for code, field in fields.items()]
         except (struct.error, ValueError):
-            pass  # values were not looked at before
+            pass  # `fitted` did not check the values
     if metadata.icc:
         tags.append((_ICC, 7, len(metadata.icc), metadata.icc, True))
     if metadata.xmp:
@@ -130,13 +130,13 @@ def into_tiff(metadata: Metadata, position: int) -> tuple[bytes, list[Tag]]:
 
 
 def from_tiff(read: exif.Read, order: str, start: int, big: bool) -> Metadata:
-    """What a page of a TIFF holds, for parameters see `exif.tree`; nothing where it is damaged."""
+    """Metadata of a TIFF page; empty where it is damaged. For the parameters see `exif.tree`."""
     own = (*_GEO, _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _XMP, _ICC)
     try:
         fields, below = exif.tree(read, order, start, (*exif.PLAIN, *own), big)
         taken = {code: fields.pop(code) for code in own if code in fields}
         block = exif.block_of(fields, below)
-    except Exception:  # damage shows in many ways, and costs the metadata alone
+    except Exception:  # damage raises errors of many types, and only metadata is lost
         return Metadata()
     icc, xmp = (taken[code][2] if code in taken else b"" for code in (_ICC, _XMP))
     geo = tuple((code, *taken[code], True) for code in _GEO if code in taken)
@@ -153,7 +153,7 @@ def inflated(chunk: bytes) -> bytes:
 def packet(chunk: bytes) -> bytes:
     """The XMP in a PNG's iTXt chunk, compressed or not; empty where it is damaged or too large."""
     compressed, rest = chunk[len(PNG_XMP) :][:1], chunk[len(PNG_XMP) + 2 :]
-    text = rest.split(b"\0", 2)[-1]  # behind a language and a keyword in it
+    text = rest.split(b"\0", 2)[-1]  # after the language tag and the translated keyword
     return _inflated(text) if compressed == b"\1" else text
 
 
@@ -178,7 +178,7 @@ def _profile(icc: bytes, space: bytes) -> bytes:
 
 
 def _regridded(geo: tuple[Tag, ...], across: float, down: float) -> tuple[Tag, ...]:
-    """Tags for pixels so many times as wide and as high; none where they are damaged."""
+    """Map tags for pixels ``across`` times as wide and ``down`` times as high; none where they are damaged."""
     step, found = np.array([across, down]), []
     try:
         keys = next((data for code, _, _, data, _ in geo if code == _KEYS), b"")

@@ -1,4 +1,4 @@
-"""NIfTI volumes (.nii, .nii.gz, .img beside .hdr): read into a Volume, write a result into the same header."""
+"""Read NIfTI volumes (.nii, .nii.gz, .img beside .hdr) into a Volume, and write results with the reference's header."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAIR = ".img"  # its header is in a second file, .hdr
 ENDINGS = (".nii", ".nii.gz", PAIR)
 RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 _MILLIMETRES = {1: 1000.0, 3: 0.001}  # by the header's code of units: metres, micrometres
-_SPACES = {3: "Talairach", 4: "MNI 152", 5: "another template"}  # by the code of the affine; others are of the scanner
+_SPACES = {3: "Talairach", 4: "MNI 152", 5: "another template"}  # by sform or qform code; others mean the scanner
 _DAMAGED = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error, OverflowError)
 
 
@@ -47,7 +47,7 @@ def read(path: Path, index: int | None = None) -> Volume:
     """The volume, slices along its third axis. index: which one of a 4D file, from 0.
 
     Raises InputError with file and reason: no NIfTI, cut off, complex numbers, several volumes and no ``index``,
-    an affine that places nothing.
+    an affine that is not finite or cannot be inverted.
     """
     image = _open(path)
     header: Any = image.header
@@ -75,7 +75,7 @@ def read(path: Path, index: int | None = None) -> Volume:
     dtype = image.get_data_dtype().newbyteorder("=")
     if data.dtype.names:  # RGB or RGBA, whose fourth channel is dropped
         channels = data.view(np.uint8).reshape(*data.shape, len(data.dtype.names))[..., :3]
-        voxels = np.require(channels, requirements=("C", "W"))  # one volume of several cannot be written to
+        voxels = np.require(channels, requirements=("C", "W"))  # one volume of several is read-only
         slope, intercept, dtype = 1.0, 0.0, np.dtype(np.uint8)
     else:
         voxels, slope, intercept = _plain(data, slope, intercept, path)
@@ -103,9 +103,10 @@ def write(path: Path, fused: np.ndarray, reference: Volume, shown: Range, title:
     """Write a result: K×H×W float32 in [0, 1], K×H×W uint8 or uint16, or K×H×W×3 uint8 (stored as RGB24).
 
     Where ``reference`` is a NIfTI volume its header is kept: affine, codes, units, number of axes. Gray floats in
-    [0, 1] take the reference's sample type: floats become ``shown.lo`` … ``shown.hi``; integers use all the values from
-    0 that the type has, and scale factor and offset in the header turn these into ``shown``. Texts and extensions of
-    the header, which may name the patient, are not kept; ``title`` is the description. Same input, same bytes.
+    [0, 1] are stored in the reference's sample type: as floats from ``shown.lo`` to ``shown.hi``, or as integers from 0
+    to the type's largest (at most 65535), which the header's scale factor and offset map to ``shown``. Texts and
+    extensions of the header, which may name the patient, are not kept; ``title`` is the description. Same input, same
+    bytes.
     """
     if fused.ndim == 4:
         stored = np.ascontiguousarray(fused).view(RGB24)[..., 0]
@@ -122,7 +123,7 @@ def write(path: Path, fused: np.ndarray, reference: Volume, shown: Range, title:
             if text in header:
                 header[text] = b""
         kind = type(source) if header.is_single else nib.Nifti1Image
-        # 4D: one volume of it. A file of two axes keeps two.
+        # The result of a 4D file is a single volume; that of a file with two axes keeps two.
         data = data.reshape(data.shape[: max(2, min(3, len(source.shape)))]) if data.shape[2] == 1 else data
         affine = source.affine
     else:
@@ -182,7 +183,7 @@ def _open(path: Path) -> Any:
 
 
 def _load(path: Path) -> Any:
-    """Whether a file is gzip is told by its first bytes, as its name may be wrong; nibabel goes by the name."""
+    """Load a file, recognising gzip by its first bytes: its name, by which nibabel goes, may be wrong."""
     zipped = _is_zipped(path)
     if zipped == (path.suffix.lower() == ".gz"):
         return nib.load(path, mmap=False)  # a mapped file that shrinks meanwhile would end the process
@@ -201,7 +202,7 @@ def _is_zipped(path: Path) -> bool:
 
 
 def _check_sum(path: Path) -> None:
-    """Read to the end, where gzip finds whether all was right; nibabel stops at the last voxel."""
+    """Read to the end, where gzip verifies the checksum; nibabel stops at the last voxel."""
     with gzip.open(path) as file:
         while file.read(2**20):
             pass
@@ -216,13 +217,13 @@ def _placed(header: Any) -> bool:
 
 
 def _contradicts_itself(image: Any) -> bool:
-    """Whether a corner lies more than a voxel apart by sform and by qform, though both are for the same space."""
+    """Whether sform and qform place a corner more than a voxel apart, although both are for the same space."""
     header = image.header
     if not header["sform_code"] == header["qform_code"] > 0:  # else one may lead to an atlas, the other to the scanner
         return False
     try:
         forms = [Grid((*image.shape, 1, 1)[:3], form) for form in (header.get_sform(), header.get_qform())]
-    except _DAMAGED:  # the sform counts, and that is checked
+    except _DAMAGED:  # only the sform is used, and `check_affine` checks it
         return False
     a, b = (form.points(forms[0].corners()) for form in forms)
     return bool(np.linalg.norm(a - b, axis=1).max() > max(forms[0].spacing))
@@ -239,7 +240,7 @@ def _plain(data: np.ndarray, slope: float, intercept: float, path: Path) -> tupl
     data = data.astype(data.dtype.newbyteorder("="), copy=False)
     if data.dtype.kind in "iu" and data.dtype.itemsize <= 2 and slope > 0:
         return np.ascontiguousarray(data), slope, intercept
-    with np.errstate(over="ignore"):  # what float32 does not hold is infinite
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite
         values = (data * slope + intercept if (slope, intercept) != (1.0, 0.0) else data).astype(np.float32)
     finite = np.isfinite(values)
     if not finite.any():

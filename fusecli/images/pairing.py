@@ -53,12 +53,12 @@ def find_pairs(
     ignore_unmatched: bool = False,
     sides: tuple[str, str] = ("first", "second"),
 ) -> list[Pair]:
-    """The pairs, sorted by name, which no two share. UsageError says what is wrong before any work starts.
+    """The pairs, sorted by their unique names. Raises UsageError for all that is wrong, before any work starts.
 
     first, second: a folder, a file or a glob, as typed. A folder gives its files whose ending is in ``endings`` (lower
     case, with the dot; "" admits names without one), hidden ones excepted; ``recursive``: those of its sub-folders too.
-    Of a glob such as ``set*/ir/*.png`` the parts with wildcards make the name (set1/0001), so both sides may differ in
-    the fixed parts. Two files are a pair whatever their names; one file picks its partner from a folder.
+    In a glob such as ``set*/ir/*.png`` the parts with wildcards form the name (set1/0001), so both sides may differ in
+    the fixed parts. Two files are a pair whatever their names; one file is paired with its namesake in a folder.
 
     pair_by: "stem" (same name, whatever the ending), or one pattern for each side, as ``ir=*_IR,vis=*_RGB``: the part
     under the star must agree, and names the result. A side without pattern has ``*``.
@@ -72,7 +72,7 @@ def find_pairs(
     if pairs_csv is not None:
         return _from_csv(pairs_csv, (first, second), sides, tuple(endings), folders)
     by_side = patterns(pair_by, sides)
-    for option, typed in zip(options, (first, second), strict=True):  # before the other is found to be empty
+    for option, typed in zip(options, (first, second), strict=True):  # both, before either is collected
         if not os.path.exists(typed) and not glob.has_magic(typed):
             broken = os.path.islink(typed)
             what = f"a link to {os.readlink(typed)}, which is not there" if broken else "no such file or folder"
@@ -112,17 +112,17 @@ def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]
 
 
 def files_of(pattern: str) -> Iterator[tuple[str, Path]]:
-    """The same of a glob, whose wildcards make the sub-folder."""
+    """The same for the files that match a glob; the parts with wildcards form the sub-folder."""
     for relative, name, location in _glob(pattern, []):
         yield relative + name, Path(location)
 
 
 def is_empty(typed: str) -> bool:
-    """Whether this is a folder in which there is no file yet, nor in its sub-folders, nor a link to none."""
+    """Whether this is a folder that, with its sub-folders, holds no file yet and no broken link."""
     try:
         broken: list[str] = []
         return Path(typed).is_dir() and next(_walk(typed, True, broken), None) is None and not broken
-    except OSError:  # what cannot be listed is told when it is to be read
+    except OSError:  # reported when the folder is read
         return False
 
 
@@ -153,8 +153,8 @@ def _same(first: Path, second: Path) -> bool:
 class _Side:
     """What one side of the command line names.
 
-    files: key -> path. other: files whose names miss the pattern. foreign: key -> ending that is not read. broken:
-    links to what is not there.
+    files: key -> path. other: files whose names do not fit the pattern. foreign: key -> ending that fusecli does not
+    read. broken: broken links.
     """
 
     option: str
@@ -178,7 +178,7 @@ class _Side:
         try:
             if path.is_dir():
                 found = list(_walk(typed, recursive, broken))
-            elif is_device(path):  # a pipe, which whoever looks at it first empties, or waits for
+            elif is_device(path):  # a pipe can be read only once, and reading may block
                 raise UsageError(f"{option} {typed}: a pipe or device, which cannot be read as a file; save it as one")
             elif path.exists():
                 found = [("", path.name, typed)]
@@ -193,7 +193,7 @@ class _Side:
         for folder, name, location in found:
             stem = _stem(name, endings)
             middle = _middle(Path(name).stem if stem is None else stem, pattern)
-            key = unicodedata.normalize("NFC", folder + middle)  # macOS takes accents apart
+            key = unicodedata.normalize("NFC", folder + middle)  # macOS decomposes accented letters
             if stem is None:
                 side.foreign[key] = Path(name).suffix.lower()
                 continue
@@ -221,7 +221,7 @@ class _Side:
 
 
 def patterns(pair_by: str, sides: tuple[str, str]) -> list[tuple[str, str]]:
-    """What stands before and after the star, for each side."""
+    """For each side, the parts of its pattern before and after the star."""
     if pair_by == "stem":
         return [("", "")] * 2
     given: dict[str, tuple[str, str]] = {}
@@ -249,9 +249,9 @@ def _stem(name: str, endings: Collection[str]) -> str | None:
 
 
 def _walk(root: str, recursive: bool, broken: list[str] | None = None) -> Iterator[tuple[str, str, str]]:
-    """(folder with slash, name, location) of all files that are not hidden; links that lead back are not followed.
+    """(folder with slash, name, location) of all files that are not hidden; links to a parent are not followed.
 
-    broken: gets the links that lead nowhere.
+    broken: a list to which broken links are appended.
     """
 
     def visit(folder: str, relative: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, str, str]]:
@@ -293,7 +293,7 @@ def _tell_closed(folder: str) -> None:
 
 
 def _glob(pattern: str, broken: list[str]) -> Iterator[tuple[str, str, str]]:
-    """The same of a glob. The folder keeps those parts of the path that the pattern leaves open."""
+    """The same for the files that match a glob; the folder keeps only those parts of a path that wildcards matched."""
     parts = Path(pattern).parts[:-1]
     deep = [index for index, part in enumerate(parts) if part == "**"]
     head, tail = (deep[0], len(parts) - 1 - deep[-1]) if deep else (len(parts), 0)
@@ -317,7 +317,7 @@ def _reads(endings: Collection[str]) -> str:
 
 
 def _not_read(a: _Side, b: _Side, endings: Collection[str]) -> Iterator[str]:
-    """For each side: which files would be partners of the other's, if they were read."""
+    """For each side: which files would have a partner, if fusecli read files of their kind."""
     for side, other in ((a, b), (b, a)):
         kinds = Counter(side.foreign[key] for key in side.foreign.keys() & other.files.keys() - side.files.keys())
         if kinds:
@@ -358,7 +358,7 @@ def _list_of(side: _Side, paths: list[Path]) -> str:
 
 
 def _nothing_in_common(a: _Side, b: _Side, sides: tuple[str, str] | None) -> str:
-    """The message where no name is on both sides; given ``sides``, with the pattern that mends it, if in sight."""
+    """The message where the sides share no name; given ``sides``, it suggests patterns that match, if it finds any."""
     for side in (a, b):
         if not side.files:
             return f"{side.option}: no name there fits the pattern of --pair-by, {side.paths[0].name!r} for example"
@@ -390,14 +390,14 @@ def _agreement(a: str, b: str) -> int:
 
 
 def _keys(names: Collection[str], pattern: tuple[str, str]) -> set[str]:
-    """What of each name a pattern leaves, where it fits."""
+    """The keys of those names that a pattern fits."""
     split = (name.rpartition("/") for name in names)
     middles = ((folder, slash, _middle(stem, pattern)) for folder, slash, stem in split)
     return {folder + slash + middle for folder, slash, middle in middles if middle}
 
 
 def _middle(stem: str, pattern: tuple[str, str]) -> str:
-    """What of a stem is under the star; empty where the pattern does not fit."""
+    """The part of a stem that the star matches; empty where the pattern does not fit."""
     before, after = pattern
     fits = stem.startswith(before) and stem.endswith(after)
     return stem[len(before) : len(stem) - len(after)] if fits else ""
@@ -421,7 +421,7 @@ def _from_csv(
 
 
 def _delimiter(head: str, sides: tuple[str, str]) -> str:
-    """The one by which the heading names both sides; spreadsheets write what is usual where they are."""
+    """The delimiter with which the heading names both sides; which one spreadsheets write depends on the locale."""
     return next((one for one in ",;\t" if set(sides) <= set(_names(head.replace('"', "").split(one)))), ",")
 
 
@@ -433,7 +433,7 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8-sig")
 
 
-_piped = cache(_text)  # a pipe gives its text once, and whoever looks for volumes or pictures in it asks
+_piped = cache(_text)  # a pipe can be read only once, but is searched both for volumes and for pictures
 
 
 def _from_rows(

@@ -11,12 +11,12 @@ from fusecli.images.grid import Grid
 from fusecli.images.opencv import cv2
 
 GAP = 4
-THICK = 1.5  # times as far apart as axial slices: what is so coarse has been taken slice by slice
+THICK = 1.5  # times the spacing of axial slices: along an axis coarser than this the volume was acquired slice by slice
 
 
 @dataclass(frozen=True)
 class Turn:
-    """How voxels are turned, so that what is done to their slices does not depend on how a file stores them.
+    """How voxels are reoriented, so that the processing of their slices does not depend on how a file stores them.
 
     axes: which of k, j and i (0, 1, 2) become slices, rows and columns. steps: 1, or -1 where these are reversed.
     """
@@ -26,14 +26,14 @@ class Turn:
 
     @classmethod
     def upright(cls, grid: Grid, like: Grid | None = None) -> Turn:
-        """Axial slices, or those along which the voxels of ``like`` (default: ``grid``) are finer; front or head up.
+        """The turn to axial slices, or those in which ``like`` (default: ``grid``) was acquired; front or head up.
 
         The patient's right, or front, is on the left.
         """
         normal = _normal(like or grid)
         axes, directions = _orientation(grid)
         across, down = (axis for axis in range(3) if axis != normal)
-        # x to the right, y to the front and z to the head all begin at the left or top at their far end.
+        # Pictures have the far ends of x (the patient's right), y (front) and z (head) on the left or at the top.
         rows, columns = (-1 if directions[axis] > 0 else 1 for axis in (down, across))
         slices = 1 if directions[normal] > 0 else -1
         return cls((2 - axes[normal], 2 - axes[down], 2 - axes[across]), (slices, rows, columns))
@@ -43,7 +43,7 @@ class Turn:
         return self._reversed(stored.transpose(*self.axes, *range(3, stored.ndim)))
 
     def back(self, turned: np.ndarray) -> np.ndarray:
-        """What ``voxels`` gave, as it was."""
+        """Undo ``voxels``."""
         stored = self._reversed(turned).transpose(*np.argsort(self.axes), *range(3, turned.ndim))
         return np.ascontiguousarray(stored)
 
@@ -63,14 +63,14 @@ class Turn:
 
 
 def _orientation(grid: Grid) -> tuple[list[int], list[float]]:
-    """Of the patient's x, y and z: which of i, j, k runs along it, and whether with it (1) or against it (-1)."""
+    """For the patient's x, y and z: which of i, j, k runs along it, and whether in its direction (1) or not (-1)."""
     orientation = io_orientation(grid.affine)
     axes = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3)]
     return axes, [float(orientation[axis, 1]) for axis in axes]
 
 
 def _normal(grid: Grid) -> int:
-    """The patient's axis from slice to slice."""
+    """The patient's axis (0, 1, 2: x, y, z) along which the slices are stacked."""
     axes, _ = _orientation(grid)
     single = [axis for axis in (2, 1, 0) if grid.shape[axes[axis]] == 1]
     if single:
@@ -84,7 +84,7 @@ def planes(voxels: np.ndarray, grid: Grid | None) -> np.ndarray:
     """K×H×W or K×H×W×3 uint8 -> one picture of the axial, coronal and sagittal plane, one above the other.
 
     The patient's right is on the left, front and head are up, and millimetres are of equal length everywhere. Oblique
-    volumes are shown along their own axes, the nearest ones. Without ``grid`` slices are taken for axial ones.
+    volumes are cut along their own axes, not the patient's. Without ``grid`` slices are taken for axial ones.
     """
     grid = grid or Grid(voxels.shape[2::-1], np.diag([-1.0, -1, 1, 1]))
     spacing = grid.spacing

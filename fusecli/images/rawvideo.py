@@ -19,7 +19,7 @@ _FORMATS = {"gray": ("u1", (), 8), **_DEEP, "rgb24": ("u1", (3,), 8), "bgr24": (
 
 @dataclass(frozen=True)
 class RawFormat:
-    """What `--raw` says of the frames on stdin. rate None: as many as the other side has, frame by frame."""
+    """What `--raw` says of the frames on stdin. rate: frames per second; None: the other side's, frame for frame."""
 
     width: int
     height: int
@@ -53,7 +53,7 @@ class RawFormat:
 
     @property
     def bits(self) -> int:
-        """Of a sample; where they are fewer than it is stored in, the greatest value is white all the same."""
+        """Bits per sample: white is the greatest value of so many bits, even where a sample is stored in more."""
         return _FORMATS[self.pix_fmt][2]
 
 
@@ -67,7 +67,7 @@ class RawPipe:
         self.look = Look(layout.rate or rate, 1 / (layout.rate or rate))
         self.size = (layout.height, layout.width)
         self.bits = layout.bits
-        self._pipe = io.FileIO(fileno, closefd=False)  # no buffer, whose lock a waiting thread would hold at the end
+        self._pipe = io.FileIO(fileno, closefd=False)  # unbuffered: a waiting thread would hold a buffer's lock at exit
 
     def __str__(self) -> str:
         return "stdin"
@@ -81,7 +81,7 @@ class RawPipe:
                 filled += got
             if filled < len(view):
                 break
-            rgb = frame[..., ::-1].copy() if self.layout.pix_fmt == "bgr24" else frame  # torch takes no view backwards
+            rgb = frame[..., ::-1].copy() if self.layout.pix_fmt == "bgr24" else frame  # torch: no negative strides
             yield Timed(count / self.look.rate, rgb)
             count += 1
         if filled:
@@ -91,12 +91,12 @@ class RawPipe:
             )
 
     def count(self) -> int:
-        """0: no one knows."""
+        """0: unknown."""
         return 0
 
 
 class RawWriter:
-    """Write frames (uint8, H×W or H×W×3 RGB) to a pipe, at once. Raises BrokenPipeError where no one reads any more."""
+    """Write frames (uint8, H×W or H×W×3 RGB) to a pipe, unbuffered. Raises BrokenPipeError where the reader is gone."""
 
     def __init__(self, fileno: int) -> None:
         self._pipe = io.FileIO(fileno, "w", closefd=False)

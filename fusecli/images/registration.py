@@ -24,9 +24,9 @@ log = logging.getLogger("fusecli")
 
 MODELS = ("shift", "similarity", "affine", "homography")
 WIDTHS = (160, 320, 640)  # of the visible frame, coarse to fine
-SCALES = np.geomspace(0.6, 1.6, 17)  # field of view of the infrared against the visible, tried at the coarsest width
-FEATHER = 33  # px over which the visible takes over where the infrared ends
-SHRINKS = 0.7  # scale below which an infrared frame is first made smaller: else pixels are skipped, and edges jagged
+SCALES = np.geomspace(0.6, 1.6, 17)  # of the infrared's field of view relative to the visible's, for the search
+FEATHER = 33  # px over which results fade into the visible where the infrared ends
+SHRINKS = 0.7  # scale below which the infrared is downsized before warping: else pixels are skipped, and edges jagged
 GOOD_SIMILARITY, POOR_SIMILARITY = 0.22, 0.17
 GOOD_RESIDUAL = 0.005  # of the visible frame's diagonal
 
@@ -45,7 +45,7 @@ class Calibration:
     def read(cls, path: Path) -> Calibration:
         """From JSON: "matrix" (3 rows of 3), or "scale" and "shift" ([x, y] in visible pixels). Raises UsageError.
 
-        Says so where `fusecli align` itself did not trust what it estimated.
+        Warns where `fusecli align` rated its own estimate as doubtful or poor.
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -71,9 +71,9 @@ class Calibration:
         return cls(matrix, *sizes)
 
     def between(self, ir_size: Size, vis_size: Size) -> np.ndarray:
-        """The matrix for frames of these sizes: scaled where they are the calibrated ones enlarged or reduced.
+        """The matrix for frames of these sizes, rescaled where they differ from the calibrated sizes.
 
-        Raises InputError for frames of another shape.
+        Raises InputError for frames of another aspect ratio.
         """
         matrix = self.matrix
         for side, known, size in (("infrared", self.ir_size, ir_size), ("visible", self.vis_size, vis_size)):
@@ -90,13 +90,13 @@ class Calibration:
 
 
 def resizing(before: Size, after: Size) -> np.ndarray:
-    """3×3 of an image resize: edges onto edges, so pixel centres move by half a pixel's growth."""
+    """3×3 of an image resize, which maps edges onto edges; so pixel centres shift by half a pixel's growth."""
     x, y = after[0] / before[0], after[1] / before[1]
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
 
 
 def warp(infrared: np.ndarray, visible: tuple[int, int], calibration: Calibration) -> np.ndarray:
-    """The infrared frame on the grid of visible frames of H×W, its border repeated beyond its end.
+    """The infrared frame on the grid of visible frames of H×W, its border pixels repeated beyond its edges.
 
     infrared: H×W or H×W×3, uint8 or float32 in [0, 1]; the result is of that type, H×W.
     """
@@ -115,12 +115,12 @@ def warp(infrared: np.ndarray, visible: tuple[int, int], calibration: Calibratio
 def reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Calibration | None) -> np.ndarray | None:
     """H×W in [0, 1] for frames of these heights and widths: 0 where no infrared is, 1 well inside it.
 
-    Between, over FEATHER, results fade into the visible, so that nobody sees the frame of the infrared in them. None
-    where the infrared is everywhere, or as large as the visible for want of a calibration.
+    In between, over FEATHER, results fade into the visible, so that the infrared's border does not show in them. None
+    where the infrared covers the whole frame, as it is taken to do without a calibration.
     """
     if calibration is None:
         return None
-    with _reaching:  # else two threads would both look, and both say what they found
+    with _reaching:  # else two threads would both compute it, and both warn
         return _reach(infrared, visible, calibration)
 
 
@@ -142,7 +142,7 @@ def _reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Cal
 
 
 def completed(fused: np.ndarray, visible: np.ndarray, share: np.ndarray | None) -> np.ndarray:
-    """``fused`` by its share (see `reach`), else the visible.
+    """Blend ``fused``, weighted by ``share`` (see `reach`), with the visible.
 
     Both H×W or H×W×3, uint8, uint16 or float32 in [0, 1]; the result is of fused's type.
     """
@@ -184,10 +184,11 @@ class Estimate:
 def estimate(names: Sequence[str], pairs: Sequence[tuple[np.ndarray, np.ndarray]], model: str = "affine") -> Estimate:
     """One transform for all pairs (visible, infrared), each H×W luma in [0, 1], all of a side of one size.
 
-    Edges are what both bands share. Shift and scale are searched at low resolution over all pairs together (for the
-    model shift the infrared is as wide as the visible), then the model's parameters are refined by a pattern search
-    from coarse to fine, on the mean correlation of edges. The residual is the mean distance of the corners between what
-    every other pair says and what the rest says (0 for one pair). Raises UsageError for sides of several sizes.
+    Edges are what both bands have in common. Shift and scale are searched at low resolution over all pairs together
+    (for the model "shift" the scale is 1), then the model's parameters are refined by a pattern search from coarse to
+    fine, on the mean correlation of edges. For the residual the transform is refined on two halves of the pairs, every
+    other one and the rest: it is the mean distance between the frame's corners as the two map them (0 for one pair).
+    Raises UsageError for sides of several sizes.
     """
     sizes = [{pair[side].shape[1::-1] for pair in pairs} for side in (0, 1)]
     if any(len(found) > 1 for found in sizes):
@@ -210,7 +211,7 @@ def estimate(names: Sequence[str], pairs: Sequence[tuple[np.ndarray, np.ndarray]
 
 
 def overlay(visible: np.ndarray, infrared: np.ndarray, calibration: Calibration) -> np.ndarray:
-    """uint8 H×2W×3 RGB: visible red and infrared cyan, resized alone and aligned; where both agree edges are gray."""
+    """uint8 H×2W×3 RGB, visible red and infrared cyan: left only resized, right aligned; matching edges are gray."""
     height, width = visible.shape
     plain = Calibration(resizing(infrared.shape[1::-1], (width, height)))
     shown = []
@@ -222,7 +223,7 @@ def overlay(visible: np.ndarray, infrared: np.ndarray, calibration: Calibration)
 
 
 def _edges(image: np.ndarray, sigma: float = 1.5) -> np.ndarray:
-    """Gradient magnitude of float32 luma, even over bright and dark parts."""
+    """Gradient magnitude of float32 luma, relative to its surroundings, so that bright and dark parts count alike."""
     smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigma)
     magnitude = cv2.magnitude(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
     around = cv2.GaussianBlur(magnitude, (0, 0), 12 * sigma)
@@ -240,7 +241,7 @@ def _search(
     edges = [np.pad(_resized_edges(visible, small), margin) for visible, _ in pairs]
     for scale in scales:
         shape = (round(small[0] * scale), max(8, round(small[0] * scale * ir_size[1] / ir_size[0])))
-        inner = [round(0.15 * length) for length in shape]  # the middle of the infrared is looked for in the visible
+        inner = [round(0.15 * length) for length in shape]  # only the infrared's middle is searched for in the visible
         patches = [
             _resized_edges(ir, shape)[inner[1] : shape[1] - inner[1], inner[0] : shape[0] - inner[0]] for _, ir in pairs
         ]
@@ -248,7 +249,7 @@ def _search(
             continue
         both = zip(edges, patches, strict=True)
         scores = np.sum([cv2.matchTemplate(e, p, cv2.TM_CCOEFF_NORMED) for e, p in both], axis=0)
-        score = float(np.max(scores)) * scale  # a smaller patch finds its like more easily
+        score = float(np.max(scores)) * scale  # smaller patches match more easily by chance
         if score > best:
             y, x = np.unravel_index(int(np.argmax(scores)), scores.shape)
             moved = np.array([[1, 0, x - inner[0] - margin], [0, 1, y - inner[1] - margin], [0, 0, 1]], float)
@@ -280,7 +281,7 @@ class _Edges:
         return cls(edges[0], edges[1], resizing(sizes[0], shapes[0]), resizing(shapes[1], sizes[1]))
 
     def agreement(self, matrix: np.ndarray) -> float:
-        """Correlation where both are; 0 where that is less than a fifth of the visible frame."""
+        """Correlation of the edges where both overlap; 0 where that is less than a fifth of the visible frame."""
         whole = self.down @ matrix @ self.up
         size = self.fixed.shape[1::-1]
         near = cv2.warpPerspective(self.moving, whole, size, flags=cv2.INTER_LINEAR, borderValue=-1)
@@ -297,7 +298,7 @@ def _agreement(views: Sequence[_Edges], matrix: np.ndarray) -> float:
 
 
 def _refine(views: Sequence[_Edges], start: np.ndarray, model: str, step: float) -> np.ndarray:
-    """Pattern search around ``start``: every parameter up and down by steps that halve, 0.1 px of the views at last."""
+    """Pattern search around ``start``: move each parameter up and down, by steps halved down to 0.1 px of a view."""
     height, width = views[0].fixed.shape
     half = np.array([[width / 2, 0, (width - 1) / 2], [0, width / 2, (height - 1) / 2], [0, 0, 1]])
     to_unit = np.linalg.inv(half) @ views[0].down  # visible frame to [-1, 1] across

@@ -1,4 +1,4 @@
-"""TIFF in and out: tifffile first, OpenCV for the compressions that tifffile needs the imagecodecs package for."""
+"""Read and write TIFF: with tifffile, and with OpenCV for compressions that need imagecodecs in tifffile."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from fusecli.images.opencv import cv2
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of its remarks becomes an error below
 
 _TRANSPOSED = 5  # orientations from here on swap height and width
-_PRIVATE = 32768  # tags from here on are no one's business
-_NODATA = 42113  # but GDAL's: the value, as text, of pixels without one
+_PRIVATE = 32768  # tags from here on are private, and not checked
+_NODATA = 42113  # GDAL's tag: the value, as text, of pixels without data
 _LIBTIFFS = frozenset(
     (*range(1, 9), 32773, 32946, 34887, 34925, 50000, 50001)
-)  # compressions that OpenCV's has heard of
+)  # compressions that OpenCV's libtiff knows
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
@@ -42,10 +42,10 @@ def peek(path: Path) -> tuple[int, int, int, np.dtype, bool]:
 def read(
     path: Path, orient: Callable[[np.ndarray, int], np.ndarray], pages: Sequence[int] | None, max_pixels: int
 ) -> tuple[list[np.ndarray], list[Metadata]]:
-    """Of each page (or of ``pages``) stored values, H×W or H×W×3 RGB, and metadata.
+    """Stored values, H×W or H×W×3 RGB, and metadata of each page (or of ``pages``).
 
-    Alpha is dropped, palettes are expanded, white-is-zero is inverted; thumbnails and masks are no pages. Pixels that
-    GDAL_NODATA says are without a value are NaN, or of integers the least other value.
+    Alpha is dropped, palettes are expanded, white-is-zero is inverted; thumbnails and masks do not count as pages.
+    Pixels with the value of GDAL_NODATA become NaN, or in integers the least other value.
     Raises Unreadable with the reason.
     """
     with _open(path) as (file, images):
@@ -106,7 +106,7 @@ def _open(path: Path) -> Iterator[tuple[tifffile.TiffFile, list[tifffile.TiffPag
             yield file, pages
     except (Unreadable, OSError, MemoryError):
         raise
-    except Exception as error:  # damaged tags surface as whatever tifffile stumbled over
+    except Exception as error:  # on damaged tags tifffile raises anything
         raise Unreadable(f"the TIFF is damaged or cut off ({error})") from error
 
 
@@ -121,11 +121,11 @@ def _in_turn(pages: tifffile.TiffPages) -> Iterator[tifffile.TiffPage]:
 
 
 def _check_stack(file: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]) -> None:
-    """ImageJ gives stacks of more than 4 GB one page, behind whose pixels those of all others lie."""
+    """Refuse ImageJ's stacks of more than 4 GB: one page, whose pixels are followed by those of all other images."""
     images, page = (file.imagej_metadata or {}).get("images", 1), pages[0]
     if len(pages) > 1 or images <= page.samplesperpixel:
         return
-    if page.dataoffsets[0] + images * sum(page.databytecounts) <= file.filehandle.size:  # else taken out of a stack
+    if page.dataoffsets[0] + images * sum(page.databytecounts) <= file.filehandle.size:  # else taken from a stack
         raise Unreadable(f"an ImageJ stack of {images} images in one page; save it as an image sequence")
 
 
@@ -194,18 +194,18 @@ def _with_tifffile(page: tifffile.TiffPage) -> np.ndarray | None:
     except Exception:  # a compression without its codec, or damaged data: OpenCV decides which
         return None
     if kind == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
-        array = array.dtype.type(2 ** max(8, page.bitspersample) - 1) - array  # fewer than 8 fill all 8 by now
+        array = array.dtype.type(2 ** max(8, page.bitspersample) - 1) - array  # fewer than 8 were scaled to 8 above
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def _without_nodata(array: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
-    """Such pixels, at the edges of maps, would stretch the intensity range; 8 bits are shown as they are."""
+    """Replace GDAL_NODATA pixels, at the edges of maps: they would stretch the intensity range, which 8 bits lack."""
     try:
         value = float(page.tags.valueof(_NODATA, default="nan"))
     except (TypeError, ValueError):
         return array
     if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
-        value = 2**page.bitspersample - 1 - value  # as the values are by now
+        value = 2**page.bitspersample - 1 - value  # inverted, as the values are by now
     missing = array == value if array.ndim == 2 else (array == value).all(-1)
     is_float = array.dtype.kind == "f"
     if array.itemsize == 1 or not missing.any() or (missing.all() and not is_float):
@@ -230,7 +230,7 @@ def _with_opencv(path: Path, page: tifffile.TiffPage) -> np.ndarray:
             "it is damaged, or needs more codecs: pip install 'fusecli[tiff]'"
         )
     array = arrays[0]
-    if page.bitspersample in (10, 12, 14):  # which it lets fill all 16
+    if page.bitspersample in (10, 12, 14):  # OpenCV scales these to 16
         array = array >> (16 - page.bitspersample)
     if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype == np.uint16:  # OpenCV inverts 8 bits alone
         array = np.uint16(2**page.bitspersample - 1) - array
@@ -238,7 +238,7 @@ def _with_opencv(path: Path, page: tifffile.TiffPage) -> np.ndarray:
 
 
 def _is_for_opencv(page: tifffile.TiffPage) -> bool:
-    """Whether OpenCV gives the values of such a page; else it makes black, noise or fewer bits of them, in silence."""
+    """Whether OpenCV decodes such a page correctly; others silently become black, noise or values of fewer bits."""
     several, eight_bit = page.samplesperpixel > 1, page.bitspersample == 8
     planes = several and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
     if page.compression not in _LIBTIFFS or (planes and not eight_bit):

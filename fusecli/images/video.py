@@ -1,4 +1,4 @@
-"""Video files to frames with their times, and back. Needs PyAV (extra ``video``)."""
+"""Read frames with their times from video files, and write them. Needs PyAV (extra ``video``)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("fusecli")
 WRITES = (".mp4", ".mkv", ".mov", ".avi")
 ENDINGS = frozenset({*WRITES, ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"})
 
-# Visually lossless, and quick beside the network. x264 gives the same bytes for the same number of threads only.
+# Visually lossless, and fast compared with the network. The bytes that x264 writes depend on the number of threads.
 X264 = {"crf": "18", "preset": "veryfast"}
 X264_THREADS = 4
 # AVCOL_SPC_* of YUV matrices that swscale knows -> its own number.
@@ -33,7 +33,7 @@ _HD_LINES = 720  # from here on, video that does not name its matrix is BT.709, 
 _LIMITED = 1  # AVCOL_RANGE_MPEG
 # BILINEAR, FULL_CHR_H_INT, FULL_CHR_H_INP and ACCURATE_RND of libswscale, which PyAV names only from 18 on.
 _EXACT = 0x2 | 0x2000 | 0x4000 | 0x40000
-_FEW = 8  # frames for each one of a sample, up to which all are decoded
+_FEW = 8  # times as many frames as are sampled: shorter videos are decoded whole
 _SHORT = Fraction(1, 2)  # seconds that may be missing at the end before a file counts as truncated
 
 
@@ -121,7 +121,7 @@ class VideoFile:
                 damaged += frame.is_corrupt
                 yield Timed(time, self._upright(frame))
             end, promised = time + 1 / self.look.rate, self._declared(container, stream)
-            if "avi" in container.format.name:  # its index is lost with the tail; its head counts dropped frames too
+            if "avi" in container.format.name:  # truncation loses its index; its header also counts dropped frames
                 promised = stream.frames / self.look.rate
             elif "matroska" not in container.format.name:
                 promised = Fraction(0)
@@ -169,7 +169,7 @@ class VideoFile:
         # Tags that are no UTF-8 are an error before PyAV 19, which has no such option.
         more = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
         try:
-            # No playlist leads to other places.
+            # The whitelist keeps playlists from opening URLs.
             return av.open(f"file:{self.path}", options={"protocol_whitelist": "file"}, **more)
         except av.FFmpegError as error:
             raise InputError(f"{self.path}: cannot be read as a video: {error.strerror or error}") from error
@@ -236,8 +236,8 @@ class VideoFile:
 class VideoWriter:
     """Write frames (uint8, H×W or H×W×3 RGB, all of one size) as H.264 to ``path``, in the container of its ending.
 
-    4:2:0, which every player takes; sizes with an odd side, which it does not know, become 4:4:4. Times are kept; AVI
-    knows a constant rate only. Raises OSError where the file cannot be written.
+    Chroma is 4:2:0, which every player supports, or 4:4:4 where a side is odd, which 4:2:0 cannot hold. Times are kept,
+    except in AVI, which has a constant rate. Raises OSError where the file cannot be written.
     """
 
     def __init__(self, path: Path, look: Look, size: tuple[int, int]) -> None:
@@ -265,7 +265,7 @@ class VideoWriter:
         context.color_range, context.colorspace = _LIMITED, self._matrix
         context.color_primaries, context.color_trc = look.primaries, look.transfer
         if self._counts:
-            context.max_b_frames = 0  # AVI has no times to order them by
+            context.max_b_frames = 0  # AVI stores no times by which to order them
         if look.aspect:
             context.sample_aspect_ratio = look.aspect
 
@@ -315,7 +315,7 @@ def odd(size: tuple[int, int]) -> bool:
 
 
 def _exactly(rational: Any) -> Fraction:
-    """Of PyAV's own kind, too, which it has from 19 on."""
+    """A Fraction from any rational, also from the type of its own that PyAV has from 19 on."""
     return Fraction(rational.numerator, rational.denominator)
 
 
@@ -333,7 +333,7 @@ def _swscale(matrix: int) -> int:
 
 
 def _as_os_error(error: Any) -> OSError:
-    """What `images.atomic.replacing` understands, with the file system's own number."""
+    """An OSError with the system's own errno, as `images.atomic.replacing` expects it."""
     number = error.errno or 0
     return OSError(number, os.strerror(number) if 0 < number < 200 else error.strerror or str(error))
 

@@ -17,11 +17,11 @@ from fusecli.images.intensity import Range
 log = logging.getLogger("fusecli")
 
 BRAIN = (0.0, 80.0)  # Hounsfield units shown of a CT that names no window: centre 40, width 80
-_BONE = 1000.0  # Hounsfield units that only bone and metal have
+_BONE = 1000.0  # Hounsfield units that only bone and metal exceed
 PERCENTILES = (0.5, 99.5)  # of the voxels of a volume, shown as black and white
 _SAMPLE = 2**21  # voxels that decide a percentile
-_FEW = {"ct": 50, "mri": 50, "pet": 10, "spect": 10}  # different values, as of labels; counts may be low
-_LOOKED_AT = 2**17  # voxels, to tell labels
+_FEW = {"ct": 50, "mri": 50, "pet": 10, "spect": 10}  # distinct values or fewer suggest labels; counts may be low
+_LOOKED_AT = 2**17  # voxels examined for labels
 
 
 @dataclass
@@ -107,14 +107,14 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
         if low < 0:
             log.warning("%s: negative values (down to %g) are shown as 0", volume.source, low)
         lo = 0.0
-    # A volume that is nearly all background has its percentiles there.
+    # In a volume that is nearly all background both percentiles are background.
     return Range(lo, hi) if hi > lo else Range(min(lo, low) if side == "mri" else lo, high)
 
 
 def _some(voxels: np.ndarray, count: int) -> np.ndarray:
     """About ``count`` of the voxels, evenly spread."""
     step = max(1, voxels.size // count)
-    while math.gcd(step, voxels.shape[-1]) > 1:  # else some columns alone are looked at, perhaps of the background
+    while math.gcd(step, voxels.shape[-1]) > 1:  # else only some columns would be sampled, perhaps of background
         step += 1
     return voxels.reshape(-1)[::step]
 

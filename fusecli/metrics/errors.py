@@ -6,7 +6,7 @@ import numpy as np
 
 from fusecli.errors import InputError
 
-ROUNDING = 1e-6  # levels: images that vary by less are constant, save for what computing their luma has added
+ROUNDING = 1e-6  # levels: images that vary by less are constant, apart from rounding errors of their luma
 
 
 class MetricError(InputError):

@@ -41,7 +41,7 @@ class Trio:
 
 
 def to_levels(image: Image) -> Image:
-    """float64, 0…255 for the full range of the sample type: uint8 as it is, uint16 / 257, floats in [0, 1] · 255.
+    """float64, 0…255 for the full range of the type: uint8 as it is, uint16 / 257, floats in [0, 1] and bool · 255.
 
     Raises MetricError for other types, floats beyond [0, 1] and values that are not finite.
     """
@@ -73,7 +73,7 @@ def truncated_luma(image: Image) -> Image:
 
 
 def plain_luma(image: Image) -> Image:
-    """The same weights, nothing cut; three equal channels count as one."""
+    """Luma of protocol standard: the same weights, not truncated; three equal channels count as one."""
     image = _one_channel(image)
     return image if image.ndim == 2 else image @ [0.2989, 0.5870, 0.1140]
 

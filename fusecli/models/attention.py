@@ -23,9 +23,9 @@ STRIP = 2**21
 
 
 def strips(features: Tensor, channels: int, step: int = 1) -> list[slice]:
-    """The rows of N×H×W×C in strips, for a layer that widens them to ``channels``; all multiples of ``step``.
+    """Split the rows of N×H×W×C into strips, multiples of ``step``, for a layer that widens them to ``channels``.
 
-    One strip holds all where gradients are recorded, and on devices that have memory of their own.
+    There is only one strip where gradients are recorded, and on devices other than the CPU.
     """
     samples, height, width, _ = features.shape
     whole = rows = -(-height // step) * step
@@ -43,7 +43,7 @@ def with_border(features: Tensor, rows: slice) -> Tensor:
 
 
 def add(features: Tensor, cuts: list[slice], changes: Iterable[Tensor]) -> Tensor:
-    """The residual: features + what a layer makes of them strip by strip."""
+    """The features plus the residual that a layer computes from them, strip by strip."""
     if len(cuts) == 1:
         return features + next(iter(changes))
     result = torch.empty_like(features)
@@ -124,9 +124,9 @@ class WindowAttention(nn.Module):
     """Spatial self-attention over overlapping windows, OCAB of X-Restormer (arXiv 2310.11881).
 
     The queries of a ``window``×``window`` square attend to the keys of a square that is larger by the factor
-    1 + ``overlap``. Positions beyond the image get no attention. In the place of relative position tables, queries
-    and keys get learned vectors for their place in the window: the same freedom, and the attention needs no bias with
-    a gradient, so that the fused kernels serve training too.
+    1 + ``overlap``. Positions beyond the image get no attention. Instead of relative position tables, queries and keys
+    get learned vectors for their place in the window: these are as expressive, and attention needs no bias with a
+    gradient, so that fused kernels can be used in training too.
     """
 
     def __init__(self, channels: int, heads: int, head_dim: int = 16, window: int = 8, overlap: float = 0.5) -> None:
@@ -156,7 +156,7 @@ class WindowAttention(nn.Module):
         return mixed[:, : height - rows.start, :width]
 
     def _attend(self, padded: Tensor, mask: Tensor) -> Tensor:
-        """Whole rows of windows with their margins, and the mask rows×columns×keys that goes with them."""
+        """Attention in whole rows of windows, given with their margins and their mask (rows×columns×keys)."""
         samples, (rows, columns), window, margin = padded.shape[0], mask.shape[:2], self.window, self.margin
         query, key, value = self.qkv(padded).chunk(3, -1)
         inside = slice(margin, -margin or None)
@@ -170,14 +170,14 @@ class WindowAttention(nn.Module):
         return squares.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def _windows(self, features: Tensor, size: int) -> Tensor:
-        """Squares of ``size``, one every ``window`` pixels: (N·rows·columns)×size²×C, copied once, in whole runs."""
+        """Squares of ``size``, one every ``window`` pixels: (N·rows·columns)×size²×C, one copy in contiguous runs."""
         squares = features.unfold(1, size, self.window).unfold(2, size, self.window).permute(0, 1, 2, 4, 5, 3)
         return squares.reshape(-1, size**2, features.shape[-1])
 
     def _mask(self, features: Tensor) -> Tensor:
         """Rows×columns×keys of the windows: 0 where a window's key lies inside the image, else -∞.
 
-        As numbers, one row per window: a boolean mask would be spread out to every query before it is used.
+        In floats, one row per window: a boolean mask would be expanded to every query before it is used.
         """
 
         def outside(length: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Base: nano, and a U-Net that gives back what damage to the sources took from its result; for GPUs."""
+"""Base: nano, and a U-Net that restores what its result lacks where the sources are degraded; for GPUs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fusecli.models.network import FusionNetwork
 
 
 class Block(nn.Module):
-    """x + two 3×3 convolutions, steered in between (feature-wise affine) by a vector that tells of the whole pair."""
+    """x + two 3×3 convolutions, steered in between (feature-wise affine) by a vector that describes the whole pair."""
 
     def __init__(self, width: int, told: int) -> None:
         super().__init__()
@@ -36,14 +36,14 @@ class Base(FusionNetwork):
     """Fuse N×1×H×W luma pairs in [0, 1] as nano does, and restore the result.
 
     What is added to nano's result comes from residual blocks at half, quarter and eighth resolution (a U-Net) that see
-    both sources and that result. They are steered by what nano knows of the pair as a whole: its statistics, what it
-    perceives to be wrong, the look. Training aims at what nano makes of the undamaged sources (`aim`), so where nothing
-    is wrong the result is nano's. Nano itself is not trained. 2.3 million parameters.
+    both sources and that result. They are steered by what nano knows of the pair as a whole: its statistics, the
+    degradations it perceives, the look. The training target is nano's result for the undamaged sources (`aim`), so
+    where nothing is wrong the result is nano's. Nano itself is not trained. 2.3 million parameters besides nano's.
 
     ``nano``: the arguments of the `Nano` that it starts from, whose look and mending it shares. ``widths``, ``blocks``:
-    features and blocks on the way down (and again on the way up) of each resolution. ``steer``: width of what steers.
-    ``narrow``: only detail is added, so that larger parts keep nano's brightness: how bright a scene should be is more
-    than can be learnt from a few hundred of them.
+    features and blocks on the way down (and again on the way up) of each resolution. ``steer``: size of the vector that
+    steers. ``narrow``: only detail is added, so that larger parts keep nano's brightness: a few hundred scenes are too
+    few to learn how bright a scene should be.
     A constant pair gives a constant result whatever the weights.
     """
 
@@ -84,7 +84,7 @@ class Base(FusionNetwork):
 
     @property
     def look(self) -> float | None:  # type: ignore[override]
-        """Nano's."""
+        """The look of its nano."""
         return self.nano.look
 
     @look.setter
@@ -101,7 +101,7 @@ class Base(FusionNetwork):
         return self
 
     def start_from(self, source: FusionNetwork) -> None:
-        """The weights of a nano, or of another base."""
+        """Take over the weights of a nano, or of another base."""
         (self.nano if isinstance(source, Nano) else self).load_state_dict(source.state_dict())
 
     def context(self, first: Tensor, second: Tensor, look: Tensor | None = None) -> Tensor:
@@ -109,7 +109,7 @@ class Base(FusionNetwork):
 
     @torch.no_grad()
     def aim(self, first: Tensor, second: Tensor, context: Tensor) -> Tensor:
-        """What nano makes of them: of undamaged sources the aim, of others where to start."""
+        """Nano's result: for undamaged sources the training target, for others what this network adds to."""
         return self.nano(first, second, context)
 
     def jittered(self, contexts: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -118,7 +118,7 @@ class Base(FusionNetwork):
     def with_features(
         self, first: Tensor, second: Tensor, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """(fused, features by scale). Clamped to [0, 1], save in training. ``guide``: the ``context``."""
+        """(fused, features by scale). Clamped to [0, 1], except in training. ``guide``: the ``context``."""
         context = self.context(first, second) if guide is None else guide
         start = self.aim(first, second, context)
         with torch.autocast(first.device.type, enabled=False):  # few numbers, on which all depends

@@ -1,4 +1,4 @@
-"""Images made larger by repeating their edges. A zero border would darken the frame of the picture."""
+"""Pad images by repeating their edges; a zero border would darken the margin of the picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def written_in_place() -> bool:
-    """Whether results may be written to where they belong, which is quickest; gradients and graphs want new tensors."""
+    """Whether results may be written into existing tensors, which is fastest; gradients and traces need new ones."""
     return not (torch.is_grad_enabled() or torch.jit.is_tracing())
 
 
@@ -24,9 +24,9 @@ def extend(images: Tensor, width: int) -> Tensor:
 
 
 def extended(act: Callable[..., Tensor], width: int, like: Tensor, channels: int) -> Tensor:
-    """``extend(act(), width)`` for an act that takes ``out`` and gives ``channels`` of H×W, type and place of ``like``.
+    """``extend(act(), width)``; ``act`` takes ``out`` and gives ``channels`` of the size, type and device of ``like``.
 
-    Written to where it belongs, if it may be: one pass over the result and not four.
+    Where possible ``act`` writes into the extended tensor: one pass over the result instead of four.
     """
     if not written_in_place():
         return extend(act(), width)
@@ -40,12 +40,12 @@ def extended(act: Callable[..., Tensor], width: int, like: Tensor, channels: int
 
 
 def inside(wider: Tensor, width: int) -> Tensor:
-    """The images that were made larger by ``width``."""
+    """The images that were extended by ``width``, without their borders."""
     return wider[..., width:-width, width:-width]
 
 
 def fill(images: Tensor, cell: int) -> Tensor:
-    """N×C×H×W with rows below and columns on the right until both sizes are multiples of ``cell``."""
+    """N×C×H×W, padded below and on the right until both sizes are multiples of ``cell``."""
     height, width = images.shape[-2:]
     missing = (0, (width + cell - 1) // cell * cell - width, 0, (height + cell - 1) // cell * cell - height)
     if torch.jit.is_tracing() or any(missing):  # a graph of any size has to ask when it runs

@@ -1,4 +1,4 @@
-"""Models in and out of files: safetensors with the architecture and its configuration in the header. No pickle."""
+"""Read and write models: safetensors with the architecture and its configuration in the header. No pickle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fusecli.errors import UsageError
 from fusecli.images.atomic import replacing
 from fusecli.models.network import FusionNetwork
 
-REASON = 200  # characters of torch's, which lists every tensor
+REASON = 200  # characters kept of torch's message, which lists every tensor
 
 
 def kind(architecture: str) -> type[FusionNetwork]:
@@ -44,7 +44,7 @@ def build(architecture: str, config: dict[str, Any]) -> FusionNetwork:
             raise UsageError(registry.unknown(f"value of a {architecture} model", key, known))
     try:
         made = made_as(**config)
-    except (TypeError, ValueError, RuntimeError, LookupError, ZeroDivisionError) as error:  # torch says it in many ways
+    except (TypeError, ValueError, RuntimeError, LookupError, ZeroDivisionError) as error:  # torch raises many types
         raise UsageError(f"architecture {architecture} cannot be built with {config}: {error}") from error
     look: Any = made.look  # of a base: its nano's
     if look is not None and not (isinstance(look, int | float) and 0 <= look <= 1):
@@ -57,14 +57,14 @@ def save(path: Path, model: nn.Module, architecture: str, config: dict[str, Any]
     header = {"architecture": architecture, "config": json.dumps(config), "tasks": json.dumps(tasks)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as partial:
-        partial.write_bytes(_in_order(serialized(tensors, header)))  # `save_file` would let no one else read it
+        partial.write_bytes(_in_order(serialized(tensors, header)))  # `save_file` lets only its owner read it
 
 
 def _in_order(data: bytes) -> bytes:
-    """The same with its header sorted, whose metadata else come in any order: equal weights make equal files."""
+    """The same with a sorted header: metadata come in any order, and equal weights should make equal files."""
     size = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # as the tensors' places want it
+    header += b" " * (-len(header) % 8)  # which keeps the tensors aligned
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
@@ -154,7 +154,7 @@ def find(model: str, task: str) -> Path:
 def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
     """The model that ``--model`` names for a task: a released name or a file. In eval mode, on the CPU, float32.
 
-    look: in place of the one that the weights give by themselves.
+    look: replaces the default look of the weights.
     Raises UsageError if there is no such model, if it was trained for other tasks or without looks, or if its numbers
     are not all finite.
     """

@@ -1,4 +1,4 @@
-"""What is mended before a network sees an image: faults of the sensor that only the whole image shows."""
+"""Mend images before a network sees them: sensor faults that show only in the image as a whole."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from fusecli.models.noise import measure_noise, shrink
 from fusecli.models.stripes import find_stripes, may_have_stripes
 
-APART = 16  # px from one pair of the rows that are looked at to the next
-COLUMNS = 48  # about so many are looked at
+APART = 16  # px from one sampled pair of rows to the next
+COLUMNS = 48  # number sampled, about
 
 
 class Faults(NamedTuple):
-    """Of N images: whether there may be stripes (N), noise (N×2) and the share of it that shall go (N)."""
+    """For N images: whether there may be stripes (N), noise (N×2) and the share of it to be removed (N)."""
 
     stripes: Tensor
     noise: Tensor
@@ -32,7 +32,7 @@ class Faults(NamedTuple):
 
 
 def samples(height: int, width: int) -> tuple[tuple[slice, slice], ...]:
-    """Rows, the ones below them, and columns of an image that `examine` wants to see."""
+    """Slices of an image for the three arguments of `examine`: rows, the rows below them, and columns."""
     every = slice(None)
     upper, lower = slice(0, max(0, height - 1), APART), slice(1, height, APART)
     return (upper, every), (lower, every), (every, slice(None, None, -(-width // COLUMNS)))
@@ -46,14 +46,14 @@ def examine(upper: Tensor, lower: Tensor, columns: Tensor) -> Faults:
 def mend(images: Tensor, faults: Faults | None = None) -> Tensor:
     """N×1×H×W luma in [0, 1] without stripes and strong noise; the very same tensor where nothing is wrong.
 
-    faults: where they are known already. What is mended once needs no more mending.
+    faults: where they are known already. Mending a mended image again is not needed.
     """
     known = faults or examine(*(images[(slice(None), 0, *part)] for part in samples(*images.shape[2:])))
     return repaired(images, known)[0]
 
 
 def repaired(images: Tensor, faults: Faults) -> tuple[Tensor, Faults]:
-    """What `mend` makes of images with these faults, and which of the suspected stripes there were."""
+    """The mended images, and their faults with only those of the suspected stripes that were found."""
     stripes, noise, share = faults
     if stripes.any():
         columns, rows = find_stripes(images)

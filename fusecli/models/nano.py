@@ -14,13 +14,15 @@ from fusecli.models.network import FusionNetwork
 from fusecli.models.statistics import SIZE, pair_statistics
 from fusecli.text.events import SEVERITY_DIM
 
-FARTHEST = 3.0  # standard deviations
+FARTHEST = 3.0  # standard deviations, to which the whitened statistics are clamped
 UNDERSTOOD = SIZE + SEVERITY_DIM + 1  # see `Nano.understood`
 
 
 class Conv(nn.Sequential):
-    """Convolution and ReLU. Takes features extended by what the kernel needs, so that a constant pair gives a constant
-    result; gives features extended by ``border``, which is what the next one needs.
+    """Convolution and ReLU, without padding of its own.
+
+    It takes features that are already extended as its kernel needs, so that a constant pair gives a constant result,
+    and returns features extended by ``border``, as the next convolution needs.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, border: int = 0) -> None:
@@ -38,30 +40,30 @@ class Nano(FusionNetwork):
     """Fuse N×1×H×W luma pairs in [0, 1] by maps that the network predicts at half and quarter resolution.
 
     With a and b the sources at their normal exposure (g·x + o), L their 2×2 means, M and E their 4×4 and 8×8 means, U
-    the way to twice the size (bilinear), w, r, p, q, s, t maps at half resolution and u, v at quarter resolution::
+    bilinear upsampling by 2, w, r, p, q, s, t maps at half resolution and u, v at quarter resolution::
 
         a'' = U(E(a)) + u·(M(a) − U(E(a)))     b'' likewise, with v
         a' = U(a'') + s·(L(a) − U(a''))        b' likewise, with t
         fused = U(w·a' + (1 − w)·b' + r − p·L(a) − q·L(b)) + U(p)·a + U(q)·b
 
-    so detail is always a source's own, weighted, and never drawn by the network: no pattern from the change of scale
-    can appear, a constant pair gives a constant result, noise is left out by small gains and blur mended by large ones.
+    so detail is always a source's own, weighted, and never drawn by the network: no pattern from upsampling can appear,
+    a constant pair gives a constant result, small gains suppress noise and large ones sharpen blur.
 
     The maps come from a stem at half resolution (pixel-unshuffle by 2 and a 3×3 convolution, written as one 6×6
     convolution of stride 2) and from convolutions at quarter and eighth resolution that see what surrounds a pixel;
     most of the work is done at quarter resolution, where a feature costs a quarter as much.
     What is wrong with a source as a whole (too dark, flat, noisy, blurred) cannot be seen around a pixel: it is read
-    from ``pair_statistics``. ``perceive`` makes of them what a text would tell a teacher, the severity of each kind of
-    degradation on either side, and is trained to; both steer the exposures g and o and the features of every scale
-    (feature-wise affine).
+    from ``pair_statistics``. ``perceive`` is trained to infer from these what a text would tell a teacher: the severity
+    of each kind of degradation on either side. Statistics, severities and the look steer the exposures g and o and the
+    features of every scale (feature-wise affine).
 
-    ``look``: for weights trained with looks, what the result shall look like where the caller does not say: from 0
-    (thermal: bright is what is bright in either) to 1 (natural: the visible, and what is hot). None: one look only.
-    ``mend``: for weights trained on sources that `mending.mend` has seen; whoever calls the network mends them first.
+    ``look``: for weights trained with looks, the look of the result where the caller names none, from 0 (thermal:
+    bright where either source is) to 1 (natural: the visible, and what is hot). None: one look only.
+    ``mend``: for weights trained on mended sources; the caller has to mend them first (see `mending.mend`).
     ``whole``: for weights of scans, whose black background belongs to the statistics (see `pair_statistics`).
 
-    Any H, W ≥ 1. ``halo`` is how far a pixel of the result sees (but for the statistics, see ``context``); ``align`` is
-    the size of one cell of the coarsest scale.
+    Any H, W ≥ 1. ``halo`` is how far a pixel of the result sees (except for the statistics, see ``context``);
+    ``align`` is the size of one cell of the coarsest scale.
     """
 
     align = 8
@@ -111,7 +113,7 @@ class Nano(FusionNetwork):
     def context(self, first: Tensor, second: Tensor, look: Tensor | None = None) -> Tensor:
         """N×(SIZE + 1): what tiles need to know of the whole N×1×H×W pair, and the look (N, in [0, 1])."""
         found = pair_statistics(first, second, self.whole)
-        # A graph of any count may ask its inputs for their sizes, no result.
+        # A graph for any batch size can read a size from its inputs only, not from results.
         wanted = found.new_full(first.shape[:1], self.look or 0.0) if look is None else look.to(found)
         return torch.cat([found, wanted[:, None]], 1)
 
@@ -121,44 +123,44 @@ class Nano(FusionNetwork):
             return self.perceive(self._known(context))
 
     def understood(self, context: Tensor) -> Tensor:
-        """N×UNDERSTOOD, what steers: the statistics, what seems to be wrong, and the look."""
+        """N×UNDERSTOOD, the input of the steering: the statistics, what seems to be wrong, and the look."""
         known = self._known(context)
         return torch.cat([known, self.perceive(known), context[:, SIZE:]], 1)
 
     def _known(self, context: Tensor) -> Tensor:
-        """N×SIZE, the statistics as `acquaint` has them, no further out than training showed: steering would guess."""
+        """N×SIZE, the statistics, whitened (see `acquaint`) and clamped to the range that training covers."""
         return self.whiten(context[:, :SIZE]).clamp(-FARTHEST, FARTHEST)
 
     @torch.no_grad()
     def acquaint(self, contexts: Tensor) -> None:
-        """Scale and turn the statistics so that they vary alike and independently, as far as they do vary (PCA).
+        """Fit the whitening of the statistics (PCA): they then vary alike and independently, as far as they vary.
 
-        Many of them say nearly the same of most scenes; what is wrong lies in the small differences, which are learnt
-        ten times as fast then.
+        Many of them nearly agree in most scenes; degradations show in their small differences, which are learnt ten
+        times as fast after whitening.
         """
         statistics = contexts[:, :SIZE].double()
         spread, mean = torch.std_mean(statistics, 0)
-        spread = spread.clamp(min=0.02)  # else a number that hardly varies in training becomes a loud one elsewhere
+        spread = spread.clamp(min=0.02)  # else one that hardly varies in training would dominate elsewhere
         variances, axes = torch.linalg.eigh(torch.cov(((statistics - mean) / spread).mT))
         matrix = (axes / (variances.clamp(min=0) + 0.1).sqrt()).mT / spread
         self.whiten.weight.copy_(matrix)
         self.whiten.bias.copy_(-matrix @ mean)
 
     def jittered(self, contexts: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-        """With noise of this standard deviation on the statistics as `acquaint` scales and turns them."""
+        """Contexts with noise of this standard deviation on the whitened statistics (see `acquaint`)."""
         noise = strength * torch.randn(SIZE, len(contexts), generator=generator)
-        # Carried-over weights leave numbers out. On the CPU: a GPU takes longer for so small a matrix.
+        # A pseudo-inverse, as carried-over weights ignore some numbers. On the CPU: faster for so small a matrix.
         back = torch.linalg.pinv(self.whiten.weight.cpu(), rtol=1e-3)
         return contexts + F.pad((back @ noise).mT, (0, contexts.shape[1] - SIZE)).to(contexts)
 
     def with_features(
         self, first: Tensor, second: Tensor, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """(fused, features by scale, the finest before they are steered). Clamped to [0, 1], save in training.
+        """(fused, features by scale, the finest before they are steered). Clamped to [0, 1], except in training.
 
         ``guide``: the ``context``, where it is not that of these very images.
         """
-        with torch.autocast(first.device.type, enabled=False):  # few numbers, on which all depends
+        with torch.autocast(first.device.type, enabled=False):  # float32: few numbers, on which everything depends
             context = self.context(first, second) if guide is None else guide
             steering = self.steer(self.understood(context))[..., None, None]
         gain, offset, *affines = steering.split([2, 2, *(width for width in self.widths for _ in range(2))], 1)
@@ -173,7 +175,7 @@ class Nano(FusionNetwork):
         middle = inside(middle, 1)
         both = partial(torch.add, middle, double(self.rise(coarse)))
         middle = affine(self.joint(extended(both, 1, middle, middle.shape[1])), *affines[2:4])
-        fine = F.relu_(double(self.up(middle).float()).add_(fine))  # float32: what follows is as exact, and quicker
+        fine = F.relu_(double(self.up(middle).float()).add_(fine))  # in float32 what follows is exact, and faster
 
         blend, shift, gains, shares = self._maps(fine, *affines[:2]).split([1, 1, 2, 2], 1)
         details = phases.split(inside(wider, 2))

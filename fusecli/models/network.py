@@ -17,12 +17,12 @@ class FusionNetwork(nn.Module):
     align: int
     look: float | None = None
     runtime = "torch"  # what computes the forward pass
-    mends = False  # whether its sources shall be mended first (see `mending.mend`)
-    sees_statistics = False  # whether its context holds statistics of the pair, which it wants to be acquainted with
+    mends = False  # whether its sources have to be mended first (see `mending.mend`)
+    sees_statistics = False  # whether its context holds statistics of the pair, which `acquaint` has to see
     recordable = False  # whether all pairs of one size take the same operations, whatever they show
     starts_from = ""  # the architecture whose weights its training has to start from
-    aims = False  # whether it says by itself what training is to aim at, see `aim`
-    graph_of_any_size = True  # whether the same operations serve every size, as other runtimes need it
+    aims = False  # whether it defines its own training target, see `aim`
+    graph_of_any_size = True  # whether every size takes the same operations, as other runtimes need
 
     @property
     def feature_channels(self) -> dict[int, int]:
@@ -41,7 +41,7 @@ class FusionNetwork(nn.Module):
         return torch.cat([text, wanted[:, None]], 1)
 
     def perceived(self, context: Tensor) -> Tensor | None:
-        """N×SEVERITY_DIM, what a student makes out of a ``context`` to be wrong with the pairs; None if it does not."""
+        """N×SEVERITY_DIM, the degradations that a student perceives from a ``context``; None if it cannot."""
         return None
 
     def start_from(self, source: FusionNetwork) -> None:
@@ -49,18 +49,18 @@ class FusionNetwork(nn.Module):
         self.load_state_dict(source.state_dict())
 
     def aim(self, first: Tensor, second: Tensor, context: Tensor) -> Tensor:
-        """N×1×H×W, what shall be made of undamaged pairs like these, for networks that aim by themselves."""
+        """N×1×H×W, the training target for undamaged pairs, of networks that define it themselves (``aims``)."""
         raise NotImplementedError
 
     def acquaint(self, contexts: Tensor) -> None:
-        """Show a student what the ``context`` (N×D) of many pairs is like, once, before it is trained."""
+        """Adapt a student to the statistics in the ``context`` (N×D) of many pairs, once, before it is trained."""
 
     def jittered(self, contexts: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-        """N×D with noise on the statistics in it, so that training does not come to rely on trifles."""
+        """N×D with noise on the statistics in it, so that training does not rely on tiny differences."""
         return contexts
 
     def forward(self, first: Tensor, second: Tensor, guide: Tensor | None = None) -> Tensor:
-        """N×1×H×W, clamped to [0, 1] save in training. ``guide``: see `with_features`."""
+        """N×1×H×W, clamped to [0, 1] except in training. ``guide``: see `with_features`."""
         return self.with_features(first, second, guide)[0]
 
     def with_features(

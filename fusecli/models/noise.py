@@ -1,4 +1,4 @@
-"""Sensor noise measured, and taken out where it is strong, by shrinking overlapping blocks' cosine coefficients."""
+"""Measure sensor noise and, where it is strong, remove it by shrinking the DCT coefficients of overlapping blocks."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CELL, LEAST = 32, 16  # px, width of the cells in which noise is measured; cells at least
+CELL, LEAST = 32, 16  # px, width of the cells in which noise is measured; least number of cells
 BLOCK, STEP = 8, 4  # px: blocks, and from one to the next
-GRIDS = ((0, 0), (STEP // 2, STEP // 2))  # px, by which the grid is shifted each time that it is laid
+GRIDS = ((0, 0), (STEP // 2, STEP // 2))  # px, by which each of the grids of blocks is shifted
 STRIP = 128  # rows worked on at once, which bounds the memory
-THRESHOLD = 2.7  # times the noise, for coefficients that are left out
+THRESHOLD = 2.7  # times the noise: smaller coefficients are left out
 LEVEL = 1 / 255
-FAINT, PLAIN = 4 * LEVEL, 6 * LEVEL  # noise, at the image's mean: below, nothing is done; above, all that can be
-HIDING = 24 * LEVEL  # spread of an image, below which even less noise hides what is in it
+FAINT, PLAIN = 4 * LEVEL, 6 * LEVEL  # noise at the image's mean: below FAINT none is removed, above PLAIN all
+HIDING = 24 * LEVEL  # spread of an image below which even weaker noise hides what is in it
 LOW = 6 * LEVEL  # spread below which an image is flat: nothing is there to be hidden
 
 
 def measure_noise(upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
-    """(noise N×2: its variance in black and by how much that rises up to white; share N of it that shall go).
+    """(noise N×2: its variance at black, and the variance's rise from black to white; share N of it to be removed).
 
     upper, lower: N×h×W luma in [0, 1], some rows and those below them. Mixed second differences of 2×2 pixels see
-    neither slopes nor stripes. Of the darker and of the brighter half of all cells, the quarter with the least of them
-    shows the noise; black and white cells say nothing. share: 0 below FAINT, 1 above PLAIN, so that a sequence does
-    not flicker; both are lower for images of little contrast.
+    neither slopes nor stripes. In the darker and in the brighter half of all cells, the quarter with the smallest
+    differences shows the noise; black and white cells are ignored. share: rises from 0 at FAINT to 1 at PLAIN, so that
+    a sequence does not flicker; both limits are lower for images of little contrast.
     """
     width = upper.shape[-1] // CELL * CELL
     if not upper.shape[1] * width:
@@ -63,11 +63,11 @@ def _line(spread: Tensor, mean: Tensor) -> Tensor:
 def shrink(images: Tensor, noise: Tensor) -> Tensor:
     """N×1×H×W luma without noise of known strength (N×2, see `measure_noise`).
 
-    In every block of 8×8 pixels, cosine coefficients that noise explains are left out; what blocks say of a pixel is
-    averaged, smooth ones counting more (Yaroslavsky et al., 1992; Foi et al., Pointwise shape-adaptive DCT, IEEE TIP
-    2007, for the weights). That shows how large each coefficient is without noise, and so what part of it to keep: the
-    second pass, a Wiener filter (Dabov et al., IEEE TIP 2007). Better than non-local means on this project's validation
-    sets, in a quarter of the time.
+    The first pass leaves out those DCT coefficients of each 8×8 block that noise explains, and averages the overlapping
+    blocks, smooth ones with more weight (Yaroslavsky et al., 1992; Foi et al., Pointwise shape-adaptive DCT, IEEE TIP
+    2007, for the weights). Its result shows how large each coefficient is without noise, and so what share of it the
+    second pass, a Wiener filter, is to keep (Dabov et al., IEEE TIP 2007). Better than non-local means on this
+    project's validation sets, in a quarter of the time.
     """
     return _filtered(torch.cat([images, _filtered(images, noise)], 1), noise)
 
@@ -115,9 +115,9 @@ def _filtered_strip(images: Tensor, noise: Tensor, transform: Tensor) -> Tensor:
 
 
 @cache
-@torch.inference_mode(False)  # else nothing could be differentiated that they take part in later
+@torch.inference_mode(False)  # else autograd could not use the cached tensor later
 def _cosines() -> Tensor:
-    """64×64: the orthonormal cosine transform of 8×8 pixels, given as four cells of 4×4."""
+    """64×64: the orthonormal DCT of 8×8 pixels, which are ordered as four cells of 4×4."""
     k = torch.arange(BLOCK, dtype=torch.float64)
     rows = torch.cos(math.pi * (k + 0.5) * k[:, None] / BLOCK) * math.sqrt(2 / BLOCK)
     rows[0] /= math.sqrt(2)

@@ -1,4 +1,4 @@
-"""Networks as ONNX graphs."""
+"""Export networks as ONNX graphs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _difference(session: InferenceSession, network: FusionNetwork, inputs: dict[
 
 @contextlib.contextmanager
 def _quiet():  # type: ignore[no-untyped-def]
-    """The exporter talks of what is no concern of the user's."""
+    """Silence the exporter, whose messages do not concern the user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -39,11 +39,11 @@ def double(images: Tensor) -> list[Tensor]:
 
 
 def alike(weight: Tensor) -> Tensor:
-    """4C×I×h×w filters for the four phases (C each) of a larger image, changed so that all answer alike to a constant.
+    """4C×I×h×w filters for the four phases (C each) of a larger image, made to respond alike to a constant.
 
-    Each phase of a pixel-shuffle has its own filters, and filters that answer differently to a constant draw a 2×2
-    pattern into flat areas. So the sum of a filter's taps, its answer to a constant, becomes the mean of the phases'.
-    Bilinear interpolation is one of the filters this leaves.
+    Each phase of a pixel-shuffle has its own filters, and filters that respond differently to a constant draw a 2×2
+    pattern into flat areas. So the mean of a filter's taps, which sets its response to a constant, is replaced by the
+    mean over the four phases. Bilinear interpolation remains possible.
     """
     filters = weight.unflatten(0, (4, -1))
     taps = filters.mean((3, 4), keepdim=True)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from fusecli.models.borders import fill
 
-CELL = 16  # px, side of the cells that are measured; of their rows the first four are read, which is enough and quick
+CELL = 16  # px, side of the cells that are measured; only their first four rows are read, which is enough and fast
 LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-DETAIL_LEVELS = (0.1, 0.5, 0.9)  # the tenth part with the least detail shows noise, the most shows sharpness
-WIDEST = 0.1  # of the cells, to either side of a level: what a quantile is the mean of
-WHITE, BLACK = 16 / 255, 8 / 255  # what is nearer than this to white or black counts the less, at it hardly
+DETAIL_LEVELS = (0.1, 0.5, 0.9)  # the tenth with the least detail shows noise, that with the most sharpness
+WIDEST = 0.1  # share of the cells, on either side of a level, over which a quantile is averaged
+WHITE, BLACK = 16 / 255, 8 / 255  # values closer to white or black than this weigh less, at white or black hardly
 SIZE = 2 * (len(LEVELS) + 2 + 2 * len(DETAIL_LEVELS) + 3 + 2 + 2) + 3
 
 
@@ -21,12 +21,12 @@ def pair_statistics(first: Tensor, second: Tensor, whole: bool = False) -> Tenso
 
     Per side: quantiles, mean and spread of cells; second differences along and across rows, ranked (noise lifts the
     lowest, blur lowers all); first differences at half and quarter resolution; second differences of column and row
-    means, their roots averaged (stripes; else a single straight edge weighs as much); share of cells that are white and
-    that are black. Of both: mean and spread of the greater, correlation.
+    means, for stripes (their roots are averaged, else a single straight edge would weigh as much); shares of white and
+    of black cells. Of both: mean and spread of the brighter, correlation.
 
-    All but the shares are of what is neither white nor black, since a blown-out sky or a blank margin says nothing of
-    how the rest is exposed, nor how noisy it is; with ``whole``, of all, since the background of a scan does. Nothing
-    jumps with the size of a part of one brightness, as plain quantiles do.
+    All but the shares leave out what is white or black, since a blown-out sky or a blank margin does not tell how the
+    rest is exposed, nor how noisy it is; with ``whole`` nothing is left out, since the background of a scan does. No
+    number jumps when a part of one brightness changes its size, as plain quantiles do.
     """
     sides = [fill(side, CELL).unflatten(-2, (-1, CELL))[..., :4, :] for side in (first, second)]
     rows = torch.cat(sides, 1)  # N×2×h×4×W
@@ -78,12 +78,12 @@ def _halved(rows: Tensor) -> Tensor:
 
 
 def _differences(rows: Tensor) -> Tensor:
-    """Of neighbours, … × W -> … × (W - 1); ``diff``, of which no ONNX graph can be made."""
+    """Differences of neighbours, … × W -> … × (W - 1); as ``diff``, which cannot be exported to ONNX."""
     return rows[..., 1:] - rows[..., :-1]
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    """N×C×1, weighted, of N×C×count."""
+    """Weighted mean, N×C×count -> N×C×1."""
     return (values * weights).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)
 
 
@@ -94,13 +94,13 @@ def _moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _stripes(means: Tensor, seen: Tensor) -> Tensor:
-    """N×2: second differences of column or row means (N×2×…×count), each of what is seen of it."""
+    """N×2: second differences of column or row means (N×2×…×count), weighted by how much of each is ``seen``."""
     roots = (_differences(_differences(means)).abs() * seen).sqrt()
     return (roots.flatten(2).mean(-1) / seen.flatten(2).mean(-1)).square()
 
 
 def _quantiles(values: Tensor, weights: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """N×C×levels of N×C×count: means of what lies about each level, the less the further away."""
+    """N×C×levels of N×C×count: means of the values around each level, which weigh less the further away they are."""
     values, order = values.sort(-1)
     weights = weights.gather(-1, order)
     total = weights.sum(-1, keepdim=True)
@@ -112,5 +112,5 @@ def _quantiles(values: Tensor, weights: Tensor, levels: tuple[float, ...]) -> Te
 
 
 def _logarithm(differences: Tensor) -> Tensor:
-    """Eight bits' worth of differences on a scale of about 0 to 1."""
+    """Logarithm of differences, in levels of 8 bits, on a scale of about 0 to 1."""
     return torch.log2(255 * differences + 0.25) / 8

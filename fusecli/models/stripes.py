@@ -1,4 +1,4 @@
-"""Stripes of line sensors found and taken out: the fixed pattern that uncooled infrared cameras show."""
+"""Find the stripes of line sensors: the fixed pattern that uncooled infrared cameras show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST = 32  # px a side, below which an image says too little about its lines
-LINES = 256  # at most, that tell how a line differs from its neighbour
+LINES = 256  # pixels of a line, at most, that are compared with its neighbour's
 LEVEL = 1 / 255
 FAINT, PLAIN = 1.2 * LEVEL, 2.4 * LEVEL  # spread of the lines' offsets: below, nothing is done; above, all is taken out
 GRATING = 32 * LEVEL  # spread that no sensor shows: a scene of lines
@@ -17,18 +17,18 @@ SMOOTH = 8.0  # lines; offsets that change more slowly than that are the scene's
 def find_stripes(images: Tensor) -> tuple[Tensor, Tensor]:
     """(N×1×1×W, N×1×H×1) of N×1×H×W luma in [0, 1]: by how much columns and rows are too bright; 0 where in order.
 
-    Two neighbouring lines differ by their offsets nearly everywhere, by the scene in some places only: so their
-    difference is the median, refined by the mean of what lies near it. Offsets are the sum of these differences without
-    its slow part. A scene's own lines are few and their steps large, which leaves them out; where most lines have
-    offsets, well above what noise explains, it is the sensor (cf. Tendero et al., Non-uniformity correction of infrared
-    images by midway equalization, IPOL 2012). Fine gratings over the whole image cannot be told from it if they are as
-    faint.
+    Two neighbouring lines differ by their offsets nearly everywhere, by the scene in some places only: so the step
+    between two offsets is the median of the pixels' differences, refined by the mean of those near it. Offsets are the
+    cumulative sum of these steps without its slow part. A scene's own lines are few and their steps large, so they are
+    left out; where most lines have offsets well above what noise explains, the sensor is the cause (cf. Tendero et al.,
+    Non-uniformity correction of infrared images by midway equalization, IPOL 2012). Fine gratings over the whole image
+    cannot be told from stripes if they are as faint.
     """
     return _columns(images), _columns(images.mT).mT
 
 
 def may_have_stripes(rows: Tensor, columns: Tensor) -> Tensor:
-    """N booleans, quickly and rather too often true: whether `find_stripes` is worth its time.
+    """N booleans, whether `find_stripes` is worth its time: a fast test, true rather too often than too rarely.
 
     rows: N×h×W, some rows of each image's luma; columns: N×H×w, some of its columns.
     """
@@ -47,10 +47,10 @@ def _columns(images: Tensor) -> Tensor:
     near = beside < 4 * LEVEL
     steps = torch.where(near, steps, 0).sum(1) / near.sum(1).clamp(min=1)
     usual = steps.abs().median(-1, keepdim=True).values / 0.6745
-    steps = torch.where(steps.abs() < 4 * usual, steps, 0)  # else an edge, which would be spread as a halo
+    steps = torch.where(steps.abs() < 4 * usual, steps, 0)  # else an edge, which would become a halo
     offsets = F.pad(steps.cumsum(-1), (1, 0))
     offsets = offsets - _smooth(offsets)
-    # What noise alone would make of them: the error of a median of so many differences.
+    # The offsets that noise alone would cause: the standard error of a median of so many differences.
     noise = beside.flatten(1).median(1).values / 0.6745 * 1.25 / lines.shape[1] ** 0.5
     excess = (_spread(offsets) ** 2 - (2 * noise) ** 2).clamp(min=0).sqrt()
     share = ((excess - FAINT) / (PLAIN - FAINT)).clamp(0, 1) * (excess < GRATING)
@@ -58,7 +58,7 @@ def _columns(images: Tensor) -> Tensor:
 
 
 def _spread(lines: Tensor) -> Tensor:
-    """N: spread of N×L offsets that are each by themselves, as second differences show it; robust against outliers."""
+    """N: spread of N×L independent offsets, measured by second differences; robust against outliers."""
     if lines.shape[-1] < LEAST:
         return lines.new_zeros(len(lines))
     return lines.diff(n=2).abs().median(-1).values / (0.6745 * 6**0.5)

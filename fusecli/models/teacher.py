@@ -32,13 +32,13 @@ class Down(nn.Module):
 class Up(nn.Module):
     """3×3 convolution to twice the channels, then pixel-shuffle: N×H×W×C -> N×2H×2W×C/2.
 
-    The four phases answer alike to a constant (`phases.alike`), and share the bias.
+    The four phases respond alike to a constant (`phases.alike`), and share the bias.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         conv = nn.Conv2d(channels, 2 * channels, 3)
-        self.weight = nn.Parameter(conv.weight.detach())  # four dimensions: channels_last knows no others
+        self.weight = nn.Parameter(conv.weight.detach())  # 4-D, as channels_last requires
         self.bias = nn.Parameter(torch.zeros(channels // 2))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Up(nn.Module):
 
 
 class TextAffine(nn.Module):
-    """Feature-wise affine: (1 + γ)·x + β with γ and β from the text vector; nothing at all at the start."""
+    """Feature-wise affine: (1 + γ)·x + β with γ and β from the text vector; the identity at the start of training."""
 
     def __init__(self, text_dim: int, channels: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class TextAffine(nn.Module):
 
 
 class Encoder(nn.Sequential):
-    """Levels in turn, each of which starts from the output of the one before: N×H×W×1 in, the outputs of all out."""
+    """Levels applied one after the other: takes N×H×W×1, returns the outputs of all levels."""
 
     def forward(self, image: Tensor) -> list[Tensor]:
         outputs = [image]
@@ -90,8 +90,8 @@ class Teacher(FusionNetwork):
 
     Channel attention looks at the whole image: a tiled result only approximates that of the whole image, the better the
     larger the tiles. ``halo`` is the overlap that hides the seams, ``align`` keeps the tiles' windows on one grid.
-    ``text_dim=0`` leaves the text guidance out, ``cross_fusion=False`` the cross-fusion module. With ``look`` (the one
-    that it gives by itself) the affine maps read that too, as one more number; ``mend`` wants mended sources.
+    ``text_dim=0`` leaves the text guidance out, ``cross_fusion=False`` the cross-fusion module. With ``look`` (the
+    default look) the affine maps read the look too, as one more number; with ``mend`` sources have to be mended first.
 
     By default 29 million parameters (the paper's: 40 million). ``text_dim`` then holds two sentence vectors of 384, one
     per side, and a severity vector of 16.
@@ -99,7 +99,7 @@ class Teacher(FusionNetwork):
 
     halo = 64
     align = 64
-    graph_of_any_size = False  # large images are worked on in strips, the more the larger
+    graph_of_any_size = False  # the number of strips depends on the size
 
     def __init__(
         self,

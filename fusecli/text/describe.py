@@ -1,4 +1,4 @@
-"""Image pair -> degradation description, by measurement: exact, embedded, some milliseconds per image.
+"""Image pair -> degradation description, by measurement: exact, without a model, some milliseconds per image.
 
 Each measurement below becomes a severity through a table of a few points (RULES). The tables are calibrated so that a
 degradation made by fusecli.training.degrade at severity s measures about s, while clean sources measure below
@@ -20,7 +20,7 @@ EVENT_THRESHOLD = 0.25  # severities below this are not worth an event
 
 _BLOCK = 8  # px, side of the blocks whose noise is ranked
 _AIR = 0.04  # luma below which a scan shows air, not tissue
-_COUNTED = 50  # px, fewer have no contrast to speak of
+_COUNTED = 50  # px; fewer are too few to measure contrast
 _DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (dy, dx) in which sharpness is measured
 _LAPLACE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6  # gain 1 for white noise, 0 for slopes
 
@@ -88,7 +88,7 @@ def measure(luma: np.ndarray, *, scan: bool = False) -> Measurement:
     noise = _noise(image)
     smooth = cv2.blur(image, (5, 5))  # noise must not pass for contrast
     counted = smooth
-    if scan:  # the rim of the tissue fades into air in every scan and says nothing
+    if scan:  # the rim of the tissue, which fades into air in every scan, is left out
         tissue = (smooth > max(_AIR, 2.5 * noise)).astype(np.uint8)
         counted = smooth[cv2.erode(tissue, np.ones((7, 7))) > 0]
     black, white = np.percentile(counted, [25 if scan else 1, 99]) if counted.size >= _COUNTED else (0.0, 1.0)
@@ -142,7 +142,7 @@ def describe(first: np.ndarray, second: np.ndarray, sides: tuple[str, str], name
 
 
 def _noise(image: np.ndarray) -> float:
-    """Noise sigma from the quieter blocks (Immerkær's Laplacian, CVIU 1996); clipped ones hide it."""
+    """Noise sigma from the quieter blocks (Immerkær's Laplacian, CVIU 1996), without clipped ones, which hide noise."""
     height, width = ((length - 2) // _BLOCK * _BLOCK for length in image.shape)
     if height <= 0 or width <= 0:
         return 0.0
@@ -171,13 +171,13 @@ def _sharpness(image: np.ndarray, noise: float) -> float:
     ratios = []
     for dy, dx in _DIRECTIONS:
         near, far = (energy(step * dy, step * dx) - 2 * noise**2 for step in (1, 4))
-        # A third of the noise's own energy is the error of its estimate, counted in favour of sharpness.
+        # The noise estimate may be off by a third of the noise's energy; that is counted in favour of sharpness.
         ratios.append((max(near, 0) + 0.6 * noise**2) / far if far > 1e-6 + 0.6 * noise**2 else 1.0)
     return min(1.0, *ratios)
 
 
 def _stripes(image: np.ndarray) -> float:
-    """Sigma of column offsets: what is left of each column against its neighbours in the median over all rows."""
+    """Sigma of column offsets: the median over all rows of each column's difference from its neighbours' mean."""
     if min(image.shape) < 16:
         return 0.0
     offsets = np.median(image[:, 1:-1] - (image[:, :-2] + image[:, 2:]) / 2, axis=0)

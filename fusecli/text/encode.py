@@ -67,7 +67,7 @@ class MiniLM:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
     def encode(self, sentences: Sequence[str]) -> np.ndarray:
-        # One at a time: int8 activations are scaled by the whole batch, so company would change a sentence's vector.
+        # One at a time: int8 activations are scaled over a batch, so a sentence's vector would depend on the others.
         rows = [self._one(sentence) for sentence in sentences]
         return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
 
@@ -165,7 +165,7 @@ class Remembered:
         if new:
             self._met |= zip(new, self.encoder.encode([keys[key] for key in new]), strict=True)
             self._kept |= self._met
-            # The file is written as a whole, so not for a few: what is lost at the end is soon encoded again.
+            # The file is rewritten as a whole, so not for a few texts: those lost at the end are soon encoded again.
             if self.path is not None and len(self._kept) > 1.125 * self._written:
                 _write_table(self.path, self._kept)
                 self._written = len(self._kept)

@@ -1,4 +1,4 @@
-"""A teacher at work outside of training: it is told what is measured in each pair that it fuses."""
+"""Use a teacher outside of training: its text describes what is measured in each pair that it fuses."""
 
 from __future__ import annotations
 

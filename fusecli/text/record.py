@@ -78,7 +78,7 @@ def load(path: Path) -> dict[str, Description]:
 
 
 def _read(path: Path) -> dict[str, tuple[Description, str]]:
-    """As `load`, with the first file that each was made from; empty where its record names none."""
+    """Like `load`, with the path of the pair's first file for each; empty where the record names none."""
     found: dict[str, tuple[Description, str]] = {}
     lines: dict[str, int] = {}
     for number, line in enumerate(_text(path).split("\n"), 1):
@@ -110,12 +110,11 @@ def _text(path: Path) -> str:
 
 
 class Appender:
-    """Appends records to a JSON-lines file, each flushed when written; ``done`` holds what was there before,
-    with the first file of each.
+    """Appends records to a JSON-lines file, each flushed when written.
 
-    ``anew`` empties the file at the first record. Otherwise a last line that an interrupted run left unfinished is cut
-    off (``repaired``); any other fault in the file is an InputError. OutputError where the file cannot be written, or
-    another run is writing it.
+    ``done`` holds what was there before, with the first file of each. ``anew`` empties the file at the first record.
+    Otherwise a last line that an interrupted run left unfinished is cut off (``repaired``); any other fault in the file
+    is an InputError. Raises OutputError where the file cannot be written, or another run is writing it.
     """
 
     def __init__(self, path: Path, *, anew: bool = False) -> None:
@@ -126,7 +125,7 @@ class Appender:
         self._lock = contextlib.ExitStack()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # What of a file's name is no Unicode is spelled \udcff, which is how JSON writes it.
+            # Bytes of a file's name that are no Unicode are written as \udcff and the like, which is valid JSON.
             self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
             if not self._lock.enter_context(locked(path.resolve())):
                 raise OutputError(f"{path}: another run is writing there; wait until it ends, or name another file")
@@ -152,7 +151,7 @@ class Appender:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):  # of what `write` could not write, and has told
+        with contextlib.suppress(OSError):  # `write` has reported it already
             self._file.close()
         self._lock.close()
 
@@ -162,7 +161,7 @@ def _unwritable(path: Path, error: OSError) -> OutputError:
 
 
 def _cut_torn_line(path: Path) -> bool:
-    """End the file at its last complete record: every record ends with a line break, a torn one does not."""
+    """Cut off an incomplete last record, and return whether there was one; only complete ones end with a line break."""
     data = path.read_bytes()
     if not data or data.endswith(b"\n"):
         return False

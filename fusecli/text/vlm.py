@@ -80,11 +80,11 @@ _NOTHING = re.compile(r"\b(none|no (?:event|degradation|defect|visible)|clean|no
 
 
 class ServerError(FusecliError):
-    """The endpoint cannot serve any pair: wrong address, key or model, or a model without eyes."""
+    """The endpoint cannot serve any pair: wrong address, key or model, or a model that takes no images."""
 
 
 class ReplyError(InputError):
-    """One reply failed or could not be read; costs its pair, not the run."""
+    """One reply failed or could not be read: its pair is lost, and the run goes on."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Endpoint:
                 failure = ReplyError(f"{url} did not answer in JSON ({error}); is it an OpenAI-compatible endpoint?")
             except http.client.HTTPException as error:
                 failure = ReplyError(f"{url} broke off its answer ({type(error).__name__})")
-            except OSError as error:  # URLError is one, which has a reason, and TimeoutError another
+            except OSError as error:  # such as URLError, which has a reason, and TimeoutError
                 reason = getattr(error, "reason", error)
                 if isinstance(reason, TimeoutError):
                     failure = ReplyError(f"{url} did not answer within {self.timeout:g} s; raise --timeout")
@@ -170,7 +170,7 @@ class Endpoint:
         raise AssertionError("unreachable")
 
     def _judge(self, url: str, status: int, said: str) -> ReplyError:
-        """The error that is worth another try; raises ServerError for one that is not."""
+        """The error for a status that is worth a retry; raises ServerError for one that is not."""
         brief = " ".join(_message(said).split())[:200]
         if re.search(
             r"mmproj|(image|vision|multi-?modal)[^.]{0,60}not (be )?(support|enabled|available)", said, re.I
@@ -225,7 +225,7 @@ def describe(
 
 
 def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
-    """The description in a model's reply; ReplyError where there is neither an event nor word that there is none.
+    """The description in a model's reply; raises ReplyError where it neither names an event nor says there is none.
 
     An event's side is the modality that its type or description names, else the one that the type is typical of. Its
     severity comes from a number or a word of the description, else it is USUAL_SEVERITY.
@@ -257,7 +257,7 @@ def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
 
 
 def _without_thoughts(reply: str) -> str:
-    """What a model says after it has thought, which may be cut off, or begin in the server's template."""
+    """A reply without the model's thoughts, which may be cut off, or whose first tag the server's template may hold."""
     return reply.rpartition("</think>")[2].partition("<think>")[0]
 
 

@@ -1,4 +1,4 @@
-"""Batches for training: scenes degraded, seen as a whole, aimed at and cut into patches; drawn ahead by processes."""
+"""Training batches: degrade scenes, compute their contexts and targets, cut patches; drawn ahead by processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
 
 PERCEPTION = 30.0  # weight of the perception loss
-HOT = 0.4  # share of the clipped scenes in which it is the second source: a wall or water may be too warm for a camera
+HOT = 0.4  # share of clipped scenes whose second source is clipped: a wall or water may be too warm for a camera
 
 
 @dataclass
@@ -52,26 +52,26 @@ class Batch:
     keys: list[str]  # which pairs the patches are from
     events: list[list[Event]]  # what was done to each pair
     wordings: list[int]  # which of the wordings of its description each pair gets
-    terms: tuple[str, ...]  # of the loss, that count
+    terms: tuple[str, ...]  # of the loss, those whose weight is not 0
     text: Tensor | None = None  # N×D description vectors, for models that read text
     context: Tensor | None = None  # N×D, what a student knows of the whole pair
     severities: Tensor | None = None  # N×SEVERITY_DIM, the events as numbers
-    look: Tensor | None = None  # N, for recipes with looks,
-    target: Tensor | None = None  # N×1×H×W, the image to aim at,
-    calm: Tensor | None = None  # N, see `looks.calmness`
-    clean_context: Tensor | None = None  # N×D, as context but of the clean pairs, for networks that aim by themselves,
-    aim: Tensor | None = None  # N×1×H×W, what these aim at
+    look: Tensor | None = None  # N, for recipes with looks
+    target: Tensor | None = None  # N×1×H×W, the target image for that look
+    calm: Tensor | None = None  # N, its calmness, see `looks.calmness`
+    clean_context: Tensor | None = None  # N×D, the context of the clean pairs, for networks with ``aims``
+    aim: Tensor | None = None  # N×1×H×W, the target that such a network computes
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The same where a GPU can copy it from by itself; DataLoader asks for this."""
+        """The same in pinned memory, from which a GPU copies by itself; DataLoader calls this."""
         return self._each(Tensor.pin_memory)
 
     def tensors(self) -> dict[str, Tensor]:
-        """By their names."""
+        """The tensors, by the names of their fields."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: value for name, value in values.items() if torch.is_tensor(value)}
 
@@ -80,21 +80,23 @@ class Batch:
         return replace(self, **changed)
 
     def perception_loss(self, network: FusionNetwork) -> Tensor:
-        """How far a student is from knowing, by its context alone, what a text would tell it; 0 if it does not try."""
+        """Error of the severities that a student perceives from its context alone; 0 for networks that cannot."""
         seen = None if self.context is None else network.perceived(self.context)
         if seen is None or self.severities is None:
             return self.first.new_zeros(())
         return PERCEPTION * F.mse_loss(seen, self.severities)
 
     def aimed_by(self, network: FusionNetwork) -> Batch:
-        """With the aim of a network that aims by itself."""
+        """The batch with the network's own target (`FusionNetwork.aim`), if it defines one."""
         if self.clean_context is None:
             return self
         return replace(self, aim=network.aim(self.clean_first, self.clean_second, self.clean_context))
 
     def loss(self, fused: Tensor) -> Tensor:
-        """Distance from the aim or the target where there is one, else the fusion loss, mean over the batch. Always in
-        float32: variances are small differences of squares."""
+        """Distance from the aim or the target where there is one, else the fusion loss; mean over the batch.
+
+        Always in float32: variances are small differences of squares.
+        """
         with torch.autocast(fused.device.type, enabled=False):
             fused, clean = fused.float(), (self.clean_first, self.clean_second)
             if self.aim is not None:
@@ -118,9 +120,9 @@ class Scene(NamedTuple):
 class Batches:
     """Batches of a recipe, a pure function of (seed, step, rank): a resumed run draws what an unbroken one would.
 
-    A batch is of one task, drawn by the pixels that each has. Whole scenes are degraded (by ``recipe.degrade``) and
-    seen as a whole by ``network``; then patches are cut, three of each scene. The loss refers to the clean sources;
-    where text tells the network what is wrong, its weights go by the events (arXiv 2504.07029).
+    A batch is of one task, drawn in proportion to the pixels of each. Scenes are degraded (by ``recipe.degrade``), and
+    ``network`` computes its context from the whole scenes; then three patches are cut from each. The loss refers to the
+    clean sources; where text tells the network what is wrong, its weights depend on the events (arXiv 2504.07029).
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class Batches:
 
     def __call__(self, step: int, device: torch.device) -> Batch:
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as the processes that draw ahead have: sums depend on it, in their last bits
+        torch.set_num_threads(1)  # as in the processes that draw ahead: the last bits of sums depend on it
         try:
             drawn = self.drawn(step)
         finally:
@@ -144,8 +146,8 @@ class Batches:
         return self._told(drawn).to(device)
 
     def ahead(self, first: int, last: int, device: torch.device, workers: int = 0) -> Iterator[Batch]:
-        """The batches of steps ``first`` … ``last`` − 1, drawn ahead by as many processes."""
-        # The first one here: while a graph is recorded from it, no other thread may pin memory.
+        """The batches of steps ``first`` … ``last`` − 1, drawn ahead by ``workers`` processes."""
+        # The first one is drawn here: while a graph is recorded from it, no other thread may pin memory.
         alone = min(first + 1, last) if workers else last
         yield from (self(step, device) for step in range(first, alone))
         if alone == last:
@@ -158,13 +160,13 @@ class Batches:
             num_workers=workers,
             prefetch_factor=2,
             pin_memory=device.type == "cuda",
-            multiprocessing_context="fork" if sys.platform == "linux" else None,  # nothing is copied to them
+            multiprocessing_context="fork" if sys.platform == "linux" else None,  # a fork copies no data
         )
         for batch in drawn:
             yield self._told(batch).to(device)
 
     def _told(self, batch: Batch) -> Batch:
-        """With texts. Here and not where batches are drawn: what an encoder has met is kept for the checkpoint."""
+        """The batch with texts, encoded in this process: the checkpoint keeps the vectors of all texts it has met."""
         if self.texts is None:
             return batch
         return replace(batch, text=self.texts.vectors(batch.keys, batch.events, batch.wordings))
@@ -204,7 +206,7 @@ class Batches:
         )
 
     def _sources(self, planes: Tensor, sides: tuple[str, str], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Both sides of a scene (uint8 2×H×W) as 1×1×H×W, varied in what is no fault and shall be kept."""
+        """Both sides of a scene (uint8 2×H×W) as 1×1×H×W, with variations that are no faults and are to be kept."""
         recipe = self.recipe
         first, second = (planes.float() / 255)[:, None, None]
         if recipe.sparse and torch.rand((), generator=generator) < recipe.sparse:
@@ -227,7 +229,7 @@ class Batches:
         first, second = self._sources(planes, sides, generator)
         mends = network is not None and network.mends
         aims = network is not None and network.aims
-        if mends:  # what the network will never see is nothing to aim at
+        if mends:  # the target must not hold what the network will never see
             first, second = mend(first), mend(second)
         whole, part = first, None
         if recipe.clipped and torch.rand((), generator=generator) < recipe.clipped:
@@ -244,10 +246,10 @@ class Batches:
             inputs = [mend(image) if found[0] and mends else image for image, found in made]
         images, look = [*inputs, first, second], None
         if recipe.looks:
-            look = (1.3 * torch.rand(1, generator=generator) - 0.15).clamp(0, 1)  # both ends come often
+            look = (1.3 * torch.rand(1, generator=generator) - 0.15).clamp(0, 1)  # both ends are frequent
         if look is not None and not aims:
             target = _aim(whole, second, float(look))
-            if part is not None:  # what is not clipped looks as it does in the whole scene, and white stays white
+            if part is not None:  # the rest looks as in the scene before clipping, and clipped white stays white
                 target = target.lerp(torch.maximum(_aim(first, second, float(look)), first), part)
             images.append(target)
         planes = torch.cat(images)[:, 0]
@@ -266,7 +268,7 @@ def _aim(visible: Tensor, infrared: Tensor, look: float) -> Tensor:
 
 
 def _joined(values: Iterable[Tensor | None]) -> Tensor | None:
-    """One batch of them; None where there are none."""
+    """The tensors among them as one batch; None where there are none."""
     found = [value for value in values if value is not None]
     return torch.cat(found) if found else None
 

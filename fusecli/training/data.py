@@ -61,7 +61,7 @@ class PairSet:
                     raise UsageError(f"{path}: no such folder; a set of {task.name} holds {' and '.join(task.sides)}")
             try:
                 found = pairing.find_pairs(str(first), str(second), endings=frames.ENDINGS, sides=task.sides)
-            except UsageError as error:  # names options of commands that take folders
+            except UsageError as error:  # it names options that training does not have
                 raise UsageError(
                     f"{error}\nTraining has none of these options: give both files of each pair in "
                     f"{root / folder} the same name, without sub-folders."
@@ -88,7 +88,7 @@ class PairSet:
         return int(self.areas.sum())
 
     def check_patch(self, size: int) -> None:
-        """Raises UsageError for patches that would be little but reflections."""
+        """Raise UsageError for patches that would consist mostly of reflections."""
         largest = max((max(pair.first.shape) for pair in self.pairs), default=0)
         if size > 2 * largest:
             raise UsageError(
@@ -98,10 +98,10 @@ class PairSet:
     def scene(self, size: int, generator: torch.Generator) -> tuple[Tensor, str]:
         """One pair as a camera might show it: uint8 2×H×W, H and W at least ``size``, and its key.
 
-        Every pixel of every pair is as likely to be in it as any other, so that large frames do not count less than
-        small ones. The pair is flipped, rotated and, in six of ten cases, made smaller at random, down to a half: what
-        is seen of a scene as a whole then varies more than the pairs do. Pairs smaller than ``size`` are reflected
-        beyond their border; of large ones a random part of at most LARGEST pixels a side is taken.
+        Pairs are drawn in proportion to their pixels, so that large frames do not count less than small ones. The pair
+        is flipped, rotated and, in six of ten cases, made smaller at random, down to a half, so that whole scenes vary
+        more than the pairs do. Pairs smaller than ``size`` are reflected beyond their border; of large ones a random
+        part of at most LARGEST pixels a side is taken.
         """
         pair = self.pairs[int(torch.multinomial(self.areas, 1, generator=generator))]
         planes = torch.stack([pair.first, pair.second])
@@ -153,7 +153,7 @@ def within_black(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def flattened(image: Tensor, contrasts: list[float], generator: torch.Generator) -> Tensor:
-    """1×1×H×W with less contrast, around another level. Where both sides are so, it is the scene and no fault."""
+    """1×1×H×W with less contrast, around another level. Where both sides are flat, the scene is, which is no fault."""
     share, place = torch.rand(2, generator=generator).tolist()
     contrast = contrasts[0] + (contrasts[1] - contrasts[0]) * share
     low, high = contrast * image.min(), contrast * image.max()
@@ -174,13 +174,13 @@ def partly_clipped(image: Tensor, generator: torch.Generator) -> tuple[Tensor, T
 
 
 def saturated(image: Tensor, generator: torch.Generator) -> Tensor:
-    """1×1×H×W with up to 40 % of it at white, where a thermal camera's range may end: that is hot, and no fault."""
+    """1×1×H×W with up to 40 % of its pixels white, as where a scene exceeds a thermal camera's range: no fault."""
     share = 0.4 * torch.rand(1, 1, 1, 1, generator=generator)
     return brightened(image, share, torch.full_like(share, 1 / 0.6)).clamp(max=1)
 
 
 def of_another_camera(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """1×1×H×W, at random as with another tone curve, gain or sharpness. Cameras differ in these; that is no fault."""
+    """1×1×H×W, with chance ``share`` in another tone curve, gain and sharpness: cameras differ, which is no fault."""
     chance, tone, sharpness, gain = torch.rand(4, generator=generator).tolist()
     if chance >= share:
         return image
@@ -190,7 +190,7 @@ def of_another_camera(image: Tensor, share: float, generator: torch.Generator) -
 
 
 def shrunk(images: list[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """Both 1×1×H×W with little in them: small within black and perhaps faint, as the last slices of a volume are."""
+    """Both 1×1×H×W shrunk within black and perhaps made faint, as the last slices of a volume show little."""
     size, *faint = torch.rand(3, generator=generator).tolist()
     height, width = images[0].shape[2:]
     small = [max(1, round(length * (0.08 + 0.72 * size))) for length in (height, width)]

@@ -34,7 +34,7 @@ def over_exposure(images: Tensor, severity: Tensor, generator: Generator) -> Ten
 
 
 def brightened(images: Tensor, share: Tensor, most: Tensor) -> Tensor:
-    """Times what brings the brightest ``share`` of the pixels to 1 or above, ``most`` at most (both N×1×1×1)."""
+    """Multiply by what brings the brightest ``share`` of pixels to 1 or above, by ``most`` at most (both N×1×1×1)."""
     ranked = images.flatten(1).sort(1).values
     rank = ((1 - share.flatten(1)) * (ranked.shape[1] - 1)).long()
     white = ranked.gather(1, rank)[..., None, None]
@@ -66,7 +66,7 @@ def haze(images: Tensor, severity: Tensor, generator: Generator) -> Tensor:
 
 
 def noise(images: Tensor, severity: Tensor, generator: Generator) -> Tensor:
-    """Read noise (Gaussian) and shot noise (variance ∝ light) in random share; sigma 0.12 at severity 1, mid-grey."""
+    """Read noise (Gaussian) and shot noise (variance ∝ light), randomly mixed; sigma 0.12 at severity 1, mid-grey."""
     shot = _uniform(images, generator)
     sigma = 0.12 * severity * ((1 - shot) + shot * images / 0.5).sqrt()
     return images + sigma * _normal(images, generator)
@@ -121,7 +121,7 @@ def streaks(images: Tensor, severity: Tensor, generator: Generator) -> Tensor:
         across = (x - centre_x) * angle.sin() - (y - centre_y) * angle.cos()
         height = _normal(images.new_empty(n, 1, 1, 1), generator)
         pattern += height * torch.exp(-(across**2) / (2 * 1.5**2))
-    body = (images / 0.05).clamp(max=1)  # air lies below the window and hides its share
+    body = (images / 0.05).clamp(max=1)  # air lies below the window, so nothing shows in it
     return images + 0.25 * severity * pattern * body
 
 
@@ -215,9 +215,9 @@ assert set(_ORDER) == set(KINDS)
 
 
 def apply(images: Tensor, side: str, severities: dict[str, Tensor], generator: Generator) -> Tensor:
-    """Degrade N×1×H×W luma in [0, 1] by kind -> N severities; untouched where all of a sample's severities are 0.
+    """Degrade N×1×H×W luma in [0, 1] by kind -> N severities; samples whose severities are all 0 stay untouched.
 
-    Degraded samples are clipped to [0, 1] and rounded to 8 bits, as what a sensor delivers is.
+    Degraded samples are clipped to [0, 1] and rounded to 8 bits, as sensors deliver them.
     Raises KeyError for a kind that ``side`` does not have (see DEGRADATIONS).
     """
     unknown = set(severities) - set(DEGRADATIONS[side])
@@ -274,8 +274,8 @@ def degrade_pair(
 ) -> tuple[np.ndarray, np.ndarray, list[Event]]:
     """Both sources as uint8 H×W luma, one or both damaged, and what was done; that depends on ``name`` alone.
 
-    first, second: H×W or H×W×3, uint8 or float in [0, 1]. Of three pairs one has the first damaged, one the second, one
-    both. Training draws from other seeds.
+    first, second: H×W or H×W×3, uint8 or float in [0, 1]. The first, the second or both sources are damaged, each in a
+    third of all pairs. Training draws from other seeds.
     """
     told = f"held out {name}".encode("utf-8", "surrogateescape")  # a file's name, so perhaps no UTF-8
     seed = int.from_bytes(hashlib.sha256(told).digest()[:7], "big")

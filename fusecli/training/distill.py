@@ -1,4 +1,4 @@
-"""Distillation: the student learns to give the teacher's result and features, without the text (arXiv 2504.07029)."""
+"""Distillation: the student learns to reproduce the teacher's result and features, without text (arXiv 2504.07029)."""
 
 from __future__ import annotations
 

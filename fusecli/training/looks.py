@@ -1,7 +1,7 @@
-"""What a result shall look like, as an image to aim at: made from clean infrared-visible scenes for training.
+"""Target images for training, made from clean infrared-visible scenes: what a result is to look like.
 
 The per-pixel maximum that the field trains towards washes out scenes whose infrared is bright nearly everywhere. Both
-targets here are explicit images, so that a network can be asked for anything between them. All images are H×W float32
+targets here are explicit images, so that a network can be trained for any look between them. All images are H×W float32
 luma in [0, 1].
 """
 
@@ -17,11 +17,11 @@ BRIGHT = 0.45  # mean luma above which a result looks washed out
 FLAT = 0.17  # spread of luma below which a scene looks flat, unless it is dark
 DARK = (0.2, 0.3)  # mean luma: below the first a scene is dark, above the second it is not
 FAINT = 0.004  # local detail, in luma, that is not worth taking over from the infrared
-VIVID = 0.2  # by how much contrast and gradients are raised at the thermal end,
-PLAIN = 0.15  # falling to nothing at this look, which is the default of the released weights
+VIVID = 0.2  # by how much contrast and gradients are raised at the thermal end, less towards PLAIN
+PLAIN = 0.15  # look from which on they are not raised; the default of the released weights
 DEEPEST = 0.05  # luma by which infrared detail may darken a bright visible; else dark rims run along edges in skies
-WHITE = (0.9, 0.98)  # visible luma: from the first on parts go for white, from the second on wholly
-BRIGHTER = 0.2  # luma by which the visible is above the infrared where that counts in full
+WHITE = (0.9, 0.98)  # visible luma: from the first on a pixel counts as white in part, from the second on wholly
+BRIGHTER = 0.2  # luma by which the visible has to exceed the infrared for that to count in full
 
 
 def between(visible: np.ndarray, infrared: np.ndarray, look: float) -> np.ndarray:
@@ -34,7 +34,7 @@ def between(visible: np.ndarray, infrared: np.ndarray, look: float) -> np.ndarra
 
 
 def calmness(look: float) -> float:
-    """From 0 at the thermal end, which is for benchmarks and detectors, to 1 from PLAIN on, where people watch."""
+    """Calmness of a look: 0 at the thermal end, for benchmarks and detectors, rising to 1 at PLAIN, for people."""
     return min(1.0, look / PLAIN)
 
 
@@ -44,13 +44,13 @@ def vividness(calm: float) -> float:
 
 
 def thermal(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = None, calm: float = 0.0) -> np.ndarray:
-    """Bright is what is bright in either, detail is the stronger one's, contrast that of the more contrasted source.
+    """The target that is bright where either source is, with the stronger detail and the higher contrast of the two.
 
-    The spread of intensities is brought to the greater of the sources' (where both are flat: to 1.5 times that, FLAT at
-    most), but at most doubled, around a mean that is drawn half-way down to BRIGHT where it lies above: so nothing
-    drowns in white. ``calm`` (`calmness`): at 0 contrast is raised by VIVID besides; at 1 infrared detail darkens
-    nothing by more than DEEPEST where the visible is the brighter, and what is white in the visible does not count for
-    the mean, so that it may stay white, and a large white sky makes nothing else dark.
+    The spread of intensities is raised to the greater of the sources' (where both are flat: to 1.5 times that, FLAT at
+    most), but at most doubled, around a mean that is moved half-way down to BRIGHT where it lies above, so that results
+    do not wash out. ``calm`` (`calmness`): at 0 contrast is raised by VIVID as well; at 1 infrared detail darkens
+    nothing by more than DEEPEST where the visible is the brighter, and white parts of the visible do not count for the
+    mean, so that they can stay white, and a large white sky does not darken the rest.
     """
     bands = bands or split(visible, infrared)
     added = np.zeros_like(visible)
@@ -71,8 +71,8 @@ def thermal(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = Non
 def natural(visible: np.ndarray, infrared: np.ndarray, bands: Bands | None = None) -> np.ndarray:
     """The visible image, with what is hot in the infrared and with infrared detail where the visible has little.
 
-    Hot is what is well above the infrared's mean (by 0.8 to 2 of its spreads) and warmer than what surrounds it. What
-    is written or drawn on it, for the eye alone, stays.
+    Hot is what is well above the infrared's mean (by 0.8 to 2 standard deviations) and warmer than its surroundings.
+    Writing and drawings on it, which only the visible shows, are kept.
     """
     high = np.clip(((infrared - infrared.mean()) / (infrared.std() + 1e-3) - 0.8) / 1.2, 0, 1)
     warmer = np.clip((infrared - surroundings(infrared)) / 0.15, 0, 1)
@@ -99,7 +99,7 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def surroundings(image: np.ndarray) -> np.ndarray:
-    """As ``blur`` by a sigma of 25, on a quarter of the rows and columns, which takes a fortieth of the time."""
+    """Like ``blur`` with a sigma of 25, but at a quarter of the size, which takes a fortieth of the time."""
     height, width = image.shape
     small = cv2.resize(image, (max(1, width // 4), max(1, height // 4)), interpolation=cv2.INTER_AREA)
     return cv2.resize(blur(small, 25 / 4), (width, height), interpolation=cv2.INTER_LINEAR)
@@ -114,7 +114,7 @@ class Bands:
     means: tuple[np.ndarray, np.ndarray]
 
     def shares(self, faint: float) -> list[np.ndarray]:
-        """What part the first gets of each scale: nearly all where it is the stronger; what is faint is shared."""
+        """The first source's share at each scale: nearly all where it is stronger, about half where both are faint."""
         powers = [[np.square(np.square(each + faint)) for each in pair] for pair in self.strengths]
         return [a / (a + b) for a, b in powers]
 

@@ -38,15 +38,15 @@ from fusecli.training.validate import score, validate
 log = logging.getLogger("fusecli.training")
 
 
-LAST, BEST = "last.pt", "best.pt"  # in a run's folder: what it is taken up from, and the weights with the best score
+LAST, BEST = "last.pt", "best.pt"  # in a run's folder: the state to resume from, and the weights with the best score
 SAVE_SECONDS = 300  # of work that a killed run loses at most
-FIRST_LOOKS = 100  # batches
+FIRST_LOOKS = 100  # batches, whose contexts `FusionNetwork.acquaint` gets
 
 
 class Objective(Protocol):
     """What a step minimises. ``modules`` are trained along with the network (feature adapters, say).
 
-    about: what it goes by besides the recipe, in plain values; a run is taken up with the same only.
+    about: what it depends on besides the recipe, in plain values; a run is resumed only with the same.
     """
 
     modules: nn.Module
@@ -89,7 +89,7 @@ class Run:
         self.recorded: dict[tuple[str, ...], Callable[..., Tensor]] = {}  # by the terms of the loss, see `replayed`
         self.best = -math.inf
         self.texts: Texts | None = None
-        self.text_vectors: dict[str, np.ndarray] = {}  # met before the run was taken up
+        self.text_vectors: dict[str, np.ndarray] = {}  # of texts met before the run was resumed
         self.data_sha256: dict[str, str] = {}  # of the training pairs, by task
         self.val_sha256: dict[str, str] = {}  # of the validation pairs, by set
         self.texts_sha256 = ""  # of the descriptions, where the recipe names a file of them
@@ -97,8 +97,7 @@ class Run:
         self.set_objective(FusionObjective())
 
     def _model(self) -> dict[str, Any]:
-        """The values of the model: those that the weights were made with from which it starts, where the recipe does
-        not say others."""
+        """The model's arguments: those of the weights that it starts from, unless the recipe sets others."""
         recipe, last = self.recipe, self.out / LAST
         if not recipe.init:
             return recipe.model
@@ -164,19 +163,19 @@ class Run:
     def save(self, name: str) -> Path:
         """Write a checkpoint; a crash in mid-write leaves the old one."""
         path, memory = self.out / name, io.BytesIO()
-        torch.save(self.state(), memory)  # not to the file, whose errors it would not tell apart
+        torch.save(self.state(), memory)  # not to the file: torch would hide why writing failed
         with replacing(path) as partial:
             partial.write_bytes(memory.getbuffer())
         return path
 
     def resume(self) -> bool:
-        """Take up ``last.pt`` if there is one. Raises UsageError if it belongs to another recipe or other pairs."""
+        """Resume from ``last.pt`` if there is one. Raises UsageError if it belongs to another recipe or other pairs."""
         path = self.out / LAST
         sweep((path, self.out / BEST))
         if not path.exists():
             return False
         state = checkpoint.training_state(path, self.device)
-        made_with = Recipe(train=self.recipe.train).as_dict() | state["recipe"]  # perhaps before a field was there
+        made_with = Recipe(train=self.recipe.train).as_dict() | state["recipe"]  # may lack newer fields
         if changed := _differing(made_with, self.recipe.as_dict()):
             raise UsageError(
                 f"{path}: made with another {changed}; use the old recipe or a new folder, "
@@ -247,12 +246,12 @@ class Run:
 
     @torch.no_grad()
     def _check_weights(self, batch: Batch) -> None:
-        """Before they are kept, since a step's loss is that of the weights before it. Raises FusecliError."""
+        """Check weights before they are saved, since a step's loss is that of those before it. Raises FusecliError."""
         finite = all(bool(tensor.isfinite().all()) for tensor in self.average.state_dict().values())
         self._check(self.objective(self.average, batch).item() if finite else math.nan, batch)
 
     def _jittered(self, batch: Batch) -> Batch:
-        """With noise on what a student knows of the whole pairs, the same for a step whenever it is done."""
+        """The batch with noise on its context, which is the same whenever a step is repeated."""
         if not self.recipe.jitter or batch.context is None:
             return batch
         rank = dist.get_rank() if dist.is_initialized() else 0
@@ -261,7 +260,7 @@ class Run:
         return replace(batch, context=self.network.jittered(batch.context, self.recipe.jitter, generator))
 
     def _loss(self, batch: Batch) -> Tensor:
-        """The objective, on a GPU replayed."""
+        """The objective; on a GPU replayed as CUDA graphs."""
         if self.device.type != "cuda":
             return self.objective(self.network, batch)
         names = batch.tensors()
@@ -286,8 +285,8 @@ class Run:
     ) -> Path:
         """Train to the recipe's last step; returns the path of the best weights (the last ones without ``val``).
 
-        workers: processes that draw the batches, which are the same by any number of them. stop: once set, the step
-        under way is finished and saved; then Stopped is raised.
+        workers: number of processes that draw the batches, which does not change these. stop: once set, the step under
+        way is finished and saved; then Stopped is raised.
         """
         recipe = self.recipe
         self.texts = batches.texts
@@ -323,7 +322,7 @@ class Run:
         return best if val and best.exists() else self.out / LAST
 
     def _acquaint(self, batches: Batches, workers: int) -> None:
-        """Let the network know what its data are like as a whole."""
+        """Adapt the network to the statistics of its data (`FusionNetwork.acquaint`)."""
         seen = copy.copy(batches)
         seen.rank, seen.texts = 0, None  # the same for all processes, which share only gradients; no texts are needed
         found = [batch.context for batch in seen.ahead(0, FIRST_LOOKS, self.device, workers)]

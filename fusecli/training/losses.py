@@ -22,9 +22,9 @@ class LossWeights:
     """Weights of the fusion loss. The first four have the paper's default values; the others are this project's own.
 
     vif: information kept of both sources (the benchmark's VIF, made differentiable). both: SSIM with both sources, in
-    `target_loss`, whose ``ssim`` is that with the target. bright: distance from the per-pixel maximum where that is
-    bright (bone, hot spots). gain scales the gradients aimed at. excess: by how much more a gradient counts in
-    `target_loss` that is above the one aimed at, since an edge that no source has is worse than a faint one.
+    `target_loss` and `restoration_loss`, whose ``ssim`` is that with the target. bright: distance from the per-pixel
+    maximum where that is bright (bone, hot spots). gain: factor of the target gradients. excess: extra weight in
+    `target_loss` of gradients above the target, since an edge that no source has is worse than a faint one.
     """
 
     ssim: float = 2.0
@@ -80,7 +80,7 @@ def event_weights(events: list[str], default: LossWeights) -> LossWeights:
 
 
 def calmed(weights: LossWeights, calm: float) -> LossWeights:
-    """The weights for a look: at the thermal end (calm = 0) gradients are raised as contrast is, and may be more."""
+    """The weights for a look: at the thermal end (calm = 0) target gradients are raised, and ``excess`` is 0."""
     return replace(weights, gain=weights.gain * vividness(calm), excess=weights.excess * calm)
 
 
@@ -103,7 +103,7 @@ def _band(length: int, size: int, sigma: float, device: torch.device) -> Tensor:
 def _blur(images: Tensor, size: int = 11, sigma: float = 1.5) -> Tensor:
     """Gaussian-weighted local mean of N×C×H×W, valid region.
 
-    Two products of matrices: on patches, forth and back, they take half the time of convolutions of one channel.
+    Two matrix products: on patches, forward and backward, they take half the time of single-channel convolutions.
     """
     down, along = (_band(length, size, sigma, images.device) for length in images.shape[-2:])
     return down @ (images @ along.mT)
@@ -125,8 +125,8 @@ def ssim(fused: Tensor, *sources: Tensor) -> Tensor:
 def vif(fused: Tensor, *sources: Tensor) -> Tensor:
     """Sum of VIF(source, fused) over the sources per sample, N×1×H×W with H, W ≥ 41 in, N out.
 
-    Pixel-domain visual information fidelity at four scales (Sheikh and Bovik, IEEE TIP 2006), as the protocol ``tang``
-    has it but for small constants that keep gradients finite where an image is flat.
+    Pixel-domain visual information fidelity at four scales (Sheikh and Bovik, IEEE TIP 2006), as in the protocol
+    ``tang`` except for small constants that keep gradients finite where an image is flat.
     """
     fused, others = fused * 255, torch.cat(sources, 1) * 255
     kept, whole = torch.zeros(2, len(fused), len(sources), device=fused.device)
@@ -162,7 +162,7 @@ def fusion_loss(
 ) -> Tensor:
     """The fusion loss per sample: N×1×H×W luma and N×9 weights (``LossWeights.tensor``) in, N out.
 
-    counted: weights that are not 0 for all samples; to know them spares the time of the others.
+    counted: the weights that are not 0 for all samples; costly terms that are not among them are not computed.
     Colour has no term here: this project fuses luma and puts the first image's Cb and Cr back exactly.
     """
     gain = weights[:, COLUMN["gain"]]
@@ -192,10 +192,10 @@ def target_loss(
 ) -> Tensor:
     """Distance from an explicit target per sample, in intensity, gradient and structure.
 
-    Of the weights, ``max`` counts for intensity (where the paper has the per-pixel maximum); ``grad``, ``ssim``,
-    ``vif`` and ``both`` for what they are called, ``gain`` and ``excess`` for gradients; the others do not. calm: N in
-    [0, 1] (`looks.calmness`); at 0 the gradients aimed at are the stronger ones of the clean sources, as in the paper,
-    at 1 they are no stronger than the target's.
+    Of the weights, ``max`` applies to intensity (where the paper has the per-pixel maximum), ``grad``, ``ssim``,
+    ``vif`` and ``both`` to the terms of these names, ``gain`` and ``excess`` to gradients; the others are not used.
+    calm: N in [0, 1] (`looks.calmness`); at 0 the target gradients are the stronger ones of the clean sources, as in
+    the paper, at 1 they are no stronger than those of ``target``.
     """
     gain, excess, calm = (x.view(-1, 1, 1, 1) for x in (weights[:, COLUMN["gain"]], weights[:, COLUMN["excess"]], calm))
     stronger = torch.maximum(sobel(first), sobel(second))
@@ -215,10 +215,10 @@ def target_loss(
 def restoration_loss(
     fused: Tensor, aim: Tensor, first: Tensor, second: Tensor, weights: Tensor, counted: Sequence[str] = tuple(COLUMN)
 ) -> Tensor:
-    """Distance per sample from what is made of undamaged sources, ``aim``: N×1×H×W each and N×9 weights in, N out.
+    """Distance per sample from ``aim``, the result for undamaged sources: N×1×H×W each and N×9 weights in, N out.
 
-    ``max``, ``grad`` and ``ssim`` count for distances from it; ``vif`` and ``both`` (SSIM) for what less than it the
-    result shows of the clean sources. To show more is no gain: it would be contrast that nobody asked for.
+    ``max``, ``grad`` and ``ssim`` weigh distances from it; ``vif`` and ``both`` (SSIM) weigh how much less than ``aim``
+    the result keeps of the clean sources. Keeping more is no gain: it would be contrast that nobody asked for.
     """
     terms = {
         "ssim": 2 - 2 * ssim(fused, aim),
@@ -245,7 +245,7 @@ def output_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def feature_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     """Mean smooth-L1 between channel-normalised features of equal channels (distillation, weight 0.1 in the paper).
 
-    Rows and columns that only one has are left out: networks fill images to sizes of their own.
+    Rows and columns that only one has are left out: each network pads images to sizes of its own.
     """
     losses = []
     for one, other in zip(student, teacher, strict=True):

@@ -54,11 +54,11 @@ class Recipe:
     weight_decay: float = 1e-4
     clip: float = 10.0  # largest gradient norm
     ema: float = 0.999  # decay of the averaged weights, which are the ones kept
-    jitter: float = 0.0  # standard deviation of noise on the statistics a student goes by: trifles shall not count
-    parts: float = 0.0  # share of scenes of which less is seen (or of scans, more of what is black), to look the same
+    jitter: float = 0.0  # standard deviation of noise on a student's statistics: tiny differences are not to count
+    parts: float = 0.0  # share of scenes that are cropped (or, scans, widened with black); the look is to stay the same
     varied: float = 0.0  # share of sources that get another camera's tone curve and sharpness, which are to be kept
     dull: float = 0.0  # share of scenes that are flat on both sides, which is to be kept
-    flat: list[float] = field(default_factory=lambda: [0.2, 0.5])  # least and most contrast that is left to them
+    flat: list[float] = field(default_factory=lambda: [0.2, 0.5])  # least and most contrast that these keep
     clipped: float = 0.0  # share of scenes with a white or black part in one of the sources, which is to be kept
     sparse: float = 0.0  # share of scenes that are shrunk within black: the last slices of volumes show little
     wear: float = 0.0  # share of sources that get the small faults of an old camera, which are to be kept

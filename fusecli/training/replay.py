@@ -1,5 +1,4 @@
-"""A training loss as CUDA graphs: these networks are thousands of small kernels, which cost more to launch one by one
-than to compute."""
+"""A training loss as CUDA graphs: to launch these networks' thousands of small kernels takes longer than they run."""
 
 from __future__ import annotations
 
@@ -28,14 +27,13 @@ class _Loss(nn.Module):
 def replayed(
     act: Callable[..., Tensor], trained: Sequence[nn.Module], inputs: Sequence[Tensor]
 ) -> Callable[..., Tensor]:
-    """``act``, which computes a loss on a GPU in bfloat16, so that it replays what it does to these inputs, forth and
-    back.
+    """Record the forward and backward pass of ``act``, a loss on a GPU in bfloat16, and return its replay.
 
     trained: the modules whose parameters get gradients; they must be on the current device. What is returned takes
-    inputs of the same shapes, and must be called within autocast as before. Where recording fails it is said, and
-    ``act`` itself is returned.
+    inputs of the same shapes as ``inputs``, and must be called within autocast as before. Where recording fails a
+    warning is logged, and ``act`` itself is returned.
     """
-    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # the graphs' own, as it must be
+    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # the graphs have a stream of their own
     try:
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
             play: Any = torch.cuda.make_graphed_callables(_Loss(act, trained), tuple(inputs), allow_unused_input=True)

@@ -81,7 +81,7 @@ def train(
     quiet: bool = False,
     stop: Stop | None = None,
 ) -> Path | None:
-    """Train, or resume if ``out`` holds ``last.pt``; the best weights end in ``<out>/<architecture>.safetensors``.
+    """Train, or resume if ``out`` holds ``last.pt``; the best weights go to ``<out>/<architecture>.safetensors``.
 
     With ``teacher`` the network is distilled from it (``feature_weight``: of the feature loss); ``recipe.text`` then
     names the teacher's encoder, and ``text_vectors`` are those that its checkpoint carries. Under ``torchrun`` every
@@ -130,7 +130,7 @@ def train(
 
 
 def _pairs(recipe: Recipe, root: Path) -> tuple[dict[str, PairSet], dict[str, PairSet]]:
-    """Training pairs by task, and validation pairs by task and folder. Raises UsageError where they do not serve."""
+    """Training pairs by task, and validation pairs by task and folder. Raises UsageError for unsuitable ones."""
     data = {task: PairSet.load(registry.TASKS[task], root, folders) for task, folders in recipe.train.items()}
     for pairs in data.values():
         pairs.check_patch(recipe.patch)
@@ -157,7 +157,7 @@ def _check_that_texts_fit(
 
 
 def _fit(run: Run, batches: Batches, val: dict[str, PairSet], workers: int, stop: Stop | None, *, bar: bool) -> Path:
-    """The best weights, behind a progress bar. Raises FusecliError for want of memory, in words that help."""
+    """Train behind a progress bar; returns the best weights' path. Raises FusecliError, with advice, out of memory."""
     recipe = run.recipe
     with tqdm(total=recipe.steps, initial=run.step, disable=None if bar else True, unit="step") as shown:
 
@@ -172,7 +172,7 @@ def _fit(run: Run, batches: Batches, val: dict[str, PairSet], workers: int, stop
                 raise FusecliError(
                     f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"
                 ) from error
-            if "DataLoader worker" in str(error):  # the system has ended it, mostly where memory is short
+            if "DataLoader worker" in str(error):  # killed by the system, mostly for lack of memory
                 reason = str(error).splitlines()[0].rstrip(" .")
                 raise FusecliError(f"step {run.step}: {reason}; fewer need less memory: --workers") from error
             raise

@@ -21,7 +21,7 @@ from fusecli.training.data import LumaPair, PairSet
 
 
 class Texts:
-    """Description vectors of training pairs. ``own`` describes the pairs as they are, by their key."""
+    """Description vectors of training pairs. ``own``: pair key -> description of the pair before degradation."""
 
     def __init__(self, encoder: Remembered, own: Mapping[str, Description]) -> None:
         self.encoder, self.own = encoder, own
@@ -30,7 +30,7 @@ class Texts:
     def of(cls, encoder: Remembered, data: Mapping[str, PairSet], descriptions: Path | None = None) -> Texts:
         """From a JSONL file that `fusecli annotate` wrote, or measured here.
 
-        Raises UsageError for pairs that the file does not describe, or describes as others than they are.
+        Raises UsageError for pairs that the file does not describe, or describes with other sides or ambiguously.
         """
         every = [(pair, pairs.task.sides) for pairs in data.values() for pair in pairs.pairs]
         return cls(encoder, _written(descriptions, every) if descriptions else _measured(every))
@@ -41,7 +41,7 @@ class Texts:
 
     @property
     def sha256(self) -> str:
-        """Over what is said of the pairs."""
+        """SHA-256 over the descriptions of all pairs."""
         said = [own.record(key, "", "", "") for key, own in sorted(self.own.items())]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
@@ -90,5 +90,5 @@ def _written(path: Path, pairs: Iterable[tuple[LumaPair, tuple[str, str]]]) -> d
 
 
 def _name(pair: LumaPair) -> str:
-    """The file's, as `fusecli annotate` has it."""
+    """The name of the pair's files, by which `fusecli annotate` writes it down."""
     return pair.key.rpartition("/")[2]

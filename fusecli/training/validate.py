@@ -18,10 +18,10 @@ from fusecli.training.data import LumaPair, PairSet
 
 log = logging.getLogger("fusecli.training")
 
-# What weights are chosen by: information, edges and structure kept (protocol tang). EN, SD, SF, AG reward noise.
+# The best weights are chosen by information, edges and structure kept (protocol tang). EN, SD, SF, AG reward noise.
 CHOSEN_BY = ("VIF", "Qabf", "SSIM")
 WATCHED = ("EN", "SD", "SF", "AG", "MI", "SCD", *CHOSEN_BY, "Nabf")
-SHOWN = 3  # pairs of a set
+SHOWN = 3  # pairs of a set on the contact sheet
 
 
 @torch.inference_mode()
@@ -36,10 +36,10 @@ def fuse_luma(network: FusionNetwork, pair: LumaPair, device: torch.device) -> n
 def validate(
     network: FusionNetwork, data: PairSet, device: torch.device
 ) -> tuple[dict[str, float], list[list[np.ndarray]]]:
-    """Mean metrics (protocol tang, on luma) of a validation set, over the pairs for which they are defined; first,
-    second and fused of SHOWN pairs, spread over the set.
+    """(mean metrics of a validation set, [first, second, fused] of SHOWN pairs spread over the set).
 
-    Pairs without metrics, such as those with a black source, are named in a warning; not all may be such (`check`).
+    Metrics are of protocol tang, on luma, and averaged over the pairs for which they are defined. Others, such as those
+    with a black source, are named in a warning; at least one pair has to be defined (see `check`).
     """
     rows, pictures = [], []
     shown = evenly(len(data.pairs), SHOWN)
