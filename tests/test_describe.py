@@ -231,15 +231,19 @@ def test_a_torn_last_line_is_cut_and_a_missing_line_break_is_added(tmp_path):
     assert path.read_bytes() == whole
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_two_runs_do_not_write_into_one_file(tmp_path):
     path = tmp_path / "d.jsonl"
     with record.Appender(path), pytest.raises(OutputError, match="another run is writing there"):
         record.Appender(path)
-    with record.Appender(path):
-        pass
+    path.write_text("[]\n")
+    with pytest.raises(InputError) as refused:
+        record.Appender(path)
+    path.write_text("")
+    with record.Appender(path):  # though the error refers to what it was raised in
+        assert refused.value.__traceback__
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_told_with_the_files_name(tmp_path):
     file = record.Appender(tmp_path / "d.jsonl")
     file._file.close()

@@ -122,16 +122,19 @@ class Appender:
         self.done: dict[str, tuple[Description, str]] = {}
         self.repaired = False
         self._stale = anew
-        self._lock = contextlib.ExitStack()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Bytes of a file's name that are no Unicode are written as \udcff and the like, which is valid JSON.
-            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
-            if not self._lock.enter_context(locked(path.resolve())):
-                raise OutputError(f"{path}: another run is writing there; wait until it ends, or name another file")
-            if not anew:
-                self.repaired = _cut_torn_line(path)
-                self.done = _read(path)
+            with contextlib.ExitStack() as opened:  # closes again what is open if the rest fails
+                # Bytes of a file's name that are no Unicode are written as \udcff and the like, which is valid JSON.
+                self._file = opened.enter_context(
+                    path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+                )
+                if not opened.enter_context(locked(path.resolve())):
+                    raise OutputError(f"{path}: another run is writing there; wait until it ends, or name another file")
+                if not anew:
+                    self.repaired = _cut_torn_line(path)
+                    self.done = _read(path)
+                self._opened = opened.pop_all()
         except OSError as error:
             raise _unwritable(path, error) from error
 
@@ -152,8 +155,7 @@ class Appender:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(OSError):  # `write` has reported it already
-            self._file.close()
-        self._lock.close()
+            self._opened.close()
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:

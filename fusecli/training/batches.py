@@ -248,9 +248,9 @@ class Batches:
         if recipe.looks:
             look = (1.3 * torch.rand(1, generator=generator) - 0.15).clamp(0, 1)  # both ends are frequent
         if look is not None and not aims:
-            target = _aim(whole, second, float(look))
+            target = _look_target(whole, second, float(look))
             if part is not None:  # the rest looks as in the scene before clipping, and clipped white stays white
-                target = target.lerp(torch.maximum(_aim(first, second, float(look)), first), part)
+                target = target.lerp(torch.maximum(_look_target(first, second, float(look)), first), part)
             images.append(target)
         planes = torch.cat(images)[:, 0]
         if recipe.parts and torch.rand((), generator=generator) < recipe.parts:
@@ -262,7 +262,7 @@ class Batches:
         return Scene(planes, events, key, look, context, clean_context)
 
 
-def _aim(visible: Tensor, infrared: Tensor, look: float) -> Tensor:
+def _look_target(visible: Tensor, infrared: Tensor, look: float) -> Tensor:
     """`looks.between` of 1×1×H×W."""
     return torch.from_numpy(between(visible[0, 0].numpy(), infrared[0, 0].numpy(), look))[None, None]
 
