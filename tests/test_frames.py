@@ -21,10 +21,10 @@ from PIL import Image, ImageOps
 
 from fusecli.errors import FusecliError, InputError, OutputError
 from fusecli.images import decode as decoding
-from fusecli.images import frames, tiff
+from fusecli.images import exif, frames, tiff
 from fusecli.images import png as png_files
 from fusecli.images.decode import decode
-from fusecli.images.headers import exif_orientation, parse
+from fusecli.images.headers import parse
 from fusecli.images.intensity import sequence_range, visible_range
 from fusecli.images.opencv import cv2
 
@@ -283,7 +283,7 @@ def test_both_decoders_of_tiff_agree(tmp_path, monkeypatch, orientation, dtype, 
 
 @pytest.mark.parametrize("block", [b"", b"II*\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"XX", bytes(range(64))])
 def test_damaged_exif_counts_as_upright(block):
-    assert exif_orientation(block) == 1
+    assert exif.orientation(block) == 1
 
 
 def png(bits: int, colour: int, *, interlaced: bool) -> bytes:

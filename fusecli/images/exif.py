@@ -53,6 +53,24 @@ def fitted(block: bytes, height: int, width: int) -> bytes:
     return bytes(changed)
 
 
+def orientation(block: bytes) -> int:
+    """The block's tag 274, 1…8; 1 where it is absent or damaged."""
+    block = block.removeprefix(PREFIX)
+    order = {b"II": "<", b"MM": ">"}.get(block[:2])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", block, 4)
+        (count,) = struct.unpack_from(order + "H", block, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", block, entry)
+            if tag == _ORIENTATION:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
 def fields_of(block: bytes) -> tuple[Fields, dict[int, Fields]]:
     """What `tree` finds in a block that `fitted` let pass. Raises struct.error or ValueError where it is damaged."""
     order = ORDERS[block[:4]]

@@ -99,24 +99,6 @@ def parse(data: bytes) -> Header:
         raise Unreadable(TRUNCATED) from error
 
 
-def exif_orientation(block: bytes) -> int:
-    """EXIF tag 274 of a TIFF-shaped block, 1…8; 1 where it is absent or damaged."""
-    block = block.removeprefix(exif.PREFIX)
-    order = {b"II": "<", b"MM": ">"}.get(block[:2])
-    if order is None:
-        return 1
-    try:
-        (start,) = struct.unpack_from(order + "I", block, 4)
-        (count,) = struct.unpack_from(order + "H", block, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", block, entry)
-            if tag == 274:
-                return value if 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
-
-
 def _png(data: bytes) -> Header:
     width = height = bits = color = 0
     gray, position = False, 8
@@ -143,7 +125,7 @@ def _png(data: bytes) -> Header:
         elif name == b"acTL" and struct.unpack_from(">I", data, body)[0] > 1:
             raise Unreadable(ANIMATED)
         elif name == b"IEND":
-            orientation = exif_orientation(kept.get("exif", b""))
+            orientation = exif.orientation(kept.get("exif", b""))
             bits = 16 if bits == 16 else 8
             return Header("PNG", height, width, orientation, bits, gray, Metadata(**kept) if kept else NONE)
 
@@ -184,7 +166,7 @@ def _jpeg(data: bytes) -> Header:
                 raise Unreadable(TRUNCATED)
             if profile:
                 kept["icc"] = b"".join(profile[number] for number in sorted(profile))
-            orientation = exif_orientation(kept.get("exif", b""))
+            orientation = exif.orientation(kept.get("exif", b""))
             return Header("JPEG", height, width, orientation, gray=gray, metadata=Metadata(**kept) if kept else NONE)
         position = end
 
@@ -213,7 +195,7 @@ def _webp(data: bytes) -> Header:
             kept[{b"EXIF": "exif", b"ICCP": "icc", b"XMP ": "xmp"}[name]] = data[body : body + length]
     if size is None:
         raise Unreadable("the WebP holds no image")
-    orientation = exif_orientation(kept.get("exif", b""))
+    orientation = exif.orientation(kept.get("exif", b""))
     return Header("WebP", *size, orientation, metadata=Metadata(**kept) if kept else NONE)
 
 
