@@ -136,7 +136,7 @@ class Nano(FusionNetwork):
         Many of them say nearly the same of most scenes; what is wrong lies in the small differences, which are learnt
         ten times as fast then.
         """
-        statistics = contexts[:, :SIZE].double()
+        statistics = contexts[:, :SIZE].cpu().double()  # MPS has no float64
         spread, mean = torch.std_mean(statistics, 0)
         spread = spread.clamp(min=0.02)  # else a number that hardly varies in training becomes a loud one elsewhere
         variances, axes = torch.linalg.eigh(torch.cov(((statistics - mean) / spread).mT))
