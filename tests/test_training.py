@@ -1003,6 +1003,17 @@ def test_batches_can_be_sent_to_processes_that_are_not_forked(root):
     assert torch.equal(sent.weights, here.weights)
 
 
+def test_only_cuda_copies_batches_while_work_goes_on(root, monkeypatch):
+    """Elsewhere what they are copied from may be gone by then."""
+    batch = Batches(RECIPE, load(root)).drawn(0)
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, non_blocking: asked.append(non_blocking) or tensor)
+    for device, at_once in (("cuda", True), ("mps", False), ("cpu", False)):
+        batch.to(torch.device(device))
+        assert set(asked) == {at_once}
+        asked.clear()
+
+
 def test_a_student_is_shown_what_its_teacher_was():
     with pytest.raises(UsageError, match=re.escape("--set model.mend=true")):
         DistillObjective(Nano(mend=True, **TINY), Nano(**TINY))
