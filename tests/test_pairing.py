@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import shutil
@@ -40,9 +41,17 @@ def refused(*args, **options) -> str:
     return str(caught.value)
 
 
-def test_folders_that_may_not_be_listed_cost_themselves(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("foreseen", [True, False])  # Windows lets one enter any folder, until it is listed
+def test_folders_that_may_not_be_listed_cost_themselves(tmp_path, monkeypatch, caplog, foreseen):
+    def listed(folder):
+        if str(folder).endswith("lost+found"):
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return scandir(folder)
+
+    scandir = os.scandir
     sides = [make(tmp_path / side, "a.png", "lost+found/b.png") for side in ("vis", "ir")]
-    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("lost+found"))
+    monkeypatch.setattr(os, "access", lambda path, mode: not (foreseen and str(path).endswith("lost+found")))
+    monkeypatch.setattr(os, "scandir", listed)
     assert names(*sides, recursive=True) == ["a"]
     for side in sides:
         list(files_in(side, recursive=True))  # as --watch does again and again

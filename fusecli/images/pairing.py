@@ -268,6 +268,11 @@ def _walk(root: str, recursive: bool, broken: list[str] | None = None) -> Iterat
             if relative:  # a sub-folder that is gone since its parent was listed, such as the oldest day's
                 return
             raise
+        except PermissionError:
+            if relative:  # as `os.access` does not foresee, of the system's own on a Windows drive
+                _tell_closed(folder)
+                return
+            raise
         for entry in listing:
             try:
                 is_file, is_folder = entry.is_file(), entry.is_dir()
