@@ -249,7 +249,7 @@ def test_a_mac_s_gpu_is_taken_where_it_is_asked_for(monkeypatch):
 
 
 def test_luma_on_mps_scales_no_bytes():
-    """Up to torch 2.5 adding scaled bytes to floats there ends the process."""
+    """In older versions of torch adding scaled bytes to floats there ends the process."""
 
     class Strict(TorchDispatchMode):
         def __torch_dispatch__(self, operation, types, args=(), kwargs=None):

@@ -118,7 +118,7 @@ def test_statistics_once_known_vary_alike_and_independently():
 
 
 def test_nothing_is_written_into_a_part_of_a_tensor_on_mps():
-    """Where the strides of such a part are not heeded before macOS 15."""
+    """Older versions do not heed the strides of such a part."""
     image, there = torch.rand(1, 1, 3, 4), SimpleNamespace(device=torch.device("mps"))
     with torch.inference_mode():
         assert torch.equal(extended(lambda: image, 2, there, 1), extend(image, 2))

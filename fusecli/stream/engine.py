@@ -26,7 +26,7 @@ log = logging.getLogger("fusecli")
 LUMA = (0.299, 0.587, 0.114)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AUTO_TILE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # pixels a side; larger frames are cut, which bounds the memory
-DEEP = {"mps": torch.int32}  # what holds 16 bits; up to torch 2.8 MPS has no uint16
+DEEP = {"mps": torch.int32}  # what holds 16 bits; older versions of MPS have no uint16
 SMALLEST_TILE = 64
 
 T = TypeVar("T")
@@ -337,7 +337,7 @@ def to_luma(images: Tensor) -> Tensor:
     if images.ndim == 3:
         return to_unit(images).unsqueeze(1)
     red, green, blue = images.unbind(-1)  # summed as they are stored: no colour image is held as floats
-    if images.device.type == "mps":  # which ends the process where floats and scaled bytes are added, up to torch 2.5
+    if images.device.type == "mps":  # older versions end the process where floats and scaled bytes are added
         green, blue = green.float(), blue.float()
     r, g, b = (share / (255 if images.dtype == torch.uint8 else 1) for share in LUMA)
     return (red * r).add_(green, alpha=g).add_(blue, alpha=b).unsqueeze(1)
