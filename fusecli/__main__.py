@@ -1,6 +1,7 @@
 """``python -m fusecli`` and the ``fusecli`` script."""
 
 import gc
+import io
 import os
 import sys
 
@@ -13,6 +14,8 @@ def run() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller: else a result's file would get its descriptor
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a Windows code page, say, lacks our × or …
     code = main()
     sys.stderr.flush()
     os._exit(code)

@@ -595,6 +595,17 @@ def test_weights_that_do_not_fit_are_told_before_any_work(
     assert "trained for ir-vis, not for ct-mri" in capsys.readouterr().err
 
 
+def test_memory_is_not_measured_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fusecli.benchmark import cost
+    from fusecli.benchmark.methods import Classical
+
+    def refuse(name: object) -> None:
+        raise TypeError(name)  # as Windows does of a library without a name
+
+    monkeypatch.setattr("ctypes.CDLL", refuse)
+    assert cost._peak(Classical("average"), lambda: None) is None
+
+
 def test_costs_are_measured_and_kept(
     data: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import unicodedata
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -199,6 +200,16 @@ def test_output_in_an_input_folder_is_refused(pairs, fusecli, where):
     assert code == 2
     assert "input" in err
     assert contents(root) == before
+
+
+def test_output_in_an_input_folder_by_another_spelling_is_refused(pairs, fusecli, monkeypatch):
+    """As VIS is vis on most disks of macOS."""
+    root = pairs(1)
+    (root / "VIS").symlink_to(root / "vis")
+    monkeypatch.setattr("pathlib.Path.resolve", Path.absolute)  # which there does not tell either
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "VIS" / "new")
+    assert code == 2
+    assert "lies in the input folder" in err
 
 
 def test_output_that_a_glob_would_find_is_refused(pairs, fusecli):
@@ -452,6 +463,34 @@ def test_a_pattern_that_the_shell_has_expanded(pairs, fusecli, command):
     assert not (root / "out").exists()
     err = fusecli("models", root / "ir")[2]
     assert "ir: belongs to no option; see --help" in err
+
+
+def test_patterns_stay_whole_on_windows(pairs, monkeypatch):
+    """Where no shell expands them click does: then no pattern could be given."""
+
+    class Windows:
+        name = "nt"
+
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+    from fusecli.cli import main
+
+    root = pairs(2)
+    sides = ("--ir", root / "ir" / "*.png", "--vis", root / "vis" / "*.png")
+    monkeypatch.setattr("sys.argv", ["fusecli", "fuse", *map(str, sides), "-o", str(root / "out")])
+    monkeypatch.setattr("typer.core.os", Windows())
+    assert main() == 0
+    assert len(contents(root / "out")) == 2
+
+
+@pytest.mark.parametrize("command", ["fuse", "export", "benchmark"])
+def test_a_console_of_few_characters_gets_help(command):
+    typed = [sys.executable, "-m", "fusecli", command, "--help"]
+    narrow = {**os.environ, "PYTHONIOENCODING": "cp437"}
+    done = subprocess.run(typed, env=narrow, capture_output=True, text=True, encoding="cp437", check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--output" in done.stdout or "--dataset" in done.stdout
 
 
 def test_more_bits_than_the_format_holds_are_refused_before_any_work(pairs, fusecli):

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusecli.errors import UsageError
 from fusecli.images.opencv import cv2
@@ -244,6 +246,53 @@ def test_unusable_choices_are_explained():
         engines.pick_precision("fp16", torch.device("cpu"))
     assert engines.pick_precision("fp16", torch.device("cuda")) is torch.float16
     assert engines.pick_precision("auto", torch.device("cuda")) is torch.float16
+
+
+def test_a_mac_s_gpu_is_taken_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert engines.pick_device("auto").type == "cpu"
+    monkeypatch.setattr("torch.amp.is_autocast_available", lambda kind: False)  # as torch 2.4 says of it
+    with pytest.raises(UsageError, match=r"--device cpu: needs torch 2\.5"):
+        engines.pick_device("cpu")
+
+
+def test_luma_on_mps_scales_no_bytes():
+    """In older versions of torch adding scaled bytes to floats there ends the process."""
+
+    class Strict(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            if (kwargs or {}).get("alpha", 1) != 1:
+                assert args[0].dtype == args[1].dtype
+                scaled.append(operation)
+            return operation(*args, **(kwargs or {}))
+
+    scaled: list[object] = []
+    with FakeTensorMode():
+        colour = torch.empty((1, 4, 5, 3), dtype=torch.uint8, device="mps")
+        with Strict():
+            assert engines.to_luma(colour).shape == (1, 1, 4, 5)
+    assert len(scaled) == 2
+
+
+def test_sixteen_bits_without_uint16_on_the_device(nano, monkeypatch):
+    first, second = np.random.default_rng(0).random((2, 1, 40, 56), np.float32)
+    expected = Engine(nano, "cpu", "fp32", tile=32).fuse(first, second, 65535)
+    monkeypatch.setitem(engines.DEEP, "cpu", torch.int32)
+    fused = Engine(nano, "cpu", "fp32", tile=32).fuse(first, second, 65535)
+    assert fused.dtype == np.uint16
+    assert np.array_equal(fused, expected)
+
+
+@pytest.mark.parametrize("error", [TypeError, OSError, AttributeError])  # of Windows, static builds, other C libraries
+def test_a_system_without_glibc_computes_all_the_same(monkeypatch, error):
+    def refuse(name):
+        raise error(name)
+
+    monkeypatch.setattr("ctypes.CDLL", refuse)
+    engines._keep_freed_pages.cache_clear()
+    gray = np.full((1, 4, 4), 90, np.uint8)
+    assert Engine(Mean(), "cpu").fuse(gray, gray)[0, 0, 0] == 90
 
 
 def test_vivid_colours_keep_luma_and_hue():

@@ -21,7 +21,7 @@ import pytest
 import tifffile
 from conftest import scene
 
-from fusecli.images import decode, intensity, tiff
+from fusecli.images import atomic, decode, intensity, tiff
 from fusecli.images.atomic import PARTIAL, by_turns, file_hash, replacing, sweep
 
 
@@ -353,6 +353,20 @@ def test_file_systems_without_locks_are_written_to_and_swept(tmp_path, monkeypat
         (tmp_path / partial.name.replace(PARTIAL, "0" + PARTIAL)).touch()
         partial.write_bytes(b"x")
     assert path.read_bytes() == b"x"
+    assert sweep([path]) == 1
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_system_without_locks_sweeps_what_is_a_day_old(tmp_path, monkeypatch, folder):
+    monkeypatch.setattr(atomic, "fcntl", None)
+    path = tmp_path / "a.png"
+    with replacing(path, folder=folder) as partial:
+        put_into(partial, b"x")
+        assert sweep([path]) == 0
+    left = tmp_path / partial.name
+    left.mkdir() if folder else left.touch()
+    os.utime(left, (time.time() - atomic.ABANDONED - 1,) * 2)
     assert sweep([path]) == 1
     assert os.listdir(tmp_path) == ["a.png"]
 

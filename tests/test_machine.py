@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -32,3 +33,28 @@ def test_the_least_quota_of_all_groups_above_counts(tmp_path, limits, expected):
     for group, limit in limits.items():
         (tmp_path / group / "cpu.max").write_text(limit)
     assert machine._quota(tmp_path, own) == expected
+
+
+def test_every_module_can_be_imported_without_what_only_unix_has():
+    code = """
+        import builtins, importlib, os, pkgutil
+        imported = builtins.__import__
+
+        def without(name, scope=None, *more, **named):
+            ours = str((scope or {}).get("__name__")).startswith("fusecli")
+            if ours and name in ("fcntl", "grp", "pty", "pwd", "resource", "termios"):
+                raise ModuleNotFoundError(name)
+            return imported(name, scope, *more, **named)
+
+        builtins.__import__ = without
+        vars(os).pop("sched_getaffinity", None)
+        import fusecli
+        for module in pkgutil.walk_packages(fusecli.__path__, "fusecli."):
+            if module.name != "fusecli.__main__":
+                importlib.import_module(module.name)
+        from fusecli.machine import cores
+        print(cores())
+    """
+    found = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) >= 1

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 
 from fusecli.errors import UsageError
 from fusecli.models import checkpoint, phases
-from fusecli.models.borders import extend, fill
+from fusecli.models.borders import extend, extended, fill
 from fusecli.models.nano import Nano
 from fusecli.models.statistics import SIZE, pair_statistics
 
@@ -113,6 +115,13 @@ def test_statistics_once_known_vary_alike_and_independently():
     assert strongest[2] < 0.5  # noise is not made as strong as what matters
     far, farther = (network.perceived(contexts + distance) for distance in (1e3, 1e4))
     torch.testing.assert_close(far, farther)  # what no training showed counts no more than what hardly ever came
+
+
+def test_nothing_is_written_into_a_part_of_a_tensor_on_mps():
+    """Older versions do not heed the strides of such a part."""
+    image, there = torch.rand(1, 1, 3, 4), SimpleNamespace(device=torch.device("mps"))
+    with torch.inference_mode():
+        assert torch.equal(extended(lambda: image, 2, there, 1), extend(image, 2))
 
 
 def test_statistics_tell_noise_blur_and_stripes_apart():

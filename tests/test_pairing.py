@@ -1,14 +1,18 @@
+import errno
+import io
 import os
 import shutil
 import time
 import unicodedata
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusecli.errors import UsageError
+from fusecli.images import pairing
 from fusecli.images.pairing import Pair, files_in, find_pairs
 
 ENDINGS = {".png", ".tif", ".jpg", ".nii.gz"}
@@ -37,9 +41,17 @@ def refused(*args, **options) -> str:
     return str(caught.value)
 
 
-def test_folders_that_may_not_be_listed_cost_themselves(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("foreseen", [True, False])  # Windows lets one enter any folder, until it is listed
+def test_folders_that_may_not_be_listed_cost_themselves(tmp_path, monkeypatch, caplog, foreseen):
+    def listed(folder):
+        if str(folder).endswith("lost+found"):
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return scandir(folder)
+
+    scandir = os.scandir
     sides = [make(tmp_path / side, "a.png", "lost+found/b.png") for side in ("vis", "ir")]
-    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("lost+found"))
+    monkeypatch.setattr(os, "access", lambda path, mode: not (foreseen and str(path).endswith("lost+found")))
+    monkeypatch.setattr(os, "scandir", listed)
     assert names(*sides, recursive=True) == ["a"]
     for side in sides:
         list(files_in(side, recursive=True))  # as --watch does again and again
@@ -237,6 +249,28 @@ def test_csv_of_a_spreadsheet_on_windows(tmp_path):
         '\ufeff"vis";"ir";"remark, in words, of the crew"\r\n"v\\day\\a.png";t\\day\\7.tif;"x"\r\n', encoding="utf-8"
     )
     assert pairs("", "", pairs_csv=table) == [Pair("a", tmp_path / "v/day/a.png", tmp_path / "t/day/7.tif")]
+
+
+def test_csv_on_stdin(tmp_path, monkeypatch):
+    """Of any system: Windows has no /dev/stdin."""
+    make(tmp_path, "v/a.png", "t/7.tif")
+    table = "\ufeffvis,ir\r\nv/a.png,t/7.tif\r\n".encode()
+    monkeypatch.setattr("fusecli.images.pairing._piped", cache(pairing._text))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(table), encoding="cp1252"))
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # whoever looks for volumes or for pictures in it asks
+        assert pairs("v", "t", pairs_csv=Path("-")) == [Pair("a", Path("v/a.png"), Path("t/7.tif"))]
+
+
+def test_csv_names_on_windows(tmp_path, monkeypatch):
+    make(tmp_path, "v/a.png", "t/a.png")
+    table = tmp_path / "pairs.csv"
+    monkeypatch.setattr("fusecli.images.pairing.PurePath", PureWindowsPath)
+    table.write_text("vis,ir,name\nv/a.png,t/a.png,day\\a\n")
+    assert [pair.name for pair in pairs("", "", pairs_csv=table)] == ["day/a"]
+    for name in (r"..\a", r"day\..\..\a", r"C:\a", "C:a", r"\\host\share\a"):
+        table.write_text(f"vis,ir,name\nv/a.png,t/a.png,{name}\n")
+        assert "inside the output folder" in refused("", "", pairs_csv=table)
 
 
 def test_accents_in_a_csv_file_match_however_they_are_written(tmp_path):

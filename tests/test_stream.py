@@ -4,7 +4,7 @@ import hashlib
 import os
 import signal
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from threading import Event
 
 import cv2
@@ -252,6 +252,13 @@ def test_plan_names_results_in_the_reference_s_format(tmp_path):
     for pattern in ("{stem}/x", "..", "{stem", "{stem.__class__}", ""):
         with pytest.raises(UsageError, match="--name"):
             planned(pairs, tmp_path, pattern=pattern)
+
+
+@pytest.mark.parametrize("name", [r"..\x", r"a\b", "C:x", "c:"])
+def test_a_name_that_leads_elsewhere_on_windows(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("fusecli.stream.plan.PurePath", PureWindowsPath)
+    with pytest.raises(UsageError, match="is not a file name"):
+        planned([Pair("a", Path("v/a.png"), Path("i/a.png"))], tmp_path, pattern=name)
 
 
 def test_explicit_files_may_have_their_result_beside_them_folders_may_not(jobs, tmp_path):

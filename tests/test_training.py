@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -995,6 +996,33 @@ def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
     code, _, err = fusecli("distill", "--teacher", tmp_path / "none.pt", "--recipe", recipe)
     assert code == 2
     assert "none.pt: no such model file" in err
+
+
+def test_batches_can_be_sent_to_processes_that_are_not_forked(root):
+    """As those of macOS and Windows that draw batches; an encoder may hold what cannot be sent."""
+
+    class Bound(Numbers):
+        def __reduce__(self):
+            raise TypeError("cannot pickle")
+
+    sets = load(root)
+    batches = Batches(dataclasses.replace(RECIPE, text="numbers"), sets, texts=Texts.of(Bound(), sets), network=Nano())
+    sent = pickle.loads(pickle.dumps(batches)).drawn(3)
+    here = batches.drawn(3)
+    assert sent.events == here.events
+    assert torch.equal(sent.first, here.first)
+    assert torch.equal(sent.weights, here.weights)
+
+
+def test_only_cuda_copies_batches_while_work_goes_on(root, monkeypatch):
+    """Elsewhere what they are copied from may be gone by then."""
+    batch = Batches(RECIPE, load(root)).drawn(0)
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, non_blocking: asked.append(non_blocking) or tensor)
+    for device, at_once in (("cuda", True), ("mps", False), ("cpu", False)):
+        batch.to(torch.device(device))
+        assert set(asked) == {at_once}
+        asked.clear()
 
 
 def test_a_student_is_shown_what_its_teacher_was():

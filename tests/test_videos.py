@@ -1,5 +1,6 @@
 """Videos and raw frames: every frame, its time, its colour, and no half result."""
 
+import errno
 import itertools
 import json
 import os
@@ -19,7 +20,7 @@ from conftest import scene
 av = pytest.importorskip("av")
 
 from fusecli.errors import InputError, UsageError  # noqa: E402
-from fusecli.images.rawvideo import RawFormat  # noqa: E402
+from fusecli.images.rawvideo import RawFormat, RawWriter  # noqa: E402
 from fusecli.images.video import Look, VideoFile, VideoWriter  # noqa: E402
 
 
@@ -465,6 +466,16 @@ def test_a_reader_that_leaves_ends_the_run(tmp_path, average):
     process.stdin.close()
     assert process.wait(120) == 128 + signal.SIGPIPE
     assert b"Traceback" not in process.stderr.read()
+
+
+def test_a_reader_that_leaves_on_windows(monkeypatch):
+    class Left:
+        def write(self, data):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("fusecli.images.rawvideo.io.FileIO", lambda *given, **named: Left())
+    with pytest.raises(BrokenPipeError):
+        RawWriter(1).write(Fraction(0), np.zeros((2, 2), np.uint8))
 
 
 def test_raw_format():

@@ -159,7 +159,7 @@ def _peak(method: Method, run: Callable[[], object]) -> float | None:
         before = _status("VmRSS")
         run()
         return max(_status("VmHWM") - before, 0) / 1e3
-    except (OSError, KeyError, AttributeError):
+    except (OSError, KeyError, AttributeError, TypeError):  # the last on Windows, for a library without a name
         return None
 
 

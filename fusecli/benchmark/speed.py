@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import shutil
 import statistics
 import subprocess
@@ -51,7 +51,7 @@ def make_pairs(folder: Path, count: int, width: int, height: int) -> None:
 
 
 class Spent(NamedTuple):
-    """Wall and CPU seconds of a process."""
+    """Wall and CPU seconds of a process; the latter 0 on Windows, which does not tell."""
 
     wall: float
     cpu: float
@@ -63,10 +63,10 @@ def fuse_files(folder: Path, device: str, engine: str) -> Spent:
     shutil.rmtree(out, ignore_errors=True)
     command = ["fuse", "--ir", folder / "ir", "--vis", folder / "vis", "-o", out]
     command += ["-d", device, "--engine", engine, "-q"]
-    began, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    began, used = time.perf_counter(), os.times()
     subprocess.run([sys.executable, "-m", "fusecli", *map(str, command)], check=True)
-    wall, now = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Spent(wall, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime)
+    wall, now = time.perf_counter() - began, os.times()
+    return Spent(wall, now.children_user + now.children_system - used.children_user - used.children_system)
 
 
 def codec_floor(folder: Path, threads: int) -> float:
@@ -152,7 +152,9 @@ def _figures(
         "times_the_codec_floor": round(
             statistics.median(each.wall / floor for each, floor in zip(spent, floors, strict=True)), 2
         ),
-        "idle_share": round(statistics.median(max(0.0, 1 - each.cpu / each.wall / count) for each in spent), 3),
+        "idle_share": round(statistics.median(max(0.0, 1 - each.cpu / each.wall / count) for each in spent), 3)
+        if all(each.cpu for each in spent)
+        else None,
     }
 
 
@@ -162,8 +164,9 @@ def _show(figures: dict) -> None:
     for one in figures["engines"]:
         print(f"{one['engine']}, {one['device']}, {one['precision']}")
         print(f"  file to file, start-up included  {one['pairs_per_second']:8.1f} pairs/s")
-        print(f"  time against the codecs alone    {one['times_the_codec_floor']:8.2f} ×")
-        print(f"  cores idle or used by others     {100 * one['idle_share']:8.0f} %")
+        print(f"  time against the codecs alone    {one['times_the_codec_floor']:8.2f} times")
+        if one["idle_share"] is not None:
+            print(f"  cores idle or used by others     {100 * one['idle_share']:8.0f} %")
         total = sum(one["cpu_ms_per_pair"].values())
         for stage, value in one["cpu_ms_per_pair"].items():
             print(f"  {stage:<8} {value:6.1f} ms CPU per pair {100 * value / total:5.0f} %")

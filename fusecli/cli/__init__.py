@@ -91,7 +91,8 @@ def _tell(message: str) -> None:
 
 def _exit_code(argv: list[str] | None) -> int:
     try:
-        return app(argv, standalone_mode=True) or 0
+        # Patterns are read by us: expanded on Windows, where no shell does it, one would become words without option.
+        return app(argv, standalone_mode=True, windows_expand_args=False) or 0
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # typer and rich turn it into a SystemExit
             raise stop.__context__ from None

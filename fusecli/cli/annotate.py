@@ -96,7 +96,7 @@ def annotate(
         endings=frames.ENDINGS,
         recursive=recursive,
         pair_by=pair_by,
-        pairs_csv=options.listed(pairs),
+        pairs_csv=pairs,
         sides=task.sides,
         ignore_unmatched=ignore_unmatched,
     )

@@ -131,7 +131,7 @@ def benchmark(
     gates = compare.gates(fail_below, protocol, names)
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]
     if sides:
-        sets.append(datasets.from_folders(sides, recursive, pair_by, options.listed(pairs), ignore_unmatched))
+        sets.append(datasets.from_folders(sides, recursive, pair_by, pairs, ignore_unmatched))
         if sets[-1].name in [found.name for found in sets[:-1]]:
             sets[-1].name += " (own)"
     if range_ != "auto" and any(found.task.second != "ir" for found in sets):

@@ -241,7 +241,7 @@ def fuse(
         pairing={
             "recursive": recursive,
             "pair_by": pair_by,
-            "pairs_csv": options.listed(pairs),
+            "pairs_csv": pairs,
             "ignore_unmatched": ignore_unmatched,
         },
         naming=Naming(

@@ -126,11 +126,6 @@ def output(text: str) -> Any:
     return typer.Option("--output", "-o", parser=parse, metavar="PATH", help=text)
 
 
-def listed(typed: Path | None) -> Path | None:
-    """``--pairs``, where - is standard input."""
-    return Path("/dev/stdin") if str(typed) == "-" else typed
-
-
 def task_of(**given: str | None) -> tuple[registry.Task, dict[str, str]]:
     """The task and its two inputs by side. Raises UsageError unless exactly one pair of modalities is given."""
     sides = {side: value for side, value in given.items() if value is not None}

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 PARTIAL = ".partial"
+ABANDONED = 86400.0  # seconds without a change, by which it is told where there are no locks
 STDOUT = Path("-")
 _SYSTEM = (("/", "dev"), ("/", "proc"))  # entries there may stand for a process's open files
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -177,7 +179,7 @@ def sweep(paths: Iterable[Path]) -> int:
         leftovers = [path for path in folder.glob(f".*{PARTIAL}*") if path.name.partition("-")[0] + "-" in known]
         for path in leftovers:
             with suppress(OSError), locked(path) as free:  # another user's, or a link that someone else made, stays
-                if not free:
+                if not free or (fcntl is None and time.time() - path.stat().st_mtime < ABANDONED):
                     continue
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)

@@ -8,6 +8,7 @@ import glob
 import io
 import logging
 import os
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -24,6 +25,7 @@ from fusecli.images.atomic import is_device
 
 log = logging.getLogger(__name__)
 
+STDIN = Path("-")
 SHOWN = 10  # names that a message lists before it only counts
 SEPARATORS = "_-. "  # between what two names share and what tells the sides apart
 
@@ -62,8 +64,8 @@ def find_pairs(
 
     pair_by: "stem" (same name, whatever the ending), or one pattern for each side, as ``ir=*_IR,vis=*_RGB``: the part
     under the star must agree, and names the result. A side without pattern has ``*``.
-    pairs_csv: the pairs themselves, in columns headed by the names of the sides and, optionally, ``name`` (of the
-    result). Relative paths start in the side's folder where they exist there, else beside the CSV file.
+    pairs_csv: the pairs themselves (-: on stdin), in columns headed by the names of the sides and, optionally, ``name``
+    (of the result). Relative paths start in the side's folder where they exist there, else beside the CSV file.
     folders: whether the pairs themselves may be folders.
     ignore_unmatched: files without partner cost a warning, not the run, unless none has one (NoPair).
     sides: names of the two sides, for messages, patterns and columns.
@@ -266,6 +268,11 @@ def _walk(root: str, recursive: bool, broken: list[str] | None = None) -> Iterat
             if relative:  # a sub-folder that is gone since its parent was listed, such as the oldest day's
                 return
             raise
+        except PermissionError:
+            if relative:  # as `os.access` does not foresee, of the system's own on a Windows drive
+                _tell_closed(folder)
+                return
+            raise
         for entry in listing:
             try:
                 is_file, is_folder = entry.is_file(), entry.is_dir()
@@ -407,7 +414,7 @@ def _from_csv(
     path: Path, typed: tuple[str, str], sides: tuple[str, str], endings: tuple[str, ...], folders: bool
 ) -> list[Pair]:
     try:
-        text = (_piped if is_device(path) else _text)(path)
+        text = (_piped if _is_piped(path) else _text)(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--pairs {path}: cannot be read as a UTF-8 text file ({error})") from error
     if "\0" in text:
@@ -429,7 +436,13 @@ def _names(row: list[str]) -> list[str]:
     return [cell.strip().lower() for cell in row]
 
 
+def _is_piped(path: Path) -> bool:
+    return path == STDIN or is_device(path)
+
+
 def _text(path: Path) -> str:
+    if path == STDIN:
+        return io.StringIO(sys.stdin.buffer.read().decode("utf-8-sig"), newline=None).read()
     return path.read_text(encoding="utf-8-sig")
 
 
@@ -474,6 +487,7 @@ def _from_rows(
         name = _stem(name, endings) or name
         if _leaves(name):
             raise UsageError(f"{where}: {name!r} does not name a file inside the output folder")
+        name = PurePath(name).as_posix()  # on Windows backslashes part folders, too
         if name in pairs:
             raise UsageError(
                 f"{where}: a second result would be called {name!r} (before: {pairs[name].first}); "
@@ -489,7 +503,7 @@ def _from_rows(
 
 
 def _locate(cell: str, folder: str, table: Path, folders: bool) -> Path:
-    beside = Path() if is_device(table) else table.parent  # stdin lies nowhere
+    beside = Path() if _is_piped(table) else table.parent  # stdin lies nowhere
     slashed = cell.replace("\\", "/")  # a table made on Windows
     spelled = dict.fromkeys((cell, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))))
     places = [root / name for root in (Path(folder) if folder else beside, beside) for name in spelled]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,4 +106,9 @@ class RawWriter:
         """Append a frame; ``time`` has no place in the format."""
         view, written = memoryview(np.ascontiguousarray(pixels)).cast("B"), 0
         while written < len(view):
-            written += self._pipe.write(view[written:]) or 0
+            try:
+                written += self._pipe.write(view[written:]) or 0
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # as Windows says it
+                    raise BrokenPipeError(*error.args) from error
+                raise

@@ -138,7 +138,7 @@ class Nano(FusionNetwork):
         Many of them nearly agree in most scenes; degradations show in their small differences, which are learnt ten
         times as fast after whitening.
         """
-        statistics = contexts[:, :SIZE].double()
+        statistics = contexts[:, :SIZE].cpu().double()  # MPS has no float64
         spread, mean = torch.std_mean(statistics, 0)
         spread = spread.clamp(min=0.02)  # else one that hardly varies in training would dominate elsewhere
         variances, axes = torch.linalg.eigh(torch.cov(((statistics - mean) / spread).mT))

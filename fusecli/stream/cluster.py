@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import secrets
 import signal
 import socket
@@ -242,7 +243,7 @@ def _look(session: Session, version: str) -> Node:
         raise UsageError(f"has fusecli {__version__}, this is {version}; install one version everywhere")
     engine = _engine(session)
     precision = str(engine.precision).removeprefix("torch.")
-    return Node(os.uname().nodename, engine.device.type, precision, engine.runtime, engine.tile, engine.overlap)
+    return Node(platform.node(), engine.device.type, precision, engine.runtime, engine.tile, engine.overlap)
 
 
 def _fuse(session: Session, jobs: Sequence[Job], shown: frozenset[Path]) -> tuple[list[Outcome], list[tuple[int, str]]]:

@@ -26,6 +26,7 @@ log = logging.getLogger("fusecli")
 LUMA = (0.299, 0.587, 0.114)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AUTO_TILE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # pixels a side; larger frames are cut, which bounds the memory
+DEEP = {"mps": torch.int32}  # what holds 16 bits; older versions of MPS have no uint16
 SMALLEST_TILE = 64
 
 T = TypeVar("T")
@@ -159,7 +160,7 @@ class Engine:
         if not self._streams:
             on_device = [torch.from_numpy(side).to(self.device) for side in (first, second)]
             result, mended = self._fuse(on_device[0], on_device[1], levels, context)
-            return Begun(lambda: result.cpu().numpy(), mended)
+            return Begun(lambda: _fetched(result), mended)
         stream = self._streams[self._turn]
         self._turn = 1 - self._turn
         stream.wait_stream(torch.cuda.current_stream())  # where the context was computed
@@ -275,7 +276,8 @@ class Engine:
         fused = _within_reach(color, luma, fused).clamp_(0, 1) if vivid else _moved(color, fused - luma)
         if levels is None:
             return fused
-        return fused.mul_(levels).round_().to(torch.uint8 if levels == 255 else torch.uint16)
+        deep = DEEP.get(fused.device.type, torch.uint16)
+        return fused.mul_(levels).round_().to(torch.uint8 if levels == 255 else deep)
 
     def _network(self, first: Tensor, second: Tensor, context: Tensor | None) -> Tensor:
         half = self.precision != torch.float32
@@ -290,6 +292,11 @@ def _examined(*sides: Tensor) -> tuple[Tensor, ...]:
         for part in mending.samples(*sides[0].shape[1:3])
     ]
     return mending.examine(*parts)
+
+
+def _fetched(result: Tensor) -> np.ndarray:
+    found = result.cpu().numpy()
+    return found.astype(np.uint16) if found.dtype == np.int32 else found
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -329,6 +336,8 @@ def to_luma(images: Tensor) -> Tensor:
     if images.ndim == 3:
         return to_unit(images).unsqueeze(1)
     red, green, blue = images.unbind(-1)  # summed channel by channel: no float copy of the colour image is made
+    if images.device.type == "mps":  # older versions end the process where floats and scaled bytes are added
+        green, blue = green.float(), blue.float()
     r, g, b = (share / (255 if images.dtype == torch.uint8 else 1) for share in LUMA)
     return (red * r).add_(green, alpha=g).add_(blue, alpha=b).unsqueeze(1)
 
@@ -369,14 +378,15 @@ def _within_reach(colors: Tensor, luma: Tensor, fused: Tensor) -> Tensor:
 
 def pick_device(name: str) -> torch.device:
     """The torch device that ``--device`` names. Raises UsageError for one that is not there."""
-    if name == "auto":
-        mps = torch.backends.mps.is_available()
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    if name == "auto":  # mps is for those who ask for it: results were never compared there
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         if device.type not in AUTO_TILE:
             raise UsageError(f"--device {name}: choose auto, {', '.join(AUTO_TILE)}")
         torch.empty(1, device=device)
+        if not torch.amp.is_autocast_available(device.type):
+            raise UsageError(f"--device {name}: needs torch 2.5 or newer")
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {name}: not usable here ({str(error).splitlines()[0]})") from error
     return device
@@ -398,7 +408,8 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 @cache
 def _keep_freed_pages() -> None:
     """Tell glibc to reuse freed memory: else each layer's result is unmapped and its pages are faulted in again."""
-    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no mallopt, and no need of it
+    # Other C libraries have no mallopt, and no need of it; Windows has no library without a name.
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

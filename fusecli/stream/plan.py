@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from fusecli.errors import UsageError
 from fusecli.images import decode, frames
@@ -168,8 +168,9 @@ def is_file(output: Path) -> bool:
 def check_outside(option: str, path: Path, folders: Iterable[Path]) -> None:
     """Raises UsageError where what is written would lie in an input folder."""
     target = path.resolve()
+    around = {_identity(place) for place in (target, *target.parents) if _exists(place)}  # macOS: out is Out
     for folder in () if path == STDOUT else folders:
-        if target.is_relative_to(folder.resolve()):
+        if target.is_relative_to(folder.resolve()) or (_exists(folder) and _identity(folder) in around):
             raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
 
 
@@ -276,7 +277,7 @@ def _file_name(pattern: str, values: dict[str, str]) -> str:
     ending = next((one for one in (*VOLUMES, *frames.ENDINGS) if pattern.lower().endswith(one)), None)
     if ending:
         raise UsageError(f"--name {pattern}: leave out {ending}; endings go by --format, or by the input's")
-    if not name or name in {".", ".."} or "/" in name or "\0" in name:
+    if not name or name == ".." or PurePath(name).name != name or "\0" in name:
         raise UsageError(f"--name {pattern}: gives {name!r}, which is not a file name")
     return name
 

@@ -64,7 +64,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        waits = device.type != "cuda"  # MPS would still read what has been let go of by then
+        return self._each(lambda tensor: tensor.to(device, non_blocking=not waits))
 
     def pin_memory(self) -> Batch:
         """The same in pinned memory, from which a GPU copies by itself; DataLoader calls this."""

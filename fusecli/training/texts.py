@@ -26,6 +26,10 @@ class Texts:
     def __init__(self, encoder: Remembered, own: Mapping[str, Description]) -> None:
         self.encoder, self.own = encoder, own
 
+    def __getstate__(self) -> dict[str, object]:
+        """For processes that draw batches: without the encoder, which cannot be sent to them and is not used there."""
+        return {"own": self.own}
+
     @classmethod
     def of(cls, encoder: Remembered, data: Mapping[str, PairSet], descriptions: Path | None = None) -> Texts:
         """From a JSONL file that `fusecli annotate` wrote, or measured here.
