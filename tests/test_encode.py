@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from fusecli.errors import FusecliError, UsageError
 from fusecli.text import encode, wordpiece
@@ -123,8 +124,9 @@ def test_texts_are_encoded_once_and_kept_between_runs(tmp_path):
     other = encode.Remembered(Counting(), path)
     other.encode(["c"])
     assert list(other.table()) == [encode.text_key("c")]  # and not what other runs have met
-    path.write_bytes(b"broken")
-    assert np.array_equal(encode.Remembered(Counting(), path).encode(["a"])[0], vectors[0])
+    for broken in (b"broken", save({"vectors": np.zeros((1, 8), np.float32)}, {"keys": "7"})):
+        path.write_bytes(broken)
+        assert np.array_equal(encode.Remembered(Counting(), path).encode(["a"])[0], vectors[0])
     assert encode.Remembered(Counting(), path).table() == {}
 
 

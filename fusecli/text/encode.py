@@ -232,9 +232,9 @@ def _read_table(path: Path, dim: int) -> dict[str, np.ndarray]:
         with safe_open(str(path), framework="numpy") as file:
             keys = json.loads((file.metadata() or {})["keys"])
             vectors = file.get_tensor("vectors")
-    except (SafetensorError, OSError, KeyError, ValueError):
+        return dict(zip(keys, vectors, strict=True)) if vectors.shape == (len(keys), dim) else {}
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
         return {}
-    return dict(zip(keys, vectors, strict=True)) if vectors.shape == (len(keys), dim) else {}
 
 
 def _write_table(path: Path, vectors: Mapping[str, np.ndarray]) -> None:

@@ -151,7 +151,7 @@ class Endpoint:
                     said = error.read(10_000).decode("utf-8", "replace")
                 failure = self._judge(url, error.code, said)
                 hint = error.headers.get("Retry-After", "")
-                wait = max(wait, float(hint)) if hint.isdigit() else wait
+                wait = max(wait, float(hint)) if hint.isdecimal() else wait
             except (ValueError, RecursionError) as error:  # no JSON
                 failure = ReplyError(f"{url} did not answer in JSON ({error}); is it an OpenAI-compatible endpoint?")
             except http.client.HTTPException as error:
