@@ -22,6 +22,7 @@ from fusecli.errors import FusecliError, OutputError, Stopped, UsageError
 from fusecli.images.atomic import locked
 from fusecli.models import checkpoint
 from fusecli.models.nano import Nano
+from fusecli.models.teacher import Teacher
 from fusecli.stream.stop import stopping
 from fusecli.training import loop, session
 from fusecli.training import validate as validation
@@ -669,6 +670,10 @@ def test_descriptions_must_be_of_these_pairs(tmp_path, root):
     write("ct", "mri")
     with pytest.raises(UsageError, match="describes 0 as ct \\+ mri, not as vis \\+ ir"):
         Texts.of(Numbers(), pairs, path)
+    lines.pop()
+    write("vis", "ir")
+    with pytest.raises(UsageError, match="no line describes 2; annotate the training pairs first"):
+        Texts.of(Numbers(), pairs, path)
 
 
 def test_text_is_refused_where_no_one_reads_it(root, tmp_path):
@@ -726,6 +731,27 @@ def test_a_distillation_is_taken_up_with_its_own_teacher_only(root, tmp_path):
             other.resume()
     with pytest.raises(UsageError, match="another feature weight, teacher"):
         Run(RECIPE, tmp_path, device=CPU).resume()
+
+
+def test_distance_from_the_teacher_adds_to_the_loss(root, tmp_path):
+    teacher, student = NanoTeacher(**TINY), Run(RECIPE, tmp_path, device=CPU).network
+    batch = Batches(RECIPE, load(root), network=student)(0, CPU)
+    objective = DistillObjective(teacher, student, 0.0)
+
+    def added(network: Nano, feature: float) -> float:
+        objective.feature = feature
+        fused, _ = network.with_features(batch.first, batch.second, batch.context)
+        own = batch.aimed_by(network).loss(fused) + batch.perception_loss(network)
+        return (objective(network, batch) - own).item()
+
+    with torch.no_grad():
+        student.head.bias += 0.1
+        assert added(teacher, 0.0) == pytest.approx(0, abs=1e-6)
+        results = added(student, 0.0)
+        assert results > 1e-4
+        features = added(student, 1.0) - results
+        assert features > 1e-4
+        assert added(student, 3.0) - results == pytest.approx(3 * features, rel=1e-3)
 
 
 class NanoTeacher(Nano):
@@ -979,6 +1005,23 @@ def test_sizes_without_sense_are_named(model):
         checkpoint.build("paper", model)
 
 
+def test_train_teacher_takes_the_sets_below_the_data_root(root, tmp_path, fusecli, monkeypatch):
+    monkeypatch.setenv("FUSECLI_DATA", str(root))
+    settings = {"steps": 1, "batch": 1, "patch": 48, "degrade": 0.0, "text": ""}
+    settings |= {f"model.{key}": value for key, value in TINY_TEACHER.items()}
+    given = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    code, out, err = fusecli("train-teacher", "-o", tmp_path / "run", "-q", *given)
+    assert (code, err) == (0, "")
+    path = Path(out.strip())
+    assert path == tmp_path / "run" / "teacher.safetensors"
+    assert isinstance(checkpoint.load(path, "ir-vis"), Teacher)
+    assert checkpoint.training_state(path.with_name(loop.LAST))["recipe"]["train"] == {"ir-vis": ["set"]}
+    for task, said in (("ir-viz", "did you mean ir-vis?"), ("pet-mri", "no folder below it holds pet/ and mri/")):
+        code, _, err = fusecli("train-teacher", "--task", task, "-o", tmp_path / "no", *given)
+        assert code == 2
+        assert said in err
+
+
 def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
     teacher = Run(dataclasses.replace(RECIPE, architecture="teacher", model=TINY_TEACHER), tmp_path, device=CPU)
     path, recipe = teacher.save("last.pt"), tmp_path / "r.toml"
@@ -992,6 +1035,9 @@ def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
     code, _, err = fusecli(*call)
     assert code == 2
     assert "unknown student 'teacher'" in err
+    code, _, err = fusecli(*call, "--student", "bass")
+    assert code == 2
+    assert "unknown student 'bass'; did you mean base?" in err
     code, _, err = fusecli("distill", "--teacher", tmp_path / "none.pt", "--recipe", recipe)
     assert code == 2
     assert "none.pt: no such model file" in err

@@ -278,7 +278,7 @@ def test_a_partner_that_does_not_come_is_reported_once(tmp_path, watched, monkey
     code, _, err = watched(act)
     assert code == 0
     assert err.count("alone.png") == 1
-    assert "partner" in err
+    assert "waited 0 s for their partner" in err
 
 
 def test_the_pairs_that_wait_longest_go_first(tmp_path, monkeypatch):
