@@ -48,11 +48,14 @@ def test_missing_partner_is_listed(pairs, fusecli):
 def test_one_pair_of_different_sizes_fails_alone(pairs, fusecli):
     root = pairs(3)
     cv2.imwrite(str(root / "ir" / "001.png"), scene(0, (10, 10))[1])
-    code, _, err = fusecli(*command(root))
+    code, _, err = fusecli(*command(root, "--report", root / "report.json"))
     assert code == 8
     assert "001" in err
     assert "10×10" in err
     assert sorted(contents(root / "out")) == ["000.png", "002.png"]
+    rows = json.loads((root / "report.json").read_text())["pairs"]
+    assert [row["status"] for row in rows] == ["done", "failed", "done"]
+    assert ["10×10" in row.get("error", "") for row in rows] == [False, True, False]
 
 
 def test_a_truncated_file_costs_one_pair_of_fifty(pairs, fusecli):

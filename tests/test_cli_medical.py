@@ -645,6 +645,7 @@ def test_volumes_of_one_name_are_not_taken_for_one(tmp_path, fusecli, average):
 def test_nested_exports_are_answered_with_the_option_that_takes_them(tmp_path, fusecli, average):
     ct = put(tmp_path, "dicom", "ct", CT, phantom.head(CT))
     put(tmp_path / "nested" / "study", "dicom", "mri", MR, phantom.head(MR))
+    (tmp_path / "nested" / "notes.txt").write_text("from the scanner")
     arguments = ("fuse", "--ct", ct, "--mri", tmp_path / "nested", "-o", tmp_path / "out", "-m", average)
     code, _, err = fusecli(*arguments)
     assert code == 2

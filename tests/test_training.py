@@ -31,7 +31,7 @@ from fusecli.training.data import LumaPair, PairSet, cut_part, partly_clipped, s
 from fusecli.training.distill import DistillObjective
 from fusecli.training.looks import between
 from fusecli.training.loop import Run
-from fusecli.training.losses import event_weights
+from fusecli.training.losses import event_weights, target_loss
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
 from fusecli.training.validate import validate
@@ -656,7 +656,9 @@ def test_descriptions_must_be_of_these_pairs(tmp_path, root):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     write("vis", "ir")
+    recipe = dataclasses.replace(RECIPE, text="minilm", descriptions=path.name)
     texts = Texts.of(Numbers(), pairs, path)
+    assert session._texts(recipe, pairs, tmp_path, None).sha256 == texts.sha256
     batch = Batches(dataclasses.replace(RECIPE, degrade=0.0), pairs, texts=texts)(0, CPU)
     dark = event_weights(["low light"], RECIPE.loss).tensor()  # by the pair's own description
     assert torch.equal(batch.weights, dark.expand(RECIPE.batch, -1))
@@ -920,9 +922,10 @@ def test_distill_needs_no_more_than_the_teacher(root, tmp_path, fusecli, monkeyp
     code, _, err = fusecli("distill", "--teacher", checkpoint_path, "--recipe", other, "-o", tmp_path / "no", "-q")
     assert code == 2
     assert "trained for ir-vis, not for ct-mri" in err
-    code, _, err = fusecli("distill", "--teacher", tmp_path / "missing.pt")
-    assert code == 2
-    assert "missing.pt" in err
+    for missing in (tmp_path / "missing.pt", tmp_path / "missing.safetensors"):
+        code, _, err = fusecli("distill", "--teacher", missing)
+        assert code == 2
+        assert f"{missing}: no such model file" in err
 
 
 def test_training_starts_from_other_weights(root, tmp_path):
@@ -1006,7 +1009,8 @@ def test_sizes_without_sense_are_named(model):
 
 
 def test_train_teacher_takes_the_sets_below_the_data_root(root, tmp_path, fusecli, monkeypatch):
-    monkeypatch.setenv("FUSECLI_DATA", str(root))
+    shutil.copytree(root / "set", tmp_path / "data" / "train" / "set")
+    monkeypatch.setenv("FUSECLI_DATA", str(tmp_path / "data"))
     settings = {"steps": 1, "batch": 1, "patch": 48, "degrade": 0.0, "text": ""}
     settings |= {f"model.{key}": value for key, value in TINY_TEACHER.items()}
     given = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
@@ -1015,7 +1019,7 @@ def test_train_teacher_takes_the_sets_below_the_data_root(root, tmp_path, fusecl
     path = Path(out.strip())
     assert path == tmp_path / "run" / "teacher.safetensors"
     assert isinstance(checkpoint.load(path, "ir-vis"), Teacher)
-    assert checkpoint.training_state(path.with_name(loop.LAST))["recipe"]["train"] == {"ir-vis": ["set"]}
+    assert checkpoint.training_state(path.with_name(loop.LAST))["recipe"]["train"] == {"ir-vis": ["train/set"]}
     for task, said in (("ir-viz", "did you mean ir-vis?"), ("pet-mri", "no folder below it holds pet/ and mri/")):
         code, _, err = fusecli("train-teacher", "--task", task, "-o", tmp_path / "no", *given)
         assert code == 2
@@ -1056,6 +1060,13 @@ def test_weights_are_for_all_to_read(tmp_path):
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_the_loss_of_a_batch_with_looks_is_the_distance_from_its_target(root):
+    batch = Batches(dataclasses.replace(RECIPE, looks=True), load(root), network=Nano(look=0.15))(0, CPU)
+    clean = batch.clean_first, batch.clean_second
+    expected = target_loss(batch.second, batch.target, *clean, batch.calm, batch.weights, batch.terms)
+    assert torch.equal(batch.loss(batch.second), expected.mean())
 
 
 def test_batches_drawn_ahead_are_the_same(root, tmp_path):
