@@ -155,6 +155,7 @@ def test_a_run_goes_on_where_the_last_one_was_torn_off(pairs, fusecli):
     code, _, err = fusecli(*measured(root))
     assert code == 0
     assert "4 already there" in err
+    assert "cut off" not in err
     assert (root / "d.jsonl").read_bytes() == whole
 
 

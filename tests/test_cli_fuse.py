@@ -279,6 +279,12 @@ def test_log_format_json_is_json(pairs, fusecli):
     assert any("1 done" in line["message"] for line in lines)
 
 
+def test_there_are_two_formats_of_the_log(fusecli):
+    code, _, err = fusecli("fuse", "--ir", "a", "--vis", "b", "-o", "c", "--log-format", "xml")
+    assert code == 2
+    assert "--log-format xml: choose text or json" in err
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_log_format_json_is_json_in_every_encoding(pairs, encoding):
     root = pairs(1)
@@ -471,6 +477,15 @@ def test_what_was_fused_counts_where_nothing_can_be_written_beside_it(pairs, opt
     where = "/dev/full" if option == "--report" else "standard output"
     assert f"{where}: cannot be written: No space left on device" in done.stderr
     assert "2 done" in done.stderr
+
+
+def test_a_report_that_cannot_be_written_counts_where_other_things_are_written(pairs, fusecli):
+    root = pairs(1)
+    command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--report", "/dev/full")
+    code, out, err = fusecli(*command, "--json", "--preview")
+    assert (code, json.loads(out)["done"]) == (8, 1)
+    assert "/dev/full: cannot be written" in err
+    assert (root / "out" / "preview.png").exists()
 
 
 def test_a_dash_is_a_stream(pairs, fusecli, monkeypatch, tmp_path):

@@ -254,6 +254,8 @@ def test_nifti_and_pictures_made_of_dicom_do_not_know_the_patient(heads, fusecli
         assert code == 0, err
     assert not re.search(rb"Doe|Jane|4711|19700101|1\.2\.826", everything_written(root / "out"))
     volume = nifti.read(root / "out" / "a" / "fused.nii.gz")
+    header = nib.load(root / "out" / "a" / "fused.nii.gz").header
+    assert (header["sform_code"], header["qform_code"]) == (1, 1)  # the scanner's space, as that of DICOM is
     assert volume.grid.affine == pytest.approx(CT.affine, abs=1e-5)
     slices = sorted((root / "out" / "c" / "ct").iterdir())
     assert [path.name for path in slices] == [f"{k + 1:04d}.png" for k in range(22)]

@@ -1020,8 +1020,12 @@ def test_train_teacher_takes_the_sets_below_the_data_root(root, tmp_path, fusecl
     assert path == tmp_path / "run" / "teacher.safetensors"
     assert isinstance(checkpoint.load(path, "ir-vis"), Teacher)
     assert checkpoint.training_state(path.with_name(loop.LAST))["recipe"]["train"] == {"ir-vis": ["train/set"]}
-    for task, said in (("ir-viz", "did you mean ir-vis?"), ("pet-mri", "no folder below it holds pet/ and mri/")):
-        code, _, err = fusecli("train-teacher", "--task", task, "-o", tmp_path / "no", *given)
+    for wrong, said in (
+        (("--task", "ir-viz"), "did you mean ir-vis?"),
+        (("--task", "pet-mri"), "no folder below it holds pet/ and mri/"),
+        (("--data-root", tmp_path / "none"), "none: give --data-root or set FUSECLI_DATA"),
+    ):
+        code, _, err = fusecli("train-teacher", *wrong, "-o", tmp_path / "no", *given)
         assert code == 2
         assert said in err
 

@@ -424,6 +424,17 @@ def test_a_report_into_a_watched_folder_is_refused(pairs, fusecli):
     assert not (root / "vis" / "new").exists()
 
 
+def test_a_folder_that_cannot_be_listed_is_named(pairs, fusecli, monkeypatch):
+    def denied(self):
+        raise PermissionError(13, "Permission denied", "vis/night")
+
+    root = pairs(1)
+    monkeypatch.setattr(watch.Watcher, "existing", denied)
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--watch")
+    assert code == 2
+    assert "vis/night: cannot be listed: Permission denied" in err
+
+
 @pytest.mark.parametrize("option", [("--series", "3"), ("--raw", "3x3")])
 def test_options_of_other_inputs_are_refused(pairs, fusecli, option):
     root = pairs(1)
