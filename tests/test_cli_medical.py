@@ -788,6 +788,8 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
         assert code == 2
         assert "8: CT, 4 slices" in err
     assert fusecli(*alone, "--series", "9")[0] == 0
+    uid = pydicom.dcmread(next((tmp_path / "mr").iterdir())).SeriesInstanceUID
+    assert fusecli(*alone, "--overwrite", "--series", uid.partition(".")[2])[0] == 0
     series = np.stack([values, values[::-1]]).astype(np.int16)
     nib.save(nib.Nifti1Image(series.T, small.affine), tmp_path / "pet.nii")
     mr = phantom.nifti(tmp_path / "mr.nii", values, small)

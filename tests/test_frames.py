@@ -23,7 +23,7 @@ from fusecli.errors import FusecliError, InputError, OutputError
 from fusecli.images import decode as decoding
 from fusecli.images import exif, frames, tiff
 from fusecli.images import png as png_files
-from fusecli.images.decode import decode
+from fusecli.images.decode import decode, peek
 from fusecli.images.headers import parse
 from fusecli.images.intensity import sequence_range, visible_range
 from fusecli.images.opencv import cv2
@@ -374,6 +374,8 @@ def test_alpha_palette_bilevel_and_cmyk(tmp_path):
     ):
         saved.save(tmp_path / name, **({"lossless": True, "exact": True} if name.endswith("webp") else {}))
         np.testing.assert_array_equal(one(tmp_path / name).pixels, np.asarray(expected), err_msg=name)
+        color = expected.mode == "RGB"  # headers of BMP and palettes of TIFF do not tell of grays
+        assert peek(tmp_path / name).color == (color or name.endswith(("bmp", "grays.tif"))), name
     colour.convert("P").save(tmp_path / "clear.png", transparency=3)
     assert one(tmp_path / "clear.png").pixels.shape == (20, 30, 3)
     colour.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=98)
