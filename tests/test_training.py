@@ -31,7 +31,7 @@ from fusecli.training.data import LumaPair, PairSet, cut_part, partly_clipped, s
 from fusecli.training.distill import DistillObjective
 from fusecli.training.looks import between
 from fusecli.training.loop import Run
-from fusecli.training.losses import event_weights, target_loss
+from fusecli.training.losses import event_weights, feature_loss, target_loss
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
 from fusecli.training.validate import validate
@@ -751,8 +751,9 @@ def test_distance_from_the_teacher_adds_to_the_loss(root, tmp_path):
         assert added(teacher, 0.0) == pytest.approx(0, abs=1e-6)
         results = added(student, 0.0)
         assert results > 1e-4
-        features = added(student, 1.0) - results
-        assert features > 1e-4
+        own, guides = (one.with_features(batch.first, batch.second, batch.context)[1] for one in (student, teacher))
+        adapted = [adapt(guides[scale]) for adapt, scale in zip(objective.modules, objective.scales, strict=True)]
+        features = feature_loss([own[scale] for scale in objective.scales], adapted).item()
         assert added(student, 3.0) - results == pytest.approx(3 * features, rel=1e-3)
 
 
