@@ -155,6 +155,7 @@ def test_a_run_goes_on_where_the_last_one_was_torn_off(pairs, fusecli):
     code, _, err = fusecli(*measured(root))
     assert code == 0
     assert "4 already there" in err
+    assert "cut off" not in err
     assert (root / "d.jsonl").read_bytes() == whole
 
 
@@ -259,6 +260,21 @@ def test_the_model_sees_both_images_and_its_answer_is_read(pairs, fusecli):
     assert json.loads((root / "d.jsonl").read_text().splitlines()[0])["backend"] == "openai:fake-vl"
 
 
+def test_the_model_sees_sixteen_bits_as_eight_and_pairs_may_be_listed(pairs, fusecli):
+    root = pairs(2)
+    for side in ("vis", "ir"):
+        image = cv2.imread(str(root / side / "000.png"), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(root / side / "000.png"), image.astype(np.uint16) * 257)
+    (root / "pairs.csv").write_text(f"vis,ir,name\n{root / 'vis' / '000.png'},{root / 'ir' / '000.png'},gate\n")
+    with FakeModel() as server:
+        code, _, err = fusecli(*openai(root, server, "--pairs", root / "pairs.csv"))
+    assert code == 0, err
+    assert list(load(root / "d.jsonl")) == ["gate"]
+    vis, ir = images_in(server.bodies[0])
+    assert np.array_equal(vis, cv2.imread(str(root / "vis" / "000.png")))
+    assert ir[24, 21] == ir.max() == 255  # the hot spot
+
+
 def test_large_images_are_shrunk_before_they_are_sent():
     url = vlm.data_url(np.full((700, 3000), 80, np.uint8))
     image = images_in({"messages": [{"content": [{"type": "image_url", "image_url": {"url": url}}]}]})[0]
@@ -358,6 +374,15 @@ def test_several_models_have_to_be_chosen_from(pairs, fusecli):
     assert code == 2
     assert "a-vl, b-vl" in err
     assert "--vlm" in err
+
+
+@pytest.mark.parametrize("reply", [{}, {"data": None}, {"data": [{"object": "model"}]}, []])
+def test_a_server_that_names_no_model_needs_one_to_be_named(reply, monkeypatch, pairs, fusecli):
+    monkeypatch.setattr(vlm.Endpoint, "_request", lambda *_: reply)
+    with FakeModel() as server:
+        code, _, err = fusecli(*openai(pairs(1), server))
+    assert code == 2
+    assert "serves no model that it names; choose one by --vlm" in err
 
 
 @pytest.mark.parametrize(

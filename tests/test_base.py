@@ -170,6 +170,7 @@ def test_it_costs_a_tenth_of_the_teacher():
 def test_sizes_without_sense_are_named(config):
     with pytest.raises(UsageError, match="architecture base"):
         checkpoint.build("base", config)
+    assert [checkpoint.build("nano", {"look": look}).look for look in (0, 1)] == [0, 1]  # ends that make sense
 
 
 @pytest.mark.parametrize("task", list(registry.TASKS))

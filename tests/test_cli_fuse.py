@@ -17,6 +17,7 @@ import tifffile
 from conftest import scene
 
 from fusecli.cli.fuse import Fuse, fuse
+from fusecli.images.preview import contact_sheet, row
 
 
 def read(path):
@@ -173,6 +174,20 @@ def test_report_json_and_preview(pairs, fusecli):
     assert read(root / "out" / "preview.png").shape[1] > 3 * 300
 
 
+def test_contact_sheets_show_every_sample_type_alike(tmp_path):
+    gray, _ = scene(0, color=False)
+    cells = row(gray, gray.astype(np.uint16) * 257, gray / np.float32(255), np.repeat(gray[..., None], 3, 2))
+    assert all(cell.dtype == np.uint8 and cell.shape == (270, 360, 3) for cell in cells)
+    assert np.ptp(cells, axis=0).max() <= 1
+    assert abs(cells[0].mean() - gray.mean()) < 1
+    contact_sheet([cells[:2], cells[2:3]], tmp_path / "sheet.png")
+    sheet = read(tmp_path / "sheet.png")
+    assert sheet.shape == (2 * 276, 2 * 366, 3)
+    assert np.array_equal(sheet[:270, 366:726], cells[1][..., ::-1])
+    assert not sheet[276:, 366:].any()
+    assert [row(np.zeros(size))[0].shape[:2] for size in ((1, 4000), (4000, 1))] == [(1, 360), (1440, 360)]
+
+
 def test_seconds_are_right_where_the_clock_is_set_back(pairs, fusecli, monkeypatch):
     root, clock = pairs(1), itertools.count(2e9, -1000)
     monkeypatch.setattr(time, "time", lambda: next(clock))
@@ -264,6 +279,12 @@ def test_log_format_json_is_json(pairs, fusecli):
     assert any("1 done" in line["message"] for line in lines)
 
 
+def test_there_are_two_formats_of_the_log(fusecli):
+    code, _, err = fusecli("fuse", "--ir", "a", "--vis", "b", "-o", "c", "--log-format", "xml")
+    assert code == 2
+    assert "--log-format xml: choose text or json" in err
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_log_format_json_is_json_in_every_encoding(pairs, encoding):
     root = pairs(1)
@@ -285,12 +306,36 @@ def test_log_format_json_shows_no_bar_on_a_terminal(pairs, fusecli, monkeypatch)
     assert all(json.loads(line) for line in fusecli(*command, "--log-format", "json")[2].splitlines())
 
 
+def test_the_look_is_a_word_or_a_number(pairs, fusecli, average):
+    root = pairs(1)
+    command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "--overwrite", "-o", root / "out")
+
+    def with_look(*look: str) -> bytes:
+        code, _, err = fusecli(*command, *look)
+        assert code == 0, err
+        return (root / "out" / "000.png").read_bytes()
+
+    thermal, natural, usual = with_look("--look", "thermal"), with_look("--look", "Natural"), with_look()
+    assert len({thermal, natural, usual}) == 3
+    assert [with_look("--look", number) for number in ("0", "1.0", "0.15")] == [thermal, natural, usual]
+    for look in ("warm", "-0.1", "1.5", "nan"):
+        code, _, err = fusecli(*command, "--look", look)
+        assert code == 2
+        assert f"--look {look}: write thermal, natural or a number from 0 to 1" in err
+    code, _, err = fusecli(*command, "--look", "0", "-m", average)
+    assert code == 2
+    assert "was trained for one look only" in err
+
+
 def test_models_lists_what_is_released(fusecli):
     code, out, _ = fusecli("models", "--json")
     assert code == 0
     cards = json.loads(out)
     assert any(card["name"] == "nano" and "ir-vis" in card["tasks"] for card in cards.values())
-    assert fusecli("models")[0] == 0
+    code, out, _ = fusecli("models")
+    assert code == 0
+    score = f"{cards['nano-ir-vis']['scores']['tno']['VIF']:.3f}"
+    assert all(said in out for said in ("nano for ir-vis", "0.15 by default", "tno", "VIF", score)), out
 
 
 def test_parts_of_a_batch_system_make_together_what_one_run_makes(pairs, fusecli):
@@ -432,6 +477,15 @@ def test_what_was_fused_counts_where_nothing_can_be_written_beside_it(pairs, opt
     where = "/dev/full" if option == "--report" else "standard output"
     assert f"{where}: cannot be written: No space left on device" in done.stderr
     assert "2 done" in done.stderr
+
+
+def test_a_report_that_cannot_be_written_counts_where_other_things_are_written(pairs, fusecli):
+    root = pairs(1)
+    command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--report", "/dev/full")
+    code, out, err = fusecli(*command, "--json", "--preview")
+    assert (code, json.loads(out)["done"]) == (8, 1)
+    assert "/dev/full: cannot be written" in err
+    assert (root / "out" / "preview.png").exists()
 
 
 def test_a_dash_is_a_stream(pairs, fusecli, monkeypatch, tmp_path):

@@ -254,6 +254,8 @@ def test_nifti_and_pictures_made_of_dicom_do_not_know_the_patient(heads, fusecli
         assert code == 0, err
     assert not re.search(rb"Doe|Jane|4711|19700101|1\.2\.826", everything_written(root / "out"))
     volume = nifti.read(root / "out" / "a" / "fused.nii.gz")
+    header = nib.load(root / "out" / "a" / "fused.nii.gz").header
+    assert (header["sform_code"], header["qform_code"]) == (1, 1)  # the scanner's space, as that of DICOM is
     assert volume.grid.affine == pytest.approx(CT.affine, abs=1e-5)
     slices = sorted((root / "out" / "c" / "ct").iterdir())
     assert [path.name for path in slices] == [f"{k + 1:04d}.png" for k in range(22)]
@@ -645,6 +647,7 @@ def test_volumes_of_one_name_are_not_taken_for_one(tmp_path, fusecli, average):
 def test_nested_exports_are_answered_with_the_option_that_takes_them(tmp_path, fusecli, average):
     ct = put(tmp_path, "dicom", "ct", CT, phantom.head(CT))
     put(tmp_path / "nested" / "study", "dicom", "mri", MR, phantom.head(MR))
+    (tmp_path / "nested" / "notes.txt").write_text("from the scanner")
     arguments = ("fuse", "--ct", ct, "--mri", tmp_path / "nested", "-o", tmp_path / "out", "-m", average)
     code, _, err = fusecli(*arguments)
     assert code == 2
@@ -785,6 +788,8 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
         assert code == 2
         assert "8: CT, 4 slices" in err
     assert fusecli(*alone, "--series", "9")[0] == 0
+    uid = pydicom.dcmread(next((tmp_path / "mr").iterdir())).SeriesInstanceUID
+    assert fusecli(*alone, "--overwrite", "--series", uid.partition(".")[2])[0] == 0
     series = np.stack([values, values[::-1]]).astype(np.int16)
     nib.save(nib.Nifti1Image(series.T, small.affine), tmp_path / "pet.nii")
     mr = phantom.nifti(tmp_path / "mr.nii", values, small)

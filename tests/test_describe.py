@@ -1,5 +1,6 @@
 """Measured descriptions: what was done to an image is found again, and what was not is not claimed."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -146,6 +147,8 @@ def test_sentences_are_many_bounded_and_tell_kinds_apart():
     assert not wordings & held_out
     assert sentence([noise], "vis", 3) == sentence([Event("high noise", "vis", 0.1)], "vis", 3)
     assert sentence([event("noise", "ir", 1)], "vis", 3) == sentence((), "vis", 3)
+    three = sentence([blur, noise, event("low contrast", "vis", 0.5)], "vis", 5)
+    assert re.search(r"\w, \w.* and \w", three)
     both = sentence([blur, noise], "vis", 5)
     assert " and " in both
     assert both[0].isupper()

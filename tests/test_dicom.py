@@ -312,7 +312,9 @@ def test_ct_without_negative_values_is_warned_of(tmp_path, caplog):
         phantom.dicom_series(tmp_path / str(shift), VALUES + np.int16(shift), WHERE, **options)
         assert shown_range(read(tmp_path / str(shift)), "ct") == Range(0, 80)
     assert not caplog.text
-    phantom.dicom_series(tmp_path / "lost", VALUES, WHERE, RescaleIntercept=0)
+    stored = VALUES.copy()
+    stored[0, 0, 0] = 0  # air, which is usually the least that is stored
+    phantom.dicom_series(tmp_path / "lost", stored, WHERE, RescaleIntercept=0)
     lost = read(tmp_path / "lost")
     assert shown_range(lost, "ct", parse_window("1064,80")) == Range(1024, 1104)
     assert not caplog.text
@@ -322,6 +324,9 @@ def test_ct_without_negative_values_is_warned_of(tmp_path, caplog):
 
 def test_ct_is_shown_by_the_option_the_file_or_the_brain_window(tmp_path):
     phantom.dicom_series(tmp_path / "plain", VALUES, WHERE)
+    for half in ({"WindowCenter": 60}, {"WindowWidth": 201}):  # which says nothing
+        phantom.dicom_series(tmp_path / str(*half), VALUES, WHERE, **half)
+        assert shown_range(read(tmp_path / str(*half)), "ct") == Range(0, 80)
     phantom.dicom_series(tmp_path / "windowed", VALUES, WHERE, WindowCenter=[60, 300], WindowWidth=[201, 2000])
     plain, windowed = read(tmp_path / "plain"), read(tmp_path / "windowed")
     assert shown_range(plain, "ct") == Range(0, 80)

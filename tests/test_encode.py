@@ -44,7 +44,10 @@ class Counting:
         ("红外 dark", [101, 100, 1809, 2601, 102]),
         ("中文", [101, 1746, 1861, 102]),
         ("a\u200bb\tc\u3000d", [101, 11113, 1039, 1040, 102]),
+        ("a+b—c", [101, 1037, 1009, 1038, 1517, 1039, 102]),
+        ("a\u9fffb", [101, 1037, 100, 1038, 102]),
         ("", [101, 102]),
+        ("x" * 100, [101, 22038, *[20348] * 49, 102]),
         ("x" * 101, [101, 100, 102]),
     ],
 )
@@ -128,6 +131,8 @@ def test_texts_are_encoded_once_and_kept_between_runs(tmp_path):
         path.write_bytes(broken)
         assert np.array_equal(encode.Remembered(Counting(), path).encode(["a"])[0], vectors[0])
     assert encode.Remembered(Counting(), path).table() == {}
+    encode._write_table(path, {encode.text_key("a"): np.ones(3, np.float32)})  # of another encoder
+    assert np.array_equal(encode.Remembered(Counting(), path).encode(["a"])[0], vectors[0])
 
 
 def test_texts_are_written_rarely(tmp_path, monkeypatch):

@@ -16,7 +16,12 @@ def test_a_released_model_as_onnx_takes_any_size(model, tmp_path, fusecli):
     pair = np.random.default_rng(0).random((2, 3, 1, 41, 37), np.float32)
     (fused,) = session.run(None, {"first": pair[0], "second": pair[1]})
     assert fused.shape == (3, 1, 41, 37)
-    assert fusecli("export", "-o", path)[0] == 2  # exists
+    code, _, err = fusecli("export", "-o", path)
+    assert code == 2
+    assert "exists already; --overwrite replaces it" in err
+    code, _, err = fusecli("export", "-o", path, "--overwrite", "--task", "ir-viz")
+    assert code == 2
+    assert "unknown task 'ir-viz'; did you mean ir-vis?" in err
     assert fusecli("export", "-o", tmp_path / "nano.bin")[0] == 2
     assert fusecli("export", "-o", path / "nano.onnx")[0] == 2  # a file is no folder
     assert fusecli("export", "-o", tmp_path / "medical.onnx", "--task", "ct-mri", "--look", "natural")[0] == 2

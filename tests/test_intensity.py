@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from fusecli.errors import UsageError
 from fusecli.images import frames, intensity
-from fusecli.images.colour import luma, recolour
+from fusecli.images.colour import is_colored, luma, recolour
 from fusecli.images.decode import decode
 from fusecli.images.intensity import Range, frame_range, full_range, sequence_range, visible_range
 
@@ -339,3 +339,12 @@ def test_a_range_that_holds_nothing_of_the_frames_is_said(tmp_path, caplog, opti
     paths = sorted(tmp_path.iterdir())
     sequence_range(option, paths)
     assert ("holds nothing" in caplog.text) == said
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.uint16, 4095), (np.float32, 1)])
+def test_colour_is_told_from_gray_stored_as_rgb(dtype, white):
+    gray = np.linspace(0, white, 40 * 50).reshape(40, 50, 1).repeat(3, 2).astype(dtype)
+    tinted, logo = gray.copy(), gray.copy()
+    tinted[..., 2] = gray[..., 2] // 2 if white > 1 else gray[..., 2] / 2
+    logo[:2, :, 1:] = 0
+    assert [is_colored(image) for image in (gray, gray[..., 0], logo, tinted, gray * 0)] == [False] * 3 + [True, False]

@@ -112,6 +112,8 @@ def test_every_format_takes_over_what_the_other_has(tmp_path, vis, source, resul
     assert xmp_of(found) == UPRIGHT_XMP
     if ".webp" not in (source, result):  # which has no resolution
         assert found.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+    if result == ".jpg":  # the JFIF segment ends without a thumbnail, where the next one begins
+        assert (tmp_path / "result.jpg").read_bytes()[18:21] == b"\0\0\xff"
     assert not found.getexif().get_ifd(THUMBNAIL)
     assert found.getexif().get_ifd(EXIF)[WIDTH] == 64
     notes = None if ".tif" in (source, result) else b"\1\2notes"  # they may hold positions in their file
@@ -279,6 +281,10 @@ def test_damaged_coordinates_are_left_out_of_what_is_resized(tag):
     assert Metadata(geo=(tag,)).resized((40, 60), (20, 30)).geo == ()
 
 
+def test_the_resolution_of_what_is_resized_is_unknown():
+    assert Metadata(dpi=(300, 300)).resized((40, 60), (20, 30)).dpi is None
+
+
 def test_frames_without_metadata_are_as_they_were(tmp_path, vis):
     for ending in ENDINGS:
         frames.write(tmp_path / f"a{ending}", [vis])
@@ -326,6 +332,7 @@ DAMAGED = {
     "short profile": chunk(b"iCCP", b"small\0\0" + zlib.compress(b"profile")),
     "no profile": chunk(b"iCCP", b""),
     "no density": chunk(b"pHYs", bytes(9)),
+    "density of no unit": chunk(b"pHYs", struct.pack(">IIB", 2835, 2835, 0)),
     "short density": chunk(b"pHYs", b"\0"),
     "long density": chunk(b"pHYs", b"\1" * 12),
     "density out of this world": chunk(b"pHYs", b"\xff" * 8 + b"\1"),

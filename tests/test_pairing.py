@@ -373,6 +373,17 @@ def test_many_files_are_listed_fast(tmp_path):
     assert time.process_time() - began < 1  # 100,000 on each side within some seconds
 
 
+def test_a_long_list_ends_with_how_many_more_there_are(tmp_path):
+    stems = [f"{index:02}.png" for index in range(13)]
+    said = refused(make(tmp_path / "vis", *stems), make(tmp_path / "ir", stems[0]))
+    assert "10.png\n  … and 2 more" in said
+    (tmp_path / "vis" / "11.png").unlink()
+    (tmp_path / "vis" / "12.png").unlink()
+    said = refused(tmp_path / "vis", tmp_path / "ir")
+    assert "10.png" in said
+    assert "more" not in said
+
+
 def test_links_to_nothing_are_named(tmp_path):
     for side in ("vis", "ir"):
         (tmp_path / side).mkdir()

@@ -116,6 +116,7 @@ def test_a_batch_that_the_device_refuses_costs_its_own_pairs(jobs):
 def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch):
     """As timeout(1) sends it; 2 of 5 such runs left no report. A later one ends the process."""
     killed = []
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with stopping() as stop:
         signal.raise_signal(signal.SIGTERM)
         assert stop.is_set()
@@ -127,6 +128,7 @@ def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert killed == [(os.getpid(), signal.SIGTERM)]
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 @pytest.mark.parametrize("engine_class", [Engine, Batching])

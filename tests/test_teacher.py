@@ -10,6 +10,7 @@ from fusecli.models.attention import ChannelAttention, FeedForward, WindowAttent
 from fusecli.models.cross_fusion import CrossFusion
 from fusecli.models.student import Student
 from fusecli.models.teacher import Teacher, TextAffine, Up
+from fusecli.text import guide
 
 SMALL = {"width": 8, "blocks": (1, 1, 1, 1), "refinement": 1, "head_dim": 4}
 
@@ -142,6 +143,13 @@ def test_text_acts_through_the_affine_maps_alone(teacher):
             nn.init.zeros_(layer.mlp[-1].weight)
             nn.init.zeros_(layer.mlp[-1].bias)
         torch.testing.assert_close(fresh(*pair, text), plain)
+
+
+def test_a_student_without_text_is_told_nothing_and_needs_no_warning(tmp_path, caplog):
+    path = tmp_path / "paper.safetensors"
+    checkpoint.save(path, Student(**SMALL), "paper", SMALL, ["ir-vis"])
+    assert guide.load(str(path), "ir-vis").describe is None
+    assert not caplog.records
 
 
 def test_every_level_is_steered_by_the_text(teacher):

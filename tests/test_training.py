@@ -23,6 +23,7 @@ from fusecli.errors import FusecliError, OutputError, Stopped, UsageError
 from fusecli.images.atomic import locked
 from fusecli.models import checkpoint
 from fusecli.models.nano import Nano
+from fusecli.models.teacher import Teacher
 from fusecli.stream.stop import stopping
 from fusecli.training import loop, session
 from fusecli.training import validate as validation
@@ -31,7 +32,7 @@ from fusecli.training.data import LumaPair, PairSet, cut_part, partly_clipped, s
 from fusecli.training.distill import DistillObjective
 from fusecli.training.looks import between
 from fusecli.training.loop import Run
-from fusecli.training.losses import event_weights
+from fusecli.training.losses import event_weights, feature_loss, target_loss
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
 from fusecli.training.validate import validate
@@ -656,7 +657,9 @@ def test_descriptions_must_be_of_these_pairs(tmp_path, root):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     write("vis", "ir")
+    recipe = dataclasses.replace(RECIPE, text="minilm", descriptions=path.name)
     texts = Texts.of(Numbers(), pairs, path)
+    assert session._texts(recipe, pairs, tmp_path, None).sha256 == texts.sha256
     batch = Batches(dataclasses.replace(RECIPE, degrade=0.0), pairs, texts=texts)(0, CPU)
     dark = event_weights(["low light"], RECIPE.loss).tensor()  # by the pair's own description
     assert torch.equal(batch.weights, dark.expand(RECIPE.batch, -1))
@@ -669,6 +672,10 @@ def test_descriptions_must_be_of_these_pairs(tmp_path, root):
         Texts.of(Numbers(), twice, path)
     write("ct", "mri")
     with pytest.raises(UsageError, match="describes 0 as ct \\+ mri, not as vis \\+ ir"):
+        Texts.of(Numbers(), pairs, path)
+    lines.pop()
+    write("vis", "ir")
+    with pytest.raises(UsageError, match="no line describes 2; annotate the training pairs first"):
         Texts.of(Numbers(), pairs, path)
 
 
@@ -727,6 +734,28 @@ def test_a_distillation_is_taken_up_with_its_own_teacher_only(root, tmp_path):
             other.resume()
     with pytest.raises(UsageError, match="another feature weight, teacher"):
         Run(RECIPE, tmp_path, device=CPU).resume()
+
+
+def test_distance_from_the_teacher_adds_to_the_loss(root, tmp_path):
+    teacher, student = NanoTeacher(**TINY), Run(RECIPE, tmp_path, device=CPU).network
+    batch = Batches(RECIPE, load(root), network=student)(0, CPU)
+    objective = DistillObjective(teacher, student, 0.0)
+
+    def added(network: Nano, feature: float) -> float:
+        objective.feature = feature
+        fused, _ = network.with_features(batch.first, batch.second, batch.context)
+        own = batch.aimed_by(network).loss(fused) + batch.perception_loss(network)
+        return (objective(network, batch) - own).item()
+
+    with torch.no_grad():
+        student.head.bias += 0.1
+        assert added(teacher, 0.0) == pytest.approx(0, abs=1e-6)
+        results = added(student, 0.0)
+        assert results > 1e-4
+        own, guides = (one.with_features(batch.first, batch.second, batch.context)[1] for one in (student, teacher))
+        adapted = [adapt(guides[scale]) for adapt, scale in zip(objective.modules, objective.scales, strict=True)]
+        features = feature_loss([own[scale] for scale in objective.scales], adapted).item()
+        assert added(student, 3.0) - results == pytest.approx(3 * features, rel=1e-3)
 
 
 class NanoTeacher(Nano):
@@ -895,9 +924,10 @@ def test_distill_needs_no_more_than_the_teacher(root, tmp_path, fusecli, monkeyp
     code, _, err = fusecli("distill", "--teacher", checkpoint_path, "--recipe", other, "-o", tmp_path / "no", "-q")
     assert code == 2
     assert "trained for ir-vis, not for ct-mri" in err
-    code, _, err = fusecli("distill", "--teacher", tmp_path / "missing.pt")
-    assert code == 2
-    assert "missing.pt" in err
+    for missing in (tmp_path / "missing.pt", tmp_path / "missing.safetensors"):
+        code, _, err = fusecli("distill", "--teacher", missing)
+        assert code == 2
+        assert f"{missing}: no such model file" in err
 
 
 def test_training_starts_from_other_weights(root, tmp_path):
@@ -980,6 +1010,28 @@ def test_sizes_without_sense_are_named(model):
         checkpoint.build("paper", model)
 
 
+def test_train_teacher_takes_the_sets_below_the_data_root(root, tmp_path, fusecli, monkeypatch):
+    shutil.copytree(root / "set", tmp_path / "data" / "train" / "set")
+    monkeypatch.setenv("FUSECLI_DATA", str(tmp_path / "data"))
+    settings = {"steps": 1, "batch": 1, "patch": 48, "degrade": 0.0, "text": ""}
+    settings |= {f"model.{key}": value for key, value in TINY_TEACHER.items()}
+    given = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    code, out, err = fusecli("train-teacher", "-o", tmp_path / "run", "-q", *given)
+    assert (code, err) == (0, "")
+    path = Path(out.strip())
+    assert path == tmp_path / "run" / "teacher.safetensors"
+    assert isinstance(checkpoint.load(path, "ir-vis"), Teacher)
+    assert checkpoint.training_state(path.with_name(loop.LAST))["recipe"]["train"] == {"ir-vis": ["train/set"]}
+    for wrong, said in (
+        (("--task", "ir-viz"), "did you mean ir-vis?"),
+        (("--task", "pet-mri"), "no folder below it holds pet/ and mri/"),
+        (("--data-root", tmp_path / "none"), "none: give --data-root or set FUSECLI_DATA"),
+    ):
+        code, _, err = fusecli("train-teacher", *wrong, "-o", tmp_path / "no", *given)
+        assert code == 2
+        assert said in err
+
+
 def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
     teacher = Run(dataclasses.replace(RECIPE, architecture="teacher", model=TINY_TEACHER), tmp_path, device=CPU)
     path, recipe = teacher.save("last.pt"), tmp_path / "r.toml"
@@ -993,6 +1045,9 @@ def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
     code, _, err = fusecli(*call)
     assert code == 2
     assert "unknown student 'teacher'" in err
+    code, _, err = fusecli(*call, "--student", "bass")
+    assert code == 2
+    assert "unknown student 'bass'; did you mean base?" in err
     code, _, err = fusecli("distill", "--teacher", tmp_path / "none.pt", "--recipe", recipe)
     assert code == 2
     assert "none.pt: no such model file" in err
@@ -1038,6 +1093,13 @@ def test_weights_are_for_all_to_read(tmp_path):
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_the_loss_of_a_batch_with_looks_is_the_distance_from_its_target(root):
+    batch = Batches(dataclasses.replace(RECIPE, looks=True), load(root), network=Nano(look=0.15))(0, CPU)
+    clean = batch.clean_first, batch.clean_second
+    expected = target_loss(batch.second, batch.target, *clean, batch.calm, batch.weights, batch.terms)
+    assert torch.equal(batch.loss(batch.second), expected.mean())
 
 
 def test_batches_drawn_ahead_are_the_same(root, tmp_path):

@@ -278,7 +278,7 @@ def test_a_partner_that_does_not_come_is_reported_once(tmp_path, watched, monkey
     code, _, err = watched(act)
     assert code == 0
     assert err.count("alone.png") == 1
-    assert "partner" in err
+    assert "waited 0 s for their partner" in err
 
 
 def test_the_pairs_that_wait_longest_go_first(tmp_path, monkeypatch):
@@ -422,6 +422,17 @@ def test_a_report_into_a_watched_folder_is_refused(pairs, fusecli):
     assert (root / "vis" / "000.png").read_bytes() == before
     assert fusecli("fuse", *sides, "-o", root / "out", "--watch", "--report", root / "vis" / "new" / "r.json")[0] == 2
     assert not (root / "vis" / "new").exists()
+
+
+def test_a_folder_that_cannot_be_listed_is_named(pairs, fusecli, monkeypatch):
+    def denied(self):
+        raise PermissionError(13, "Permission denied", "vis/night")
+
+    root = pairs(1)
+    monkeypatch.setattr(watch.Watcher, "existing", denied)
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--watch")
+    assert code == 2
+    assert "vis/night: cannot be listed: Permission denied" in err
 
 
 @pytest.mark.parametrize("option", [("--series", "3"), ("--raw", "3x3")])

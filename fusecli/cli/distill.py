@@ -37,8 +37,6 @@ def distill(
     """
     options.set_up_logging("text", quiet=quiet, verbose=False)
     options.sleep_when_waiting()
-    if student is not None and student not in STUDENTS:
-        raise UsageError(registry.unknown("student", student, STUDENTS))
     from fusecli.models import checkpoint
     from fusecli.training import session
     from fusecli.training.recipe import Recipe
@@ -56,7 +54,7 @@ def distill(
     else:
         raise UsageError(f"{path}: holds weights without their recipe; name the data with --recipe")
     if plan.architecture not in STUDENTS:
-        raise UsageError("recipe: " + registry.unknown("student", plan.architecture, STUDENTS))
+        raise UsageError(registry.unknown("student", plan.architecture, STUDENTS))
     networks = [checkpoint.load(teacher, task) for task in plan.tasks]  # says so if it is a teacher of other tasks
     if getattr(networks[0], "text_dim", 0) and not plan.text:
         plan = replace(plan, **(told or {"text": "minilm"}))
