@@ -471,6 +471,14 @@ def test_a_pattern_that_the_shell_has_expanded(pairs, fusecli, command):
     assert "ir: belongs to no option; see --help" in err
 
 
+def test_an_option_before_any_command_names_the_command_that_takes_it(fusecli):
+    code, _, err = fusecli("--ir", "thermal", "--vis", "camera", "-o", "fused")
+    assert code == 2
+    assert "--ir comes after a command: " in err
+    assert " fuse --ir …" in err
+    assert "No such option: --nonsense" in fusecli("--nonsense")[2]
+
+
 def test_patterns_stay_whole_on_windows(pairs, monkeypatch):
     """Where no shell expands them click does: then no pattern could be given."""
 

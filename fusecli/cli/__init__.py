@@ -14,6 +14,7 @@ from fusecli.errors import EXIT_NOTHING_DONE, EXIT_USAGE, FusecliError
 
 app = typer.Typer(
     name="fusecli",
+    cls=options.Group,
     help=(
         "Fuse two registered images of one scene into one: infrared + visible frames, "
         "CT / PET / SPECT + MRI slices and volumes."

@@ -83,7 +83,17 @@ class _Help:
 
 
 class Group(_Help, typer.core.TyperGroup):
-    """A command with subcommands."""
+    """A command with subcommands; of an option typed before any it says which subcommand takes it."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        try:
+            return super().parse_args(ctx, args)
+        except MISUSE as error:
+            option = getattr(error, "option_name", None)
+            takers = (name for name, command in self.commands.items() if any(option in p.opts for p in command.params))
+            if taker := next(takers, None):
+                raise UsageError(f"{option} comes after a command: {ctx.command_path} {taker} {option} …") from error
+            raise
 
 
 class Command(_Help, typer.core.TyperCommand):
