@@ -308,6 +308,13 @@ def test_a_segment_of_a_recording_is_whole(tmp_path, fuse):
     assert "truncated" in fuse("--overwrite", ir="ir.mkv", vis="vis.mkv", output="out.mkv")[2]
 
 
+def test_a_last_segment_of_one_frame_is_whole(tmp_path, fuse):
+    for name, images in zip(("vis", "ir"), moving(1), strict=True):
+        write(tmp_path / f"{name}.mkv", images, times=[60_000])
+    code, _, err = fuse(ir="ir.mkv", vis="vis.mkv", output="out.mkv")
+    assert (code, "1 frame," in err) == (0, True), err
+
+
 def test_an_avi_whose_camera_dropped_frames_is_whole(tmp_path, fuse):
     times = [40 * index + 2000 * (index > 10) for index in range(24)]
     for name, images in zip(("vis", "ir"), moving(24), strict=True):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fusecli.errors import InputError, UsageError
+from fusecli.errors import InputError, UsageError, counted
 from fusecli.images.decode import max_pixels_default
 from fusecli.images.headers import too_large
 
@@ -125,10 +125,13 @@ class VideoFile:
                 promised = stream.frames / self.look.rate
             elif "matroska" not in container.format.name:
                 promised = Fraction(0)
+            elif container.start_time is None:  # FFmpeg finds none in a segment of one frame
+                promised -= start or 0
             if end < promised - _SHORT:
                 raise InputError(
-                    f"{self.path}: ends after {count} frames ({float(end):.1f} s) of {float(promised):.1f} s: it is "
-                    "truncated or damaged; cut it to what is whole, for example with ffmpeg -c copy"
+                    f"{self.path}: ends after {counted(count, 'frame')} ({float(end):.1f} s) of "
+                    f"{float(promised):.1f} s: it is truncated or damaged; cut it to what is whole, for example "
+                    "with ffmpeg -c copy"
                 )
         if damaged:
             log.warning("%s: %d of %d frames are damaged", self.path, damaged, count)
