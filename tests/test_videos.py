@@ -41,7 +41,7 @@ def write(path, images, rate=25, times=None, codec="libx264", pix_fmt="yuv420p",
             frame.time_base = stream.codec_context.time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-        if audio:
+        if audio:  # from 0 on
             silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
             silence.sample_rate = 48000
             container.mux(audio.encode(silence))
@@ -313,6 +313,14 @@ def test_a_last_segment_of_one_frame_is_whole(tmp_path, fuse):
         write(tmp_path / f"{name}.mkv", images, times=[60_000])
     code, _, err = fuse(ir="ir.mkv", vis="vis.mkv", output="out.mkv")
     assert (code, "1 frame," in err) == (0, True), err
+
+
+def test_a_picture_that_begins_after_its_sound_is_whole(tmp_path, fuse):
+    for name, images in zip(("vis", "ir"), moving(30), strict=True):
+        write(tmp_path / f"{name}.mkv", images, times=[5000 + 40 * index for index in range(30)], sound=True)
+    assert VideoFile(tmp_path / "vis.mkv").frames == 30
+    code, _, err = fuse(ir="ir.mkv", vis="vis.mkv", output="out.mkv")
+    assert (code, "30 frames" in err) == (0, True), err
 
 
 def test_an_avi_whose_camera_dropped_frames_is_whole(tmp_path, fuse):
