@@ -70,6 +70,11 @@ def test_help_fits_a_narrow_terminal(command):
         assert re.search(r"before and after\. Exit code 1 where the estimate is poor\. *$", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.parametrize("command", ["fuse", "annotate", "benchmark", "distill", "train-teacher"])
+def test_help_says_that_quiet_hides_warnings_too(fusecli, command):
+    assert re.search(r"--quiet .*Errors only\.", fusecli(command, "--help")[1])
+
+
 def test_every_option_of_fuse_stands_under_one_heading():
     named = [name for names in Fuse.panels.values() for name in names]
     assert sorted(named) == sorted(inspect.signature(fuse).parameters)

@@ -135,6 +135,16 @@ def test_a_head_in_an_atlas_and_one_in_the_scanner_are_warned_of(heads, fusecli,
     assert warned in err
 
 
+def test_a_head_that_lies_nowhere_is_not_said_to_lie_in_another_space(heads, fusecli, average):
+    *_, folder = heads
+    ct = phantom.nifti(folder / "ct.nii", np.rint(phantom.head(CT) * 100).astype(np.int16), CT, 0, 0)
+    mri = phantom.nifti(folder / "t1.nii", np.rint(phantom.head(MR) * 1000).astype(np.int16), MR, 4, 4)
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", folder / "out", "-m", average)
+    assert code == 1
+    assert "does not say where its voxels lie" in err
+    assert "different spaces" not in err
+
+
 def test_equal_grids_are_not_resampled(tmp_path, fusecli, average):
     values = np.random.default_rng(0).random((22, 40, 36))
     ct, mr = put(tmp_path, "nifti", "ct", CT, values * 0.08), put(tmp_path, "dicom", "mri", CT, values)

@@ -41,7 +41,7 @@ def write(path, images, rate=25, times=None, codec="libx264", pix_fmt="yuv420p",
             frame.time_base = stream.codec_context.time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-        if audio:
+        if audio:  # from 0 on
             silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
             silence.sample_rate = 48000
             container.mux(audio.encode(silence))
@@ -306,6 +306,21 @@ def test_a_segment_of_a_recording_is_whole(tmp_path, fuse):
     segment = tmp_path / "vis.mkv"
     segment.write_bytes(segment.read_bytes()[: segment.stat().st_size // 2])
     assert "truncated" in fuse("--overwrite", ir="ir.mkv", vis="vis.mkv", output="out.mkv")[2]
+
+
+def test_a_last_segment_of_one_frame_is_whole(tmp_path, fuse):
+    for name, images in zip(("vis", "ir"), moving(1), strict=True):
+        write(tmp_path / f"{name}.mkv", images, times=[60_000])
+    code, _, err = fuse(ir="ir.mkv", vis="vis.mkv", output="out.mkv")
+    assert (code, "1 frame," in err) == (0, True), err
+
+
+def test_a_picture_that_begins_after_its_sound_is_whole(tmp_path, fuse):
+    for name, images in zip(("vis", "ir"), moving(30), strict=True):
+        write(tmp_path / f"{name}.mkv", images, times=[5000 + 40 * index for index in range(30)], sound=True)
+    assert VideoFile(tmp_path / "vis.mkv").frames == 30
+    code, _, err = fuse(ir="ir.mkv", vis="vis.mkv", output="out.mkv")
+    assert (code, "30 frames" in err) == (0, True), err
 
 
 def test_an_avi_whose_camera_dropped_frames_is_whole(tmp_path, fuse):

@@ -278,7 +278,7 @@ def test_a_partner_that_does_not_come_is_reported_once(tmp_path, watched, monkey
     code, _, err = watched(act)
     assert code == 0
     assert err.count("alone.png") == 1
-    assert "waited 0 s for their partner" in err
+    assert "no partner has come in 0 s for 1 file, such as " in err
 
 
 def test_the_pairs_that_wait_longest_go_first(tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ def annotate(
     ignore_unmatched: Annotated[bool, typer.Option(help="Take what has a partner; warn about the rest.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Describe every pair anew.")] = False,
     fail_fast: Annotated[bool, typer.Option(help="Stop at the first pair that fails.")] = False,
-    quiet: options.ErrorsOnly = False,
+    quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     log_format: options.LogFormat = "text",
 ) -> None:

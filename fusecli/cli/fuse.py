@@ -187,7 +187,7 @@ def fuse(
     preview: Annotated[bool, typer.Option(help="Write preview.png: sources beside results, of some pairs.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write a JSON report to this file; - for stdout.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON on stdout.")] = False,
-    quiet: options.ErrorsOnly = False,
+    quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     log_format: options.LogFormat = "text",
 ) -> None:

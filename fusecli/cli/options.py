@@ -57,10 +57,9 @@ Range = Annotated[
         "holds) or LO,HI.",
     ),
 ]
-ErrorsOnly = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")]
 LogFormat = Annotated[str, typer.Option(help="text or json (messages on stderr).")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
 class _Help:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fusecli.errors import InputError, UsageError
+from fusecli.errors import InputError, UsageError, counted
 from fusecli.images.decode import max_pixels_default
 from fusecli.images.headers import too_large
 
@@ -85,10 +85,11 @@ class VideoFile:
                 raise InputError(f"{path}: is truncated: its index names frames that are not there; copy it once more")
             self.audio = bool(container.streams.audio)
             rate = _exactly(stream.average_rate or stream.guessed_rate or Fraction(25))
-            self.frames = stream.frames or round(float(self._declared(container, stream) * rate))
             first = next(self._decoded(container, stream), None)
             if first is None:
                 raise InputError(f"{path}: holds no frame that can be decoded; it is truncated or damaged")
+            self._start = Fraction(0) if first.pts is None else first.pts * _exactly(first.time_base)
+            self.frames = stream.frames or round(float(self._declared(container, stream) * rate))
             context = stream.codec_context
             aspect = _exactly(stream.sample_aspect_ratio) if stream.sample_aspect_ratio else None
             if aspect and first.rotation % 180:
@@ -127,8 +128,9 @@ class VideoFile:
                 promised = Fraction(0)
             if end < promised - _SHORT:
                 raise InputError(
-                    f"{self.path}: ends after {count} frames ({float(end):.1f} s) of {float(promised):.1f} s: it is "
-                    "truncated or damaged; cut it to what is whole, for example with ffmpeg -c copy"
+                    f"{self.path}: ends after {counted(count, 'frame')} ({float(end):.1f} s) of "
+                    f"{float(promised):.1f} s: it is truncated or damaged; cut it to what is whole, for example "
+                    "with ffmpeg -c copy"
                 )
         if damaged:
             log.warning("%s: %d of %d frames are damaged", self.path, damaged, count)
@@ -148,7 +150,7 @@ class VideoFile:
             before: int | None = None
             for step in range(count):
                 with suppress(pyav().FFmpegError):  # not seekable there
-                    container.seek(round(1e6 * length * step / max(1, count - 1)) + (container.start_time or 0))
+                    container.seek(round(1e6 * (float(self._start) + length * step / max(1, count - 1))))
                 frame = next(self._decoded(container, stream), None)
                 if frame is not None and frame.pts != before:
                     before = frame.pts
@@ -219,8 +221,8 @@ class VideoFile:
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns % 4 else pixels
 
     def _declared(self, container: Any, stream: Any) -> Fraction:
-        """Seconds that the header promises; 0 where it does not say."""
-        if stream.duration:
+        """Seconds from the first frame on that the header promises; 0 where it does not say."""
+        if stream.duration and stream.start_time is not None:
             return stream.duration * stream.time_base
         end = Fraction(0)
         if container.duration and len(container.streams) == 1:
@@ -229,8 +231,8 @@ class VideoFile:
             with suppress(KeyError, ValueError):  # Matroska: 00:01:02.345000000
                 hours, minutes, seconds = stream.metadata["DURATION"].split(":")
                 end = 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
-        # Matroska says when it ends, and a recording's segment begins where the one before ended.
-        return max(end - Fraction(container.start_time or 0, 10**6), Fraction(0))
+        # Matroska says when it ends: a recording's segment begins where the one before ended, others after their sound.
+        return max(end - self._start, Fraction(0))
 
 
 class VideoWriter:

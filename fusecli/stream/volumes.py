@@ -101,6 +101,7 @@ class _Fusion:
         if all(volume.kind == "dicom" for volume in self.volumes):
             for difference in dicom.differences(*self.volumes):
                 log.warning("%s and %s: %s", job.first, job.second, difference)
+        self.resampling = _resampling(self.reference, self.other)
         spaces = [nifti.space(volume) for volume in self.volumes]
         if spaces[0] != spaces[1]:
             log.warning(
@@ -108,7 +109,6 @@ class _Fusion:
                 "was brought to the other before",
                 *(job.first, job.second, *spaces),
             )
-        self.resampling = _resampling(self.reference, self.other)
         if self.resampling:
             self._tell(*self.resampling)
             source, target = self.resampling

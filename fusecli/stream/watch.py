@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
+from fusecli.errors import counted
 from fusecli.images.pairing import Pair, files_in
 from fusecli.stream.engine import Engine
 from fusecli.stream.run import Job, Outcome, Settings
@@ -118,7 +119,7 @@ class Watcher:
                 del self.waiting[name]
         if lonely:
             log.warning(
-                "%d files have waited %.0f s for their partner, for example %s", *(len(lonely), PARTNER, min(lonely))
+                "no partner has come in %.0f s for %s, such as %s", PARTNER, counted(len(lonely), "file"), min(lonely)
             )
         ready.sort()
         if len(ready) > 1 and now - ready[0][0] > LATE:
