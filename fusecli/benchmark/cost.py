@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -153,13 +154,15 @@ def _peak(method: Method, run: Callable[[], object]) -> float | None:
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) / 1e6
+    if sys.platform != "linux":
+        return None
     try:
         ctypes.CDLL(None).malloc_trim(0)  # else the allocator would serve this call from what earlier ones freed
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark of this process
         before = _status("VmRSS")
         run()
         return max(_status("VmHWM") - before, 0) / 1e3
-    except (OSError, KeyError, AttributeError, TypeError):  # the last on Windows, for a library without a name
+    except (OSError, KeyError, AttributeError):
         return None
 
 

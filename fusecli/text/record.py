@@ -155,7 +155,8 @@ class Appender:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(OSError):  # `write` has reported it already
-            self._opened.close()
+            self._file.close()  # while the lock is held, since it writes what `write` could not
+        self._opened.close()
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:
