@@ -144,6 +144,7 @@ def main() -> None:
 def _figures(
     pairs: int, count: int, engine: Engine, spent: Sequence[Spent], floors: Sequence[float]
 ) -> dict[str, object]:
+    idle = [max(0.0, 1 - each.cpu / each.wall / count) for each in spent if each.cpu]
     return {
         "engine": engine.runtime,
         "device": str(engine.device),
@@ -152,9 +153,7 @@ def _figures(
         "times_the_codec_floor": round(
             statistics.median(each.wall / floor for each, floor in zip(spent, floors, strict=True)), 2
         ),
-        "idle_share": round(statistics.median(max(0.0, 1 - each.cpu / each.wall / count) for each in spent), 3)
-        if all(each.cpu for each in spent)
-        else None,
+        "idle_share": round(statistics.median(idle), 3) if idle else None,
     }
 
 

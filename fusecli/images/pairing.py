@@ -264,15 +264,12 @@ def _walk(root: str, recursive: bool, broken: list[str] | None = None) -> Iterat
                 return
             with os.scandir(folder) as entries:
                 listing = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
-        except FileNotFoundError:
-            if relative:  # a sub-folder that is gone since its parent was listed, such as the oldest day's
-                return
-            raise
-        except PermissionError:
-            if relative:  # as `os.access` does not foresee, of the system's own on a Windows drive
+        except (FileNotFoundError, PermissionError) as error:
+            if not relative:
+                raise
+            if isinstance(error, PermissionError):  # `os.access` does not foresee it of a Windows drive's own folders
                 _tell_closed(folder)
-                return
-            raise
+            return  # else it is gone since its parent was listed, such as the oldest day's
         for entry in listing:
             try:
                 is_file, is_folder = entry.is_file(), entry.is_dir()
@@ -420,7 +417,7 @@ def _from_csv(
     if "\0" in text:
         raise UsageError(f"--pairs {path}: not a text file: it holds null bytes")
     head = text.partition("\n")[0].strip()
-    rows = csv.reader(io.StringIO(text, newline=None), delimiter=_delimiter(head, sides))
+    rows = csv.reader(io.StringIO(text), delimiter=_delimiter(head, sides))
     try:
         return _from_rows(rows, head, path, typed, sides, endings, folders)
     except csv.Error as error:
@@ -441,9 +438,9 @@ def _is_piped(path: Path) -> bool:
 
 
 def _text(path: Path) -> str:
-    if path == STDIN:
-        return io.StringIO(sys.stdin.buffer.read().decode("utf-8-sig"), newline=None).read()
-    return path.read_text(encoding="utf-8-sig")
+    """UTF-8, with or without a byte order mark; every kind of line ending becomes a line feed."""
+    data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+    return io.StringIO(data.decode("utf-8-sig"), newline=None).read()
 
 
 _piped = cache(_text)  # a pipe can be read only once, but is searched both for volumes and for pictures
