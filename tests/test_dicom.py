@@ -585,10 +585,10 @@ def test_unequal_spacing_is_refused_and_jitter_is_not(tmp_path):
     assert "slices are unequally spaced (2.500 to 5.500 mm" in refused(tmp_path / "ct")
 
 
-def arranged(distances: np.ndarray) -> np.ndarray:
-    axial, pixel = np.array([1.0, 0, 0, 0, 1, 0]), np.ones(2)
-    places = [Place(np.array([0, 0, distance]), axial, pixel) for distance in distances]
-    return arrange([Plane(f"{k}.dcm", place, "", 1.0) for k, place in enumerate(places)], "ct")[1]
+def arranged(distances: np.ndarray, unit: float = 1e-6, thickness: float = 5.0) -> np.ndarray:
+    axial, pixel, units = np.array([1.0, 0, 0, 0, 1, 0]), np.ones(2), np.array([1e-6, 1e-6, unit])
+    places = [Place(np.array([0, 0, distance]), axial, pixel, units) for distance in distances]
+    return arrange([Plane(f"{k}.dcm", place, "", thickness) for k, place in enumerate(places)], "ct")[1]
 
 
 def test_positions_rounded_to_a_tenth_of_a_millimetre_are_a_constant_step_apart():
@@ -596,6 +596,36 @@ def test_positions_rounded_to_a_tenth_of_a_millimetre_are_a_constant_step_apart(
     assert arranged(rounded)[:3, 2] == pytest.approx([0, 0, 1.25], abs=0.1 / 59)
     with pytest.raises(InputError, match=r"3 slices are missing, at -28.3\d mm, 0.3\d mm, 1.6\d mm .*between 6"):
         arranged(np.delete(rounded, [7, 30, 31]))
+
+
+@pytest.mark.parametrize(("step", "unit"), [(0.45, 0.1), (0.625, 0.1), (4.5, 1.0)])
+def test_positions_may_be_off_by_the_decimals_that_the_file_writes(step, unit):
+    distances = np.round((np.arange(60) * step - 37.13) / unit) * unit
+    assert arranged(distances, unit)[2, 2] == pytest.approx(step, abs=unit / 59)
+    with pytest.raises(InputError, match="unequally spaced"):
+        arranged(distances)  # written with more decimals
+    for alone in (distances[:2], distances[:3], distances):
+        with pytest.raises(InputError, match=r"missing|unequally"):
+            arranged(np.append(alone, alone[-1] + 2 * np.diff(distances).min()), unit)
+    with pytest.raises(InputError, match="unequally spaced"):
+        arranged(np.round(np.cumsum(np.repeat([step, 1.2 * step], 30)) / unit) * unit, unit)
+
+
+def test_positions_rounded_to_a_millimetre_need_the_step_that_the_file_states():
+    distances = np.round(np.arange(60) * 1.25 - 37.13)
+    assert arranged(distances, 1.0, 1.25)[2, 2] == pytest.approx(1.25, abs=1 / 59)
+    for broken, thickness in ((distances, 2.5), (np.delete(distances, 30), 1.25), ([0, 1, 2, 4, 5, 6], 1.0)):
+        with pytest.raises(InputError, match=r"missing|unequally"):
+            arranged(np.array(broken, float), 1.0, thickness)
+
+
+def test_the_decimals_of_a_position_are_those_of_the_file(tmp_path):
+    files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE, ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    for path, z in zip(files, ("0", "0.4", "0.9", "1.3", "1.8", "2.3"), strict=True):
+        edit(path, ImagePositionPatient=["1.2345", "2.3456", z])
+    assert read(tmp_path / "ct").grid.spacing[2] == pytest.approx(0.46)
+    edit(files[1], ImagePositionPatient=["1.2345", "2.3456", "0.401"])
+    assert "unequally spaced (0.400 to 0.500 mm" in refused(tmp_path / "ct")
 
 
 def test_steps_that_differ_little_and_add_up_are_refused():

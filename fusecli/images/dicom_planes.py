@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +17,21 @@ from fusecli.errors import InputError
 from fusecli.images.grid import flip_lps
 
 _DUPLICATE = 0.01  # of a pixel: slices closer than this lie at the same position
-_ASIDE = 0.1  # share of the step by which a slice may be off its position: some files round positions to 0.1 mm
+_ASIDE = 0.1  # share of the step by which a slice may be off its position
+_BELOW_A_GAP = 0.24  # the same, where positions are rounded: one missing slice moves others by a quarter at least
 _PARALLEL = 1e-3  # by how much direction cosines of one series may differ
 
 
 class Place(NamedTuple):
-    """LPS mm of the first pixel's centre; row and column direction; mm from row to row and from column to column."""
+    """LPS mm of the first pixel's centre; row and column direction; mm from row to row and from column to column.
+
+    unit: mm that the last decimal of each coordinate of the position stands for, as the file writes it.
+    """
 
     position: np.ndarray
     orientation: np.ndarray
     spacing: np.ndarray
+    unit: np.ndarray
 
 
 @dataclass
@@ -93,8 +99,14 @@ def _plane(label: str, position: Dataset, orientation: Dataset, measures: Datase
         "PixelSpacing": _numbers(measures, "PixelSpacing", 2),
     }
     missing = [name for name, value in found.items() if value is None]
-    place = None if missing else Place(*(value for value in found.values() if value is not None))
+    values = () if missing else (*found.values(), _units(position.ImagePositionPatient))
+    place = None if missing else Place(*(value for value in values if value is not None))
     return Plane(label, place, ", ".join(missing), _between(measures) or 1.0)
+
+
+def _units(position: Sequence[object]) -> np.ndarray:
+    """What the last decimal of each coordinate stands for: 0.01 in 12.50, and 1 in -120."""
+    return np.array([10.0 ** min(0, int(Decimal(str(one)).as_tuple().exponent)) for one in position])
 
 
 def _nuclear(labels: Sequence[str], dataset: Dataset, detector: Dataset) -> list[Plane]:
@@ -164,12 +176,14 @@ def arrange(planes: Sequence[Plane], source: object) -> tuple[list[int], np.ndar
     positions = np.array([place.position for place in places])
     distances = positions @ normal
     order = [int(index) for index in np.argsort(distances, kind="stable")]
-    _check_steps(distances[order], [planes[index] for index in order], source, first.spacing.min())
+    unit = np.min([place.unit for place in places], axis=0)  # trailing zeros may be left out: the finest is that of all
+    rounding = float(np.abs(normal) @ unit)
+    _check_steps(distances[order], [planes[index] for index in order], source, first.spacing.min(), rounding)
     step = normal * abs(planes[0].thickness)
     if len(order) > 1:
         step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
         lateral = positions - np.outer(distances, normal)
-        if np.abs(lateral - lateral[order[0]]).max() > first.spacing.min() / 2:
+        if np.abs(lateral - lateral[order[0]]).max() > max(first.spacing.min() / 2, unit.max()):
             raise InputError(
                 f"{source}: slices are shifted against each other (gantry tilt); bring the series to a straight grid "
                 "first, for example by dcm2niix, and give its NIfTI file"
@@ -182,8 +196,11 @@ def arrange(planes: Sequence[Plane], source: object) -> tuple[list[int], np.ndar
     return order, flip_lps(affine)
 
 
-def _check_steps(distances: np.ndarray, planes: list[Plane], source: object, pixel: float) -> None:
-    """Raises InputError unless slices, in the order of their ``distances``, are a constant step apart."""
+def _check_steps(distances: np.ndarray, planes: list[Plane], source: object, pixel: float, rounding: float) -> None:
+    """Raises InputError unless slices, in the order of their ``distances``, are a constant step apart.
+
+    rounding: mm by which the distance between two slices may be off as their positions are rounded.
+    """
     steps = np.diff(distances)
     if steps.size == 0:
         return
@@ -196,11 +213,14 @@ def _check_steps(distances: np.ndarray, planes: list[Plane], source: object, pix
             "phases or time points in one series; keep one image per position, or convert the series, for example by "
             "dcm2niix, and choose by --volume"
         )
-    if _are_even(distances, np.arange(len(distances))):
+    each = np.arange(len(distances))
+    stated = distances - each * abs(planes[0].thickness)
+    # Rounded to a millimetre, steps of 1.25 look like gaps; so the step has to be the one that the file states.
+    if _are_even(distances, each, rounding) or np.ptp(stated) < 0.999 * rounding:
         return
     gaps = np.maximum(1, np.round(steps / np.median(steps)))
     places = np.concatenate([[0], np.cumsum(gaps)])
-    if _are_even(distances, places):
+    if _are_even(distances, places, rounding):
         count = int(places[-1]) - len(steps)
         wide = np.flatnonzero(gaps > 1)
         step = (distances[-1] - distances[0]) / places[-1]
@@ -216,10 +236,11 @@ def _check_steps(distances: np.ndarray, planes: list[Plane], source: object, pix
     )
 
 
-def _are_even(distances: np.ndarray, places: np.ndarray) -> bool:
+def _are_even(distances: np.ndarray, places: np.ndarray, rounding: float) -> bool:
     """Whether slices lie at these multiples of one step, which the first and the last slice determine."""
     step = (distances[-1] - distances[0]) / places[-1]
-    return bool(np.abs(distances - distances[0] - step * places).max() <= _ASIDE * step)
+    aside = max(_ASIDE * step, min(rounding, _BELOW_A_GAP * step))
+    return bool(np.abs(distances - distances[0] - step * places).max() <= aside)
 
 
 def _mm(value: float) -> str:
