@@ -557,6 +557,22 @@ def test_a_time_point_that_was_stopped_is_left_out(tmp_path, caplog):
     assert "lie at the same position" in refused(tmp_path / "mr", "mri")
 
 
+def test_a_time_point_that_was_stopped_in_an_enhanced_file_is_left_out(tmp_path, caplog):
+    order = [0, 1, 2, 3, 4, 5, 0, 1]
+    path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE, order)
+    assert "lie at the same position" in refused(path, "mri")  # nothing tells time points apart
+    frames = pydicom.dcmread(path).PerFrameFunctionalGroupsSequence
+    for frame, point in zip(frames, [1] * 6 + [2] * 2, strict=True):
+        content = Dataset()
+        content.TemporalPositionIndex = point
+        frame.FrameContentSequence = Sequence([content])
+    edit(path, PerFrameFunctionalGroupsSequence=frames)
+    volume = read(path, "mri")
+    assert np.array_equal(quantities(volume), VALUES * 2.0 + 5)
+    assert volume.origin.frames == [0, 1, 2, 3, 4, 5]
+    assert "2 images are left out, whose TemporalPositionIndex has none at some of the 6 positions" in caplog.text
+
+
 def test_files_exported_twice_are_read_once(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     for path in phantom.dicom_series(tmp_path / "ct", VALUES, WHERE):

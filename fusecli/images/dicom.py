@@ -29,6 +29,7 @@ log = logging.getLogger("fusecli")
 
 _PHYSICAL = {name for side in ("ct", "pet", "spect") for name in MODALITIES[side]}  # their values have a unit
 _EXTRA = "pip install 'fusecli[dicom]'"
+_POINT = "TemporalPositionIndex"  # which time point a frame of an enhanced image belongs to
 _LONG = ("SL", "UL")  # value representations (VR) of 32 bits
 
 
@@ -193,7 +194,9 @@ def _read_frames(series: Series, among: Callable[[int], str | None]) -> Volume:
     planes = planes_of(path, dataset)
     order, affine = list(range(count)), None
     if any(plane.place for plane in planes):
-        kept = _one_volume(path, planes, {"frame numbers": np.arange(count)}, among)
+        points = [number(group(dataset, k, "FrameContentSequence", Dataset()), _POINT, np.nan) for k in range(count)]
+        numbers = {"frame numbers": np.arange(count), _POINT: np.array(points)}
+        kept = _one_volume(path, planes, numbers, among)
         order, affine = arrange([planes[k] for k in kept], path)
         order = [kept[k] for k in order]
     pixels = pixels[order] if order != list(range(count)) else pixels
