@@ -513,7 +513,7 @@ def test_exposure_follows_slowly(tmp_path, fuse, monkeypatch):
 
     seen = []
     start = Engine.start
-    monkeypatch.setattr(Engine, "start", lambda self, *rest: seen.append(rest[-1]) or start(self, *rest))
+    monkeypatch.setattr(Engine, "start", lambda *rest, **more: seen.append(rest[-1]) or start(*rest, **more))
     dark, bright = np.full((48, 64), 20, np.uint8), np.full((48, 64), 220, np.uint8)
     write(tmp_path / "vis.mp4", [dark] * 10)
     write(tmp_path / "ir.mp4", [dark] * 5 + [bright] * 5)

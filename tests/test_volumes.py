@@ -56,6 +56,26 @@ def test_slices_in_batches_give_what_slices_by_threads_give(tmp_path, engine, co
         assert np.abs(a.astype(float) - b).max() < 1e-5
 
 
+def test_slices_are_mended_for_a_model_that_wants_it_so(tmp_path):
+    where = phantom.grid((96, 120, 3), (1, 1, 3))
+    rng = np.random.default_rng(0)
+    smooth = np.broadcast_to(np.linspace(60, 160, 120)[:, None], (3, 120, 96))
+    striped = np.clip(smooth + rng.normal(0, 12, (3, 1, 96)), 0, 255)
+    phantom.nifti(tmp_path / "pet.nii", np.uint8(smooth), where)
+    phantom.nifti(tmp_path / "mri.nii", np.uint8(striped), where)
+    pairs = volume_pairs.find((str(tmp_path / "pet.nii"), str(tmp_path / "mri.nii")), TASK)
+    (job,) = volume_jobs.plan(pairs, tmp_path / "out.nii", Naming()).jobs
+    rough = []
+    for mend in (False, True):
+        engine = Engine(checkpoint.build("nano", {"mend": mend}), "cpu", "fp32")
+        (outcome,) = volumes.run([job], engine, volumes.VolumeSettings(TASK, "own"))
+        assert outcome.error is None
+        assert outcome.mended == ({"second": {"stripes"}} if mend else {})
+        fused = nifti.read(job.output)
+        rough.append(np.abs(np.diff(fused.voxels * fused.slope, axis=2)).mean())
+    assert rough[1] < rough[0] / 3
+
+
 def test_previews_show_all_levels():
     np.testing.assert_array_equal(volumes._bytes(np.float32([0, 0.5, 1])), np.uint8([0, 128, 255]))
     np.testing.assert_array_equal(volumes._bytes(np.uint16([0, 257, 65535])), np.uint8([0, 1, 255]))

@@ -146,11 +146,17 @@ class Engine:
         return self.model.context(*(to_luma(torch.from_numpy(side[None]).to(self.device)) for side in (first, second)))
 
     def start(
-        self, first: np.ndarray, second: np.ndarray, levels: int | None = 255, context: Tensor | None = None
+        self,
+        first: np.ndarray,
+        second: np.ndarray,
+        levels: int | None = 255,
+        context: Tensor | None = None,
+        *,
+        mended: bool = False,
     ) -> Begun:
         """Begin what `fuse` does. Raises ValueError for arrays of other types or shapes than it takes.
 
-        context: N×D, or 1×D for all pairs, replaces each pair's own. The pairs are then not mended here; see `mend`.
+        context: N×D, or 1×D for all pairs, replaces each pair's own. mended: whether `mend` has seen the pairs already.
 
         On CUDA two streams take turns, so that one batch is copied while the other is computed.
         """
@@ -159,15 +165,15 @@ class Engine:
             raise ValueError(f"N×H×W of both sides must be equal, not {first.shape[:3]} and {second.shape[:3]}")
         if not self._streams:
             on_device = [torch.from_numpy(side).to(self.device) for side in (first, second)]
-            result, mended = self._fuse(on_device[0], on_device[1], levels, context)
-            return Begun(lambda: _fetched(result), mended)
+            result, found = self._fuse(on_device[0], on_device[1], levels, context, mended)
+            return Begun(lambda: _fetched(result), found)
         stream = self._streams[self._turn]
         self._turn = 1 - self._turn
         stream.wait_stream(torch.cuda.current_stream())  # where the context was computed
         with torch.cuda.stream(stream):
             sources = [torch.from_numpy(side).pin_memory() for side in (first, second)]  # no copy if pinned already
             on_device = [side.to(self.device, non_blocking=True) for side in sources]
-            result, mended = self._fuse(on_device[0], on_device[1], levels, context)
+            result, found = self._fuse(on_device[0], on_device[1], levels, context, mended)
             host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
             host.copy_(result, non_blocking=True)
             done = torch.cuda.Event()
@@ -178,16 +184,16 @@ class Engine:
             del sources[:], on_device[:]  # held until here: the copies read them
             return host.numpy()
 
-        return Begun(finish, mended)
+        return Begun(finish, found)
 
     @torch.inference_mode()
     def _fuse(
-        self, first: Tensor, second: Tensor, levels: int | None, context: Tensor | None
+        self, first: Tensor, second: Tensor, levels: int | None, context: Tensor | None, mended: bool
     ) -> tuple[Tensor, list[Found]]:
         found: list[Found] = []
-        if context is None:
+        if not mended:
             first, second, found = self._mended(first, second)
-            context = self._steady
+        context = self._steady if context is None else context
         if context is not None:
             context = context.expand(len(first), -1)
         act = partial(self._fuse_tiled, first, second, levels, context)

@@ -225,7 +225,7 @@ class _Fusion:
         stacked = filled(batch, full)
         first, second = (self.engine.stacked([item.sides[index] for item in stacked]) for index in (0, 1))
         contexts = [item.context for item in stacked if item.context is not None]
-        begun = self.engine.start(first, second, 255, torch.cat(contexts) if contexts else None)
+        begun = self.engine.start(first, second, 255, torch.cat(contexts) if contexts else None, mended=True)
 
         def results() -> list[_Result]:
             found = zip(batch, begun.finish(), strict=False)

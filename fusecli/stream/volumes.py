@@ -24,8 +24,8 @@ from fusecli.images.intensity import Range
 from fusecli.images.planes import Turn, planes
 from fusecli.images.volume import Volume, shown_range
 from fusecli.registry import Task
-from fusecli.stream.engine import Engine
-from fusecli.stream.run import Job, Outcome, guarded, sharing_threads, windowed
+from fusecli.stream.engine import Engine, Found
+from fusecli.stream.run import Job, Outcome, gather, guarded, sharing_threads, windowed
 from fusecli.stream.volume_jobs import VolumeJob
 
 log = logging.getLogger("fusecli")
@@ -89,6 +89,7 @@ class _Fusion:
     def __init__(self, job: VolumeJob, engine: Engine, settings: VolumeSettings, pool: ThreadPoolExecutor) -> None:
         self.job, self.engine, self.settings, self.pool = job, engine, settings, pool
         self.began = time.perf_counter()
+        self.mended: Found = {}  # of any slice
         pair = job.volumes.chosen()
         self.volumes: list[Volume] = list(pool.map(lambda source: source.read(), (pair.first, pair.second)))
         sides = settings.task.sides
@@ -135,7 +136,8 @@ class _Fusion:
             result = fused if fused.dtype == np.uint8 else _bytes(fused)
             turned = self.volumes[self.settings.reference].grid
             pictures = [planes(stack, turned) for stack in (*shown, result)]
-        return Outcome(self.job, None, time.perf_counter() - self.began, digest, (rows, columns), pictures)
+        seconds = time.perf_counter() - self.began
+        return Outcome(self.job, None, seconds, digest, (rows, columns), pictures, mended=self.mended)
 
     def _fuse(self, preview: bool) -> list[np.ndarray]:
         """The result K×H×W(×3), turned, and with ``preview`` both sources on its grid as uint8."""
@@ -154,18 +156,20 @@ class _Fusion:
 
         context = self._context()
 
-        def whole(span: slice) -> None:
-            _, first, second = prepare(span)
-            fused[span] = self.engine.fuse(first, second, levels, context)
+        def fuse(span: slice, first: np.ndarray, second: np.ndarray) -> None:
+            begun = self.engine.start(first, second, levels, context)
+            fused[span] = begun.finish()
+            for found in begun.mended:
+                gather(self.mended, found)
 
         step = self.settings.batch if self.engine.batches else SLICES
         spans = [slice(start, min(start + step, size[0])) for start in range(0, size[0], step)]
         if self.engine.batches:
             prepared = windowed(spans, lambda span: self.pool.submit(prepare, span), self.settings.workers + 1)
-            for span, first, second in prepared:
-                fused[span] = self.engine.fuse(first, second, levels, context)
+            for each in prepared:
+                fuse(*each)
         else:  # each thread takes slices all the way, so that the cores do not wait for one another
-            for _ in self.pool.map(whole, spans):
+            for _ in self.pool.map(lambda span: fuse(*prepare(span)), spans):
                 pass
         return [fused, *sources]
 
@@ -176,7 +180,7 @@ class _Fusion:
         """
         total, weight = None, 0.0
         for index in np.unique(np.linspace(0, self.size[0] - 1, LOOKS).astype(int)):
-            first, second = (self._side(side, slice(index, index + 1))[0] for side in (0, 1))
+            first, second, _ = self.engine.mend(*(self._side(side, slice(index, index + 1))[0] for side in (0, 1)))
             seen = self.engine.context(first, second)
             if seen is None:
                 return None
