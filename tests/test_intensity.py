@@ -308,7 +308,7 @@ def test_signed_and_wide_integers_look_like_uint16(tmp_path, caplog):
         tifffile.imwrite(path := tmp_path / f"{dtype}.tif", slice_.astype(dtype))
         looks.append(frames.read(path, intensity=visible_range([path]))[0].pixels)
         np.testing.assert_allclose(looks[-1], looks[0], atol=1e-6)
-    assert "camera of 10 bits" in caplog.text
+    assert "values up to 900 in 16 bits are taken for samples of 10 bits" in caplog.text
     for dtype, offset, scale in (("int16", -1024, 1), ("int32", 0, 1000)):  # as CT; no camera's
         caplog.clear()
         tifffile.imwrite(path := tmp_path / f"{dtype}.tif", slice_.astype(dtype) * scale + offset)

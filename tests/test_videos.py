@@ -262,7 +262,7 @@ def test_16_bit_gray_of_a_camera_of_fewer_bits(tmp_path, fuse, bits):
     write(tmp_path / "ir.mkv", even, codec="ffv1", pix_fmt="gray")
     code, _, err = fuse(ir="ir.mkv", vis="vis.mkv")
     assert code == 0, err
-    said = f"vis.mkv: values up to {frames[-1].max()} in 16 bits are taken for those of a camera of {bits} bits"
+    said = f"vis.mkv: values up to {frames[-1].max()} in 16 bits are taken for samples of {bits} bits"
     assert (said in err) == (bits < 16)
     found = [int(frame[24, 32, 0]) for frame in decoded(tmp_path / "out.mp4")[1]]
     assert np.abs(np.subtract(found, (64, 128, 191))).max() <= 2

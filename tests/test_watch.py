@@ -244,8 +244,8 @@ def test_the_visible_range_grows_from_night_to_day(tmp_path, watched):
 
     code, _, err = watched(act)
     assert code == 0, err
-    assert err.count("camera of") == 2
-    assert "noon.png …: values up to 60000 in 16 bits are taken for those of a camera of 16 bits from here on" in err
+    assert err.count("taken for samples of") == 2
+    assert "noon.png …: values up to 60000 in 16 bits are taken for samples of 16 bits from here on" in err
     for name, white in (("dusk", 9000 / 16383), ("noon", 60000 / 65535), ("stars", 3000 / 65535)):
         result = cv2.imread(str(tmp_path / "out" / f"{name}.png"), -1)[24] / 65535
         np.testing.assert_allclose(result, ramp[24] * white / 2, atol=0.01)

@@ -27,7 +27,7 @@ SAMPLE_FRAMES = 64
 SAMPLE_PIXELS = 2**16
 SLIVER = 0.02  # share of the common range: a frame that covers less of it is shown as almost constant
 CAMERAS = (8, 10, 12, 14)  # bit depths of cameras whose frames are stored in 16 bits
-_OF_CAMERA = "%s: values up to %d in %d bits are taken for those of a camera of %d bits"
+_OF_FEWER_BITS = "%s: values up to %d in %d bits are taken for samples of %d bits"
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -145,7 +145,7 @@ def visible_range(paths: Sequence[Path], max_pixels: int | None = None, known: R
         found = Range(min(found.lo, known.lo), max(found.hi, known.hi), eight_bit=False)
     if bits and found != (known or WHOLE):
         log.warning(
-            _OF_CAMERA + "%s; results fill all 16",
+            _OF_FEWER_BITS + "%s; results fill all 16",
             *(f"{paths[0]} …", hi, 8 * extremes[0].itemsize, bits, " from here on" if known else ""),
         )
     elif not (bits or known):
@@ -161,7 +161,7 @@ def camera_range(name: str, pages: Iterable[np.ndarray]) -> Range:
     highest = max((int(page.max()) for page in pages), default=0)
     bits = _camera_bits(highest, {np.dtype(np.uint16)}) if highest else 16
     if bits < 16:
-        log.warning(_OF_CAMERA, name, highest, 16, bits)
+        log.warning(_OF_FEWER_BITS, name, highest, 16, bits)
     return Range.of_bits(bits)
 
 
