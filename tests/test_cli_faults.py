@@ -425,6 +425,20 @@ def test_coloured_infrared_is_said_once(pairs, fusecli, ending, options):
     assert fusecli(*command(root, "--overwrite", *options))[2].count(told) == 1
 
 
+@pytest.mark.parametrize("maker", ["FLIR", "DJI"])
+def test_infrared_that_is_the_preview_of_measurements_is_said_once(pairs, fusecli, maker):
+    root = pairs(4, ending=".jpg")
+    told = "is a radiometric JPEG: only its preview is used, of 8 bits"
+    exif = b"\xff\xe1\0\x30Exif\0\0" + b"MM\0*\0\0\0\x08\0\1\x01\x0f\0\2\0\0\0\4DJI\0".ljust(40, b"\0")
+    segments = {"FLIR": b"\xff\xe1\0\x10FLIR\0\1\0\0FFF\0\0\0", "DJI": exif + b"\xff\xe3\0\x06\1\2\3\4"}
+    for side, others in (("vis", False), ("ir", True)):
+        for path in (root / side).iterdir():
+            data = path.read_bytes()
+            path.write_bytes(data[:20] + segments[maker] + data[20:])
+        code, _, err = fusecli(*command(root, "--overwrite"))
+        assert (code, err.count(told)) == (0, int(others)), err
+
+
 def test_gray_infrared_stored_in_colour_is_gray(pairs, fusecli, monkeypatch):
     """With a scale printed into it and JPEG's chroma; and what says that it is gray is not even read for that."""
     root = pairs(3, size=(96, 320))

@@ -57,7 +57,7 @@ class FrameOptions:
     def ranges(
         self, task: registry.Task, firsts: list[Path], seconds: list[Path], max_pixels: int | None = None
     ) -> tuple[Range | str | None, Range | str | None]:
-        """The intensity ranges of a sequence, the same for all its frames; says so if the infrared is coloured.
+        """The intensity ranges of a sequence, the same for all its frames; warns of infrared that is no measurement.
 
         Raises UsageError.
         """
@@ -65,6 +65,7 @@ class FrameOptions:
 
         infrared = task.second == "ir"
         if infrared:
+            intensity.warn_of_previews(seconds)
             colour.warn_of_colored(intensity.colored(seconds, max_pixels))
         return intensity.pair_ranges(firsts, seconds, infrared=infrared, option=self.range, max_pixels=max_pixels)
 

@@ -39,13 +39,17 @@ class Stored:
 
 @dataclass(frozen=True)
 class Peek:
-    """Number of pages of a file, and of its first page: upright size, sample type, whether it may be in colour."""
+    """Number of pages of a file, and of its first page: upright size, sample type, whether it may be in colour.
+
+    radiometric: see `headers.Header`.
+    """
 
     pages: int
     height: int
     width: int
     dtype: np.dtype
     color: bool
+    radiometric: bool = False
 
 
 def max_pixels_default() -> int:
@@ -92,7 +96,7 @@ def peek(path: Path) -> Peek | None:
                 return Peek(*tiff.peek(path))
             header = headers.parse(head + file.read())  # not mmap: a file that shrinks would kill the process
             dtype = np.dtype(np.uint16 if header.bits == 16 else np.uint8)
-            return Peek(1, *header.size, dtype, not header.gray)
+            return Peek(1, *header.size, dtype, not header.gray, header.radiometric)
     except (Unreadable, OSError, ValueError):
         return None
 

@@ -27,6 +27,7 @@ class Header:
     kind: name of the format. height, width: as stored. orientation: EXIF 1…8. bits: per sample, 8 or 16.
     gray: known to hold gray only, even if OpenCV gives three channels (gray with alpha, or a palette of grays).
     metadata: as stored, unchecked. white: the stored value of white, which OpenCV does not scale to 255.
+    radiometric: whether there are measurements of a thermal camera beside the picture, which are not read.
     """
 
     kind: str
@@ -37,12 +38,16 @@ class Header:
     gray: bool = False
     metadata: Metadata = NONE
     white: int = 255
+    radiometric: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) once the orientation is applied."""
         return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
 
+
+_FLIR = b"FLIR\0"  # begins the segments (APP1) in which FLIR's cameras keep their measurements
+_DJI = b"DJI"  # maker, by EXIF; its cameras keep theirs in APP3
 
 TRUNCATED = "the file is truncated: its end is missing"
 ANIMATED = "the file is an animation; split it into single frames first"
@@ -132,7 +137,8 @@ def _png(data: bytes) -> Header:
 
 def _jpeg(data: bytes) -> Header:
     height = width = 0
-    gray, position = False, 2
+    gray = radiometric = False
+    position = 2
     kept: dict[str, Any] = {}
     profile: dict[int, bytes] = {}  # by segment
     while True:
@@ -159,6 +165,8 @@ def _jpeg(data: bytes) -> Header:
             kept["exif"] = data[body + len(exif.PREFIX) : end]
         elif marker == 0xE1 and data.startswith(metadata.JPEG_XMP, body):
             kept["xmp"] = data[body + len(metadata.JPEG_XMP) : end]
+        elif (marker == 0xE1 and data.startswith(_FLIR, body)) or (marker == 0xE3 and _DJI in kept.get("exif", b"")):
+            radiometric = True
         elif marker == 0xE2 and data.startswith(metadata.JPEG_ICC, body):
             profile[data[body + len(metadata.JPEG_ICC)]] = data[body + len(metadata.JPEG_ICC) + 2 : end]
         elif marker == 0xDA:  # entropy-coded data follow, where FF D9 can only be the end of the image
@@ -167,7 +175,8 @@ def _jpeg(data: bytes) -> Header:
             if profile:
                 kept["icc"] = b"".join(profile[number] for number in sorted(profile))
             orientation = exif.orientation(kept.get("exif", b""))
-            return Header("JPEG", height, width, orientation, gray=gray, metadata=Metadata(**kept) if kept else NONE)
+            found = Metadata(**kept) if kept else NONE
+            return Header("JPEG", height, width, orientation, gray=gray, metadata=found, radiometric=radiometric)
         position = end
 
 

@@ -295,6 +295,19 @@ def colored(paths: Sequence[Path], max_pixels: int | None = None) -> Iterator[tu
                 yield paths[index], decode(paths[index], pages=[0], max_pixels=max_pixels).pages[0]
 
 
+def warn_of_previews(infrared: Sequence[Path]) -> None:
+    """Warn, once, if one of three files of a sequence is the preview of measurements that are not read."""
+    for index in evenly(len(infrared), 3):
+        header = peek(infrared[index])
+        if header is not None and header.radiometric:
+            log.warning(
+                "%s is a radiometric JPEG: only its preview is used, of 8 bits in the camera's own contrast; to fuse "
+                "what the camera measured, export 16-bit TIFF with the maker's software",
+                infrared[index],
+            )
+            return
+
+
 def _check_that_it_holds(given: Range, option: str, paths: Sequence[Path], max_pixels: int | None) -> None:
     """Warn where no value of three sampled frames lies in the given range, as when it is meant in other units."""
     seen = []
