@@ -137,20 +137,29 @@ def test_a_frame_of_one_value_does_not_stretch_the_range_of_the_others(tmp_path,
     assert "one range does not suit" not in caplog.text
 
 
-@pytest.mark.parametrize(("missing", "dtype"), [(-9999, "float32"), (0, "uint16"), (-3.4e38, "float64")])
-def test_values_that_stand_for_missing_ones_do_not_stretch_the_range(tmp_path, caplog, missing, dtype):
+@pytest.mark.parametrize(
+    ("missing", "dtype", "side"),
+    [
+        *((-9999, "float32", "below"), (0, "uint16", "below"), (-3.4e38, "float64", "below")),
+        *((65535, "uint16", "above"), (float(np.finfo(np.float32).max), "float32", "above")),
+    ],
+)
+def test_values_that_stand_for_missing_ones_do_not_stretch_the_range(tmp_path, caplog, missing, dtype, side):
     scenes = [thermal(index)[2:].astype(dtype) for index in range(3)]
     bordered = [np.pad(scene, 8, constant_values=missing) for scene in scenes]
     paths = [tmp_path / f"{index}.tif" for index in range(6)]
     for path, image in zip(paths, scenes + bordered, strict=True):
         tifffile.imwrite(path, image, photometric="minisblack")
     assert sequence_range("auto", paths[3:]) == sequence_range("auto", paths[:3])
-    assert f"% of the infrared is {missing:.10g}, far below the rest (73" in caplog.text
+    assert f"% of the infrared is {missing:.10g}, far {side} the rest (73" in caplog.text
     assert len(caplog.records) == 1
     cold = thermal(0)
     cold[:60, :80] = 7000  # a sky beyond the camera's range lies near the rest
     tifffile.imwrite(paths[0], cold, photometric="minisblack")
-    assert sequence_range("auto", paths[:1]).lo == 7000
+    cold[:3, :40] = 16383  # as far above as a lamp is, whose glow is of all values between
+    cold[3:6, :40] = np.linspace(8500, 16000, 120).reshape(3, 40)
+    tifffile.imwrite(paths[0], cold, photometric="minisblack")
+    assert sequence_range("auto", paths[:1]) == Range(7000, 16383, eight_bit=False)
 
 
 def test_scenes_that_differ_are_no_mistake(tmp_path, caplog):

@@ -194,27 +194,29 @@ def _percentile_range(sample: np.ndarray, *, eight_bit: bool = True) -> Range:
 
 
 def _common_range(name: str, parts: Sequence[np.ndarray]) -> Range:
-    """Percentiles of all parts together, without a value that apparently marks missing data.
+    """Percentiles of all parts together, without a value that apparently marks missing or saturated pixels.
 
-    Such as −9999, or 0 around warped frames in kelvin: many pixels of one value that lies farther below all others than
-    these differ among themselves.
+    Such as −9999, or 0 around warped frames in kelvin, or 65535: many pixels of one value that lies farther from all
+    others than these differ among themselves.
     """
     sample = np.concatenate(parts)
-    found, least = _percentile_range(sample, eight_bit=False), sample.min()
-    if found.lo > least:
-        return found
-    rest = sample[sample != least]
-    if not rest.size:
-        return found
-    others = _percentile_range(rest, eight_bit=False)
-    if not others.lo - least > others.hi - others.lo > 0:
-        return found
-    log.warning(
-        "%s: %.2g %% of the infrared is %.10g, far below the rest (%.10g to %.10g), which is taken for missing values "
-        "and left out of the intensity range; --range LO,HI settles it",
-        *(name, 100 - 100 * rest.size / sample.size, least, others.lo, others.hi),
-    )
-    return others
+    found = _percentile_range(sample, eight_bit=False)
+    for side, end, reached in (("below", sample.min(), found.lo), ("above", sample.max(), found.hi)):
+        rest = sample[sample != end]
+        if reached != end or not rest.size:
+            continue
+        others = _percentile_range(rest, eight_bit=False)
+        apart = others.lo - float(end) if side == "below" else float(end) - others.hi
+        if not apart > others.hi - others.lo > 0:
+            continue
+        log.warning(
+            "%s: %.2g %% of the infrared is %.10g, far %s the rest (%.10g to %.10g), which is taken for missing%s "
+            "values and left out of the intensity range; --range LO,HI settles it",
+            *(name, 100 - 100 * rest.size / sample.size, end, side, others.lo, others.hi),
+            "" if side == "below" else " or saturated",
+        )
+        return others
+    return found
 
 
 def _parse(option: str) -> Range:
