@@ -172,6 +172,29 @@ def test_a_profile_goes_with_pixels_of_its_kind_alone(tmp_path, vis, image, prof
         assert found == (profile if ending in endings else None), ending
 
 
+@pytest.mark.parametrize("color", [True, False])
+def test_a_png_says_what_its_colours_mean_as_its_source_does(tmp_path, vis, color):
+    wide = {b"cICP": bytes((9, 16, 0, 1)), b"gAMA": struct.pack(">I", 45455), b"cHRM": bytes(range(32))}
+    bent = {b"gAMA": struct.pack(">I", 100000)}
+    plain = {b"sRGB": b"\0", b"gAMA": struct.pack(">I", 45455), b"cHRM": bytes(range(32))}
+    broken = {b"cICP": b"\1\2\3"}
+    save(tmp_path / "plain.png", vis if color else vis[..., 0])
+    data = (tmp_path / "plain.png").read_bytes()
+    for source, expected in (
+        (wide, wide),
+        (bent, bent),
+        (plain, {}),
+        (plain | wide, {b"cICP": wide[b"cICP"]}),
+        (broken, {}),
+    ):
+        chunks = b"".join(chunk(*each) for each in source.items())
+        (tmp_path / "vis.png").write_bytes(data[:33] + chunks + data[33:])
+        copied(tmp_path / "vis.png", tmp_path / "out.png")
+        result = (tmp_path / "out.png").read_bytes()
+        assert [chunk(*each) in result for each in source.items()] == [name in expected for name in source]
+        copied(tmp_path / "vis.png", tmp_path / "out.jpg")  # which has no place for them
+
+
 def test_gray_results_of_colour_files_get_no_profile_of_colour(tmp_path, vis, average, fusecli):
     save(tmp_path / "vis.png", vis, icc=COLOUR, exif=block_of(camera()), dpi=(72, 72))
     Image.fromarray(vis[..., 0]).save(tmp_path / "ir.png")

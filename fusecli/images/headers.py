@@ -106,8 +106,10 @@ def parse(data: bytes) -> Header:
 
 def _png(data: bytes) -> Header:
     width = height = bits = color = 0
-    gray, position = False, 8
+    gray = is_srgb = False
+    position = 8
     kept: dict[str, Any] = {}
+    colors: dict[bytes, bytes] = {}
     while True:
         length, name = struct.unpack_from(">I4s", data, position)
         body, position = position + 8, position + 12 + length
@@ -119,6 +121,8 @@ def _png(data: bytes) -> Header:
         elif name == b"PLTE":
             table = data[body : body + length]
             gray = gray or (color == 3 and table[0::3] == table[1::3] == table[2::3])
+        elif metadata.PNG_COLORS.get(name) == length:
+            colors[name] = data[body : body + length]
         elif name == b"eXIf":
             kept["exif"] = data[body : body + length]
         elif name == b"iCCP" and length <= exif.LIMIT:
@@ -129,7 +133,13 @@ def _png(data: bytes) -> Header:
             kept["xmp"] = metadata.packet(data[body : body + length])
         elif name == b"acTL" and struct.unpack_from(">I", data, body)[0] > 1:
             raise Unreadable(ANIMATED)
+        elif name == b"sRGB":  # as of PNGs that say nothing; gAMA and cHRM then say the same to old programs
+            is_srgb = True
         elif name == b"IEND":
+            if is_srgb:
+                colors = {name: value for name, value in colors.items() if name == b"cICP"}
+            if colors:
+                kept["colors"] = tuple(colors.items())
             orientation = exif.orientation(kept.get("exif", b""))
             bits = 16 if bits == 16 else 8
             return Header("PNG", height, width, orientation, bits, gray, Metadata(**kept) if kept else NONE)

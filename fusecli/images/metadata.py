@@ -19,6 +19,7 @@ from fusecli.images import exif, png
 JPEG_ICC = b"ICC_PROFILE\0"
 JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 PNG_XMP = b"XML:com.adobe.xmp\0"
+PNG_COLORS = {b"cICP": 4, b"gAMA": 4, b"cHRM": 32}  # chunks that say what values mean where no profile does; lengths
 
 _SEGMENT = 65533  # bytes of a JPEG segment
 _DPI = (0.1, 1e7)  # the plausible range, which every format can hold
@@ -37,7 +38,7 @@ class Metadata:
     """What a file holds besides pixels, as it is stored; `fitted` makes it true of a result.
 
     exif: a TIFF-shaped block. icc: a colour profile. xmp: a packet. dpi: pixels per inch, across and down.
-    geo: tags that place the pixels on a map.
+    geo: tags that place the pixels on a map. colors: chunks of a PNG (see PNG_COLORS), which other formats lack.
     """
 
     exif: bytes = b""
@@ -45,6 +46,7 @@ class Metadata:
     xmp: bytes = b""
     dpi: tuple[float, float] | None = None
     geo: tuple[Tag, ...] = ()
+    colors: tuple[tuple[bytes, bytes], ...] = ()
 
     def turned(self, orientation: int) -> Metadata:
         """The same for pixels that were turned upright, EXIF orientation 1…8."""
@@ -63,6 +65,7 @@ class Metadata:
             _TURNED.sub(rb"\g<1>1", self.xmp) if len(self.xmp) <= exif.LIMIT else b"",
             self.dpi if self.dpi and all(_DPI[0] <= one <= _DPI[1] for one in self.dpi) else None,
             self.geo,
+            self.colors,
         )
 
 
@@ -71,7 +74,7 @@ NONE = Metadata()
 
 def into_png(data: bytes | memoryview, metadata: Metadata) -> bytes | memoryview:
     """An encoded PNG with metadata added. Here and in the functions below ``metadata`` must be fitted."""
-    chunks = b""
+    chunks = b"".join(png.chunk(*each) for each in metadata.colors)
     if metadata.icc:
         chunks += png.chunk(b"iCCP", b"ICC profile\0\0" + _deflated(metadata.icc))
     if metadata.dpi:
