@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import frames, nifti
@@ -64,48 +66,70 @@ def plan(
     output: a folder, or a file for a single pair. The format may also be nifti; a picture format means a folder of
     slices. inputs: both sides as typed; nothing may be written in a folder among them. Raises UsageError.
     """
-    count = sum(len(one.files) for pair in pairs for one in (pair.first, pair.second) if not one.is_nifti)
-    if count > MANY:
-        log.info("reading the headers of %d DICOM files", count)
     single = _is_file(output)
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
+    _tell_how_many(pairs)
     alone = len(pairs) == 1
     jobs: list[VolumeJob] = []
     for index, pair in enumerate(pairs):
-        target = (pair.first, pair.second)[reference]
         mine = naming.part is None or naming.part.takes(pair.name)  # pairs of other parts are only named, not checked
-        known = pair
-        try:
-            if alone or mine:
-                known = pair.chosen()
-            slices, _, multi_frame = (known.first, known.second)[reference].layout()
-            color = not gray and (colormap or known.first.layout()[1])
-        except (InputError, UsageError):
-            if alone:  # an error in the only pair is an error of the command
-                raise
-            slices, multi_frame, color = 1, False, False  # this pair alone will fail, when it is read
-        else:
-            if mine:
-                _check_two(known)
+        seen = _examined(pair, reference, alone, mine)
+        color = not gray and (colormap or seen.colored)
+        target = (pair.first, pair.second)[reference]
         kind = _kind(output if single else None, naming.file_format, target)
-        folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not multi_frame)))
         _check_bits(bit_depth, kind, color)
+        folder = seen.slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not seen.multi_frame)))
         if single:
             if folder and kind != ".tif":
-                raise UsageError(f"-o {output}: the result has {slices} files, one per slice; name a folder")
+                raise UsageError(f"-o {output}: the result has {seen.slices} files, one per slice; name a folder")
             path, folder = output, False
         else:
             path = naming.path(output, pair.name, "" if folder else _ending(kind, target), index)
-        volumes = known if alone else _without_headers(known)
+        volumes = seen.pair if alone else _without_headers(seen.pair)
         jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, color))
     if not single:
-        firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
-        held = [[path for one in side for path in one.files] for side in (firsts, seconds)]
+        inside = [(job.volumes.first.files, job.volumes.second.files) for job in jobs]
+        held = [list(chain(*side)) for side in zip(*inside, strict=True)]
         results = [job.output / f"0001{job.ending}" if job.folder else job.output for job in jobs]
         check_globs(output, inputs, held, results)
     guarded = [path for text in inputs for path in ([Path(text)] if Path(text).is_dir() else folders_of(text))]
     return settle(jobs, output, naming, single=single, guarded=guarded, written=VOLUMES)
+
+
+class _Seen(NamedTuple):
+    """A pair with its series chosen; of its reference the slices, whether these are one file; the first's colour."""
+
+    pair: VolumePair
+    slices: int
+    multi_frame: bool
+    colored: bool
+
+
+def _examined(pair: VolumePair, reference: int, alone: bool, mine: bool) -> _Seen:
+    """What the headers of a pair say; of a pair that this run does not fuse (not ``mine``), of as few as will do.
+
+    Raises UsageError where both sides are the same volume, and any error in the headers if the pair is ``alone``. Of
+    several pairs only that one will fail, when it is read.
+    """
+    try:
+        known = pair.chosen() if alone or mine else pair
+        slices, _, multi_frame = (known.first, known.second)[reference].layout()
+        colored = known.first.layout()[1]
+    except (InputError, UsageError):
+        if alone:
+            raise
+        return _Seen(pair, 1, False, False)
+    if mine:
+        _check_two(known)
+    return _Seen(known, slices, multi_frame, colored)
+
+
+def _tell_how_many(pairs: Sequence[VolumePair]) -> None:
+    """Log that many headers are about to be read, which takes its time."""
+    count = sum(len(one.files) for pair in pairs for one in (pair.first, pair.second) if not one.is_nifti)
+    if count > MANY:
+        log.info("reading the headers of %d DICOM files", count)
 
 
 def _without_headers(pair: VolumePair) -> VolumePair:
