@@ -153,6 +153,8 @@ def test_values_that_stand_for_missing_ones_do_not_stretch_the_range(tmp_path, c
     assert sequence_range("auto", paths[3:]) == sequence_range("auto", paths[:3])
     assert f"% of the infrared is {missing:.10g}, far {side} the rest (73" in caplog.text
     assert len(caplog.records) == 1
+    (frame,), (border,) = (frames.read(path, intensity="frame") for path in (paths[0], paths[3]))
+    np.testing.assert_allclose(border.pixels[8:-8, 8:-8], frame.pixels, atol=2e-3)  # another sample of its pixels
     cold = thermal(0)
     cold[:60, :80] = 7000  # a sky beyond the camera's range lies near the rest
     tifffile.imwrite(paths[0], cold, photometric="minisblack")

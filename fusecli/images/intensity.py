@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -183,9 +184,13 @@ def full_range(array: np.ndarray) -> Range:
 
 
 def frame_range(array: np.ndarray) -> Range:
-    """Percentiles of one frame alone."""
+    """Percentiles of one frame alone; of more than 8 bits, without values that mark missing or saturated pixels."""
     sample = _finite_sample(array)
-    return full_range(array) if sample.size == 0 else _percentile_range(sample)
+    if sample.size == 0:
+        return full_range(array)
+    found = _percentile_range(sample)
+    apart = None if array.dtype == np.uint8 else _set_apart(sample, found)
+    return found if apart is None else apart.others
 
 
 def _percentile_range(sample: np.ndarray, *, eight_bit: bool = True) -> Range:
@@ -193,30 +198,46 @@ def _percentile_range(sample: np.ndarray, *, eight_bit: bool = True) -> Range:
     return Range(float(lo), float(hi), eight_bit)
 
 
-def _common_range(name: str, parts: Sequence[np.ndarray]) -> Range:
-    """Percentiles of all parts together, without a value that apparently marks missing or saturated pixels.
+class _Apart(NamedTuple):
+    """A value that apparently marks missing or saturated pixels, its share of all, and the range of the others."""
 
-    Such as −9999, or 0 around warped frames in kelvin, or 65535: many pixels of one value that lies farther from all
-    others than these differ among themselves.
+    value: float
+    share: float
+    others: Range
+
+
+def _set_apart(sample: np.ndarray, found: Range) -> _Apart | None:
+    """The value, if any, such as −9999, or 0 around warped frames in kelvin, or 65535.
+
+    That is: many pixels of one value that lies farther from all others than these differ among themselves.
+    found: the percentiles of the sample.
     """
-    sample = np.concatenate(parts)
-    found = _percentile_range(sample, eight_bit=False)
-    for side, end, reached in (("below", sample.min(), found.lo), ("above", sample.max(), found.hi)):
-        rest = sample[sample != end]
-        if reached != end or not rest.size:
+    for end, reached in ((sample.min(), found.lo), (sample.max(), found.hi)):
+        rest = sample[sample != end] if reached == end else sample[:0]
+        if not rest.size:
             continue
         others = _percentile_range(rest, eight_bit=False)
-        apart = others.lo - float(end) if side == "below" else float(end) - others.hi
-        if not apart > others.hi - others.lo > 0:
-            continue
-        log.warning(
-            "%s: %.2g %% of the infrared is %.10g, far %s the rest (%.10g to %.10g), which is taken for missing%s "
-            "values and left out of the intensity range; --range LO,HI settles it",
-            *(name, 100 - 100 * rest.size / sample.size, end, side, others.lo, others.hi),
-            "" if side == "below" else " or saturated",
-        )
-        return others
-    return found
+        if max(others.lo - float(end), float(end) - others.hi) > others.hi - others.lo > 0:
+            return _Apart(float(end), 1 - rest.size / sample.size, others)
+    return None
+
+
+def _common_range(name: str, parts: Sequence[np.ndarray]) -> Range:
+    """Percentiles of all parts together, without a value that apparently marks missing or saturated pixels."""
+    sample = np.concatenate(parts)
+    found = _percentile_range(sample, eight_bit=False)
+    apart = _set_apart(sample, found)
+    if apart is None:
+        return found
+    value, share, others = apart
+    above = value > others.hi
+    log.warning(
+        "%s: %.2g %% of the infrared is %.10g, far %s the rest (%.10g to %.10g), which is taken for missing%s values "
+        "and left out of the intensity range; --range LO,HI settles it",
+        *(name, 100 * share, value, "above" if above else "below", others.lo, others.hi),
+        " or saturated" if above else "",
+    )
+    return others
 
 
 def _parse(option: str) -> Range:
