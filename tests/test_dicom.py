@@ -18,6 +18,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEGLSLossless,
     NuclearMedicineImageStorage,
+    ParametricMapStorage,
     SecondaryCaptureImageStorage,
 )
 
@@ -172,6 +173,31 @@ def test_frames_of_an_enhanced_file_are_sorted_too(tmp_path):
     assert np.array_equal(quantities(volume), VALUES * 2.0 + 5)
     assert volume.grid.affine == pytest.approx(WHERE.affine, abs=1e-6)
     assert volume.origin.frames == [order.index(k) for k in range(6)]
+
+
+@pytest.mark.parametrize(("name", "bits"), [("FloatPixelData", 32), ("DoubleFloatPixelData", 64)])
+def test_parametric_maps_hold_floats(tmp_path, name, bits):
+    path = phantom.enhanced(tmp_path / "map.dcm", VALUES.astype(np.uint16), WHERE)
+    values = VALUES / 1000.0
+    values[2, 3, 4], values[3, 3, 3] = np.nan, -500
+    dataset = pydicom.dcmread(path)
+    setattr(dataset, name.replace("Data", "PaddingValue"), -500.0)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = ParametricMapStorage
+    dataset.BitsAllocated = bits
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        del frame.PixelValueTransformationSequence  # which these do not have
+    for unknown in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(dataset, unknown)
+    setattr(dataset, name, values.astype(f"<f{bits // 8}").tobytes())
+    dataset.save_as(path)
+    volume = read(path, "mri")
+    values[2, 3, 4] = values[3, 3, 3] = 0  # the darkest
+    assert volume.voxels == pytest.approx(values.astype(np.float32))
+    assert volume.grid.affine == pytest.approx(WHERE.affine, abs=1e-6)
+    fused = write(tmp_path / "out.dcm", volume, volume, side="mri")
+    result = pydicom.dcmread(tmp_path / "out.dcm")
+    assert not any(element.keyword.startswith(name.removesuffix("Data")) for element in result)
+    assert result.pixel_array == pytest.approx(65535 * fused, abs=1)
 
 
 def test_one_echo_of_an_enhanced_file_is_chosen(tmp_path):

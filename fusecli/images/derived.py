@@ -32,7 +32,7 @@ from pydicom.valuerep import DSfloat
 from fusecli import __version__
 from fusecli.errors import FusecliError
 from fusecli.images.atomic import numbered, replacing
-from fusecli.images.dicom import Origin
+from fusecli.images.dicom import FLOAT_PADDING, Origin
 from fusecli.images.dicom_planes import frame_count, number
 from fusecli.images.grid import flip_lps, mapping
 from fusecli.images.intensity import Range
@@ -53,7 +53,8 @@ _DROPPED = frozenset(
         *(f"{color}PaletteColorLookupTable{part}" for color in _COLORS for part in ("Descriptor", "Data")),
         *(f"Segmented{color}PaletteColorLookupTableData" for color in _COLORS),
         *("DigitalSignaturesSequence", "MACParametersSequence"),
-        *("DataSetTrailingPadding", "InstanceCreationDate", "InstanceCreationTime", "FloatPixelPaddingValue"),
+        *("DataSetTrailingPadding", "InstanceCreationDate", "InstanceCreationTime"),
+        *FLOAT_PADDING,
         *("PixelDataProviderURL", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     )
 )

@@ -28,6 +28,8 @@ from fusecli.images.volume import Volume
 log = logging.getLogger("fusecli")
 
 _PHYSICAL = {name for side in ("ct", "pet", "spect") for name in MODALITIES[side]}  # their values have a unit
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")  # floats are those of parametric maps
+FLOAT_PADDING = ("FloatPixelPaddingValue", "DoubleFloatPixelPaddingValue")
 _EXTRA = "pip install 'fusecli[dicom]'"
 _POINT = "TemporalPositionIndex"  # which time point a frame of an enhanced image belongs to
 _LONG = ("SL", "UL")  # value representations (VR) of 32 bits
@@ -280,7 +282,8 @@ def _quantities(pixels: np.ndarray, dataset: Dataset, scale: _Scale) -> np.ndarr
         values = np.asarray(apply_modality_lut(pixels, dataset), np.float64)
     else:
         values = pixels.astype(np.float64) * scale.slope + scale.intercept
-    values[_padded(pixels, scale)] = np.nan
+    missing = (pixels == number(dataset, name, np.nan) for name in FLOAT_PADDING)
+    values[np.logical_or.reduce([_padded(pixels, scale), ~np.isfinite(values), *missing])] = np.nan
     return (-values if scale.inverted else values).astype(np.float32)
 
 
@@ -333,7 +336,8 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
         implicit, little = dataset.original_encoding
         syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = syntax
-    if "PixelData" not in dataset:
+    name = next((name for name in _PIXELS if name in dataset), None)
+    if name is None:
         raise InputError(f"{path}: has no pixels; the file is cut off, or holds something else than an image")
     missing = _missing_codecs(UID(syntax), path)
     try:
@@ -351,7 +355,7 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
         raise InputError(
             f"{path}: the pixels cannot be decoded: the file is cut off or damaged ({brief(error)}){extra}"
         ) from error
-    del dataset["PixelData"]
+    del dataset[name]
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.shape[-1] == 3 and int(dataset.get("SamplesPerPixel") or 1) == 3 and pixels.dtype != np.uint8:
         top = 2.0 ** int(dataset.get("BitsStored") or 16) - 1

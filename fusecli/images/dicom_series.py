@@ -34,6 +34,7 @@ TELL_VOLUMES_APART = (
     *("InstanceNumber", "TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime", "TriggerTime"),
     *("FrameReferenceTime", "AcquisitionTime"),
 )
+_IMAGES = re.compile("Image Storage|Parametric Map Storage")  # in names of SOP classes
 _LISTED = 12
 _HEADER = [
     Tag(name)  # once, and not anew for every file
@@ -140,7 +141,7 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
         try:
             header = dcmread(path, stop_before_pixels=True, specific_tags=_HEADER)
             kind = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")).name
-            if kind and "Image Storage" not in kind:
+            if kind and not _IMAGES.search(kind):
                 others.add(kind)
                 continue
             if not header.get("Rows") or not header.get("Columns"):
