@@ -497,6 +497,14 @@ def test_pixels_without_a_value_in_a_map_are_no_intensities(tmp_path, dtype):
     assert frame.pixels[:, 10:].max() == 1
 
 
+def test_missing_pixels_of_a_float_map_may_be_named_in_64_bits(tmp_path, recwarn):
+    image = np.array([[0.25, np.finfo(np.float32).min, 0.75]], np.float32)
+    tags = [(42113, 2, 0, "-1.7976931348623157e+308", True)]
+    tifffile.imwrite(tmp_path / "a.tif", image, extratags=tags)
+    np.testing.assert_array_equal(stored(tmp_path / "a.tif"), np.float32([[0.25, np.nan, 0.75]]))
+    assert not recwarn.list
+
+
 def test_pixels_without_a_value_where_white_is_zero(tmp_path):
     image = np.array([[65535, 100, 300]], np.uint16)
     tags = [(42113, 2, 0, "65535", True)]

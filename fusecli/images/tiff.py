@@ -206,8 +206,10 @@ def _without_nodata(array: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
         return array
     if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
         value = 2**page.bitspersample - 1 - value  # inverted, as the values are by now
-    missing = array == value if array.ndim == 2 else (array == value).all(-1)
     is_float = array.dtype.kind == "f"
+    if is_float:  # as GDAL has it: a value beyond the type, such as the lowest of 64 bits, stands for the type's own
+        value = float(np.clip(value, np.finfo(array.dtype).min, np.finfo(array.dtype).max))
+    missing = array == value if array.ndim == 2 else (array == value).all(-1)
     if array.itemsize == 1 or not missing.any() or (missing.all() and not is_float):
         return array
     array = array.copy()
