@@ -377,6 +377,22 @@ def test_mri_and_pet_are_shown_by_percentiles_of_the_whole_volume(tmp_path, capl
     assert "negative values (down to -" in caplog.text
 
 
+@pytest.mark.parametrize(("missing", "side"), [(-32768, "mri"), (32767, "mri"), (32767, "pet")])
+def test_missing_voxels_do_not_stretch_what_is_shown(tmp_path, caplog, missing, side):
+    phantom.dicom_series(tmp_path / "mr", VALUES, WHERE, "MR")
+    volume = read(tmp_path / "mr", "mri")
+    expected = shown_range(volume, side)
+    voxels = volume.voxels
+    volume.voxels = np.pad(voxels, ((0, 0), (4, 4), (0, 0)), constant_values=missing)
+    found = shown_range(volume, side)
+    assert (found.lo, found.hi) == (expected.lo, expected.hi)
+    assert f"50 % of the voxels are {missing}, far from the rest" in caplog.text
+    caplog.clear()
+    volume.voxels = np.pad(voxels // 4 + 800, ((0, 0), (4, 4), (0, 0)))  # air around a brain
+    assert shown_range(volume, side).lo == 0
+    assert not caplog.text
+
+
 def test_a_volume_of_one_value_or_without_uptake_is_refused(tmp_path):
     volume = read(phantom.dicom_series(tmp_path / "mr", np.full((1, 8, 9), 7, np.int16), WHERE, "MR")[0], "mri")
     with pytest.raises(InputError, match="every voxel of the mri volume is 7"):

@@ -189,16 +189,18 @@ def frame_range(array: np.ndarray) -> Range:
     if sample.size == 0:
         return full_range(array)
     found = _percentile_range(sample)
-    apart = None if array.dtype == np.uint8 else _set_apart(sample, found)
+    apart = None if array.dtype == np.uint8 else set_apart(sample, found)
     return found if apart is None else apart.others
 
 
-def _percentile_range(sample: np.ndarray, *, eight_bit: bool = True) -> Range:
-    lo, hi = np.percentile(sample, PERCENTILES)
+def _percentile_range(
+    sample: np.ndarray, percentiles: tuple[float, float] = PERCENTILES, *, eight_bit: bool = True
+) -> Range:
+    lo, hi = np.percentile(sample, percentiles)
     return Range(float(lo), float(hi), eight_bit)
 
 
-class _Apart(NamedTuple):
+class Apart(NamedTuple):
     """A value that apparently marks missing or saturated pixels, its share of all, and the range of the others."""
 
     value: float
@@ -206,19 +208,19 @@ class _Apart(NamedTuple):
     others: Range
 
 
-def _set_apart(sample: np.ndarray, found: Range) -> _Apart | None:
+def set_apart(sample: np.ndarray, found: Range, percentiles: tuple[float, float] = PERCENTILES) -> Apart | None:
     """The value, if any, such as −9999, or 0 around warped frames in kelvin, or 65535.
 
     That is: many pixels of one value that lies farther from all others than these differ among themselves.
-    found: the percentiles of the sample.
+    found: the range between the ``percentiles`` of the sample.
     """
     for end, reached in ((sample.min(), found.lo), (sample.max(), found.hi)):
         rest = sample[sample != end] if reached == end else sample[:0]
         if not rest.size:
             continue
-        others = _percentile_range(rest, eight_bit=False)
+        others = _percentile_range(rest, percentiles, eight_bit=False)
         if max(others.lo - float(end), float(end) - others.hi) > others.hi - others.lo > 0:
-            return _Apart(float(end), 1 - rest.size / sample.size, others)
+            return Apart(float(end), 1 - rest.size / sample.size, others)
     return None
 
 
@@ -226,7 +228,7 @@ def _common_range(name: str, parts: Sequence[np.ndarray]) -> Range:
     """Percentiles of all parts together, without a value that apparently marks missing or saturated pixels."""
     sample = np.concatenate(parts)
     found = _percentile_range(sample, eight_bit=False)
-    apart = _set_apart(sample, found)
+    apart = set_apart(sample, found)
     if apart is None:
         return found
     value, share, others = apart

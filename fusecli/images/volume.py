@@ -12,7 +12,7 @@ import numpy as np
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images.grid import Grid
-from fusecli.images.intensity import Range
+from fusecli.images.intensity import Range, set_apart
 
 log = logging.getLogger("fusecli")
 
@@ -99,8 +99,7 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
                 *(volume.source, window.lo, window.hi, low, high),
             )
         return window
-    sample = np.percentile(_some(volume.voxels, _SAMPLE), PERCENTILES)
-    lo, hi = (float(value) * volume.slope + volume.intercept for value in sample)
+    lo, hi = _spread(volume)
     if side in ("pet", "spect"):
         if high <= 0:
             raise InputError(f"{volume.source}: no value of the {side} volume is above 0; there is no uptake to show")
@@ -109,6 +108,32 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
         lo = 0.0
     # In a volume that is nearly all background both percentiles are background.
     return Range(lo, hi) if hi > lo else Range(min(lo, low) if side == "mri" else lo, high)
+
+
+def _spread(volume: Volume) -> tuple[float, float]:
+    """The PERCENTILES of a volume as quantities, without a value that apparently marks missing voxels, as −32768 may.
+
+    Not such a value is one near 0, which air has in a scan without its skull.
+    """
+    sample = _some(volume.voxels, _SAMPLE)
+    first, last = (float(value) for value in np.percentile(sample, PERCENTILES))
+    apart = set_apart(sample, Range(first, last), PERCENTILES)
+    lo, hi = _quantities(volume, first, last)
+    if apart is None:
+        return lo, hi
+    value, low, high = _quantities(volume, apart.value, apart.others.lo, apart.others.hi)
+    if abs(value) <= high - low:
+        return lo, hi
+    log.warning(
+        "%s: %.2g %% of the voxels are %.10g, far from the rest (%g to %g), which is taken for missing values and left "
+        "out of the range that is shown",
+        *(volume.source, 100 * apart.share, value, low, high),
+    )
+    return low, high
+
+
+def _quantities(volume: Volume, *voxels: float) -> list[float]:
+    return [voxel * volume.slope + volume.intercept for voxel in voxels]
 
 
 def _some(voxels: np.ndarray, count: int) -> np.ndarray:
