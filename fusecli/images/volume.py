@@ -19,6 +19,7 @@ log = logging.getLogger("fusecli")
 BRAIN = (0.0, 80.0)  # Hounsfield units shown of a CT that names no window: centre 40, width 80
 _BONE = 1000.0  # Hounsfield units that only bone and metal exceed
 PERCENTILES = (0.5, 99.5)  # of the voxels of a volume, shown as black and white
+_BEYOND = 2  # times as large as all others is what marks missing voxels
 _SAMPLE = 2**21  # voxels that decide a percentile
 _FEW = {"ct": 50, "mri": 50, "pet": 10, "spect": 10}  # distinct values or fewer suggest labels; counts may be low
 _LOOKED_AT = 2**17  # voxels examined for labels
@@ -113,7 +114,7 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
 def _spread(volume: Volume) -> tuple[float, float]:
     """The PERCENTILES of a volume as quantities, without a value that apparently marks missing voxels, as −32768 may.
 
-    Not such a value is one near 0, which air has in a scan without its skull.
+    Such a value is also of another size than all others: not near 0, which air has in a scan without its skull.
     """
     sample = _some(volume.voxels, _SAMPLE)
     first, last = (float(value) for value in np.percentile(sample, PERCENTILES))
@@ -122,7 +123,7 @@ def _spread(volume: Volume) -> tuple[float, float]:
     if apart is None:
         return lo, hi
     value, low, high = _quantities(volume, apart.value, apart.others.lo, apart.others.hi)
-    if abs(value) <= high - low:
+    if abs(value) <= _BEYOND * max(abs(low), abs(high)):
         return lo, hi
     log.warning(
         "%s: %.2g %% of the voxels are %.10g, far from the rest (%g to %g), which is taken for missing values and left "
