@@ -62,6 +62,14 @@ def test_a_folder_that_is_not_there_is_named_before_an_empty_one(tmp_path):
     assert "ir: no such file or folder" in refused(make(tmp_path / "vis"), tmp_path / "ir")
 
 
+def test_all_that_is_not_there_is_named(tmp_path):
+    both = refused(tmp_path / "camera", tmp_path / "thermal")
+    assert both == "\n".join(
+        f"{option} {tmp_path / name}: no such file or folder"
+        for option, name in (("--vis", "camera"), ("--ir", "thermal"))
+    )
+
+
 def test_folders_pair_by_stem_whatever_the_ending(tmp_path):
     vis = make(tmp_path / "vis", "b.PNG", "a.jpg", "scan.nii.gz", "Thumbs.db", ".hidden.png", ".a.png.1-0.partial")
     ir = make(tmp_path / "ir", "a.tif", "b.tif", "scan.png")
@@ -242,6 +250,16 @@ def test_csv(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("above", ["\n", "\r\n \r\n", ",,\n", ';;\r\n"";""\n', "\ufeff\n"])
+def test_csv_may_begin_with_blank_lines(tmp_path, above):
+    make(tmp_path, "v/a.png", "t/7.tif")
+    table = tmp_path / "pairs.csv"
+    table.write_bytes(f"{above}vis;ir\nv/a.png;t/7.tif\n".encode())
+    assert pairs("", "", pairs_csv=table) == [Pair("a", tmp_path / "v/a.png", tmp_path / "t/7.tif")]
+    table.write_bytes(f"{above}vis;ir\nv/a.png;gone.tif\n".encode())
+    assert f"line {above.count(chr(10)) + 2}: " in refused("", "", pairs_csv=table)
+
+
 def test_csv_of_a_spreadsheet_on_windows(tmp_path):
     make(tmp_path, "v/day/a.png", "t/day/7.tif")
     table = tmp_path / "pairs.csv"
@@ -314,6 +332,7 @@ def test_csv_mistakes(tmp_path):
 
     assert "vis,ir" in message("v/a.png,t/7.tif\n")
     assert "no pair" in message("vis,ir\n")
+    assert "the first line must name the columns" in message("\n,,\n")
     assert "two columns 'ir'" in message("vis,ir,IR\nv/a.png,t/7.tif,t/9.tif\n")
     assert "line 2" in message("vis,ir\nv/a.png,\n")
     assert "line 3: " in message("vis,ir\nv/a.png,t/7.tif\nv/none.png,t/9.tif\n")
