@@ -227,8 +227,10 @@ def test_recursive_mirrors_sub_folders(pairs, fusecli):
     assert (root / "out" / "night" / "a b.png").is_file()
 
 
-@pytest.mark.parametrize("kind", ["jpg", "webp"])
-def test_names_patterns_and_formats(pairs, fusecli, kind):
+@pytest.mark.parametrize(
+    ("kind", "ending"), [("jpg", "jpg"), ("webp", "webp"), ("jpeg", "jpg"), ("JPG", "jpg"), ("tif", "tif")]
+)
+def test_names_patterns_and_formats(pairs, fusecli, kind, ending):
     root = pairs(1)
     (root / "ir" / "000.png").rename(root / "ir" / "000_IR.png")
     code, _, err = fusecli(
@@ -236,7 +238,7 @@ def test_names_patterns_and_formats(pairs, fusecli, kind):
         *("--pair-by", "ir=*_IR", "--name", "{stem}_{task}_{model}", "--format", kind),
     )
     assert code == 0, err
-    assert (root / "out" / f"000_ir-vis_nano.{kind}").is_file()
+    assert (root / "out" / f"000_ir-vis_nano.{ending}").is_file()
     assert fusecli("fuse", "--ir", "x", "--vis", "y", "-o", "z", "--name", "{nonsense}")[0] == 2
 
 

@@ -55,7 +55,9 @@ class Format(str, Enum):
     auto = "auto"
     png = "png"
     tiff = "tiff"
+    tif = "tif"
     jpg = "jpg"
+    jpeg = "jpeg"
     webp = "webp"
     nifti = "nifti"
 
@@ -137,6 +139,7 @@ def fuse(
         typer.Option(
             "--format",
             metavar="<str>",
+            case_sensitive=False,
             help="auto (as the visible, CT, PET or SPECT file), png, tiff, jpg, webp, or nifti for volumes.",
         ),
     ] = Format.auto,

@@ -29,7 +29,7 @@ _NAMELESS = (
     *(".nii.bz2", ".nii.zst", ".img", ".dicom", ".ima", ".mha", ".mhd", ".mgh", ".mgz", ".mnc", ".nhdr", ".nrrd"),
     *(".dng", ".npy"),
 )
-FORMATS = {"png": ".png", "tiff": ".tif", "jpg": ".jpg", "webp": ".webp"}
+FORMATS = {"png": ".png", "tiff": ".tif", "tif": ".tif", "jpg": ".jpg", "jpeg": ".jpg", "webp": ".webp"}
 
 
 @dataclass(frozen=True)
