@@ -514,6 +514,21 @@ def test_a_dash_is_a_stream(pairs, fusecli, monkeypatch, tmp_path):
     assert "--report - and --json would both write to stdout" in err
 
 
+def test_a_dash_in_a_folder_is_a_file(pairs, fusecli, monkeypatch):
+    monkeypatch.chdir(pairs(1))
+    dash = Path("./-")
+    dash.write_text("vis,ir,name\n000.png,000.png,one\n")
+    sides = ("fuse", "--ir", "ir", "--vis", "vis")
+    assert fusecli(*sides, "-o", "out", "--pairs", "./-")[0] == 0
+    assert [path.name for path in Path("out").iterdir()] == ["one.png"]
+    dash.unlink()
+    assert fusecli(*sides, "-o", "other", "--report", ".//-")[1] == ""
+    assert json.loads(dash.read_text())["totals"]["done"] == 1
+    dash.unlink()
+    assert fusecli(*sides, "-o", "./-")[0] == 0
+    assert [path.name for path in dash.iterdir()] == ["000.png"]
+
+
 def test_pairs_from_stdin_lie_in_the_current_folder(pairs):
     root = pairs(1)
     sides = ("--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")

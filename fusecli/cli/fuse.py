@@ -188,7 +188,10 @@ def fuse(
         str | None, typer.Option(help="Fuse on a Ray cluster with shared storage: HOST:PORT of its head, or auto.")
     ] = None,
     preview: Annotated[bool, typer.Option(help="Write preview.png: sources beside results, of some pairs.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write a JSON report to this file; - for stdout.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(parser=options.path, metavar="PATH", help="Write a JSON report to this file; - for stdout."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON on stdout.")] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,

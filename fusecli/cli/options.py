@@ -22,6 +22,13 @@ from fusecli.errors import UsageError
 SHOWN = 3  # words that a message cites
 MISUSE: type[Exception] = typer.BadParameter.__mro__[1]  # UsageError of whichever copy of click typer uses
 
+
+def path(typed: str) -> Path:
+    """The path; - alone stands for a stream, and ./- for the file of that name, which Path would also spell -."""
+    spelled = Path(typed)
+    return spelled.absolute() if str(spelled) == "-" != typed else spelled
+
+
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="Folder of the data sets, <root>/<set>/<side>/; default $FUSECLI_DATA."),
@@ -47,7 +54,10 @@ Model = Annotated[str, typer.Option("--model", "-m", help="Released model (see `
 Precision = Annotated[str, typer.Option(help="What networks compute in: auto, fp32, bf16 or fp16.")]
 PairBy = Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")]
 Pairs = Annotated[
-    Path | None, typer.Option(help="CSV of explicit pairs: a column per side, and name (optional); - for stdin.")
+    Path | None,
+    typer.Option(
+        parser=path, metavar="PATH", help="CSV of explicit pairs: a column per side, and name (optional); - for stdin."
+    ),
 ]
 Range = Annotated[
     str,
@@ -130,7 +140,7 @@ def output(text: str) -> Any:
     def parse(typed: str) -> Path:
         if not typed:
             raise UsageError("-o: names nothing; write -o . for this folder")
-        return Path(typed)
+        return path(typed)
 
     return typer.Option("--output", "-o", parser=parse, metavar="PATH", help=text)
 
