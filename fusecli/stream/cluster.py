@@ -242,8 +242,7 @@ def _look(session: Session, version: str) -> Node:
     if version != __version__:
         raise UsageError(f"has fusecli {__version__}, this is {version}; install one version everywhere")
     engine = _engine(session)
-    precision = str(engine.precision).removeprefix("torch.")
-    return Node(platform.node(), engine.device.type, precision, engine.runtime, engine.tile, engine.overlap)
+    return Node(platform.node(), engine.device.type, engine.precision, engine.runtime, engine.tile, engine.overlap)
 
 
 def _fuse(session: Session, jobs: Sequence[Job], shown: frozenset[Path]) -> tuple[list[Outcome], list[tuple[int, str]]]:

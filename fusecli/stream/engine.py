@@ -72,7 +72,8 @@ class Engine:
     ) -> None:
         self.vivid = vivid
         self.device = pick_device(device)
-        self.precision = pick_precision(precision, self.device)
+        self.dtype = pick_precision(precision, self.device)
+        self.precision = str(self.dtype).removeprefix("torch.")
         if self.device.type == "cpu":
             _keep_freed_pages()
         self.model = model.eval().to(self.device)
@@ -280,8 +281,8 @@ class Engine:
         return fused.mul_(levels).round_().to(torch.uint8 if levels == 255 else deep)
 
     def _network(self, first: Tensor, second: Tensor, context: Tensor | None) -> Tensor:
-        half = self.precision != torch.float32
-        with torch.autocast(self.device.type, self.precision, enabled=half, cache_enabled=False):  # weights: used once
+        half = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype, enabled=half, cache_enabled=False):  # weights: used once
             return self.model(first, second, context).float()
 
 

@@ -23,7 +23,7 @@ class Computes(Protocol):
     @property
     def device(self) -> object: ...
     @property
-    def precision(self) -> object: ...
+    def precision(self) -> str: ...
     @property
     def runtime(self) -> str: ...
     @property
@@ -63,13 +63,12 @@ class Report:
         self, options: dict[str, Any], model: dict[str, Any], engine: Computes, keep: int | None = None
     ) -> None:
         self.began = time.monotonic()  # the wall clock may be set during the run
-        self.device, self.precision = str(engine.device), str(engine.precision).removeprefix("torch.")
         self.head = {
             "fusecli": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "device": self.device,
-            "precision": self.precision,
+            "device": str(engine.device),
+            "precision": engine.precision,
             "engine": engine.runtime,
             "model": model,
             "options": options,
