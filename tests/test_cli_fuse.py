@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import cv2
@@ -167,10 +168,12 @@ def test_report_json_and_preview(pairs, fusecli):
         "--json",
         "--preview",
     ]
+    before = datetime.now(timezone.utc)
     code, out, _ = fusecli("fuse", *arguments)
     assert code == 0
     assert json.loads(out)["done"] == 3
     account = json.loads(report.read_text())
+    assert abs(datetime.fromisoformat(account["started"]) - before) < timedelta(minutes=1)  # with an offset, too
     assert {"fusecli", "torch", "device", "precision", "options", "totals", "pairs"} <= set(account)
     for pair in account["pairs"]:
         assert pair["status"] == "done"

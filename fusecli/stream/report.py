@@ -7,6 +7,7 @@ import platform
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -67,6 +68,7 @@ class Report:
             "fusecli": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "device": str(engine.device),
             "precision": engine.precision,
             "engine": engine.runtime,
