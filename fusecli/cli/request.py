@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fusecli import registry
 
 if TYPE_CHECKING:
-    from fusecli.images.intensity import Range
+    from fusecli.images.intensity import Intensity
     from fusecli.images.registration import Calibration
     from fusecli.stream.plan import Naming
 
@@ -56,7 +56,7 @@ class FrameOptions:
 
     def ranges(
         self, task: registry.Task, firsts: list[Path], seconds: list[Path], max_pixels: int | None = None
-    ) -> tuple[Range | str | None, Range | str | None]:
+    ) -> tuple[Intensity, Intensity]:
         """The intensity ranges of a sequence, the same for all its frames; says so if the infrared is coloured.
 
         Raises UsageError.

@@ -15,7 +15,7 @@ from fusecli.errors import UsageError
 from fusecli.machine import cores
 
 if TYPE_CHECKING:
-    from fusecli.images.intensity import Range
+    from fusecli.images.intensity import Intensity
     from fusecli.images.pairing import Pair
     from fusecli.images.registration import Calibration
     from fusecli.stream.plan import Plan
@@ -133,7 +133,7 @@ def _settings(
     )
 
 
-def _tell_range(options: FrameOptions, infrared: Range | str | None, count: int) -> None:
+def _tell_range(options: FrameOptions, infrared: Intensity, count: int) -> None:
     from fusecli.images.intensity import Range
 
     if options.range == "auto" and isinstance(infrared, Range) and infrared.lo < infrared.hi:
