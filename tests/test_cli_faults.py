@@ -92,7 +92,7 @@ def test_empty_files_are_no_results(pairs, fusecli):
     assert fusecli(*command(root))[0] == 0
     before = contents(root / "out")
     (root / "out" / "001.png").write_bytes(b"")
-    assert "3 of 3 outputs exist" in fusecli(*command(root))[2]
+    assert "results exist already for 3 of 3 pairs" in fusecli(*command(root))[2]
     code, out, _ = fusecli(*command(root, "--skip-existing", "--json"))
     totals = json.loads(out)
     assert (code, totals["done"], totals["skipped"]) == (0, 1, 2)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.cli.videos import is_video
-from fusecli.errors import UsageError
+from fusecli.errors import UsageError, counted
 from fusecli.machine import cores
 
 if TYPE_CHECKING:
@@ -138,6 +138,6 @@ def _tell_range(options: FrameOptions, infrared: Intensity, count: int) -> None:
 
     if options.range == "auto" and isinstance(infrared, Range) and infrared.lo < infrared.hi:
         log.warning(
-            "--range auto took %g,%g from the first %d infrared frames and keeps it; --range LO,HI settles it",
-            *(infrared.lo, infrared.hi, count),
+            "--range auto took %g,%g from %s, the first, and keeps it; --range LO,HI settles it",
+            *(infrared.lo, infrared.hi, counted(count, "infrared frame")),
         )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusecli.errors import UsageError
+from fusecli.errors import UsageError, counted
 from fusecli.models import mending
 from fusecli.models.network import FusionNetwork
 from fusecli.stream.recording import Recording
@@ -233,7 +233,7 @@ class Engine:
         if not fewer:
             return None
         self._mends = fewer
-        return f"{fewer} pairs are mended at once"
+        return f"mending {counted(fewer, 'pair')} at once"
 
     def _at_once(self, stack: Tensor) -> int:
         return min(self._mends or len(stack), len(stack))

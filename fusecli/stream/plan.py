@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain, takewhile
 from pathlib import Path, PurePath
 
-from fusecli.errors import UsageError
+from fusecli.errors import UsageError, counted
 from fusecli.images import decode, frames
 from fusecli.images.atomic import STDOUT, is_device
 from fusecli.images.pairing import Pair
@@ -147,7 +147,8 @@ def settle(
     if existing and not replaces:
         shown = _some(job.output for job in existing)
         raise UsageError(
-            f"{len(existing)} of {len(mine)} outputs exist already ({shown}); --overwrite or --skip-existing"
+            f"results exist already for {len(existing)} of {counted(len(mine), 'pair')} ({shown}); "
+            "--overwrite or --skip-existing"
         )
     sheet = beside.get("--preview")  # its name is not the user's choice, so it may be another program's
     if sheet is not None and _exists(sheet) and not replaces:
@@ -295,7 +296,7 @@ def _check_distinct(jobs: Sequence[Job], beside: Mapping[str, Path]) -> None:
         seen[job.output] = job
         alike += folded.setdefault(str(job.output).casefold(), job) is not job
     if alike:
-        log.warning("%d outputs differ from another one in case only: one file on some systems", alike)
+        log.warning("results whose names differ from another one's in case only, one file on some systems: %d", alike)
     places = {os.path.abspath(path): job for path, job in seen.items()} if beside else {}
     for option, path in beside.items():
         clash = places.get(os.path.abspath(path))
