@@ -386,7 +386,7 @@ def test_killed_and_resumed_gives_the_same_bytes(pairs, fusecli):
 def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
     root = pairs(1)
     sides = ("fuse", "--ir", root / "ir" / "000.png", "--vis", root / "vis" / "000.png", "-o")
-    foreign = ("gif", "heic", "nii.gz", "NII", "dcm", "nrrd", "mha", "npy")
+    foreign = ("xyz", "gif", "heic", "nii.gz", "NII", "dcm", "nrrd", "mha", "npy")
     for output, reason in (
         ("", "names nothing"),
         *((root / f"a.{ending}", "not written here; name a folder, or a file in .png, .tif,") for ending in foreign),
@@ -396,6 +396,12 @@ def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
         assert code == 2
         assert reason in err
     assert sorted(path.name for path in root.iterdir()) == ["ir", "vis"]
+    for folder in ("results.v2", "2026.11.28", ".hidden", "made.before"):
+        if folder == "made.before":
+            (root / folder).mkdir()
+        assert fusecli(*sides, root / folder)[0] == 0
+        assert (root / folder / "000.png").is_file()
+    assert fusecli(*command(root, "-o", root / "results.final"))[0] == 0
 
 
 @pytest.mark.parametrize("option", ["--ir", "--vis", "-o", "--report", "--align", "--pairs", "-m"])

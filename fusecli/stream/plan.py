@@ -112,7 +112,8 @@ def place(
     if not single:
         held = [pair.first for pair in pairs], [pair.second for pair in pairs]
         check_globs(output, inputs, held, [job.output for job in jobs])
-    return settle(jobs, output, naming, single=single, guarded=guarded, written=written)
+    files = all(Path(typed).is_file() for typed in inputs)
+    return settle(jobs, output, naming, single=single, guarded=guarded, files=files, written=written)
 
 
 def settle(
@@ -122,16 +123,18 @@ def settle(
     *,
     single: bool,
     guarded: Iterable[Path],
+    files: bool = False,
     written: Iterable[str] = frames.WRITES,
 ) -> Plan:
     """Check that writing the results of ``jobs`` harms nothing.
 
-    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. written: the
-    endings that ``output`` could have as a file, for a message. Names are checked in all jobs, existing files only in
-    this part's own jobs, since other parts may be running. Raises UsageError.
+    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. files: whether
+    both inputs are files, so that the result is likely meant to be one: a new folder may be results.v2 then, but not
+    one.xyz. written: the endings that ``output`` could have as a file, for a message. Names are checked in all jobs,
+    existing files only in this part's own jobs, since other parts may be running. Raises UsageError.
     """
     beside, replaces = naming.beside, naming.overwrite or naming.skip_existing
-    if not single and not output.is_dir() and _is_medium(output.name):
+    if not single and not output.is_dir() and (_is_medium(output.name) or (files and output.suffix[1:].isalpha())):
         known = ", ".join(written)
         raise UsageError(f"-o {output}: files of this kind are not written here; name a folder, or a file in {known}")
     _check_distinct(jobs, beside)
@@ -169,9 +172,9 @@ def is_file(output: Path) -> bool:
 def check_outside(option: str, path: Path, folders: Iterable[Path]) -> None:
     """Raises UsageError where what is written would lie in an input folder."""
     target = path.resolve()
-    around = {_identity(place) for place in (target, *target.parents) if _exists(place)}  # macOS: out is Out
+    around = {_identity(place) for place in (target, *target.parents) if _exists(place)}  # names may differ: out, Out
     for folder in () if path == STDOUT else folders:
-        if target.is_relative_to(folder.resolve()) or (_exists(folder) and _identity(folder) in around):
+        if _exists(folder) and _identity(folder) in around:
             raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
 
 
