@@ -282,6 +282,17 @@ def test_a_partner_that_does_not_come_is_reported_once(tmp_path, watched, monkey
     assert "no partner has come in 0 s for 1 file, such as " in err
 
 
+def test_files_without_a_partner_are_named_where_the_run_ends_early(tmp_path, watched):
+    def act():
+        put(tmp_path / "vis", "cam_000.png", scene(0)[0])
+        put(tmp_path / "ir", "therm_000.png", scene(0)[1])
+        time.sleep(1.0)
+
+    code, _, err = watched(act)
+    assert code == 0
+    assert re.search(r"no partner has come in .* for 2 files, such as .*therm_000\.png", err)
+
+
 def test_the_pairs_that_wait_longest_go_first(tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "ROUND", 2)
     keys = (lambda name: name.partition(".")[0],) * 2
@@ -312,6 +323,9 @@ def test_nothing_is_settled_or_run_while_nothing_comes(monkeypatch):
             if len(looks) == 3:
                 stop.set()
             return []
+
+        def close(self):
+            pass
 
     monkeypatch.setattr(watch, "POLL", 0.05)
     assert list(watch.run(Quiet(), [], None, lambda *known: pytest.fail("nothing came"), stop=stop)) == []

@@ -164,7 +164,7 @@ def fuse(
     compress: Annotated[bool, typer.Option(help="Smaller PNG and TIFF files, written several times slower.")] = False,
     name: Annotated[str, typer.Option(help="Names of the results, of {stem}, {index}, {task}, {model}.")] = "{stem}",
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
-    skip_existing: Annotated[bool, typer.Option(help="Leave results that exist; go on with the others.")] = False,
+    skip_existing: Annotated[bool, typer.Option(help="Leave results that exist, whatever options made them.")] = False,
     watching: Annotated[
         bool,
         typer.Option(
