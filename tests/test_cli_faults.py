@@ -289,7 +289,8 @@ def test_unknown_model_device_and_number(pairs, fusecli):
     for more, word in (
         (["-m", "nemo"], "nano"),
         (["-m", "missing.safetensors"], "missing.safetensors"),
-        (["-d", "quantum"], "quantum"),
+        (["-d", "quantum"], "--device quantum: choose auto, cpu, cuda, mps"),
+        (["-d", "CUDA:0"], "--device CUDA:0: choose auto, cpu, cuda, mps"),
         (["--tile", "many"], "many"),
         (["--tile-overlap", "-3"], "-3"),
     ):

@@ -179,7 +179,13 @@ def test_report_json_and_preview(pairs, fusecli):
         assert pair["status"] == "done"
         with open(pair["output"], "rb") as file:
             assert hashlib.sha256(file.read()).hexdigest() == pair["sha256"]
-    assert read(root / "out" / "preview.png").shape[1] > 3 * 300
+    sheet = root / "out" / "preview.png"
+    assert read(sheet).shape[1] > 3 * 300
+    sheet.unlink()
+    code, _, err = fusecli("fuse", *arguments, "--skip-existing")
+    assert code == 0
+    assert f"--preview: nothing was fused now, so {sheet} was not written" in err
+    assert re.search(r"3 skipped in [\d.]+ s\n", err)
 
 
 def test_contact_sheets_show_every_sample_type_alike(tmp_path):

@@ -296,7 +296,9 @@ def fuse(
         _tell_left(left, stop.signal, output, watching=watching)
     if left and stop.signal is not None and not watching:  # a stop is how --watch ends
         raise typer.Exit(128 + stop.signal)
-    if sheet is not None and rows:
+    if sheet is not None and not rows:
+        log.warning("--preview: nothing was fused now, so %s was not written", sheet)
+    elif sheet is not None:
         from fusecli.images.preview import contact_sheet
 
         whole = _written(partial(contact_sheet, rows, sheet)) and whole
@@ -481,7 +483,8 @@ def _sheet(output: Path) -> Path:
 def _tell(account: Report, task: registry.Task) -> None:
     totals = account.summary
     counts = ", ".join(f"{totals[key]} {key}" for key in ("done", "failed", "skipped", "left") if totals[key])
-    log.info("%s in %.1f s (%.1f pairs/s)", counts or "nothing to do", totals["seconds"], totals["pairs_per_second"])
+    speed = f" ({totals['pairs_per_second']:.1f} pairs/s)" if totals["done"] else ""
+    log.info("%s in %.1f s%s", counts or "nothing to do", totals["seconds"], speed)
     for (side, fault), count in sorted(account.mended.items()):
         log.info("%s taken out of the %s side of %s", fault, getattr(task, side), counted(count, "pair"))
     failures = [pair.job.name for pair in account.pairs if pair.status == "failed"]

@@ -381,10 +381,10 @@ def pick_device(name: str) -> torch.device:
     """The torch device that ``--device`` names. Raises UsageError for one that is not there."""
     if name == "auto":  # mps is for those who ask for it: results were never compared there
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] not in AUTO_TILE:
+        raise UsageError(f"--device {name}: choose auto, {', '.join(AUTO_TILE)}")
     try:
         device = torch.device(name)
-        if device.type not in AUTO_TILE:
-            raise UsageError(f"--device {name}: choose auto, {', '.join(AUTO_TILE)}")
         torch.empty(1, device=device)
         if not torch.amp.is_autocast_available(device.type):
             raise UsageError(f"--device {name}: needs torch 2.5 or newer")
