@@ -657,7 +657,7 @@ def test_a_picture_called_preview_is_not_replaced(pairs, fusecli):
         (["--name", "{index:05d}"], "{index} has six digits by itself"),
         (
             ["--pair-by", "ir=*_IR,vis=*_RGB"],
-            "--vis: no name there fits the pattern of --pair-by, '000.png' for example",
+            "--vis: no name there, without its ending, fits the pattern of --pair-by, '000' for example",
         ),
         (["-m", "nano.onnx"], "nano.onnx: ONNX is for other programs"),
     ],

@@ -538,6 +538,19 @@ def test_a_dash_in_a_folder_is_a_file(pairs, fusecli, monkeypatch):
     assert [path.name for path in dash.iterdir()] == ["000.png"]
 
 
+def test_the_home_folder_is_found_where_the_shell_has_not_expanded_it(pairs, fusecli, monkeypatch):
+    root = pairs(1)
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(root))
+    monkeypatch.chdir(root)
+    (root / "~").mkdir()
+    assert fusecli("fuse", "--ir=~/ir", "--vis=~/vis", "--output=~/out", "--report=~/r.json")[0] == 0
+    assert (root / "out" / "000.png").is_file()
+    assert (root / "r.json").is_file()
+    assert fusecli("fuse", "--ir=ir/000.png", "--vis=vis/000.png", "--output=./~")[0] == 0
+    assert [path.name for path in (root / "~").iterdir()] == ["000.png"]
+
+
 def test_pairs_from_stdin_lie_in_the_current_folder(pairs):
     root = pairs(1)
     sides = ("--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")

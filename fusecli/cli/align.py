@@ -33,6 +33,8 @@ def align(
     estimate is poor.
     """
     options.set_up_logging("text", quiet=False, verbose=False)
+    _, typed = options.task_of(ir=ir, vis=vis)
+    ir, vis = typed["ir"], typed["vis"]
     from fusecli.images import frames, pairing, registration
     from fusecli.images.atomic import text_file
     from fusecli.images.colour import luma, warn_of_colored

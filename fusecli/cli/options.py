@@ -24,8 +24,11 @@ MISUSE: type[Exception] = typer.BadParameter.__mro__[1]  # UsageError of whichev
 
 
 def path(typed: str) -> Path:
-    """The path; - alone stands for a stream, and ./- for the file of that name, which Path would also spell -."""
-    spelled = Path(typed)
+    """The path. ~ is the home folder in ``-o=~/fused``, too, where shells leave it as it is.
+
+    - alone stands for a stream, and ./- for the file of that name, which Path would also spell -.
+    """
+    spelled = Path(os.path.expanduser(typed))
     return spelled.absolute() if str(spelled) == "-" != typed else spelled
 
 
@@ -147,7 +150,7 @@ def output(text: str) -> Any:
 
 def task_of(**given: str | None) -> tuple[registry.Task, dict[str, str]]:
     """The task and its two inputs by side. Raises UsageError unless exactly one pair of modalities is given."""
-    sides = {side: value for side, value in given.items() if value is not None}
+    sides = {side: os.path.expanduser(value) for side, value in given.items() if value is not None}  # see `path`
     task = registry.task_of(set(sides))
     if task is None:
         valid = ", ".join(f"--{task.first} with --{task.second}" for task in registry.TASKS.values())

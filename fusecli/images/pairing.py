@@ -85,7 +85,7 @@ def find_pairs(
         return _distinct([Pair(_stem(one.name, endings) or one.stem, one, other)], sides)
     common = sorted(a.files.keys() & b.files.keys())
     if not common:
-        message = _nothing_in_common(a, b, sides if pair_by == "stem" else None)
+        message = _nothing_in_common(a, b, endings, sides if pair_by == "stem" else None)
         raise NoPair("\n".join([message, *_not_read(a, b, endings), *_broken(a, b)]))
     videos = sorted(key for key in a.foreign.keys() & b.foreign.keys() if a.foreign[key] in video.ENDINGS)
     if videos:
@@ -375,11 +375,14 @@ def _list_of(side: _Side, paths: list[Path]) -> str:
     return f"{side.option}: {what} no partner of the same name:{itemized(paths, SHOWN)}"
 
 
-def _nothing_in_common(a: _Side, b: _Side, sides: tuple[str, str] | None) -> str:
+def _nothing_in_common(a: _Side, b: _Side, endings: Collection[str], sides: tuple[str, str] | None) -> str:
     """The message where the sides share no name; given ``sides``, it suggests patterns that match, if it finds any."""
     for side in (a, b):
         if not side.files:
-            return f"{side.option}: no name there fits the pattern of --pair-by, {side.paths[0].name!r} for example"
+            stem = _stem(side.paths[0].name, endings)
+            return (
+                f"{side.option}: no name there, without its ending, fits the pattern of --pair-by, {stem!r} for example"
+            )
     names = [min(side.files) for side in (a, b)]
     message = (
         f"no file of {a.option} has a partner of the same name in {b.option}; "
