@@ -208,6 +208,17 @@ def test_output_in_an_input_folder_is_refused(pairs, fusecli, where, said):
     assert contents(root) == before
 
 
+def test_output_beside_what_a_table_lists(pairs, fusecli):
+    """--ir and --vis then only say where its paths start, perhaps above everything."""
+    root = pairs(1)
+    table = root / "pairs.csv"
+    table.write_text("vis,ir\nvis/000.png,ir/000.png\n")
+    listed = ("fuse", "--ir", root, "--vis", root, "--pairs", table, "-o")
+    assert fusecli(*listed, root / "out")[0] == 0
+    assert (root / "out" / "000.png").is_file()
+    assert "lies in the input folder" in fusecli(*listed, root / "vis" / "below")[2]
+
+
 def test_output_in_an_input_folder_by_another_spelling_is_refused(pairs, fusecli, monkeypatch):
     """As VIS is vis on most disks of macOS."""
     root = pairs(1)
@@ -697,6 +708,8 @@ def test_folders_of_videos_are_not_watched(pairs, fusecli):
     ("more", "message"),
     [
         (("-o", "x.pgm"), "x.pgm: PGM holds no colour; write .ppm or .png, or add --color gray"),
+        (("--report", "out"), "--report out: results go into a folder of this name"),
+        (("-o", "out/below/x.png", "--report", "./out"), "--report out: results go into a folder of this name"),
         (("--name", "{stem}.JPG"), "--name {stem}.JPG: leave out .jpg; endings go by --format"),
         (("--name", "{stem}.nii.gz"), "--name {stem}.nii.gz: leave out .nii.gz; endings go by --format"),
     ],

@@ -437,6 +437,9 @@ def test_a_report_into_a_watched_folder_is_refused(pairs, fusecli):
     assert (root / "vis" / "000.png").read_bytes() == before
     assert fusecli("fuse", *sides, "-o", root / "out", "--watch", "--report", root / "vis" / "new" / "r.json")[0] == 2
     assert not (root / "vis" / "new").exists()
+    err = fusecli("fuse", *sides, "-o", root / "out", "--watch", "--report", root / "out")[2]
+    assert "--report" in err
+    assert "results go into a folder of this name" in err
 
 
 def test_a_folder_that_cannot_be_listed_is_named(pairs, fusecli, monkeypatch):

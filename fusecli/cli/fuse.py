@@ -446,11 +446,11 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         if request.naming.skip_existing and request.pairing["ignore_unmatched"]:  # the next run may find partners
             return _nothing(request, str(error))
         raise
-    planned = plan(pairs, request.output, request.naming, inputs=typed)
+    firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
+    planned = plan(pairs, request.output, request.naming, inputs=request.inputs((*firsts, *seconds)))
     check_depth(request.bit_depth, (job.output.suffix.lower() for job in planned.jobs))
     check_color(planned.jobs, request.gray)
     request.check_engine()  # before frames are looked at, which may take long
-    firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
     settings = stream.Settings(
         # from all pairs, so that every frame of the sequence gets the same range whatever is left to do
         ranges=options.ranges(task, firsts, seconds, request.max_pixels),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,16 @@ class Request:
     def typed(self) -> tuple[str, str]:
         """Both sides as they were typed, in the task's order."""
         return self.sides[self.task.first], self.sides[self.task.second]
+
+    def inputs(self, files: Iterable[Path]) -> tuple[str, ...]:
+        """What no result may lie in, or be found by: both sides as typed.
+
+        With --pairs these only say where its paths start, perhaps in a folder that holds everything; then the folders
+        of the ``files`` that it lists.
+        """
+        if self.pairing["pairs_csv"] is None:
+            return self.typed
+        return tuple({str(file if file.is_dir() else file.parent): None for file in files})
 
     @property
     def resized(self) -> int | None:

@@ -137,7 +137,7 @@ def settle(
     if not single and not output.is_dir() and (_is_medium(output.name) or (files and output.suffix[1:].isalpha())):
         known = ", ".join(written)
         raise UsageError(f"-o {output}: files of this kind are not written here; name a folder, or a file in {known}")
-    _check_distinct(jobs, beside)
+    _check_distinct(jobs, output.parent if single else output, beside)
     mine = jobs if naming.part is None else [job for job in jobs if naming.part.takes(job.name)]
     existing = [job for job in mine if _exists(job.output)]
     _check_folders_hold_no_input(existing, jobs)
@@ -286,7 +286,7 @@ def _file_name(pattern: str, values: dict[str, str]) -> str:
     return name
 
 
-def _check_distinct(jobs: Sequence[Job], beside: Mapping[str, Path]) -> None:
+def _check_distinct(jobs: Sequence[Job], root: Path, beside: Mapping[str, Path]) -> None:
     seen: dict[Path, Job] = {}
     folded: dict[str, Job] = {}
     alike = 0
@@ -301,10 +301,14 @@ def _check_distinct(jobs: Sequence[Job], beside: Mapping[str, Path]) -> None:
     if alike:
         log.warning("results whose names differ from another one's in case only, one file on some systems: %d", alike)
     places = {os.path.abspath(path): job for path, job in seen.items()} if beside else {}
+    folders = {Path(os.path.abspath(folder)) for folder in {root, *(path.parent for path in seen)}} if beside else ()
     for option, path in beside.items():
-        clash = places.get(os.path.abspath(path))
+        place = os.path.abspath(path)
+        clash = places.get(place)
         if clash is not None:
             raise UsageError(f"{option} {path}: would also be the result of {clash.first}; --name tells them apart")
+        if not path.is_dir() and any(folder.is_relative_to(place) for folder in folders):
+            raise UsageError(f"{option} {path}: results go into a folder of this name; name another file")
 
 
 def _check_inputs_stay(written: Iterable[tuple[str, Path]], inputs: Iterable[Path]) -> None:
