@@ -90,6 +90,13 @@ def test_sub_folders_are_mirrored_only_when_asked(tmp_path):
     assert "--recursive" in refused(only_below, only_below)
 
 
+def test_sub_folders_that_differ_are_named(tmp_path):
+    vis = make(tmp_path / "vis", "day/a.png", "day/b.png")
+    ir = make(tmp_path / "ir", "0.png", "b.png")
+    message = refused(vis, ir, recursive=True)
+    assert f"{vis} has 'day/b', {ir} has 'b', for example. The sub-folders must agree, too" in message
+
+
 def test_links_that_lead_back_end(tmp_path):
     vis, ir = make(tmp_path / "vis", "a/1.png"), make(tmp_path / "ir", "a/1.png")
     (tmp_path / "vis" / "a" / "up").symlink_to(tmp_path / "vis", target_is_directory=True)
@@ -152,6 +159,7 @@ def test_each_way_to_find_nothing_has_its_message(tmp_path):
     assert ".nii.gz .png .tif" in message
     assert "not a supported kind of file" in refused(tmp_path / "notes" / "a.txt", ir)
     assert "no file matches" in refused(tmp_path / "ir" / "*.tif", ir)
+    assert "only folders match; add /* for their files" in refused(tmp_path / "i*", ir)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")

@@ -195,6 +195,17 @@ def test_a_calibration_may_begin_with_a_byte_order_mark(tmp_path):
     assert Calibration.read(path).matrix[0, 2] == 2
 
 
+def test_align_takes_sub_folders_when_asked(pairs, fusecli):
+    root = pairs(1)
+    for side in ("vis", "ir"):
+        (root / side / "day").mkdir()
+        (root / side / "000.png").rename(root / side / "day" / "000.png")
+    align = ("align", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "rig.json")
+    assert "--recursive takes these too" in fusecli(*align)[2]
+    fusecli(*align, "--recursive")
+    assert json.loads((root / "rig.json").read_text())["pairs"] == ["day/000"]
+
+
 def test_align_then_fuse(tmp_path, fusecli, monkeypatch):
     for name in RIG:
         for side in ("vis", "ir"):

@@ -364,7 +364,7 @@ def _why_none(names: list[str], path: Path, endings: tuple[str, ...], recursive:
         deeper = "; --recursive takes its sub-folders too" if nested else ""
         return f"no supported file among those found ({found}); {reads}{deeper}"
     if not path.is_dir():
-        return "no file matches"
+        return "only folders match; add /* for their files" if glob.glob(str(path)) else "no file matches"
     if nested:
         return "the folder holds only sub-folders; --recursive takes these too"
     return "the folder is empty"
@@ -383,11 +383,15 @@ def _nothing_in_common(a: _Side, b: _Side, endings: Collection[str], sides: tupl
             return (
                 f"{side.option}: no name there, without its ending, fits the pattern of --pair-by, {stem!r} for example"
             )
-    names = [min(side.files) for side in (a, b)]
+    bases = [{key.rpartition("/")[2]: key for key in side.files} for side in (a, b)]
+    alike = min(bases[0].keys() & bases[1].keys(), default=None)
+    names = [min(side.files) if alike is None else base[alike] for side, base in zip((a, b), bases, strict=True)]
     message = (
         f"no file of {a.option} has a partner of the same name in {b.option}; "
         f"{a.typed} has {names[0]!r}, {b.typed} has {names[1]!r}, for example"
     )
+    if alike is not None:
+        return f"{message}. The sub-folders must agree, too; --pairs matches files wherever they lie."
     ends = [name.rpartition("/")[2] for name in names]
     start, stop = _agreement(*ends), _agreement(ends[0][::-1], ends[1][::-1])
     if start >= stop:
