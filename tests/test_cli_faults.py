@@ -300,6 +300,8 @@ def test_unknown_model_device_and_number(pairs, fusecli):
     for more, word in (
         (["-m", "nemo"], "nano"),
         (["-m", "missing.safetensors"], "missing.safetensors"),
+        (["-m", root / "vis" / "000.png"], "or give a .safetensors or .pt file"),
+        (["--ir", ""], "--ir: names nothing; write . for this folder"),  # as of a shell's variable that is not set
         (["-d", "quantum"], "--device quantum: choose auto, cpu, cuda, mps"),
         (["-d", "CUDA:0"], "--device CUDA:0: choose auto, cpu, cuda, mps"),
         (["--tile", "many"], "many"),

@@ -402,8 +402,9 @@ def test_options_that_need_all_pairs_are_refused(tmp_path, pairs, fusecli, optio
 
 def test_it_needs_two_folders_and_an_output_folder(pairs, fusecli):
     root = pairs(1)
-    code, _, err = fusecli("fuse", "--ir", root / "ir/000.png", "--vis", root / "vis", "-o", root / "out", "--watch")
-    assert (code, "needs a folder" in err) == (2, True)
+    for ir in (root / "ir/000.png", ""):
+        code, _, err = fusecli("fuse", "--ir", ir, "--vis", root / "vis", "-o", root / "out", "--watch")
+        assert (code, "needs a folder" in err) == (2, True)
     code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out.png", "--watch")
     assert (code, "needs a folder" in err) == (2, True)
 

@@ -74,7 +74,7 @@ def _refuse(request: Request, options: FrameOptions) -> None:
     if task.second != "ir":
         raise UsageError("--watch is for --ir with --vis")
     for side, folder in zip(task.sides, request.typed, strict=True):
-        if not Path(folder).is_dir():
+        if not os.path.isdir(folder):  # Path takes "" for this folder
             raise UsageError(f"--{side} {folder}: --watch needs a folder")
         if is_video(folder, request.pairing["recursive"]):
             raise UsageError(f"--{side} {folder}: holds videos, and --watch is for pictures")

@@ -102,7 +102,7 @@ def _check_there(sides: Iterable[tuple[str, str]]) -> None:
         if not os.path.exists(typed) and not glob.has_magic(typed):
             broken = os.path.islink(typed)
             what = f"a link to {os.readlink(typed)}, which is not there" if broken else "no such file or folder"
-            gone.append(f"{option} {typed}: {what}")
+            gone.append(f"{option} {typed}: {what}" if typed else f"{option}: names nothing; write . for this folder")
     if gone:
         raise UsageError("\n".join(gone))
 
