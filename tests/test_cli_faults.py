@@ -92,7 +92,7 @@ def test_empty_files_are_no_results(pairs, fusecli):
     assert fusecli(*command(root))[0] == 0
     before = contents(root / "out")
     (root / "out" / "001.png").write_bytes(b"")
-    assert "3 of 3 outputs exist" in fusecli(*command(root))[2]
+    assert "results exist already for 3 of 3 pairs" in fusecli(*command(root))[2]
     code, out, _ = fusecli(*command(root, "--skip-existing", "--json"))
     totals = json.loads(out)
     assert (code, totals["done"], totals["skipped"]) == (0, 1, 2)
@@ -208,6 +208,17 @@ def test_output_in_an_input_folder_is_refused(pairs, fusecli, where, said):
     assert contents(root) == before
 
 
+def test_output_beside_what_a_table_lists(pairs, fusecli):
+    """--ir and --vis then only say where its paths start, perhaps above everything."""
+    root = pairs(1)
+    table = root / "pairs.csv"
+    table.write_text("vis,ir\nvis/000.png,ir/000.png\n")
+    listed = ("fuse", "--ir", root, "--vis", root, "--pairs", table, "-o")
+    assert fusecli(*listed, root / "out")[0] == 0
+    assert (root / "out" / "000.png").is_file()
+    assert "lies in the input folder" in fusecli(*listed, root / "vis" / "below")[2]
+
+
 def test_output_in_an_input_folder_by_another_spelling_is_refused(pairs, fusecli, monkeypatch):
     """As VIS is vis on most disks of macOS."""
     root = pairs(1)
@@ -289,7 +300,10 @@ def test_unknown_model_device_and_number(pairs, fusecli):
     for more, word in (
         (["-m", "nemo"], "nano"),
         (["-m", "missing.safetensors"], "missing.safetensors"),
-        (["-d", "quantum"], "quantum"),
+        (["-m", root / "vis" / "000.png"], "or give a .safetensors or .pt file"),
+        (["--ir", ""], "--ir: names nothing; write . for this folder"),  # as of a shell's variable that is not set
+        (["-d", "quantum"], "--device quantum: choose auto, cpu, cuda, mps"),
+        (["-d", "CUDA:0"], "--device CUDA:0: choose auto, cpu, cuda, mps"),
         (["--tile", "many"], "many"),
         (["--tile-overlap", "-3"], "-3"),
     ):
@@ -386,7 +400,7 @@ def test_killed_and_resumed_gives_the_same_bytes(pairs, fusecli):
 def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
     root = pairs(1)
     sides = ("fuse", "--ir", root / "ir" / "000.png", "--vis", root / "vis" / "000.png", "-o")
-    foreign = ("gif", "heic", "nii.gz", "NII", "dcm", "nrrd", "mha", "npy")
+    foreign = ("xyz", "gif", "heic", "nii.gz", "NII", "dcm", "nrrd", "mha", "npy")
     for output, reason in (
         ("", "names nothing"),
         *((root / f"a.{ending}", "not written here; name a folder, or a file in .png, .tif,") for ending in foreign),
@@ -396,6 +410,12 @@ def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
         assert code == 2
         assert reason in err
     assert sorted(path.name for path in root.iterdir()) == ["ir", "vis"]
+    for folder in ("results.v2", "2026.11.28", ".hidden", "made.before"):
+        if folder == "made.before":
+            (root / folder).mkdir()
+        assert fusecli(*sides, root / folder)[0] == 0
+        assert (root / folder / "000.png").is_file()
+    assert fusecli(*command(root, "-o", root / "results.final"))[0] == 0
 
 
 @pytest.mark.parametrize("option", ["--ir", "--vis", "-o", "--report", "--align", "--pairs", "-m"])
@@ -664,7 +684,7 @@ def test_a_picture_called_preview_is_not_replaced(pairs, fusecli):
         (["--name", "{index:05d}"], "{index} has six digits by itself"),
         (
             ["--pair-by", "ir=*_IR,vis=*_RGB"],
-            "--vis: no name there fits the pattern of --pair-by, '000.png' for example",
+            "--vis: no name there, without its ending, fits the pattern of --pair-by, '000' for example",
         ),
         (["-m", "nano.onnx"], "nano.onnx: ONNX is for other programs"),
     ],
@@ -704,6 +724,8 @@ def test_folders_of_videos_are_not_watched(pairs, fusecli):
     ("more", "message"),
     [
         (("-o", "x.pgm"), "x.pgm: PGM holds no colour; write .ppm or .png, or add --color gray"),
+        (("--report", "out"), "--report out: results go into a folder of this name"),
+        (("-o", "out/below/x.png", "--report", "./out"), "--report out: results go into a folder of this name"),
         (("--name", "{stem}.JPG"), "--name {stem}.JPG: leave out .jpg; endings go by --format"),
         (("--name", "{stem}.nii.gz"), "--name {stem}.nii.gz: leave out .nii.gz; endings go by --format"),
     ],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import cv2
@@ -167,16 +168,24 @@ def test_report_json_and_preview(pairs, fusecli):
         "--json",
         "--preview",
     ]
+    before = datetime.now(timezone.utc)
     code, out, _ = fusecli("fuse", *arguments)
     assert code == 0
     assert json.loads(out)["done"] == 3
     account = json.loads(report.read_text())
+    assert abs(datetime.fromisoformat(account["started"]) - before) < timedelta(minutes=1)  # with an offset, too
     assert {"fusecli", "torch", "device", "precision", "options", "totals", "pairs"} <= set(account)
     for pair in account["pairs"]:
         assert pair["status"] == "done"
         with open(pair["output"], "rb") as file:
             assert hashlib.sha256(file.read()).hexdigest() == pair["sha256"]
-    assert read(root / "out" / "preview.png").shape[1] > 3 * 300
+    sheet = root / "out" / "preview.png"
+    assert read(sheet).shape[1] > 3 * 300
+    sheet.unlink()
+    code, _, err = fusecli("fuse", *arguments, "--skip-existing")
+    assert code == 0
+    assert f"--preview: nothing was fused now, so {sheet} was not written" in err
+    assert re.search(r"3 skipped in [\d.]+ s\n", err)
 
 
 def test_contact_sheets_show_every_sample_type_alike(tmp_path):
@@ -227,8 +236,10 @@ def test_recursive_mirrors_sub_folders(pairs, fusecli):
     assert (root / "out" / "night" / "a b.png").is_file()
 
 
-@pytest.mark.parametrize("kind", ["jpg", "webp"])
-def test_names_patterns_and_formats(pairs, fusecli, kind):
+@pytest.mark.parametrize(
+    ("kind", "ending"), [("jpg", "jpg"), ("webp", "webp"), ("jpeg", "jpg"), ("JPG", "jpg"), ("tif", "tif")]
+)
+def test_names_patterns_and_formats(pairs, fusecli, kind, ending):
     root = pairs(1)
     (root / "ir" / "000.png").rename(root / "ir" / "000_IR.png")
     code, _, err = fusecli(
@@ -236,7 +247,7 @@ def test_names_patterns_and_formats(pairs, fusecli, kind):
         *("--pair-by", "ir=*_IR", "--name", "{stem}_{task}_{model}", "--format", kind),
     )
     assert code == 0, err
-    assert (root / "out" / f"000_ir-vis_nano.{kind}").is_file()
+    assert (root / "out" / f"000_ir-vis_nano.{ending}").is_file()
     assert fusecli("fuse", "--ir", "x", "--vis", "y", "-o", "z", "--name", "{nonsense}")[0] == 2
 
 
@@ -510,6 +521,34 @@ def test_a_dash_is_a_stream(pairs, fusecli, monkeypatch, tmp_path):
     code, _, err = fusecli(*arguments[3:], "--report", "-", "--json")
     assert code == 2
     assert "--report - and --json would both write to stdout" in err
+
+
+def test_a_dash_in_a_folder_is_a_file(pairs, fusecli, monkeypatch):
+    monkeypatch.chdir(pairs(1))
+    dash = Path("./-")
+    dash.write_text("vis,ir,name\n000.png,000.png,one\n")
+    sides = ("fuse", "--ir", "ir", "--vis", "vis")
+    assert fusecli(*sides, "-o", "out", "--pairs", "./-")[0] == 0
+    assert [path.name for path in Path("out").iterdir()] == ["one.png"]
+    dash.unlink()
+    assert fusecli(*sides, "-o", "other", "--report", ".//-")[1] == ""
+    assert json.loads(dash.read_text())["totals"]["done"] == 1
+    dash.unlink()
+    assert fusecli(*sides, "-o", "./-")[0] == 0
+    assert [path.name for path in dash.iterdir()] == ["000.png"]
+
+
+def test_the_home_folder_is_found_where_the_shell_has_not_expanded_it(pairs, fusecli, monkeypatch):
+    root = pairs(1)
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(root))
+    monkeypatch.chdir(root)
+    (root / "~").mkdir()
+    assert fusecli("fuse", "--ir=~/ir", "--vis=~/vis", "--output=~/out", "--report=~/r.json")[0] == 0
+    assert (root / "out" / "000.png").is_file()
+    assert (root / "r.json").is_file()
+    assert fusecli("fuse", "--ir=ir/000.png", "--vis=vis/000.png", "--output=./~")[0] == 0
+    assert [path.name for path in (root / "~").iterdir()] == ["000.png"]
 
 
 def test_pairs_from_stdin_lie_in_the_current_folder(pairs):

@@ -379,7 +379,7 @@ def test_existing_results_are_refused_replaced_or_skipped(heads, fusecli, averag
     assert fusecli(*arguments)[0] == 0
     code, _, err = fusecli(*arguments)
     assert code == 2
-    assert "1 of 1 outputs exist already" in err
+    assert "results exist already for 1 of 1 pair (" in err
     assert "1 skipped" in fusecli(*arguments, "--skip-existing")[2]
     (root / "out" / "ct" / "0009.dcm").unlink()
     assert fusecli(*arguments, "--overwrite")[0] == 0

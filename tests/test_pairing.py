@@ -62,6 +62,14 @@ def test_a_folder_that_is_not_there_is_named_before_an_empty_one(tmp_path):
     assert "ir: no such file or folder" in refused(make(tmp_path / "vis"), tmp_path / "ir")
 
 
+def test_all_that_is_not_there_is_named(tmp_path):
+    both = refused(tmp_path / "camera", tmp_path / "thermal")
+    assert both == "\n".join(
+        f"{option} {tmp_path / name}: no such file or folder"
+        for option, name in (("--vis", "camera"), ("--ir", "thermal"))
+    )
+
+
 def test_folders_pair_by_stem_whatever_the_ending(tmp_path):
     vis = make(tmp_path / "vis", "b.PNG", "a.jpg", "scan.nii.gz", "Thumbs.db", ".hidden.png", ".a.png.1-0.partial")
     ir = make(tmp_path / "ir", "a.tif", "b.tif", "scan.png")
@@ -80,6 +88,13 @@ def test_sub_folders_are_mirrored_only_when_asked(tmp_path):
     assert names(vis, ir, recursive=True) == ["1", "day/1", "night/x/1"]
     only_below = make(tmp_path / "deep", "day/1.png")
     assert "--recursive" in refused(only_below, only_below)
+
+
+def test_sub_folders_that_differ_are_named(tmp_path):
+    vis = make(tmp_path / "vis", "day/a.png", "day/b.png")
+    ir = make(tmp_path / "ir", "0.png", "b.png")
+    message = refused(vis, ir, recursive=True)
+    assert f"{vis} has 'day/b', {ir} has 'b', for example. The sub-folders must agree, too" in message
 
 
 def test_links_that_lead_back_end(tmp_path):
@@ -144,6 +159,7 @@ def test_each_way_to_find_nothing_has_its_message(tmp_path):
     assert ".nii.gz .png .tif" in message
     assert "not a supported kind of file" in refused(tmp_path / "notes" / "a.txt", ir)
     assert "no file matches" in refused(tmp_path / "ir" / "*.tif", ir)
+    assert "only folders match; add /* for their files" in refused(tmp_path / "i*", ir)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")
@@ -242,6 +258,16 @@ def test_csv(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("above", ["\n", "\r\n \r\n", ",,\n", ';;\r\n"";""\n', "\ufeff\n"])
+def test_csv_may_begin_with_blank_lines(tmp_path, above):
+    make(tmp_path, "v/a.png", "t/7.tif")
+    table = tmp_path / "pairs.csv"
+    table.write_bytes(f"{above}vis;ir\nv/a.png;t/7.tif\n".encode())
+    assert pairs("", "", pairs_csv=table) == [Pair("a", tmp_path / "v/a.png", tmp_path / "t/7.tif")]
+    table.write_bytes(f"{above}vis;ir\nv/a.png;gone.tif\n".encode())
+    assert f"line {above.count(chr(10)) + 2}: " in refused("", "", pairs_csv=table)
+
+
 def test_csv_of_a_spreadsheet_on_windows(tmp_path):
     make(tmp_path, "v/day/a.png", "t/day/7.tif")
     table = tmp_path / "pairs.csv"
@@ -314,6 +340,7 @@ def test_csv_mistakes(tmp_path):
 
     assert "vis,ir" in message("v/a.png,t/7.tif\n")
     assert "no pair" in message("vis,ir\n")
+    assert "the first line must name the columns" in message("\n,,\n")
     assert "two columns 'ir'" in message("vis,ir,IR\nv/a.png,t/7.tif,t/9.tif\n")
     assert "line 2" in message("vis,ir\nv/a.png,\n")
     assert "line 3: " in message("vis,ir\nv/a.png,t/7.tif\nv/none.png,t/9.tif\n")

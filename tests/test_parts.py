@@ -53,7 +53,7 @@ def test_the_union_of_parts_is_the_whole_run(tmp_path, fusecli):
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "parts", "--num-parts", 1, "--part-id", 0)
     assert code == 2
-    assert "7 of 7 outputs exist" in err
+    assert "results exist already for 7 of 7 pairs" in err
 
 
 def test_every_part_checks_the_whole_plan(pairs, fusecli):

@@ -195,7 +195,18 @@ def test_a_calibration_may_begin_with_a_byte_order_mark(tmp_path):
     assert Calibration.read(path).matrix[0, 2] == 2
 
 
-def test_align_then_fuse(tmp_path, fusecli):
+def test_align_takes_sub_folders_when_asked(pairs, fusecli):
+    root = pairs(1)
+    for side in ("vis", "ir"):
+        (root / side / "day").mkdir()
+        (root / side / "000.png").rename(root / side / "day" / "000.png")
+    align = ("align", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "rig.json")
+    assert "--recursive takes these too" in fusecli(*align)[2]
+    fusecli(*align, "--recursive")
+    assert json.loads((root / "rig.json").read_text())["pairs"] == ["day/000"]
+
+
+def test_align_then_fuse(tmp_path, fusecli, monkeypatch):
     for name in RIG:
         for side in ("vis", "ir"):
             (tmp_path / side).mkdir(exist_ok=True)
@@ -203,7 +214,8 @@ def test_align_then_fuse(tmp_path, fusecli):
         cv2.imwrite(str(tmp_path / "ir" / f"{name}.png"), seen(picture("ir", name), moved()))
     sides = ("--ir", tmp_path / "ir", "--vis", tmp_path / "vis")
     path = tmp_path / "rig.json"
-    code, _, err = fusecli("align", *sides, "-o", path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, _, err = fusecli("align", "--ir=~/ir", "--vis=~/vis", "--output=~/rig.json")  # as shells leave it
     assert code == 0, err
     found = json.loads(path.read_text())
     assert found["ir_size"] == list(CAMERA)

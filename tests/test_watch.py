@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -229,7 +230,7 @@ def test_an_infrared_frame_of_one_value_settles_no_range(tmp_path, watched):
 
     code, _, err = watched(act, "--range", "auto")
     assert code == 0
-    assert err.count("--range auto took 270") == 1
+    assert re.findall(r"--range auto took 270.* from (.*), the first", err) == ["1 infrared frame"]
     assert np.ptp(cv2.imread(str(tmp_path / "out" / "001.png"), -1) - vis / 2) > 100
 
 
@@ -281,6 +282,17 @@ def test_a_partner_that_does_not_come_is_reported_once(tmp_path, watched, monkey
     assert "no partner has come in 0 s for 1 file, such as " in err
 
 
+def test_files_without_a_partner_are_named_where_the_run_ends_early(tmp_path, watched):
+    def act():
+        put(tmp_path / "vis", "cam_000.png", scene(0)[0])
+        put(tmp_path / "ir", "therm_000.png", scene(0)[1])
+        time.sleep(1.0)
+
+    code, _, err = watched(act)
+    assert code == 0
+    assert re.search(r"no partner has come in .* for 2 files, such as .*therm_000\.png", err)
+
+
 def test_the_pairs_that_wait_longest_go_first(tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "ROUND", 2)
     keys = (lambda name: name.partition(".")[0],) * 2
@@ -311,6 +323,9 @@ def test_nothing_is_settled_or_run_while_nothing_comes(monkeypatch):
             if len(looks) == 3:
                 stop.set()
             return []
+
+        def close(self):
+            pass
 
     monkeypatch.setattr(watch, "POLL", 0.05)
     assert list(watch.run(Quiet(), [], None, lambda *known: pytest.fail("nothing came"), stop=stop)) == []
@@ -387,8 +402,9 @@ def test_options_that_need_all_pairs_are_refused(tmp_path, pairs, fusecli, optio
 
 def test_it_needs_two_folders_and_an_output_folder(pairs, fusecli):
     root = pairs(1)
-    code, _, err = fusecli("fuse", "--ir", root / "ir/000.png", "--vis", root / "vis", "-o", root / "out", "--watch")
-    assert (code, "needs a folder" in err) == (2, True)
+    for ir in (root / "ir/000.png", ""):
+        code, _, err = fusecli("fuse", "--ir", ir, "--vis", root / "vis", "-o", root / "out", "--watch")
+        assert (code, "needs a folder" in err) == (2, True)
     code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out.png", "--watch")
     assert (code, "needs a folder" in err) == (2, True)
 
@@ -422,6 +438,9 @@ def test_a_report_into_a_watched_folder_is_refused(pairs, fusecli):
     assert (root / "vis" / "000.png").read_bytes() == before
     assert fusecli("fuse", *sides, "-o", root / "out", "--watch", "--report", root / "vis" / "new" / "r.json")[0] == 2
     assert not (root / "vis" / "new").exists()
+    err = fusecli("fuse", *sides, "-o", root / "out", "--watch", "--report", root / "out")[2]
+    assert "--report" in err
+    assert "results go into a folder of this name" in err
 
 
 def test_a_folder_that_cannot_be_listed_is_named(pairs, fusecli, monkeypatch):

@@ -93,7 +93,7 @@ def _runs_on(method: Method) -> tuple[str, str | None]:
 
     engine = method.engine
     name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else machine()
-    return name, str(engine.precision).removeprefix("torch.")
+    return name, engine.precision
 
 
 def _milliseconds(run: Callable[[], object]) -> float:
@@ -112,10 +112,10 @@ def _alone(method: Method, first: np.ndarray, second: np.ndarray) -> Callable[[]
 
     engine = method.engine
     tensors = [torch.from_numpy(luma)[None, None].to(engine.device) for luma in lumas]
-    reduced = engine.precision != torch.float32
+    reduced = engine.dtype != torch.float32
 
     def run() -> None:
-        with torch.inference_mode(), torch.autocast(engine.device.type, engine.precision, enabled=reduced):
+        with torch.inference_mode(), torch.autocast(engine.device.type, engine.dtype, enabled=reduced):
             engine.model(*tensors)
         if engine.device.type == "cuda":
             torch.cuda.synchronize(engine.device)

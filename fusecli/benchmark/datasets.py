@@ -60,9 +60,11 @@ def load(name: str, root: Path | None, split: str = "all") -> PairSet:
         missing = [stem for stem in wanted if stem not in by_name]
         if missing:
             shown = ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
-            raise UsageError(f"{name}: {len(missing)} pairs of split {split!r} are not in {first.parent}: {shown}")
+            raise UsageError(
+                f"{name}: {first.parent} lacks {counted(len(missing), 'pair')} of split {split!r}: {shown}"
+            )
         found.pairs = [by_name[stem] for stem in wanted]
-        found.notes.append(f"split {split!r}: {len(wanted)} names, sha256 {_digest(wanted)[:12]}")
+        found.notes.append(f"split {split!r}: {counted(len(wanted), 'name')}, sha256 {_digest(wanted)[:12]}")
     return found
 
 
@@ -118,7 +120,7 @@ def leave_out_seen(found: PairSet, cards: list[dict[str, Any]], include: bool) -
     if include:
         if trained or tuned:
             found.notes.append(
-                f"{len(trained)} pairs of training and {len(tuned)} of tuning are included: no test of these models"
+                f"includes {counted(len(trained), 'pair')} of training and {len(tuned)} of tuning: no test of them"
             )
         return
     if trained:
@@ -127,12 +129,12 @@ def leave_out_seen(found: PairSet, cards: list[dict[str, Any]], include: bool) -
         found.left_out["tuned on"] = sorted(tuned)
         trained |= tuned
     elif tuned:
-        found.notes.append(f"all {len(tuned)} pairs were used to choose the weights: for tuning, not a test")
+        found.notes.append(f"{counted(len(tuned), 'pair')}, all used to choose the weights: for tuning, not a test")
     found.pairs = [pair for pair in found.pairs if pair.name not in trained]
     if not found.pairs:
         raise UsageError(
-            f"{found.name}: the released weights were trained on all {len(names)} pairs there, so nothing is left to "
-            "measure; --include-seen measures on them nevertheless"
+            f"{found.name}: the released weights were trained on every pair there ({len(names)}), so nothing is left "
+            "to measure; --include-seen measures on them nevertheless"
         )
 
 

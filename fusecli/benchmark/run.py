@@ -22,7 +22,7 @@ from fusecli.benchmark.results import DatasetResult, MethodResult, Report
 from fusecli.errors import OutputError, UsageError
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
-from fusecli.images.intensity import Range, pair_ranges
+from fusecli.images.intensity import Intensity, pair_ranges
 from fusecli.images.opencv import cv2
 from fusecli.images.pairing import Pair
 from fusecli.stream.plan import check_writable
@@ -39,7 +39,7 @@ class Job:
 
     pair_set: PairSet
     methods: list[Method]
-    ranges: tuple[Range | str | None, Range | str | None]
+    ranges: tuple[Intensity, Intensity]
     hashes: dict[str, str]
     degraded: bool = False  # whether methods get damaged inputs; metrics always compare with the clean ones
 

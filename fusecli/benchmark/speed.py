@@ -148,7 +148,7 @@ def _figures(
     return {
         "engine": engine.runtime,
         "device": str(engine.device),
-        "precision": str(engine.precision).removeprefix("torch."),
+        "precision": engine.precision,
         "pairs_per_second": round(pairs / statistics.median(each.wall for each in spent), 1),
         "times_the_codec_floor": round(
             statistics.median(each.wall / floor for each, floor in zip(spent, floors, strict=True)), 2

@@ -23,6 +23,7 @@ def align(
         str, typer.Option(help="What is estimated: shift (as wide as the visible), similarity, affine or homography.")
     ] = "affine",
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs to look at, evenly spread.")] = 9,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too.")] = False,
     pair_by: options.PairBy = "stem",
     range_: options.Range = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
@@ -33,6 +34,8 @@ def align(
     estimate is poor.
     """
     options.set_up_logging("text", quiet=False, verbose=False)
+    _, typed = options.task_of(ir=ir, vis=vis)
+    ir, vis = typed["ir"], typed["vis"]
     from fusecli.images import frames, pairing, registration
     from fusecli.images.atomic import text_file
     from fusecli.images.colour import luma, warn_of_colored
@@ -48,7 +51,13 @@ def align(
     if existing is not None and not overwrite:
         raise UsageError(f"-o {output}: {existing} exists already; --overwrite replaces it")
     found = pairing.find_pairs(
-        vis, ir, endings=frames.ENDINGS, sides=("vis", "ir"), pair_by=pair_by, ignore_unmatched=True
+        vis,
+        ir,
+        endings=frames.ENDINGS,
+        sides=("vis", "ir"),
+        recursive=recursive,
+        pair_by=pair_by,
+        ignore_unmatched=True,
     )
     check_outside("-o", output, [Path(typed) for typed in (ir, vis) if Path(typed).is_dir()])
     one, other = {pair.first.parent.resolve() for pair in found}, {pair.second.parent.resolve() for pair in found}

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from enum import Enum
 from functools import cache, partial
 from pathlib import Path
+from signal import Signals
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -55,7 +56,9 @@ class Format(str, Enum):
     auto = "auto"
     png = "png"
     tiff = "tiff"
+    tif = "tif"
     jpg = "jpg"
+    jpeg = "jpeg"
     webp = "webp"
     nifti = "nifti"
 
@@ -137,6 +140,7 @@ def fuse(
         typer.Option(
             "--format",
             metavar="<str>",
+            case_sensitive=False,
             help="auto (as the visible, CT, PET or SPECT file), png, tiff, jpg, webp, or nifti for volumes.",
         ),
     ] = Format.auto,
@@ -161,7 +165,7 @@ def fuse(
     compress: Annotated[bool, typer.Option(help="Smaller PNG and TIFF files, written several times slower.")] = False,
     name: Annotated[str, typer.Option(help="Names of the results, of {stem}, {index}, {task}, {model}.")] = "{stem}",
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
-    skip_existing: Annotated[bool, typer.Option(help="Leave results that exist; go on with the others.")] = False,
+    skip_existing: Annotated[bool, typer.Option(help="Leave results that exist, whatever options made them.")] = False,
     watching: Annotated[
         bool,
         typer.Option(
@@ -185,7 +189,10 @@ def fuse(
         str | None, typer.Option(help="Fuse on a Ray cluster with shared storage: HOST:PORT of its head, or auto.")
     ] = None,
     preview: Annotated[bool, typer.Option(help="Write preview.png: sources beside results, of some pairs.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write a JSON report to this file; - for stdout.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(parser=options.path, metavar="PATH", help="Write a JSON report to this file; - for stdout."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON on stdout.")] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -197,29 +204,15 @@ def fuse(
 
     Exit codes: 0 all done, 1 nothing could be done, 2 wrong usage, 8 some pairs failed, 130, 143 and 129 interrupted.
     """
-    settings_given = _as_given(locals())
+    given = _as_given(locals())
     options.set_up_logging(log_format, quiet=quiet, verbose=verbose)
     task, sides = options.task_of(ir=ir, vis=vis, ct=ct, pet=pet, spect=spect, mri=mri)
     if output is None:
         raise UsageError("name the output: -o FOLDER")
-    if resize is not None and resize not in task.sides:
-        raise UsageError(f"--resize {resize}: choose {' or '.join(task.sides)}")
-    if align is not None and (task.second != "ir" or resize is not None):
-        raise UsageError("--align is for infrared with visible frames, and in place of --resize")
-    if range_ != "auto" and task.second != "ir":
-        raise UsageError("--range is for infrared; of CT volumes --window says what is shown")
     of_volumes = volumes.VolumeOptions(series, volume, window, reference, colormap)
     if task.second != "mri":
         of_volumes.refuse("for DICOM and NIfTI volumes only")
-    if raw is not None and "-" not in sides.values():
-        raise UsageError("--raw tells what the frames on stdin are like; name the side that they are by -")
-    streams = {"-o -": str(output) == "-", "--report -": str(report) == "-", "--json": as_json}
-    if sum(streams.values()) > 1:
-        raise UsageError(f"{' and '.join(name for name, used in streams.items() if used)} would both write to stdout")
-    if overwrite and skip_existing:
-        raise UsageError("--overwrite and --skip-existing exclude each other")
-    if skip_existing and "{index" in name:
-        raise UsageError("--skip-existing: cannot tell what {index} was given to before; name results by {stem}")
+    _refuse_contradictions(task, sides, given)
 
     options.sleep_when_waiting()
     from fusecli.images.decode import max_pixels_default
@@ -287,7 +280,7 @@ def fuse(
         stopping() as stop,
         _progress(len(planned.jobs) or None, hidden) as bar,
     ):
-        account = Report(settings_given, {"name": model}, machine, keep=watch.KEPT if watching else None)
+        account = Report(given, {"name": model}, machine, keep=watch.KEPT if watching else None)
         account.skipped(planned.skipped)
         coming = outcomes(preview=lambda job: job.output in shown, stop=stop)
         rows = _followed(coming, account, len(planned.jobs), bar, stop if fail_fast else None)
@@ -299,18 +292,37 @@ def fuse(
     if as_json:
         whole = _written(partial(_print, json.dumps(account.summary))) and whole
     _tell(account, task)
-    if watching and left:  # a stop is how such a run ends
-        log.warning("%s left, which --watch finds again, for example %s", counted(len(left), "pair"), left[0].name)
-    elif stop.signal is not None and left:
-        hint = "" if str(output) == "-" else "; go on with --skip-existing"
-        log.error("stopped by %s: %s left%s", stop.signal.name, counted(len(left), "pair"), hint)
+    if left:
+        _tell_left(left, stop.signal, output, watching=watching)
+    if left and stop.signal is not None and not watching:  # a stop is how --watch ends
         raise typer.Exit(128 + stop.signal)
-    if sheet is not None and rows:
+    if sheet is not None and not rows:
+        log.warning("--preview: nothing was fused now, so %s was not written", sheet)
+    elif sheet is not None:
         from fusecli.images.preview import contact_sheet
 
         whole = _written(partial(contact_sheet, rows, sheet)) and whole
     if account.count("failed") or not whole:
         raise typer.Exit(EXIT_PARTIAL if account.count("done") + account.count("skipped") else EXIT_NOTHING_DONE)
+
+
+def _refuse_contradictions(task: registry.Task, sides: dict[str, str], given: dict[str, Any]) -> None:
+    """Raises UsageError for options (as typed, see `_as_given`) that do not go with the task or with one another."""
+    if given["resize"] is not None and given["resize"] not in task.sides:
+        raise UsageError(f"--resize {given['resize']}: choose {' or '.join(task.sides)}")
+    if given["align"] is not None and (task.second != "ir" or given["resize"] is not None):
+        raise UsageError("--align is for infrared with visible frames, and in place of --resize")
+    if given["range"] != "auto" and task.second != "ir":
+        raise UsageError("--range is for infrared; of CT volumes --window says what is shown")
+    if given["raw"] is not None and "-" not in sides.values():
+        raise UsageError("--raw tells what the frames on stdin are like; name the side that they are by -")
+    streams = {"-o -": given["output"] == "-", "--report -": given["report"] == "-", "--json": given["json"]}
+    if sum(streams.values()) > 1:
+        raise UsageError(f"{' and '.join(name for name, used in streams.items() if used)} would both write to stdout")
+    if given["overwrite"] and given["skip_existing"]:
+        raise UsageError("--overwrite and --skip-existing exclude each other")
+    if given["skip_existing"] and "{index" in given["name"]:
+        raise UsageError("--skip-existing: cannot tell what {index} was given to before; name results by {stem}")
 
 
 def _followed(
@@ -434,11 +446,11 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         if request.naming.skip_existing and request.pairing["ignore_unmatched"]:  # the next run may find partners
             return _nothing(request, str(error))
         raise
-    planned = plan(pairs, request.output, request.naming, inputs=typed)
+    firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
+    planned = plan(pairs, request.output, request.naming, inputs=request.inputs((*firsts, *seconds)))
     check_depth(request.bit_depth, (job.output.suffix.lower() for job in planned.jobs))
     check_color(planned.jobs, request.gray)
     request.check_engine()  # before frames are looked at, which may take long
-    firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
     settings = stream.Settings(
         # from all pairs, so that every frame of the sequence gets the same range whatever is left to do
         ranges=options.ranges(task, firsts, seconds, request.max_pixels),
@@ -471,12 +483,23 @@ def _sheet(output: Path) -> Path:
 def _tell(account: Report, task: registry.Task) -> None:
     totals = account.summary
     counts = ", ".join(f"{totals[key]} {key}" for key in ("done", "failed", "skipped", "left") if totals[key])
-    log.info("%s in %.1f s (%.1f pairs/s)", counts or "nothing to do", totals["seconds"], totals["pairs_per_second"])
+    speed = f" ({totals['pairs_per_second']:.1f} pairs/s)" if totals["done"] else ""
+    log.info("%s in %.1f s%s", counts or "nothing to do", totals["seconds"], speed)
     for (side, fault), count in sorted(account.mended.items()):
         log.info("%s taken out of the %s side of %s", fault, getattr(task, side), counted(count, "pair"))
     failures = [pair.job.name for pair in account.pairs if pair.status == "failed"]
     if len(failures) > 1:
         log.error("failed: %s", ", ".join(failures[:20]) + (" …" if len(failures) > 20 else ""))
+
+
+def _tell_left(left: Sequence[Job], signal: Signals | None, output: Path, *, watching: bool) -> None:
+    """Say what a run that a signal ended has left; one that ended at a failure has told that."""
+    count = counted(len(left), "pair")
+    if watching:
+        log.warning("%s left, which --watch finds again, for example %s", count, left[0].name)
+    elif signal is not None:
+        hint = "" if str(output) == "-" else "; go on with --skip-existing"
+        log.error("stopped by %s: %s left%s", signal.name, count, hint)
 
 
 @contextmanager

@@ -22,6 +22,16 @@ from fusecli.errors import UsageError
 SHOWN = 3  # words that a message cites
 MISUSE: type[Exception] = typer.BadParameter.__mro__[1]  # UsageError of whichever copy of click typer uses
 
+
+def path(typed: str) -> Path:
+    """The path. ~ is the home folder in ``-o=~/fused``, too, where shells leave it as it is.
+
+    - alone stands for a stream, and ./- for the file of that name, which Path would also spell -.
+    """
+    spelled = Path(os.path.expanduser(typed))
+    return spelled.absolute() if str(spelled) == "-" != typed else spelled
+
+
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="Folder of the data sets, <root>/<set>/<side>/; default $FUSECLI_DATA."),
@@ -47,7 +57,10 @@ Model = Annotated[str, typer.Option("--model", "-m", help="Released model (see `
 Precision = Annotated[str, typer.Option(help="What networks compute in: auto, fp32, bf16 or fp16.")]
 PairBy = Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")]
 Pairs = Annotated[
-    Path | None, typer.Option(help="CSV of explicit pairs: a column per side, and name (optional); - for stdin.")
+    Path | None,
+    typer.Option(
+        parser=path, metavar="PATH", help="CSV of explicit pairs: a column per side, and name (optional); - for stdin."
+    ),
 ]
 Range = Annotated[
     str,
@@ -130,14 +143,14 @@ def output(text: str) -> Any:
     def parse(typed: str) -> Path:
         if not typed:
             raise UsageError("-o: names nothing; write -o . for this folder")
-        return Path(typed)
+        return path(typed)
 
     return typer.Option("--output", "-o", parser=parse, metavar="PATH", help=text)
 
 
 def task_of(**given: str | None) -> tuple[registry.Task, dict[str, str]]:
     """The task and its two inputs by side. Raises UsageError unless exactly one pair of modalities is given."""
-    sides = {side: value for side, value in given.items() if value is not None}
+    sides = {side: os.path.expanduser(value) for side, value in given.items() if value is not None}  # see `path`
     task = registry.task_of(set(sides))
     if task is None:
         valid = ", ".join(f"--{task.first} with --{task.second}" for task in registry.TASKS.values())

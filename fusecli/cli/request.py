@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fusecli import registry
 
 if TYPE_CHECKING:
-    from fusecli.images.intensity import Range
+    from fusecli.images.intensity import Intensity
     from fusecli.images.registration import Calibration
     from fusecli.stream.plan import Naming
 
@@ -40,6 +40,16 @@ class Request:
         """Both sides as they were typed, in the task's order."""
         return self.sides[self.task.first], self.sides[self.task.second]
 
+    def inputs(self, files: Iterable[Path]) -> tuple[str, ...]:
+        """What no result may lie in, or be found by: both sides as typed.
+
+        With --pairs these only say where its paths start, perhaps in a folder that holds everything; then the folders
+        of the ``files`` that it lists.
+        """
+        if self.pairing["pairs_csv"] is None:
+            return self.typed
+        return tuple({str(file if file.is_dir() else file.parent): None for file in files})
+
     @property
     def resized(self) -> int | None:
         """Which side (0, 1) is brought to the other's size; None: neither."""
@@ -56,7 +66,7 @@ class FrameOptions:
 
     def ranges(
         self, task: registry.Task, firsts: list[Path], seconds: list[Path], max_pixels: int | None = None
-    ) -> tuple[Range | str | None, Range | str | None]:
+    ) -> tuple[Intensity, Intensity]:
         """The intensity ranges of a sequence, the same for all its frames; warns of infrared that is no measurement.
 
         Raises UsageError.

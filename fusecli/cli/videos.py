@@ -142,7 +142,7 @@ def _named(request: Request, *, single: bool) -> Plan:
         own = first.suffix.lower()
         return own if own in WRITES else WRITES[0]
 
-    inputs = () if PIPE in typed else typed
+    inputs = () if PIPE in typed else request.inputs(path for pair in pairs for path in (pair.first, pair.second))
     return place(pairs, output, naming, ending, single=single, inputs=inputs, written=WRITES)
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.cli.videos import is_video
-from fusecli.errors import UsageError
+from fusecli.errors import UsageError, counted
 from fusecli.machine import cores
 
 if TYPE_CHECKING:
-    from fusecli.images.intensity import Range
+    from fusecli.images.intensity import Intensity
     from fusecli.images.pairing import Pair
     from fusecli.images.registration import Calibration
     from fusecli.stream.plan import Plan
@@ -74,7 +74,7 @@ def _refuse(request: Request, options: FrameOptions) -> None:
     if task.second != "ir":
         raise UsageError("--watch is for --ir with --vis")
     for side, folder in zip(task.sides, request.typed, strict=True):
-        if not Path(folder).is_dir():
+        if not os.path.isdir(folder):  # Path takes "" for this folder
             raise UsageError(f"--{side} {folder}: --watch needs a folder")
         if is_video(folder, request.pairing["recursive"]):
             raise UsageError(f"--{side} {folder}: holds videos, and --watch is for pictures")
@@ -133,11 +133,11 @@ def _settings(
     )
 
 
-def _tell_range(options: FrameOptions, infrared: Range | str | None, count: int) -> None:
+def _tell_range(options: FrameOptions, infrared: Intensity, count: int) -> None:
     from fusecli.images.intensity import Range
 
     if options.range == "auto" and isinstance(infrared, Range) and infrared.lo < infrared.hi:
         log.warning(
-            "--range auto took %g,%g from the first %d infrared frames and keeps it; --range LO,HI settles it",
-            *(infrared.lo, infrared.hi, count),
+            "--range auto took %g,%g from %s, the first, and keeps it; --range LO,HI settles it",
+            *(infrared.lo, infrared.hi, counted(count, "infrared frame")),
         )

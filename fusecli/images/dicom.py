@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from fusecli.errors import FusecliError, InputError
+from fusecli.errors import FusecliError, InputError, counted
 from fusecli.images.dicom_planes import Plane, arrange, frame_count, group, number, planes_of, stations
 from fusecli.images.dicom_series import MODALITIES, TELL_VOLUMES_APART, Series, brief, dcmread
 from fusecli.images.grid import Grid
@@ -174,9 +174,9 @@ def _whole(source: Path, at: np.ndarray, numbers: dict[str, np.ndarray]) -> list
         if whole:
             left = len(at) - sum(map(len, whole))
             log.warning(
-                "%s: %d images are left out, whose %s has none at some of the %d positions where others have one: a "
-                "scan that was stopped, or files that are missing",
-                *(source, left, name, at.max() + 1),
+                "%s: left out %s whose %s has none at some of the %d positions where others have one: a scan that was "
+                "stopped, or files that are missing",
+                *(source, counted(left, "image"), name, at.max() + 1),
             )
             return sorted(int(k) for one in whole for k in one)
     return list(range(len(at)))

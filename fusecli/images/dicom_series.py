@@ -167,7 +167,7 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
         )
         one.headers.append((path, header))
     if copies:  # a series that was exported twice into one folder
-        log.info("%s: %d of the files are copies of others, byte for byte; left out", source, copies)
+        log.info("%s: left out %s, byte for byte like others", source, counted(copies, "file"))
     return Scan(source, sorted(series.values(), key=lambda one: (one.number.zfill(12), one.uid)), broken, others)
 
 
@@ -218,7 +218,7 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         slices = [one for one in series.headers if not _is_aside(one[1])]
         fewer = len(series.headers) - len(slices)
         if fewer:
-            log.info("%s: %d of the files of the series are localizers or captures; left out", series.source, fewer)
+            log.info("%s: left out %s of the series: localizers or captures", series.source, counted(fewer, "file"))
             series = replace(series, headers=slices)
     if found.broken:
         path, reason = found.broken[0]

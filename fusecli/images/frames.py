@@ -13,7 +13,7 @@ from fusecli.images import png
 from fusecli.images.atomic import replacing
 from fusecli.images.decode import decode, peek
 from fusecli.images.frame import Frame, Origin
-from fusecli.images.intensity import Range, frame_range, full_range
+from fusecli.images.intensity import Intensity, Range, frame_range, full_range
 from fusecli.images.metadata import NONE, Metadata, into_jpeg, into_png, into_webp
 from fusecli.images.opencv import cv2
 
@@ -40,7 +40,7 @@ _ADD = {".png": into_png, ".jpg": into_jpeg, ".jpeg": into_jpeg, ".webp": into_w
 def read(
     path: Path,
     *,
-    intensity: Range | str | None = None,
+    intensity: Intensity = None,
     max_pixels: int | None = None,
     pages: Sequence[int] | None = None,
 ) -> list[Frame]:
@@ -108,7 +108,7 @@ def write(
         partial.write_bytes(data)
 
 
-def shown(array: np.ndarray, intensity: Range | str | None) -> np.ndarray:
+def shown(array: np.ndarray, intensity: Intensity) -> np.ndarray:
     """Stored values as the network takes them: uint8, or float32 in [0, 1]."""
     if intensity == "frame":
         values = frame_range(array)

@@ -71,6 +71,7 @@ class Range:
 
 
 WHOLE = Range.of_bits(16)
+Intensity = Range | str | None  # what a frame is read with: a range, "frame", "full", or None (all that its type holds)
 
 
 def pair_ranges(
@@ -80,7 +81,7 @@ def pair_ranges(
     infrared: bool,
     option: str = "auto",
     max_pixels: int | None = None,
-) -> tuple[Range | str | None, Range | str | None]:
+) -> tuple[Intensity, Intensity]:
     """The ``intensity`` that ``frames.read`` takes for each side of a sequence of pairs.
 
     infrared: whether the seconds are infrared and ``option`` applies to them (see `sequence_range`); else they are
@@ -90,7 +91,7 @@ def pair_ranges(
     return visible_range(firsts, max_pixels), second
 
 
-def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = None) -> Range | str | None:
+def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = None) -> Intensity:
     """The range of ``--range`` for a whole sequence, as ``frames.read`` takes it.
 
     auto: the 0.5th and 99.9th percentile of an evenly spaced sample; None (unchanged) where all frames have 8 bits.

@@ -13,7 +13,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from fusecli.errors import InputError
+from fusecli.errors import InputError, counted
 from fusecli.images.atomic import replacing
 from fusecli.images.grid import Grid, check_affine
 from fusecli.images.intensity import Range
@@ -246,6 +246,6 @@ def _plain(data: np.ndarray, slope: float, intercept: float, path: Path) -> tupl
     if not finite.any():
         raise InputError(f"{path}: no voxel is a finite number")
     if not finite.all():
-        log.info("%s: %d voxels are NaN or infinite; they count as background", path, int((~finite).sum()))
+        log.info("%s: background instead of NaN or infinity in %s", path, counted(int((~finite).sum()), "voxel"))
         values[~finite] = values[finite].min()
     return np.ascontiguousarray(values), 1.0, 0.0

@@ -11,7 +11,7 @@ import os
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 STDIN = Path("-")
 SHOWN = 10  # names that a message lists before it only counts
+BLANK = ' ,;\t"'  # what lines of empty cells consist of
 SEPARATORS = "_-. "  # between what two names share and what tells the sides apart
 
 
@@ -74,11 +75,7 @@ def find_pairs(
     if pairs_csv is not None:
         return _from_csv(pairs_csv, (first, second), sides, tuple(endings), folders)
     by_side = patterns(pair_by, sides)
-    for option, typed in zip(options, (first, second), strict=True):  # both, before either is collected
-        if not os.path.exists(typed) and not glob.has_magic(typed):
-            broken = os.path.islink(typed)
-            what = f"a link to {os.readlink(typed)}, which is not there" if broken else "no such file or folder"
-            raise UsageError(f"{option} {typed}: {what}")
+    _check_there(zip(options, (first, second), strict=True))
     a, b = (
         _Side.collect(option, typed, pattern, tuple(endings), recursive)
         for option, typed, pattern in zip(options, (first, second), by_side, strict=True)
@@ -88,23 +85,40 @@ def find_pairs(
         return _distinct([Pair(_stem(one.name, endings) or one.stem, one, other)], sides)
     common = sorted(a.files.keys() & b.files.keys())
     if not common:
-        message = _nothing_in_common(a, b, sides if pair_by == "stem" else None)
+        message = _nothing_in_common(a, b, endings, sides if pair_by == "stem" else None)
         raise NoPair("\n".join([message, *_not_read(a, b, endings), *_broken(a, b)]))
     videos = sorted(key for key in a.foreign.keys() & b.foreign.keys() if a.foreign[key] in video.ENDINGS)
     if videos:
         log.warning("videos among pictures are left out, for example %s; fuse them in a run of their own", videos[0])
-    lonely = [(side, paths) for side, other in ((a, b), (b, a)) if (paths := side.without_partner(other))]
-    one_asked_for = a.single or b.single  # against a folder
-    if (lonely or a.broken or b.broken) and not one_asked_for:
-        listed = [_list_of(side, paths) for side, paths in lonely]
-        message = "\n".join([*listed, *_not_read(a, b, endings), *_broken(a, b)])
-        if not ignore_unmatched:
-            raise UsageError(
-                f"{message}\nAdd the missing files, or go on without these by --ignore-unmatched; "
-                "--pair-by and --pairs match names that differ."
-            )
-        log.warning("%s", message)
+    if not a.single and not b.single:  # else one file is asked for, against a folder
+        _tell_unmatched(a, b, endings, ignore_unmatched)
     return _distinct([Pair(name, a.files[name], b.files[name]) for name in common], sides)
+
+
+def _check_there(sides: Iterable[tuple[str, str]]) -> None:
+    """Raises UsageError that names all of ``sides`` (option, typed) where nothing is, before any is collected."""
+    gone = []
+    for option, typed in sides:
+        if not os.path.exists(typed) and not glob.has_magic(typed):
+            broken = os.path.islink(typed)
+            what = f"a link to {os.readlink(typed)}, which is not there" if broken else "no such file or folder"
+            gone.append(f"{option} {typed}: {what}" if typed else f"{option}: names nothing; write . for this folder")
+    if gone:
+        raise UsageError("\n".join(gone))
+
+
+def _tell_unmatched(a: _Side, b: _Side, endings: Collection[str], ignore: bool) -> None:
+    """List files without a partner, and broken links: a warning if they are to be ignored, else a UsageError."""
+    listed = [_list_of(side, paths) for side, other in ((a, b), (b, a)) if (paths := side.without_partner(other))]
+    if not (listed or a.broken or b.broken):
+        return
+    message = "\n".join([*listed, *_not_read(a, b, endings), *_broken(a, b)])
+    if not ignore:
+        raise UsageError(
+            f"{message}\nAdd the missing files, or go on without these by --ignore-unmatched; "
+            "--pair-by and --pairs match names that differ."
+        )
+    log.warning("%s", message)
 
 
 def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]:
@@ -350,7 +364,7 @@ def _why_none(names: list[str], path: Path, endings: tuple[str, ...], recursive:
         deeper = "; --recursive takes its sub-folders too" if nested else ""
         return f"no supported file among those found ({found}); {reads}{deeper}"
     if not path.is_dir():
-        return "no file matches"
+        return "only folders match; add /* for their files" if glob.glob(str(path)) else "no file matches"
     if nested:
         return "the folder holds only sub-folders; --recursive takes these too"
     return "the folder is empty"
@@ -361,16 +375,23 @@ def _list_of(side: _Side, paths: list[Path]) -> str:
     return f"{side.option}: {what} no partner of the same name:{itemized(paths, SHOWN)}"
 
 
-def _nothing_in_common(a: _Side, b: _Side, sides: tuple[str, str] | None) -> str:
+def _nothing_in_common(a: _Side, b: _Side, endings: Collection[str], sides: tuple[str, str] | None) -> str:
     """The message where the sides share no name; given ``sides``, it suggests patterns that match, if it finds any."""
     for side in (a, b):
         if not side.files:
-            return f"{side.option}: no name there fits the pattern of --pair-by, {side.paths[0].name!r} for example"
-    names = [min(side.files) for side in (a, b)]
+            stem = _stem(side.paths[0].name, endings)
+            return (
+                f"{side.option}: no name there, without its ending, fits the pattern of --pair-by, {stem!r} for example"
+            )
+    bases = [{key.rpartition("/")[2]: key for key in side.files} for side in (a, b)]
+    alike = min(bases[0].keys() & bases[1].keys(), default=None)
+    names = [min(side.files) if alike is None else base[alike] for side, base in zip((a, b), bases, strict=True)]
     message = (
         f"no file of {a.option} has a partner of the same name in {b.option}; "
         f"{a.typed} has {names[0]!r}, {b.typed} has {names[1]!r}, for example"
     )
+    if alike is not None:
+        return f"{message}. The sub-folders must agree, too; --pairs matches files wherever they lie."
     ends = [name.rpartition("/")[2] for name in names]
     start, stop = _agreement(*ends), _agreement(ends[0][::-1], ends[1][::-1])
     if start >= stop:
@@ -416,7 +437,7 @@ def _from_csv(
         raise UsageError(f"--pairs {path}: cannot be read as a UTF-8 text file ({error})") from error
     if "\0" in text:
         raise UsageError(f"--pairs {path}: not a text file: it holds null bytes")
-    head = text.partition("\n")[0].strip()
+    head = next((line.strip() for line in text.split("\n") if line.strip(BLANK)), "")
     rows = csv.reader(io.StringIO(text), delimiter=_delimiter(head, sides))
     try:
         return _from_rows(rows, head, path, typed, sides, endings, folders)
@@ -431,6 +452,10 @@ def _delimiter(head: str, sides: tuple[str, str]) -> str:
 
 def _names(row: list[str]) -> list[str]:
     return [cell.strip().lower() for cell in row]
+
+
+def _is_blank(row: list[str]) -> bool:
+    return not "".join(row).strip(BLANK)
 
 
 def _is_piped(path: Path) -> bool:
@@ -455,7 +480,7 @@ def _from_rows(
     endings: tuple[str, ...],
     folders: bool,
 ) -> list[Pair]:
-    header = _names(next(rows, []))
+    header = _names(next((row for row in rows if not _is_blank(row)), []))
     if not set(sides) <= set(header):
         raise UsageError(
             f"--pairs {path}: the first line must name the columns, as {','.join(sides)} or {','.join(sides)},name; "
@@ -467,7 +492,7 @@ def _from_rows(
     pairs: dict[str, Pair] = {}
     missing: list[str] = []
     for row in rows:
-        if not any(cell.strip() for cell in row):
+        if _is_blank(row):
             continue
         where = f"--pairs {path}, line {rows.line_num}"
         cells = dict(zip(header, (cell.strip() for cell in row), strict=False))

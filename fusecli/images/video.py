@@ -133,7 +133,7 @@ class VideoFile:
                     "with ffmpeg -c copy"
                 )
         if damaged:
-            log.warning("%s: %d of %d frames are damaged", self.path, damaged, count)
+            log.warning("%s: damaged: %d of %s", self.path, damaged, counted(count, "frame"))
 
     def sample(self, count: int) -> Iterator[np.ndarray]:
         """Pixels of about ``count`` frames over the whole length: the key frames before evenly spaced times.

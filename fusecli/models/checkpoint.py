@@ -147,7 +147,8 @@ def find(model: str, task: str) -> Path:
         raise UsageError(f"{path}: ONNX is for other programs; give the .safetensors or .pt file it was made of")
     if path.suffix not in {".safetensors", ".pt"}:
         names = sorted({card["name"] for card in registry.released().values() if task in card["tasks"]})
-        raise UsageError(f"no model {model!r} for {task}; released: {', '.join(names) or 'none'}, or give a file")
+        released = ", ".join(names) or "none"
+        raise UsageError(f"no model {model!r} for {task}; released: {released}, or give a .safetensors or .pt file")
     return path
 
 

@@ -23,7 +23,7 @@ from threading import Event
 from typing import Any
 
 from fusecli import __version__
-from fusecli.errors import FusecliError, Stopped, UsageError
+from fusecli.errors import FusecliError, Stopped, UsageError, counted
 from fusecli.images.atomic import sweep
 from fusecli.stream.engine import Engine
 from fusecli.stream.run import Job, Outcome, failed
@@ -162,7 +162,7 @@ def connect(
         inputs = tuple(path for job in jobs[:1] for path in (job.first, job.second) if path.exists())
         session = Session(spec, work.with_workers(per_task), os.getcwd(), probe, token, inputs)
         node = _check(ray, session, needs, address)
-        log.info("cluster: %d tasks at once on %s, %s", slots, node.device, node.precision)
+        log.info("cluster: %s at once on %s, %s", counted(slots, "task"), node.device, node.precision)
         chunk = 1 if isinstance(work.settings, VolumeSettings) else CHUNK
         yield Cluster(ray, ray.put(session), slots, needs, node, chunk)
     except SystemExit as error:  # Ray's handler of SIGTERM raises it
@@ -242,8 +242,7 @@ def _look(session: Session, version: str) -> Node:
     if version != __version__:
         raise UsageError(f"has fusecli {__version__}, this is {version}; install one version everywhere")
     engine = _engine(session)
-    precision = str(engine.precision).removeprefix("torch.")
-    return Node(platform.node(), engine.device.type, precision, engine.runtime, engine.tile, engine.overlap)
+    return Node(platform.node(), engine.device.type, engine.precision, engine.runtime, engine.tile, engine.overlap)
 
 
 def _fuse(session: Session, jobs: Sequence[Job], shown: frozenset[Path]) -> tuple[list[Outcome], list[tuple[int, str]]]:

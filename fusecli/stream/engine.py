@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusecli.errors import UsageError
+from fusecli.errors import UsageError, counted
 from fusecli.models import mending
 from fusecli.models.network import FusionNetwork
 from fusecli.stream.recording import Recording
@@ -72,7 +72,8 @@ class Engine:
     ) -> None:
         self.vivid = vivid
         self.device = pick_device(device)
-        self.precision = pick_precision(precision, self.device)
+        self.dtype = pick_precision(precision, self.device)
+        self.precision = str(self.dtype).removeprefix("torch.")
         if self.device.type == "cpu":
             _keep_freed_pages()
         self.model = model.eval().to(self.device)
@@ -238,7 +239,7 @@ class Engine:
         if not fewer:
             return None
         self._mends = fewer
-        return f"{fewer} pairs are mended at once"
+        return f"mending {counted(fewer, 'pair')} at once"
 
     def _at_once(self, stack: Tensor) -> int:
         return min(self._mends or len(stack), len(stack))
@@ -286,8 +287,8 @@ class Engine:
         return fused.mul_(levels).round_().to(torch.uint8 if levels == 255 else deep)
 
     def _network(self, first: Tensor, second: Tensor, context: Tensor | None) -> Tensor:
-        half = self.precision != torch.float32
-        with torch.autocast(self.device.type, self.precision, enabled=half, cache_enabled=False):  # weights: used once
+        half = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype, enabled=half, cache_enabled=False):  # weights: used once
             return self.model(first, second, context).float()
 
 
@@ -386,10 +387,10 @@ def pick_device(name: str) -> torch.device:
     """The torch device that ``--device`` names. Raises UsageError for one that is not there."""
     if name == "auto":  # mps is for those who ask for it: results were never compared there
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] not in AUTO_TILE:
+        raise UsageError(f"--device {name}: choose auto, {', '.join(AUTO_TILE)}")
     try:
         device = torch.device(name)
-        if device.type not in AUTO_TILE:
-            raise UsageError(f"--device {name}: choose auto, {', '.join(AUTO_TILE)}")
         torch.empty(1, device=device)
         if not torch.amp.is_autocast_available(device.type):
             raise UsageError(f"--device {name}: needs torch 2.5 or newer")

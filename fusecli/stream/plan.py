@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain, takewhile
 from pathlib import Path, PurePath
 
-from fusecli.errors import UsageError
+from fusecli.errors import UsageError, counted
 from fusecli.images import decode, frames
 from fusecli.images.atomic import STDOUT, is_device
 from fusecli.images.pairing import Pair
@@ -29,7 +29,7 @@ _NAMELESS = (
     *(".nii.bz2", ".nii.zst", ".img", ".dicom", ".ima", ".mha", ".mhd", ".mgh", ".mgz", ".mnc", ".nhdr", ".nrrd"),
     *(".dng", ".npy"),
 )
-FORMATS = {"png": ".png", "tiff": ".tif", "jpg": ".jpg", "webp": ".webp"}
+FORMATS = {"png": ".png", "tiff": ".tif", "tif": ".tif", "jpg": ".jpg", "jpeg": ".jpg", "webp": ".webp"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def place(
     if not single:
         held = [pair.first for pair in pairs], [pair.second for pair in pairs]
         check_globs(output, inputs, held, [job.output for job in jobs])
-    return settle(jobs, output, naming, single=single, guarded=guarded, written=written)
+    files = all(Path(typed).is_file() for typed in inputs)
+    return settle(jobs, output, naming, single=single, guarded=guarded, files=files, written=written)
 
 
 def settle(
@@ -122,19 +123,21 @@ def settle(
     *,
     single: bool,
     guarded: Iterable[Path],
+    files: bool = False,
     written: Iterable[str] = frames.WRITES,
 ) -> Plan:
     """Check that writing the results of ``jobs`` harms nothing.
 
-    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. written: the
-    endings that ``output`` could have as a file, for a message. Names are checked in all jobs, existing files only in
-    this part's own jobs, since other parts may be running. Raises UsageError.
+    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. files: whether
+    both inputs are files, so that the result is likely meant to be one: a new folder may be results.v2 then, but not
+    one.xyz. written: the endings that ``output`` could have as a file, for a message. Names are checked in all jobs,
+    existing files only in this part's own jobs, since other parts may be running. Raises UsageError.
     """
     beside, replaces = naming.beside, naming.overwrite or naming.skip_existing
-    if not single and not output.is_dir() and _is_medium(output.name):
+    if not single and not output.is_dir() and (_is_medium(output.name) or (files and output.suffix[1:].isalpha())):
         known = ", ".join(written)
         raise UsageError(f"-o {output}: files of this kind are not written here; name a folder, or a file in {known}")
-    _check_distinct(jobs, beside)
+    _check_distinct(jobs, output.parent if single else output, beside)
     mine = jobs if naming.part is None else [job for job in jobs if naming.part.takes(job.name)]
     existing = [job for job in mine if _exists(job.output)]
     _check_folders_hold_no_input(existing, jobs)
@@ -147,7 +150,8 @@ def settle(
     if existing and not replaces:
         shown = _some(job.output for job in existing)
         raise UsageError(
-            f"{len(existing)} of {len(mine)} outputs exist already ({shown}); --overwrite or --skip-existing"
+            f"results exist already for {len(existing)} of {counted(len(mine), 'pair')} ({shown}); "
+            "--overwrite or --skip-existing"
         )
     sheet = beside.get("--preview")  # its name is not the user's choice, so it may be another program's
     if sheet is not None and _exists(sheet) and not replaces:
@@ -168,9 +172,9 @@ def is_file(output: Path) -> bool:
 def check_outside(option: str, path: Path, folders: Iterable[Path]) -> None:
     """Raises UsageError where what is written would lie in an input folder."""
     target = path.resolve()
-    around = {_identity(place) for place in (target, *target.parents) if _exists(place)}  # macOS: out is Out
+    around = {_identity(place) for place in (target, *target.parents) if _exists(place)}  # names may differ: out, Out
     for folder in () if path == STDOUT else folders:
-        if target.is_relative_to(folder.resolve()) or (_exists(folder) and _identity(folder) in around):
+        if _exists(folder) and _identity(folder) in around:
             raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
 
 
@@ -282,7 +286,7 @@ def _file_name(pattern: str, values: dict[str, str]) -> str:
     return name
 
 
-def _check_distinct(jobs: Sequence[Job], beside: Mapping[str, Path]) -> None:
+def _check_distinct(jobs: Sequence[Job], root: Path, beside: Mapping[str, Path]) -> None:
     seen: dict[Path, Job] = {}
     folded: dict[str, Job] = {}
     alike = 0
@@ -295,12 +299,16 @@ def _check_distinct(jobs: Sequence[Job], beside: Mapping[str, Path]) -> None:
         seen[job.output] = job
         alike += folded.setdefault(str(job.output).casefold(), job) is not job
     if alike:
-        log.warning("%d outputs differ from another one in case only: one file on some systems", alike)
+        log.warning("results whose names differ from another one's in case only, one file on some systems: %d", alike)
     places = {os.path.abspath(path): job for path, job in seen.items()} if beside else {}
+    folders = {Path(os.path.abspath(folder)) for folder in {root, *(path.parent for path in seen)}} if beside else ()
     for option, path in beside.items():
-        clash = places.get(os.path.abspath(path))
+        place = os.path.abspath(path)
+        clash = places.get(place)
         if clash is not None:
             raise UsageError(f"{option} {path}: would also be the result of {clash.first}; --name tells them apart")
+        if not path.is_dir() and any(folder.is_relative_to(place) for folder in folders):
+            raise UsageError(f"{option} {path}: results go into a folder of this name; name another file")
 
 
 def _check_inputs_stay(written: Iterable[tuple[str, Path]], inputs: Iterable[Path]) -> None:

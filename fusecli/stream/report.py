@@ -7,6 +7,7 @@ import platform
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,7 +24,7 @@ class Computes(Protocol):
     @property
     def device(self) -> object: ...
     @property
-    def precision(self) -> object: ...
+    def precision(self) -> str: ...
     @property
     def runtime(self) -> str: ...
     @property
@@ -63,13 +64,13 @@ class Report:
         self, options: dict[str, Any], model: dict[str, Any], engine: Computes, keep: int | None = None
     ) -> None:
         self.began = time.monotonic()  # the wall clock may be set during the run
-        self.device, self.precision = str(engine.device), str(engine.precision).removeprefix("torch.")
         self.head = {
             "fusecli": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "device": self.device,
-            "precision": self.precision,
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "device": str(engine.device),
+            "precision": engine.precision,
             "engine": engine.runtime,
             "model": model,
             "options": options,

@@ -25,7 +25,7 @@ from fusecli.errors import FusecliError, InputError, OutputError, counted
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
 from fusecli.images.frame import Frame
-from fusecli.images.intensity import Range, evenly
+from fusecli.images.intensity import Intensity, evenly
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
 from fusecli.images.pairing import Pair
@@ -75,7 +75,7 @@ class Job:
 class Settings:
     """How pairs become results; see the options of `fusecli fuse` of the same names."""
 
-    ranges: tuple[Range | str | None, Range | str | None] = (None, None)  # of first and second
+    ranges: tuple[Intensity, Intensity] = (None, None)  # of first and second
     resize: int | None = None  # which side (0, 1) is brought to the other's size; None: different sizes are an error
     align: Calibration | None = None  # brings the second, infrared, to the first's grid
     gray: bool = False  # results without colour

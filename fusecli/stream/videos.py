@@ -267,8 +267,8 @@ class _Fusion:
                 found = intensity.range_of(str(side), (pixels for _, _, pixels in head))
                 if found is not None:
                     log.warning(
-                        "stdin: --range auto took %g,%g from the first %d frames and keeps it; --range LO,HI does so",
-                        *(found.lo, found.hi, len(head)),
+                        "stdin: --range auto took %g,%g from %s, the first, and keeps it; --range LO,HI settles it",
+                        *(found.lo, found.hi, counted(len(head), "frame")),
                     )
             asked = found or "full"
         return Range.of_bits(side.bits) if asked in ("auto", "full") else asked, pairs

@@ -94,7 +94,8 @@ def plan(
         results = [job.output / f"0001{job.ending}" if job.folder else job.output for job in jobs]
         check_globs(output, inputs, held, results)
     guarded = [path for text in inputs for path in ([Path(text)] if Path(text).is_dir() else folders_of(text))]
-    return settle(jobs, output, naming, single=single, guarded=guarded, written=VOLUMES)
+    files = all(Path(text).is_file() for text in inputs)
+    return settle(jobs, output, naming, single=single, guarded=guarded, files=files, written=VOLUMES)
 
 
 class _Seen(NamedTuple):

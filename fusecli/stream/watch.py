@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -95,46 +96,13 @@ class Watcher:
             self._tell("folder", "%s: cannot be listed (%s); looking again", error.filename, error.strerror)
             return []
         now = time.monotonic()
-        names = first.keys() | second.keys()
-        self.settled &= names
-        for gone in self.waiting.keys() - names:
-            del self.waiting[gone]
-        ready: list[tuple[float, str]] = []
-        lonely = []
-        for name in names - self.settled:
-            entry = self.waiting.setdefault(name, _Waiting(now))
-            if name not in first or name not in second:
-                if now - entry.since > PARTNER and not (entry.told or entry.done):
-                    lonely.append(first.get(name) or second[name])
-                    entry.told = True
-            elif self._is_ready(entry, first[name], second[name], now):
-                ready.append((entry.ready or now, name))
-            elif (
-                not self.overwrite
-                and entry.done
-                and now - entry.since > RECHECK
-                and self._job(Pair(name, first[name], second[name])).is_done()  # a pair that failed may be sent again
-            ):
-                self.settled.add(name)
-                del self.waiting[name]
-        if lonely:
-            log.warning(
-                "no partner has come in %.0f s for %s, such as %s", PARTNER, counted(len(lonely), "file"), min(lonely)
-            )
-        ready.sort()
+        self._forget_all_but(first.keys() | second.keys())
+        ready = self._ready(first, second, now)
+        self._tell_partnerless(first, second, PARTNER)
         if len(ready) > 1 and now - ready[0][0] > LATE:
             self._tell("late", "not keeping up: %d wait, the first for %.0f s", len(ready), now - ready[0][0])
-        jobs = []
-        for _, name in ready[:ROUND]:
-            entry, job = self.waiting[name], self._job(Pair(name, first[name], second[name]))
-            if not (self.overwrite or entry.done) and job.is_done():
-                self._tell("exists", "%s exists and is left alone; --overwrite replaces such results", job.output)
-                self.settled.add(job.name)
-                del self.waiting[job.name]
-                continue
-            entry.tried, entry.ready = entry.state, None
-            jobs.append(job)
-        return jobs
+        jobs = (self._job(Pair(name, first[name], second[name])) for _, name in ready[:ROUND])
+        return [job for job in jobs if self._hand_out(job)]
 
     def is_final(self, outcome: Outcome) -> bool:
         """Whether an outcome is final: a failure is not while the files may still be arriving."""
@@ -146,6 +114,64 @@ class Watcher:
             return False
         entry.done = True
         return True
+
+    def close(self) -> None:
+        """Warn of files without a partner that the run ends too early to wait for."""
+        with suppress(OSError):
+            first, second = self._listed()
+            self._tell_partnerless(first, second, SETTLE)
+
+    def _forget_all_but(self, names: Set[str]) -> None:
+        """Drop what is known of files that are gone."""
+        self.settled &= names
+        for gone in self.waiting.keys() - names:
+            del self.waiting[gone]
+
+    def _ready(self, first: dict[str, Path], second: dict[str, Path], now: float) -> list[tuple[float, str]]:
+        """(since when, name) of the pairs that are ready, sorted; pairs that are through are settled."""
+        ready = []
+        for name in (first.keys() | second.keys()) - self.settled:
+            entry = self.waiting.setdefault(name, _Waiting(now))
+            if name not in first or name not in second:
+                continue
+            if self._is_ready(entry, first[name], second[name], now):
+                ready.append((entry.ready or now, name))
+            elif (
+                not self.overwrite
+                and entry.done
+                and now - entry.since > RECHECK
+                and self._job(Pair(name, first[name], second[name])).is_done()  # a pair that failed may be sent again
+            ):
+                self._settle(name)
+        return sorted(ready)
+
+    def _tell_partnerless(self, first: dict[str, Path], second: dict[str, Path], seconds: float) -> None:
+        """Warn, once, of the files whose partner has not come in that time."""
+        now = time.monotonic()
+        lonely = []
+        for name in first.keys() ^ second.keys():
+            entry = self.waiting.get(name)
+            if entry and now - entry.since > seconds and not (entry.told or entry.done):
+                lonely.append(first.get(name) or second[name])
+                entry.told = True
+        if lonely:
+            log.warning(
+                "no partner has come in %.0f s for %s, such as %s", seconds, counted(len(lonely), "file"), min(lonely)
+            )
+
+    def _hand_out(self, job: Job) -> bool:
+        """Whether a ready job is to be done now; it is not where a result is there that may not be replaced."""
+        entry = self.waiting[job.name]
+        if not (self.overwrite or entry.done) and job.is_done():
+            self._tell("exists", "%s exists and is left alone; --overwrite replaces such results", job.output)
+            self._settle(job.name)
+            return False
+        entry.tried, entry.ready = entry.state, None
+        return True
+
+    def _settle(self, name: str) -> None:
+        self.settled.add(name)
+        del self.waiting[name]
 
     def _is_ready(self, entry: _Waiting, first: Path, second: Path, now: float) -> bool:
         try:
@@ -217,6 +243,7 @@ def run(
                 settled = latest
             if watcher.is_final(outcome):
                 yield outcome
+    watcher.close()
 
 
 def _was_moved_here(status: os.stat_result) -> bool:

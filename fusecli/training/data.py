@@ -18,7 +18,7 @@ from fusecli import registry
 from fusecli.errors import UsageError
 from fusecli.images import frames, pairing
 from fusecli.images.colour import luma
-from fusecli.images.intensity import Range, pair_ranges
+from fusecli.images.intensity import Intensity, pair_ranges
 from fusecli.images.opencv import cv2
 from fusecli.machine import cores
 from fusecli.training.degrade import brightened
@@ -117,15 +117,13 @@ class PairSet:
         return (planes.flip(2) if turn >= 4 else planes).contiguous(), pair.key
 
 
-def read_luma(path: Path, intensity: Range | str | None = None) -> np.ndarray:
+def read_luma(path: Path, intensity: Intensity = None) -> np.ndarray:
     """uint8 H×W luma of an image file's first page; 16-bit and float files by ``intensity`` (see `frames.read`)."""
     frame = frames.read(path, pages=[0], intensity=intensity)[0]
     return np.rint(luma(frame.as_float()) * 255).astype(np.uint8)
 
 
-def _read_pair(
-    ranges: tuple[Range | str | None, Range | str | None], pair: pairing.Pair
-) -> tuple[np.ndarray, np.ndarray]:
+def _read_pair(ranges: tuple[Intensity, Intensity], pair: pairing.Pair) -> tuple[np.ndarray, np.ndarray]:
     a, b = read_luma(pair.first, ranges[0]), read_luma(pair.second, ranges[1])
     if a.shape != b.shape:
         sizes = f"{a.shape[1]}×{a.shape[0]} and {b.shape[1]}×{b.shape[0]}"
