@@ -299,6 +299,23 @@ def test_own_folders_and_other_results(data: Path, capsys: pytest.CaptureFixture
     assert "--fused" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("place", "visible", "infrared", "name"),
+    [
+        (".", "data/tno/vis/*.png", "data/tno/ir/*.png", "tno"),
+        (".", "data/*/vis/*.png", "data/*/ir/*.png", "data"),
+        ("data/tno", "./vis", "ir", "tno"),
+        ("data/tno/vis", "*.png", "../ir/*.png", "tno"),
+        ("data/tno/vis", ".", "../ir", "tno"),
+    ],
+)
+def test_own_pairs_are_named_by_their_folder(
+    data: Path, place: str, visible: str, infrared: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent / place)
+    assert datasets.from_folders({"vis": visible, "ir": infrared}).name == name
+
+
 def test_results_of_others_may_be_named_in_their_own_way(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--dataset", "tno", "--methods", "none", "--metrics", "EN", "--fused")
     expected = _report(*options, f"mine={_fused_folder()}")
