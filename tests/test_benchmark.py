@@ -330,7 +330,22 @@ def test_results_of_others_may_be_named_in_their_own_way(data: Path, capsys: pyt
             == expected["datasets"]["tno"]["methods"]["mine"]["mean"]
         )
     assert _run(*options, f"mine={others}", *QUICK) == 2
-    assert "--fused 'mine=others/*_fused.png'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "others/a_fused.tif; results that have more in their names" in error
+    assert "--fused 'mine=others/*_fused.png'" in error
+
+
+def test_faults_of_all_result_folders_are_named_at_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [_fused_folder(name) for name in ("mine", "yours", "whole")]
+    for folder, name in zip(folders, "ab", strict=False):
+        (folder / f"{name}.tif").unlink()
+    given = [part for folder in folders for part in ("--fused", f"{folder}={folder}")]
+    assert _run("--dataset", "tno", "--methods", "none", *given, *QUICK) == 2
+    error = capsys.readouterr().err
+    assert "mine/a.*: no result" in error
+    assert "yours/b.*: no result" in error
+    assert "whole" not in error
+    assert "more in their names" not in error  # the others were found, so it is not their names
 
 
 def test_own_pairs_may_be_listed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -971,12 +986,15 @@ def test_costs_name_the_device_in_each_row_only_where_there_are_several() -> Non
 
 
 def test_names_do_not_break_tables() -> None:
-    made = _ssim(**{"a|b": [1.2, 1.3], "$x^2_{~\\}": [1.0, 1.1]})
+    made = _ssim(**{"a|b": [1.2, 1.3], "$x^2_{~\\}": [1.0, 1.1], "[12]": [0.8, 0.9], "*<ours>": [0.7, 0.8]})
     rows = [line for line in report.to_markdown(made).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4}
     latex = report.to_latex(made)
     assert r"\$x\textasciicircum{}2\_\{\textasciitilde{}\textbackslash{}\} & " in latex
     assert r"SSIM $\uparrow$" in latex
+    assert r"a\textbar{}b & " in latex
+    assert not re.search(r"(\\\\|\\midrule)\s*[\[*]", latex)  # LaTeX would take it for an option of the row before
+    assert r"{*}\textless{}ours\textgreater{} & " in latex
 
 
 def test_a_pair_without_any_value_is_no_news(recwarn: pytest.WarningsRecorder) -> None:
