@@ -931,6 +931,16 @@ def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert table["first"]["mean"] == pytest.approx({"SSIM": 1.2, "Nabf": 0.15})
 
 
+@pytest.mark.parametrize("values", [[1.2, float("nan")], [1.2, "1.3"], [1.2], None])
+def test_a_report_with_other_values_than_numbers_is_refused(tmp_path: Path, values: list | None) -> None:
+    written = _ssim(first=[1.2, 1.3]).to_json()
+    written["datasets"]["tno"]["methods"]["first"]["values"]["SSIM"] = values  # as a script may have merged them
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(written), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"r\.json: not written by `fusecli benchmark --json`"):
+        results.load(path)
+
+
 def test_ranks_are_over_several_methods_and_the_metrics_of_the_field() -> None:
     made = _ssim(first=[1.2, 1.3], second=[1.0, 1.1])
     (dataset,) = made.datasets.values()
