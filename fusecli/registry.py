@@ -233,9 +233,18 @@ def task_of(sides: set[str]) -> Task | None:
 
 @cache
 def released() -> dict[str, dict[str, Any]]:
-    """The model cards of the released weights, by file stem such as ``nano-ir-vis`` (weights/card.json)."""
-    card = WEIGHTS_DIR / "card.json"
-    return json.loads(card.read_text(encoding="utf-8"))["models"] if card.exists() else {}
+    """The model cards of the released weights, by file stem such as ``nano-ir-vis`` (weights/card.json).
+
+    The file says once what all models of one kind of data have in common: the data, their terms, the pairs seen.
+    """
+    path = WEIGHTS_DIR / "card.json"
+    if not path.exists():
+        return {}
+    written = json.loads(path.read_text(encoding="utf-8"))
+    cards: dict[str, dict[str, Any]] = written["models"]
+    for card in cards.values():
+        card.update(written["data"][card.pop("data")])
+    return cards
 
 
 def released_path(model: str, task: str) -> Path | None:

@@ -213,9 +213,19 @@ def test_a_broken_image_costs_its_pair_only(pairs, fusecli):
         (["--ir", "ir", "--vis", "vis", "-o", "/dev/zero"], "-o /dev/zero: descriptions are added to a file"),
         (["--ir", "ir", "--vis", "vis", "-o", "ir"], "is a folder"),
         (["--ir", "ir", "--vis", "vis", "-o", "ir/000.png"], "this is an input"),
-        (
-            ["--ir", "ir", "--vis", "vis", "-o", "d.jsonl", "--backend", "openai", "--base-url", "localhost:1"],
-            "http://",
+        *(
+            (
+                ["--ir", "ir", "--vis", "vis", "-o", "d.jsonl", "--backend", "openai", "--vlm", "m", *wrong],
+                f"{wrong[0]} {said}",
+            )
+            for wrong, said in (
+                (["--base-url", "localhost:1"], "localhost:1: expected http://"),
+                (["--base-url", "http://localhost:port/v1"], "http://localhost:port/v1: expected http://"),
+                (["--base-url", "http://[::1/v1"], "http://[::1/v1: expected http://"),
+                (["--base-url", "http://me:word@localhost:1"], "http://me:word@localhost:1: expected http://"),
+                (["--base-url", "http://localhost:1/v 1"], "http://localhost:1/v 1: expected http://"),
+                (["--api-key", "key\n"], "or OPENAI_API_KEY: holds a space, a line break"),
+            )
         ),
     ],
 )
@@ -357,6 +367,18 @@ def test_a_model_that_thinks_for_too_long_is_told(pairs, fusecli, pauses, conten
         code, _, err = fusecli(*openai(pairs(1), server, "--retries", 0))
     assert code == 1
     assert "came to no answer in 400 tokens" in err
+
+
+def test_odd_answers_cost_their_pairs_or_are_mended(pairs, fusecli, pauses):
+    root = pairs(2)
+    parts = {"choices": [{"message": {"content": [{"type": "text", "text": "Event"}]}, "finish_reason": "length"}]}
+    with FakeModel(lambda n, body: (200, parts) if n == 1 else REPLY.replace("dark", "dark \ud83d")) as server:
+        code, _, err = fusecli(*openai(root, server, "-j", 1, "--retries", 0))
+    assert code == 8
+    assert "000: http" in err
+    assert "sent no message" in err
+    (described,) = load(root / "d.jsonl").values()
+    assert described.sentences["vis"] == "The visible image is severely dark ?."  # half an emoji
 
 
 def test_overwriting_begins_only_with_the_first_answer(pairs, fusecli, pauses):

@@ -299,6 +299,23 @@ def test_own_folders_and_other_results(data: Path, capsys: pytest.CaptureFixture
     assert "--fused" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("place", "visible", "infrared", "name"),
+    [
+        (".", "data/tno/vis/*.png", "data/tno/ir/*.png", "tno"),
+        (".", "data/*/vis/*.png", "data/*/ir/*.png", "data"),
+        ("data/tno", "./vis", "ir", "tno"),
+        ("data/tno/vis", "*.png", "../ir/*.png", "tno"),
+        ("data/tno/vis", ".", "../ir", "tno"),
+    ],
+)
+def test_own_pairs_are_named_by_their_folder(
+    data: Path, place: str, visible: str, infrared: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent / place)
+    assert datasets.from_folders({"vis": visible, "ir": infrared}).name == name
+
+
 def test_results_of_others_may_be_named_in_their_own_way(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--dataset", "tno", "--methods", "none", "--metrics", "EN", "--fused")
     expected = _report(*options, f"mine={_fused_folder()}")
@@ -313,7 +330,22 @@ def test_results_of_others_may_be_named_in_their_own_way(data: Path, capsys: pyt
             == expected["datasets"]["tno"]["methods"]["mine"]["mean"]
         )
     assert _run(*options, f"mine={others}", *QUICK) == 2
-    assert "--fused 'mine=others/*_fused.png'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "others/a_fused.tif; results that have more in their names" in error
+    assert "--fused 'mine=others/*_fused.png'" in error
+
+
+def test_faults_of_all_result_folders_are_named_at_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [_fused_folder(name) for name in ("mine", "yours", "whole")]
+    for folder, name in zip(folders, "ab", strict=False):
+        (folder / f"{name}.tif").unlink()
+    given = [part for folder in folders for part in ("--fused", f"{folder}={folder}")]
+    assert _run("--dataset", "tno", "--methods", "none", *given, *QUICK) == 2
+    error = capsys.readouterr().err
+    assert "mine/a.*: no result" in error
+    assert "yours/b.*: no result" in error
+    assert "whole" not in error
+    assert "more in their names" not in error  # the others were found, so it is not their names
 
 
 def test_own_pairs_may_be_listed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -899,6 +931,16 @@ def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert table["first"]["mean"] == pytest.approx({"SSIM": 1.2, "Nabf": 0.15})
 
 
+@pytest.mark.parametrize("values", [[1.2, float("nan")], [1.2, "1.3"], [1.2], None])
+def test_a_report_with_other_values_than_numbers_is_refused(tmp_path: Path, values: list | None) -> None:
+    written = _ssim(first=[1.2, 1.3]).to_json()
+    written["datasets"]["tno"]["methods"]["first"]["values"]["SSIM"] = values  # as a script may have merged them
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(written), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"r\.json: not written by `fusecli benchmark --json`"):
+        results.load(path)
+
+
 def test_ranks_are_over_several_methods_and_the_metrics_of_the_field() -> None:
     made = _ssim(first=[1.2, 1.3], second=[1.0, 1.1])
     (dataset,) = made.datasets.values()
@@ -954,12 +996,15 @@ def test_costs_name_the_device_in_each_row_only_where_there_are_several() -> Non
 
 
 def test_names_do_not_break_tables() -> None:
-    made = _ssim(**{"a|b": [1.2, 1.3], "$x^2_{~\\}": [1.0, 1.1]})
+    made = _ssim(**{"a|b": [1.2, 1.3], "$x^2_{~\\}": [1.0, 1.1], "[12]": [0.8, 0.9], "*<ours>": [0.7, 0.8]})
     rows = [line for line in report.to_markdown(made).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4}
     latex = report.to_latex(made)
     assert r"\$x\textasciicircum{}2\_\{\textasciitilde{}\textbackslash{}\} & " in latex
     assert r"SSIM $\uparrow$" in latex
+    assert r"a\textbar{}b & " in latex
+    assert not re.search(r"(\\\\|\\midrule)\s*[\[*]", latex)  # LaTeX would take it for an option of the row before
+    assert r"{*}\textless{}ours\textgreater{} & " in latex
 
 
 def test_a_pair_without_any_value_is_no_news(recwarn: pytest.WarningsRecorder) -> None:

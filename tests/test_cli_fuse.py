@@ -348,6 +348,9 @@ def test_models_lists_what_is_released(fusecli):
     assert code == 0
     cards = json.loads(out)
     assert any(card["name"] == "nano" and "ir-vis" in card["tasks"] for card in cards.values())
+    data = ("licence", "data_sha256", "trained_on", "tuned_on", "terms", "seen", "tuned")  # whole in each card
+    assert all(cards["base-ir-vis"][key] == cards["nano-ir-vis"][key] for key in data)
+    assert all(len(card["seen"][name]) for card in cards.values() for name in card["seen"])
     code, out, _ = fusecli("models")
     assert code == 0
     score = f"{cards['nano-ir-vis']['scores']['tno']['VIF']:.3f}"

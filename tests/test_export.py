@@ -25,3 +25,14 @@ def test_a_released_model_as_onnx_takes_any_size(model, tmp_path, fusecli):
     assert fusecli("export", "-o", tmp_path / "nano.bin")[0] == 2
     assert fusecli("export", "-o", path / "nano.onnx")[0] == 2  # a file is no folder
     assert fusecli("export", "-o", tmp_path / "medical.onnx", "--task", "ct-mri", "--look", "natural")[0] == 2
+
+
+@pytest.mark.parametrize("model", ["nano", "base"])
+def test_medical_weights_as_onnx_take_any_size(model, tmp_path, fusecli):
+    path = tmp_path / "medical.onnx"
+    code, _, err = fusecli("export", "-m", model, "-o", path, "--task", "pet-mri")
+    assert code == 0, err
+    assert "differs from torch by at most" in err
+    pair = np.random.default_rng(0).random((2, 1, 1, 70, 37), np.float32)
+    (fused,) = onnxruntime.InferenceSession(path).run(None, {"first": pair[0], "second": pair[1]})
+    assert fused.shape == (1, 1, 70, 37)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -91,43 +92,57 @@ def compare(before: Report, after: Report, methods: list[str] | None = None) -> 
             "names, not meaning"
         )
     remarks: list[str] = []
-    found: list[tuple[str, str, registry.Metric, float, float, int, float]] = []
-    for name, old in before.datasets.items():
-        new = after.datasets.get(name)
-        if new is None:
-            remarks.append(f"{name}: only in the first report")
-            continue
-        there = set(new.pairs)
-        shared = [pair for pair in old.pairs if pair in there]
-        if not shared:
-            remarks.append(f"{name}: no pair in common")
-            continue
-        if len(shared) < max(len(old.pairs), len(new.pairs)):
-            remarks.append(
-                f"{name}: {len(old.pairs)} and {len(new.pairs)} pairs; compared on the {len(shared)} in both"
-            )
-        elif old.fingerprint != new.fingerprint:
-            remarks.append(f"{name}: the images differ between the reports (same names, other contents)")
-        for key in old.methods:
-            if key not in new.methods or (methods and key not in methods):
-                continue
-            for metric in before.metrics:
-                if metric in after.metrics:
-                    sides = _paired(old, old.methods[key], new, new.methods[key], metric, shared)
-                    if len(sides[0]):
-                        p = wilcoxon(sides[1] - sides[0])
-                        old_mean, new_mean = (float(side.mean()) for side in sides)
-                        found.append((name, key, before.metric(metric), old_mean, new_mean, len(sides[0]), p))
-    remarks += [f"{name}: only in the second report" for name in after.datasets if name not in before.datasets]
+    moves: list[Move] = []
+    for name in {**before.datasets, **after.datasets}:
+        old, new = before.datasets.get(name), after.datasets.get(name)
+        shared, remark = _shared(name, old, new)
+        remarks += [remark] if remark else []
+        if old and new and shared:
+            metrics = [before.metric(metric) for metric in before.metrics if metric in after.metrics]
+            moves += _moves(old, new, shared, metrics, methods)
     if methods:
         known = {key for report in (before, after) for dataset in report.datasets.values() for key in dataset.methods}
         for name in methods:
             if name not in known:
                 raise UsageError(registry.unknown("method", name, sorted(known)))
-    if not found:
+    if not moves:
         raise UsageError("nothing to compare: no data set, method and metric is in both reports\n" + "\n".join(remarks))
-    corrected = holm([row[-1] for row in found])
-    return [Move(*row[:-1], p) for row, p in zip(found, corrected, strict=True)], remarks
+    corrected = holm([move.p for move in moves])
+    return [replace(move, p=p) for move, p in zip(moves, corrected, strict=True)], remarks
+
+
+def _shared(name: str, old: DatasetResult | None, new: DatasetResult | None) -> tuple[list[str], str]:
+    """(the pairs that both results of a data set have, what the reader must know of them)."""
+    if old is None or new is None:
+        return [], f"{name}: only in the {'second' if old is None else 'first'} report"
+    there = set(new.pairs)
+    shared = [pair for pair in old.pairs if pair in there]
+    if not shared:
+        return [], f"{name}: no pair in common"
+    if len(shared) < max(len(old.pairs), len(new.pairs)):
+        counts = f"{len(old.pairs)} and {len(new.pairs)} pairs"
+        return shared, f"{name}: {counts}; compared on the {len(shared)} in both"
+    if old.fingerprint != new.fingerprint:
+        return shared, f"{name}: the images differ between the reports (same names, other contents)"
+    return shared, ""
+
+
+def _moves(
+    old: DatasetResult,
+    new: DatasetResult,
+    pairs: list[str],
+    metrics: list[registry.Metric],
+    methods: list[str] | None,
+) -> Iterator[Move]:
+    """The moves of all methods (or of these ``methods``) that both results have, p not yet corrected."""
+    for key in old.methods:
+        if key not in new.methods or (methods and key not in methods):
+            continue
+        for metric in metrics:
+            before, after = _paired(old, old.methods[key], new, new.methods[key], metric.name, pairs)
+            if len(before):
+                means = float(before.mean()), float(after.mean())
+                yield Move(old.name, key, metric, *means, len(before), wilcoxon(after - before))
 
 
 def _paired(

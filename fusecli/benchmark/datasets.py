@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -81,9 +82,10 @@ def from_folders(
         valid = ", ".join(f"--{task.first} with --{task.second}" for task in registry.TASKS.values())
         given = ", ".join(f"--{side}" for side in sides)
         raise UsageError(f"{given}: no pair of modalities that fusecli knows; valid are {valid}")
+    first, second = (sides[side] for side in task.sides)
     pairs = find_pairs(
-        sides[task.first],
-        sides[task.second],
+        first,
+        second,
         endings=ENDINGS,
         recursive=recursive,
         pair_by=pair_by,
@@ -91,9 +93,17 @@ def from_folders(
         ignore_unmatched=ignore_unmatched,
         sides=task.sides,
     )
-    first = Path(sides[task.first])
-    name = first.resolve().parent.name if first.name.lower() in {task.first, *SHORT_NAMES["vis"]} else first.name
-    return PairSet(name or "pairs", task, pairs, f"{sides[task.first]} with {sides[task.second]}")
+    return PairSet(_name_of(Path(first), task), task, pairs, f"{first} with {second}")
+
+
+def _name_of(first: Path, task: registry.Task) -> str:
+    """The name of own pairs: their first side's folder, or the one that holds it where it is named as the side is."""
+    while glob.has_magic(str(first)) and not first.exists():  # vis/*.png, or */vis: what is above the wildcards
+        first = first.parent
+    first = Path(os.path.abspath(first))
+    if first.name.lower() in {task.first, *SHORT_NAMES["vis"]}:
+        first = first.parent
+    return first.name or "pairs"
 
 
 def leave_out_seen(found: PairSet, cards: list[dict[str, Any]], include: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from threading import Lock
@@ -49,7 +49,7 @@ class Method:
         """What it reads besides the pairs."""
         return ()
 
-    def check(self, dataset: str, pairs: Iterable[Pair]) -> None:
+    def check(self, dataset: str, pairs: Sequence[Pair]) -> None:
         """Check before any work that there can be results for these pairs. Raises UsageError where not."""
 
     def load(self) -> None:
@@ -137,7 +137,7 @@ class Folder(Method):
         self.paths: dict[Path, Path] = {}  # a pair's first side -> its result
         self.range = WHOLE
 
-    def check(self, dataset: str, pairs: Iterable[Pair]) -> None:
+    def check(self, dataset: str, pairs: Sequence[Pair]) -> None:
         """Find every result before any work. Raises UsageError that lists what is missing, of wrong size or
         no image in [0, 1]."""
         root = self.folder / dataset if (self.folder / dataset).is_dir() else self.folder
@@ -147,12 +147,17 @@ class Folder(Method):
                 files.setdefault(key, []).append(path)
         wrong: list[str] = []
         hint = ""
+        if files and not any(pair.name in files for pair in pairs):
+            example = next(iter(files.values()))[0]
+            hint = (
+                f"\n  there is {example}; results that have more in their names than the pairs: "
+                f"--fused '{self.name}={self.folder}/*_fused.png'"
+            )
         for pair in pairs:
             if pair.name not in files:
                 place, slash, own = pair.name.rpartition("/")
                 named = own.join(self.pattern)
                 wrong.append(f"{root}/{place}{slash}{named}.*: no result for this pair")
-                hint = f"\n  results that have more in their names: --fused '{self.name}={self.folder}/*_fused.png'"
                 continue
             path, *others = files[pair.name]
             if others:

@@ -224,9 +224,13 @@ def to_latex(report: Report) -> str:
 _LATEX = str.maketrans(
     {
         **{mark: f"\\{mark}" for mark in "_&%#${}"},
+        **{mark: f"{{{mark}}}" for mark in "[*"},  # a row that starts with one would be taken for an option of \\
         "\\": "\\textbackslash{}",
         "^": "\\textasciicircum{}",
         "~": "\\textasciitilde{}",
+        "<": "\\textless{}",
+        ">": "\\textgreater{}",
+        "|": "\\textbar{}",
         "↑": "$\\uparrow$",
         "↓": "$\\downarrow$",
         "–": "--",

@@ -162,7 +162,7 @@ def load(path: Path) -> Report:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as JSON ({error})") from error
     try:
-        protocol = data["protocol"]
+        protocol, metrics = data["protocol"], list(data["metrics"])
         datasets = {
             name: DatasetResult(
                 name,
@@ -171,7 +171,12 @@ def load(path: Path) -> Report:
                 dataset["pairs"],
                 {
                     key: MethodResult(
-                        key, method["kind"], method["title"], method["values"], method["undefined"], method["cost"]
+                        key,
+                        method["kind"],
+                        method["title"],
+                        {metric: _column(method["values"][metric], metric, dataset["pairs"]) for metric in metrics},
+                        method["undefined"],
+                        method["cost"],
                     )
                     for key, method in dataset["methods"].items()
                 },
@@ -181,10 +186,19 @@ def load(path: Path) -> Report:
             )
             for name, dataset in data["datasets"].items()
         }
-        metrics = list(data["metrics"])
         unknown = [name for name in metrics if name not in registry.METRICS[protocol]]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: not written by `fusecli benchmark --json` ({error!r} is missing)") from error
+    except KeyError as error:
+        raise UsageError(f"{path}: not written by `fusecli benchmark --json` ({error} is missing)") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise UsageError(f"{path}: not written by `fusecli benchmark --json` ({error})") from error
     if unknown:
         raise UsageError(f"{path}: " + registry.unknown("metric", unknown[0], registry.METRICS[protocol]))
     return Report(protocol, metrics, datasets)
+
+
+def _column(values: list[float | None], metric: str, pairs: list[str]) -> list[float | None]:
+    """One metric's values, as they should be: ValueError for NaN, text, or another number of values than of pairs."""
+    numbers = (type(value) in (int, float) and math.isfinite(value) for value in values if value is not None)
+    if len(values) != len(pairs) or not all(numbers):
+        raise ValueError(f"{metric} must have a finite number or null for each of {len(pairs)} pairs")
+    return values

@@ -86,8 +86,14 @@ def prepare(
     """
     if not pair_set.pairs:
         raise UsageError(f"{pair_set.name}: no pairs to measure on")
+    faults = []
     for method in methods:
-        method.check(pair_set.name, pair_set.pairs)
+        try:
+            method.check(pair_set.name, pair_set.pairs)
+        except UsageError as error:  # all are named at once, so that they can be mended at once
+            faults.append(str(error))
+    if faults:
+        raise UsageError("\n".join(faults))
     ranges = pair_ranges(
         [pair.first for pair in pair_set.pairs],
         [pair.second for pair in pair_set.pairs],

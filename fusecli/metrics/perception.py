@@ -12,15 +12,15 @@ BLOCK = 16
 
 
 def _cycles(shape: tuple[int, int], unit: float) -> np.ndarray:
-    """Radial frequency of each FFT bin, in cycles per image divided by ``unit``."""
+    """Radial frequency of each bin of a real image's FFT, in cycles per image divided by ``unit``."""
     down = np.fft.fftfreq(shape[0]) * shape[0] / unit
-    across = np.fft.fftfreq(shape[1]) * shape[1] / unit
+    across = np.fft.rfftfreq(shape[1]) * shape[1] / unit
     return np.hypot(down[:, None], across[None, :])
 
 
 def _filter(image: np.ndarray, response: np.ndarray) -> np.ndarray:
     """The image with a real, symmetric frequency response applied."""
-    return np.fft.ifft2(np.fft.fft2(image) * response).real
+    return np.fft.irfft2(np.fft.rfft2(image) * response, image.shape)
 
 
 def qcb(first: np.ndarray, second: np.ndarray, fused: np.ndarray) -> float:

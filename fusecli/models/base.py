@@ -29,7 +29,8 @@ class Block(nn.Module):
     def forward(self, features: Tensor, told: Tensor) -> Tensor:
         gain, shift = self.steer(told)[..., None, None].chunk(2, 1)
         found = self.first(extend(features, 2))
-        return features + self.second(F.relu(affine(found, gain, shift)))
+        found = F.relu_(affine(found, gain, shift))  # under one name: what it was is freed
+        return self.second(found).add_(features)
 
 
 class Base(FusionNetwork):
@@ -125,20 +126,20 @@ class Base(FusionNetwork):
             told = F.relu(self.tell(self.nano.understood(context)))
         height, width = first.shape[-2:]
         pixels = F.pixel_unshuffle(fill(torch.cat([first, second, start], 1), self.align), 2)
-        levels = [F.relu(self.entry(extend(pixels.contiguous(memory_format=torch.channels_last), 1)))]
-        for scale, stack in enumerate(self.inward):
-            if scale:
-                levels.append(F.relu(self.down[scale - 1](levels[-1])))
-            levels[scale] = _in_turn(stack, levels[scale], told)
-        for scale in (1, 0):
-            joint = levels[scale] + double(self.up[scale](levels[scale + 1]))
-            levels[scale] = _in_turn(self.outward[scale], joint, told)
-        added = F.conv2d(extend(levels[0], 1), phases.alike(self.head), self.level.repeat(4))
+        wider = extend(pixels.contiguous(memory_format=torch.channels_last), 1)
+        # Large frames: what is not needed again has no name, so that its memory is free for the next layer.
+        levels = [_in_turn(self.inward[0], F.relu_(self.entry(wider)), told)]
+        for down, stack in zip(self.down, self.inward[1:], strict=True):
+            levels.append(_in_turn(stack, F.relu_(down(levels[-1])), told))
+        risen = [levels.pop()]
+        for up, stack in zip(reversed(self.up), reversed(self.outward), strict=True):
+            risen.append(_in_turn(stack, levels.pop() + double(up(risen[-1])), told))
+        added = F.conv2d(extend(risen[-1], 1), phases.alike(self.head), self.level.repeat(4))
         fine = F.pixel_shuffle(added.float(), 2)
         if self.narrow:
             fine = fine - F.interpolate(F.avg_pool2d(fine, self.align), scale_factor=self.align, mode="bilinear")
         fused = start + fine[..., :height, :width]
-        return fused if self.training else fused.clamp(0, 1), dict(zip((2, 4, 8), levels, strict=True))
+        return fused if self.training else fused.clamp(0, 1), dict(zip((8, 4, 2), risen, strict=True))
 
 
 def _in_turn(stack: nn.Module, features: Tensor, told: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ def pair_statistics(first: Tensor, second: Tensor, whole: bool = False) -> Tenso
     rows = torch.cat(sides, 1)  # N×2×h×4×W
     means = rows.mean(-2)
     white, black = (1 - (far / reach).clamp(0, 1).pow(3) for far, reach in ((1 - means, WHITE), (means, BLACK)))
-    seen = torch.ones_like(means) if whole else 1.001 - white - black  # N×2×h×W
+    # Ones, but no constant: an ONNX graph would keep the size of its example.
+    seen = 0 * means + 1 if whole else 1.001 - white - black  # N×2×h×W
     shown = _cells(seen)
     cells = (_cells(means * seen) / shown).flatten(2)
     along = (rows[..., 0, 2:] - 2 * rows[..., 0, 1:-1] + rows[..., 0, :-2]).abs()

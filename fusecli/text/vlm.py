@@ -99,9 +99,10 @@ class Endpoint:
     backoff: float = 1.0  # seconds before the first retry, doubled for each further one
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_address(self.base_url):  # else each pair would fail by itself, after every retry
             raise UsageError(f"--base-url {self.base_url}: expected http://HOST:PORT/v1 or https://…")
+        if self.api_key and not re.fullmatch("[!-~]+", self.api_key):
+            raise UsageError("--api-key or OPENAI_API_KEY: holds a space, a line break or a letter that no key has")
 
     def url(self, route: str) -> str:
         base = self.base_url.rstrip("/").removesuffix("/chat/completions")
@@ -128,11 +129,11 @@ class Endpoint:
             answer, cut_off = choice["message"]["content"], choice.get("finish_reason") == "length"
         except (KeyError, IndexError, TypeError, AttributeError):
             answer, cut_off = None, False
-        if cut_off and not _without_thoughts(answer or "").strip():
+        if cut_off and (answer is None or (isinstance(answer, str) and not _without_thoughts(answer).strip())):
             raise ReplyError(f"the model came to no answer in {MAX_TOKENS} tokens; serve one that does not think first")
         if not isinstance(answer, str):
             raise ReplyError(f"{self.url('chat/completions')} sent no message: {json.dumps(reply)[:200]}")
-        return answer
+        return answer.encode("utf-8", "replace").decode()  # without halves of characters, which no encoder takes
 
     def _request(self, route: str, body: dict[str, Any] | None = None) -> Any:
         url = self.url(route)
@@ -190,6 +191,17 @@ class Endpoint:
     def _opener(self) -> urllib.request.OpenerDirector:
         local = urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1")
         return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
+
+
+def _is_address(url: str) -> bool:
+    """Whether this is an HTTP URL that can be asked: without spaces or credentials, and with a number as port."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises ValueError
+    except ValueError:
+        return False
+    named = parts.scheme in ("http", "https") and parts.hostname and parts.username is None
+    return bool(named) and parts.path.isascii() and not re.search(r"\s", url)
 
 
 def data_url(image: np.ndarray) -> str:

@@ -154,6 +154,9 @@ class Batches:
         if alone == last:
             return
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: as was asked for
+        # A fork copies no data and starts at once; spawning takes a second each, and a fork server takes fewer tensors
+        # than data sets have. It is safe beside this process's threads: the children draw on the CPU with one thread
+        # of torch and of OpenCV each, so they wait for no pool whose threads were not forked, and never touch CUDA.
         drawn = DataLoader(
             _Drawn(self),
             batch_size=None,
@@ -161,7 +164,7 @@ class Batches:
             num_workers=workers,
             prefetch_factor=2,
             pin_memory=device.type == "cuda",
-            multiprocessing_context="fork" if sys.platform == "linux" else None,  # a fork copies no data
+            multiprocessing_context="fork" if sys.platform == "linux" else None,
         )
         for batch in drawn:
             yield self._told(batch).to(device)
