@@ -35,7 +35,7 @@ def average_gradient(image: np.ndarray) -> float:
     return float(np.sum(np.sqrt((down**2 + across**2) / 2)) / ((image.shape[0] - 1) * (image.shape[1] - 1)))
 
 
-def _sobel(image: np.ndarray, border: int) -> tuple[np.ndarray, np.ndarray]:
+def sobel(image: np.ndarray, border: int) -> tuple[np.ndarray, np.ndarray]:
     """(across, down) Sobel responses, the y axis pointing down."""
     return (
         cv2.Sobel(image, cv2.CV_64F, 1, 0, ksize=3, borderType=border),
@@ -48,7 +48,7 @@ def edge_intensity(image: np.ndarray) -> float:
 
     Rajalingam, Priya: Hybrid multimodality medical image fusion … (IJESI 2018), as in VIFB.
     """
-    return float(np.mean(np.hypot(*_sobel(image, cv2.BORDER_REPLICATE))))
+    return float(np.mean(np.hypot(*sobel(image, cv2.BORDER_REPLICATE))))
 
 
 def _sigmoid(x: np.ndarray, top: float, slope: float, middle: float) -> np.ndarray:
@@ -65,7 +65,7 @@ def qabf(first: np.ndarray, second: np.ndarray, fused: np.ndarray) -> float:
     """
 
     def edges(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        across, down = _sobel(image, cv2.BORDER_CONSTANT)
+        across, down = sobel(image, cv2.BORDER_CONSTANT)
         vertical = across == 0
         angle = np.arctan(-down / np.where(vertical, 1, across))
         angle[vertical] = np.pi / 2
@@ -95,7 +95,7 @@ def nabf(first: np.ndarray, second: np.ndarray, fused: np.ndarray) -> float:
     an edge of 2 or more.
     """
     require_size(fused, 2)
-    gradients = [tuple(part / 8 for part in _sobel(x, cv2.BORDER_REFLECT_101)) for x in (fused, first, second)]
+    gradients = [tuple(part / 8 for part in sobel(x, cv2.BORDER_REFLECT_101)) for x in (fused, first, second)]
     strengths = [np.sqrt(across**2 + down**2) for across, down in gradients]
     total = sum(float(np.sum(strength[strength >= 2] ** 1.5)) for strength in strengths[1:])
     if total == 0:

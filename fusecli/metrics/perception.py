@@ -6,6 +6,7 @@ import numpy as np
 
 from fusecli.images.opencv import cv2
 from fusecli.metrics.errors import MetricError
+from fusecli.metrics.gradients import sobel
 from fusecli.metrics.information import stretch
 
 BLOCK = 16
@@ -64,10 +65,7 @@ def qcv(first: np.ndarray, second: np.ndarray, fused: np.ndarray) -> float:
     sensitivity = 2.6 * (0.0192 + radius) * np.exp(-(radius**1.1))
     error = total = 0.0
     for source in (first, second):
-        across, down = (
-            cv2.Sobel(source, cv2.CV_64F, dx, 1 - dx, ksize=3, borderType=cv2.BORDER_CONSTANT) for dx in (1, 0)
-        )
-        saliency = _block_sums(np.hypot(across, down) ** 5)
+        saliency = _block_sums(np.hypot(*sobel(source, cv2.BORDER_CONSTANT)) ** 5)
         error += np.vdot(saliency, _block_sums(_filter(source - fused, sensitivity) ** 2) / BLOCK**2)
         total += saliency.sum()
     if total == 0:
