@@ -15,12 +15,13 @@ import numpy as np
 from fusecli import __version__
 from fusecli.benchmark import charts
 from fusecli.benchmark.cache import Cache
-from fusecli.benchmark.report import caption, cost_columns, cost_headers, marks, notes, number
+from fusecli.benchmark.report import caption, cost_columns, cost_headers, notes, number, rows_of
 from fusecli.benchmark.results import DatasetResult, MethodResult, Report
 from fusecli.benchmark.run import Job
 from fusecli.images import colour
 from fusecli.images.atomic import text_file
 from fusecli.images.opencv import cv2
+from fusecli.images.preview import shrunk
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SIDE = 800  # longer images are scaled down to this many pixels
@@ -55,13 +56,8 @@ def standing(report: Report, dataset: DatasetResult, method: MethodResult) -> np
     summed over the ranked metrics. With one method alone the distance is to its own mean over the pairs."""
     scores = np.zeros(len(dataset.pairs))
     for metric in report.ranked() or report.metrics:
-        table = np.array(
-            [
-                [np.nan if value is None else value for value in other.values[metric]]
-                for other in dataset.methods.values()
-            ]
-        )
-        own = np.array([np.nan if value is None else value for value in method.values[metric]])
+        table = np.array([other.values[metric] for other in dataset.methods.values()], float)  # None becomes NaN
+        own = np.array(method.values[metric], float)
         if np.isnan(own).all():
             continue
         # nanmean would warn of pairs on which no method has a value
@@ -124,10 +120,7 @@ def _webp(image: np.ndarray) -> bytes:
         image = (image >> 8).astype(np.uint8)
     elif image.dtype != np.uint8:
         image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    scale = SIDE / max(image.shape[:2])
-    if scale < 1:
-        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    image = shrunk(image, SIDE)
     done, data = cv2.imencode(
         ".webp", image[..., ::-1] if image.ndim == 3 else image, [cv2.IMWRITE_WEBP_QUALITY, QUALITY]
     )
@@ -204,42 +197,31 @@ def _section(report: Report, dataset: DatasetResult, cases: list[Case]) -> list[
     return [*parts, "</section>"]
 
 
-def _name(dataset: DatasetResult, method: MethodResult) -> str:
-    color = charts.colors(dataset)[method.name]
-    return (
-        f'<td title="{escape(method.title)}"><span class="swatch" style="background:{color}"></span>'
-        f"{escape(method.name)}</td>"
-    )
+def _name(dataset: DatasetResult, name: str) -> str:
+    color, title = charts.colors(dataset)[name], escape(dataset.methods[name].title)
+    return f'<td title="{title}"><span class="swatch" style="background:{color}"></span>{escape(name)}</td>'
 
 
 def _table(report: Report, dataset: DatasetResult) -> str:
-    ranks = report.mean_ranks(dataset)
-    marked = {metric: marks(report, dataset, metric) for metric in report.metrics}
+    def cell(mean: float | None, std: float | None, place: int) -> str:
+        if mean is None:
+            return "<td>–</td>"
+        css = f' class="p{place}"' if place else ""
+        return f'<td{css} data-value="{mean!r}"><b>{number(mean)}</b> <small>± {number(std)}</small></td>'
+
     head = []
     for name in report.metrics:
         metric = report.metric(name)
         better = "higher" if metric.higher_is_better else "lower"
         button = f"<button>{escape(name)} {metric.arrow}</button>"
         head.append(f'<th data-better="{better}" title="{escape(metric.title)}">{button}</th>')
-    if ranks:
+    if report.mean_ranks(dataset):
         head.append('<th data-better="lower"><button>rank ↓</button></th>')
-    rows = []
-    for method in report.ordered(dataset):
-        cells = [_name(dataset, method)]
-        for name in report.metrics:
-            mean, std = method.mean(name), method.std(name)
-            if mean is None:
-                cells.append("<td>–</td>")
-                continue
-            place = marked[name].get(method.name)
-            css = f' class="p{place}"' if place else ""
-            cells.append(f'<td{css} data-value="{mean!r}"><b>{number(mean)}</b> <small>± {number(std)}</small></td>')
-        if ranks:
-            cells.append(f'<td data-value="{ranks[method.name]!r}">{ranks[method.name]:.2f}</td>')
-        rows.append(f"<tr>{''.join(cells)}</tr>")
+    rows = rows_of(report, dataset, cell, lambda rank: f'<td data-value="{rank!r}">{rank:.2f}</td>')
+    body = (f"<tr>{_name(dataset, name)}{''.join(cells)}</tr>" for name, cells in rows.items())
     return (
         f'<div class="wide"><table class="sortable"><thead><tr><th>method</th>{"".join(head)}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
@@ -249,7 +231,7 @@ def _costs(report: Report, dataset: DatasetResult) -> str:
         return ""
     head = "".join(f"<th>{escape(header)}</th>" for header in ("method", *cost_headers(cells)))
     rows = [
-        f"<tr>{_name(dataset, method)}{''.join(f'<td>{escape(cell)}</td>' for cell in cells[method.name])}</tr>"
+        f"<tr>{_name(dataset, method.name)}{''.join(f'<td>{escape(cell)}</td>' for cell in cells[method.name])}</tr>"
         for method in report.ordered(dataset)
         if method.name in cells
     ]

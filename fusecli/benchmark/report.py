@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from typing import TypeVar
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fusecli.benchmark.results import DatasetResult, MethodResult, Report
+from fusecli.benchmark.results import DatasetResult, Report
 from fusecli.errors import counted
 
+Cell = TypeVar("Cell")
 MARKS = {1: "¹", 2: "²"}
 LEGEND = "¹ best, ² second, – no value; mean ± standard deviation over the pairs"
 CSV_COLUMNS = ("protocol", "dataset", "pair", "method", "metric", "value")
@@ -74,6 +76,29 @@ def notes(report: Report, dataset: DatasetResult) -> list[str]:
     return lines
 
 
+def headers(report: Report, dataset: DatasetResult) -> list[str]:
+    """The headers of a table: method, metrics, and rank if there are ranks."""
+    names = [f"{metric} {report.metric(metric).arrow}" for metric in report.metrics]
+    return ["method", *names, "rank ↓"] if report.mean_ranks(dataset) else ["method", *names]
+
+
+def rows_of(
+    report: Report,
+    dataset: DatasetResult,
+    cell: Callable[[float | None, float | None, int], Cell],
+    rank: Callable[[float], Cell],
+) -> dict[str, list[Cell]]:
+    """Method, best first -> what ``cell`` makes of means, deviations and marks (0: none), and ``rank`` of the rank."""
+    ranks = report.mean_ranks(dataset)
+    marked = {metric: marks(report, dataset, metric) for metric in report.metrics}
+    rows = {}
+    for method in report.ordered(dataset):
+        name = method.name
+        cells = [cell(method.mean(one), method.std(one), marked[one].get(name, 0)) for one in report.metrics]
+        rows[name] = [*cells, rank(ranks[name])] if ranks else cells
+    return rows
+
+
 def terminal(report: Report, console: Console) -> None:
     """Print all tables, split into blocks of columns where they are wider than the console."""
     for dataset in report.datasets.values():
@@ -84,18 +109,11 @@ def terminal(report: Report, console: Console) -> None:
 
 
 def _dataset_table(report: Report, dataset: DatasetResult, width: int) -> RenderableType:
-    methods = report.ordered(dataset)
-    ranks = report.mean_ranks(dataset)
-    columns: list[tuple[str, list[Text]]] = []
-    for name in report.metrics:
-        marked = marks(report, dataset, name)
-        columns.append((f"{name} {report.metric(name).arrow}", [_cell(method, name, marked) for method in methods]))
-    if ranks:
-        columns.append(("rank ↓", [Text(f"{ranks[method.name]:.2f}") for method in methods]))
-    label = max(len(method.name) for method in methods)
-    blocks: list[list[tuple[str, list[Text]]]] = [[]]
+    rows = rows_of(report, dataset, _cell, lambda rank: Text(f"{rank:.2f}"))
+    label = max(map(len, rows))
+    blocks: list[list[tuple[str, tuple[Text, ...]]]] = [[]]
     room = width - label - 4
-    for header, cells in columns:
+    for header, cells in zip(headers(report, dataset)[1:], zip(*rows.values(), strict=True), strict=True):
         needs = max(len(header), *(cell.cell_len for cell in cells)) + 3
         if blocks[-1] and needs > room:
             blocks.append([])
@@ -109,19 +127,17 @@ def _dataset_table(report: Report, dataset: DatasetResult, width: int) -> Render
         table.add_column("method", no_wrap=True)
         for header, _ in block:
             table.add_column(header, justify="right", no_wrap=True)
-        for row, method in enumerate(methods):
-            table.add_row(method.name, *(cells[row] for _, cells in block))
+        for row, name in enumerate(rows):
+            table.add_row(name, *(cells[row] for _, cells in block))
         tables.append(table)
     return Group(*tables, *(Text(f"  {line}", style="dim") for line in notes(report, dataset)))
 
 
-def _cell(method: MethodResult, metric: str, marked: dict[str, int]) -> Text:
-    mean, std = method.mean(metric), method.std(metric)
+def _cell(mean: float | None, std: float | None, place: int) -> Text:
     if mean is None:
         return Text("–")
-    place = marked.get(method.name)
-    style = {1: "bold green", 2: "underline"}.get(place or 0, "")
-    return Text.assemble((f"{number(mean)}{MARKS.get(place or 0, ' ')}", style), (f"± {number(std)}", "dim"))
+    style = {1: "bold green", 2: "underline"}.get(place, "")
+    return Text.assemble((f"{number(mean)}{MARKS.get(place, ' ')}", style), (f"± {number(std)}", "dim"))
 
 
 COST_COLUMNS: tuple[tuple[str, Callable[[dict], str]], ...] = (
@@ -246,15 +262,9 @@ def _plain_rows(
     report: Report, dataset: DatasetResult, emphasis: dict[int, str], both: str
 ) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of strings; ``emphasis`` wraps the mean of place 1 and 2, ``both`` joins mean and deviation."""
-    ranks = report.mean_ranks(dataset)
-    marked = {metric: marks(report, dataset, metric) for metric in report.metrics}
-    header = ["method", *(f"{metric} {report.metric(metric).arrow}" for metric in report.metrics)]
-    rows = []
-    for method in report.ordered(dataset):
-        row = [method.name]
-        for metric in report.metrics:
-            mean = method.mean(metric)
-            wrap = emphasis.get(marked[metric].get(method.name, 0), "{}")
-            row.append("–" if mean is None else both.format(wrap.format(number(mean)), number(method.std(metric))))
-        rows.append([*row, f"{ranks[method.name]:.2f}"] if ranks else row)
-    return ([*header, "rank ↓"] if ranks else header), rows
+
+    def cell(mean: float | None, std: float | None, place: int) -> str:
+        return "–" if mean is None else both.format(emphasis.get(place, "{}").format(number(mean)), number(std))
+
+    rows = rows_of(report, dataset, cell, "{:.2f}".format)
+    return headers(report, dataset), [[name, *cells] for name, cells in rows.items()]

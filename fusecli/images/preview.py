@@ -1,4 +1,4 @@
-"""Contact sheets: sources and results side by side, small enough to look at."""
+"""Pictures small enough to look at: single ones, and contact sheets of sources and results side by side."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from fusecli.images import frames
 from fusecli.images.opencv import cv2
 
 WIDTH, GAP = 360, 6
+
+
+def shrunk(image: np.ndarray, longest: int) -> np.ndarray:
+    """The image with sides of at most ``longest`` pixels."""
+    scale = longest / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def row(*images: np.ndarray) -> list[np.ndarray]:

@@ -23,6 +23,7 @@ import numpy as np
 
 from fusecli.errors import FusecliError, InputError, UsageError
 from fusecli.images.opencv import cv2
+from fusecli.images.preview import shrunk
 from fusecli.text.events import KIND_OF, MEDICAL_SIDES, Event, event, types_for
 from fusecli.text.record import Description
 from fusecli.text.sentences import sentence, variant_of
@@ -206,10 +207,7 @@ def _is_address(url: str) -> bool:
 
 def data_url(image: np.ndarray) -> str:
     """A PNG data URL of a uint8 image (H×W or H×W×3 RGB), shrunk to LONGEST_SIDE."""
-    scale = LONGEST_SIDE / max(image.shape[:2])
-    if scale < 1:
-        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    image = shrunk(image, LONGEST_SIDE)
     done, data = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
     assert done
     return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode("ascii")
