@@ -181,7 +181,7 @@ def gates(texts: list[str], protocol: str, measured: list[str]) -> list[Gate]:
         try:
             bound = float(value)
         except ValueError:
-            raise UsageError(f"--fail-below {text}: expected METRIC=VALUE, such as VIF=0.65") from None
+            bound = math.nan
         if math.isnan(bound):
             raise UsageError(f"--fail-below {text}: expected METRIC=VALUE, such as VIF=0.65")
         found.append(Gate(metric, bound))

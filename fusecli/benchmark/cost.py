@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +42,6 @@ class Cost:
     ms_end_to_end: float | None = None
     peak_mb: float | None = None
 
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
-
 
 def machine() -> str:
     """What the CPU of this machine is called, and how many cores this process may use."""
@@ -68,7 +65,10 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "fused.png"
         alone = {method.name: _alone(method, first, second) for method in methods}
-        whole = {method.name: _whole(method, pair, read, target) for method in methods}
+        whole = {
+            method.name: lambda method=method: frames.write(target, [method.fuse(pair, *read(pair))])
+            for method in methods
+        }
         peaks = {method.name: _peak(method, whole[method.name]) for method in methods}  # warms up, too
         times: dict[str, list[tuple[float, float]]] = {method.name: [] for method in methods}
         spent = dict.fromkeys(times, 0.0)
@@ -121,12 +121,6 @@ def _alone(method: Method, first: np.ndarray, second: np.ndarray) -> Callable[[]
             torch.cuda.synchronize(engine.device)
 
     return run
-
-
-def _whole(
-    method: Method, pair: Pair, read: Callable[[Pair], tuple[np.ndarray, np.ndarray]], target: Path
-) -> Callable[[], object]:
-    return lambda: frames.write(target, [method.fuse(pair, *read(pair))])
 
 
 def _network_size(method: Method, size: tuple[int, int]) -> tuple[int | None, int | None]:

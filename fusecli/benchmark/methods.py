@@ -16,7 +16,7 @@ from fusecli.benchmark import classical
 from fusecli.errors import UsageError, itemized
 from fusecli.images.atomic import file_hash
 from fusecli.images.decode import decode, peek
-from fusecli.images.frames import ENDINGS, peek_size
+from fusecli.images.frames import ENDINGS
 from fusecli.images.intensity import CAMERAS, WHOLE, camera_range
 from fusecli.images.pairing import Pair, files_in, key_of
 from fusecli.metrics import MetricError
@@ -164,14 +164,15 @@ class Folder(Method):
                 wrong.append(f"{path}: {', '.join(other.name for other in others)} is there too; keep one of them")
                 continue
             self.paths[pair.first] = path
-            size, expected = peek_size(path), peek_size(pair.first)
-            if size is None:
+            found, expected = peek(path), peek(pair.first)
+            if found is None:
                 wrong.append(f"{path}: not a readable image")
-            elif size[0] != 1:
-                wrong.append(f"{path}: holds {size[0]} pages; one image is expected")
-            elif expected is not None and size[1:] != expected[1:]:
-                wrong.append(f"{path}: {size[2]}×{size[1]} pixels, the pair has {expected[2]}×{expected[1]}")
-            elif (header := peek(path)) is not None and header.dtype not in (np.uint8, np.uint16):
+            elif found.pages != 1:
+                wrong.append(f"{path}: holds {found.pages} pages; one image is expected")
+            elif expected and (found.height, found.width) != (expected.height, expected.width):
+                sizes = [f"{one.width}×{one.height}" for one in (found, expected)]
+                wrong.append(f"{path}: {sizes[0]} pixels, the pair has {sizes[1]}")
+            elif found.dtype not in (np.uint8, np.uint16):
                 try:  # values of other types may be out of range
                     to_levels(decode(path).pages[0])
                 except MetricError as error:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from fusecli.images.opencv import cv2
 from fusecli.images.pairing import Pair
 from fusecli.stream.plan import check_writable
 
-log = logging.getLogger("fusecli")
 Progress = Callable[[], object]  # called after each method's result of a pair
 Row = dict[str, Any]  # metric -> value, or the reason why there is none
 Stored = dict[tuple[str, str], tuple[str, Row]]  # (method, pair) -> key in the cache, and what it held there
@@ -258,7 +256,7 @@ def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
             result.notes.append(f"times and memory could not be measured: {error}")
             return
         for name, measured in costs.items():
-            known[name] = measured.as_dict()
+            known[name] = asdict(measured)
             cache.write_json(keys[name], known[name])
     for name, values in known.items():
         result.methods[name].cost = values
