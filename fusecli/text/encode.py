@@ -20,7 +20,7 @@ import numpy as np
 
 from fusecli import registry
 from fusecli.errors import FusecliError, OutputError, UsageError
-from fusecli.images.atomic import replacing
+from fusecli.images.atomic import file_hash, replacing
 from fusecli.text import wordpiece
 from fusecli.text.events import SEVERITY_DIM
 from fusecli.text.record import Description
@@ -68,8 +68,7 @@ class MiniLM:
 
     def encode(self, sentences: Sequence[str]) -> np.ndarray:
         # One at a time: int8 activations are scaled over a batch, so a sentence's vector would depend on the others.
-        rows = [self._one(sentence) for sentence in sentences]
-        return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
+        return np.array([self._one(sentence) for sentence in sentences], np.float32).reshape(-1, self.dim)
 
     def _one(self, sentence: str) -> np.ndarray:
         ids = np.array([wordpiece.encode(sentence, self.LIMIT)], np.int64)
@@ -101,10 +100,7 @@ class Clip:
         digest = hashlib.sha256()
         for file in sorted(self.directory.iterdir()):
             if file.suffix in {".json", ".safetensors", ".txt"}:
-                digest.update(file.name.encode())
-                with file.open("rb") as stream:
-                    while block := stream.read(1 << 20):
-                        digest.update(block)
+                digest.update(f"{file.name} {file_hash(file)}\n".encode())
         return f"clip-{digest.hexdigest()[:16]}"
 
     @cached_property
@@ -169,8 +165,7 @@ class Remembered:
             if self.path is not None and len(self._kept) > 1.125 * self._written:
                 _write_table(self.path, self._kept)
                 self._written = len(self._kept)
-        rows = [self._met[text_key(text)] for text in sentences]
-        return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
+        return np.array([self._met[text_key(text)] for text in sentences], np.float32).reshape(-1, self.dim)
 
     def add(self, vectors: Mapping[str, np.ndarray]) -> None:
         """Remember what a ``table`` held."""

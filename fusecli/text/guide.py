@@ -41,7 +41,7 @@ def describer(encoder: Remembered, sides: tuple[str, str]) -> Callable[[Tensor, 
 
     def vectors(first: Tensor, second: Tensor) -> Tensor:
         images = [side[:, 0].float().cpu().numpy() for side in (first, second)]
-        described = [describe(a, b, sides, "") for a, b in zip(*images, strict=True)]
+        described = [describe(a, b, sides) for a, b in zip(*images, strict=True)]
         return torch.from_numpy(description_vectors(described, encoder)).to(first)
 
     return vectors

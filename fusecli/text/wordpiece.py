@@ -7,6 +7,7 @@ The rules are those of BERT's BasicTokenizer and WordpieceTokenizer (Devlin et a
 
 from __future__ import annotations
 
+import string
 import unicodedata
 from functools import cache
 from pathlib import Path
@@ -69,8 +70,7 @@ def _pieces(word: str, ids: dict[str, int]) -> list[int]:
 
 
 def _is_punctuation(character: str) -> bool:
-    ascii_symbol = character.isascii() and character.isprintable() and not character.isalnum() and character != " "
-    return ascii_symbol or unicodedata.category(character).startswith("P")
+    return character in string.punctuation or unicodedata.category(character).startswith("P")
 
 
 def _is_ideograph(code: int) -> bool:
