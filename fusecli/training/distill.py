@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusecli.errors import UsageError
 from fusecli.models.network import FusionNetwork
 from fusecli.training.batches import Batch
-from fusecli.training.losses import feature_loss, output_loss
+from fusecli.training.losses import feature_loss
 
 FEATURE = 0.1  # the paper's weight of the feature loss; those of fusion and output loss are 1
 
@@ -47,7 +48,7 @@ class DistillObjective:
                 told = self.teacher.context(batch.first, batch.second, batch.look)
             target, guides = self.teacher.with_features(batch.first, batch.second, told)
         fused, features = network.with_features(batch.first, batch.second, batch.context)
-        loss = batch.aimed_by(network).loss(fused) + batch.perception_loss(network) + output_loss(fused, target)
+        loss = batch.aimed_by(network).loss(fused) + batch.perception_loss(network) + F.smooth_l1_loss(fused, target)
         if self.feature:
             adapted = [
                 adapter(guides[scale]) for adapter, scale in zip(self.modules.children(), self.scales, strict=True)

@@ -237,11 +237,6 @@ def _weighted(terms: dict[str, Tensor], weights: Tensor) -> Tensor:
     return sum((term * weights[:, COLUMN[name]] for name, term in terms.items()), start=weights.new_zeros(()))
 
 
-def output_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Smooth-L1 between student's and teacher's result (distillation, weight 1 in the paper)."""
-    return F.smooth_l1_loss(student, teacher)
-
-
 def feature_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     """Mean smooth-L1 between channel-normalised features of equal channels (distillation, weight 0.1 in the paper).
 
