@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fusecli.images import frames, nifti
-from fusecli.images.colour import luma
+from fusecli.images.colour import as_float, luma
 from fusecli.images.grid import resample
 from fusecli.images.opencv import cv2
 from fusecli.images.volume import shown_range
@@ -116,7 +116,7 @@ def slices(task: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     kind = task.partition("-")[0]
     folder = SHARED / "data" / "val" / task
     for path in sorted((folder / kind).iterdir()):
-        first, second = (frames.read(folder / side / path.name)[0].as_float() for side in (kind, "mri"))
+        first, second = (as_float(frames.read(folder / side / path.name)[0].pixels) for side in (kind, "mri"))
         yield path.name, first, second
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from fusecli.images import frames
+from fusecli.images.colour import as_float
 from fusecli.images.metadata import Metadata, inflated
 
 EXIF, GPS, THUMBNAIL = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.IFD1
@@ -75,7 +76,7 @@ def save(
 def copied(source: Path, result: Path, **options) -> Image.Image:
     """A result with the source's pixels, as Pillow sees it."""
     found = frames.read(source)
-    pages = [np.rint(frame.as_float() * 255).astype(np.uint8) for frame in found]
+    pages = [np.rint(as_float(frame.pixels) * 255).astype(np.uint8) for frame in found]
     frames.write(result, pages, metadata=[frame.origin.metadata for frame in found], **options)
     opened = Image.open(result)
     opened.load()
@@ -466,7 +467,7 @@ def test_no_damage_of_metadata_costs_the_picture(scratch, ending, data):
     except frames.FusecliError:
         return
     for result in ENDINGS:
-        pages = [np.rint(frame.as_float() * 255).astype(np.uint8) for frame in found[:1]]
+        pages = [np.rint(as_float(frame.pixels) * 255).astype(np.uint8) for frame in found[:1]]
         frames.write(scratch / f"b{result}", pages, metadata=[found[0].origin.metadata])
         assert frames.read(scratch / f"b{result}")[0].size == found[0].size
 

@@ -19,7 +19,7 @@ LOOKED_AT = 2**16  # pixels sampled, about
 
 def luma(image: np.ndarray) -> np.ndarray:
     """H×W or H×W×3, uint8 or float in [0, 1] -> H×W float32 in [0, 1]; gray passes through."""
-    values = _as_float(image)
+    values = as_float(image)
     return values @ LUMA if values.ndim == 3 else values
 
 
@@ -28,7 +28,7 @@ def recolour(first_rgb: np.ndarray, first_luma: np.ndarray, fused_luma: np.ndarr
 
     In Y'CbCr, R, G and B are Y plus terms of Cb and Cr alone; so a change of Y moves all three by the same amount.
     """
-    return np.clip(_as_float(first_rgb) + (fused_luma - first_luma)[..., None], 0, 1)
+    return np.clip(as_float(first_rgb) + (fused_luma - first_luma)[..., None], 0, 1)
 
 
 def is_colored(image: np.ndarray) -> bool:
@@ -52,7 +52,8 @@ def warn_of_colored(infrared: Iterable[tuple[Path, np.ndarray]]) -> None:
         )
 
 
-def _as_float(image: np.ndarray) -> np.ndarray:
+def as_float(image: np.ndarray) -> np.ndarray:
+    """float32 in [0, 1] of uint8, or of floats in [0, 1]."""
     if image.dtype == np.uint8:
         return image.astype(np.float32) / np.float32(255)
     return image.astype(np.float32, copy=False)

@@ -32,9 +32,3 @@ class Frame:
     def size(self) -> tuple[int, int]:
         """(height, width)."""
         return self.pixels.shape[0], self.pixels.shape[1]
-
-    def as_float(self) -> np.ndarray:
-        """float32 pixels in [0, 1], whatever the frame holds."""
-        if self.pixels.dtype == np.uint8:
-            return self.pixels.astype(np.float32) / np.float32(255)
-        return self.pixels

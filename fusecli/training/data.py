@@ -120,7 +120,7 @@ class PairSet:
 def read_luma(path: Path, intensity: Intensity = None) -> np.ndarray:
     """uint8 H×W luma of an image file's first page; 16-bit and float files by ``intensity`` (see `frames.read`)."""
     frame = frames.read(path, pages=[0], intensity=intensity)[0]
-    return np.rint(luma(frame.as_float()) * 255).astype(np.uint8)
+    return np.rint(luma(frame.pixels) * 255).astype(np.uint8)
 
 
 def _read_pair(ranges: tuple[Intensity, Intensity], pair: pairing.Pair) -> tuple[np.ndarray, np.ndarray]:
