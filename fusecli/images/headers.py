@@ -104,6 +104,12 @@ def parse(data: bytes) -> Header:
         raise Unreadable(TRUNCATED) from error
 
 
+def _header(kind: str, size: tuple[int, int], kept: dict[str, Any], **more: Any) -> Header:
+    """The header of an image of (height, width). kept: fields of its `Metadata`."""
+    found = Metadata(**kept) if kept else NONE
+    return Header(kind, *size, exif.orientation(found.exif), metadata=found, **more)
+
+
 def _png(data: bytes) -> Header:
     width = height = bits = color = 0
     gray = is_srgb = False
@@ -140,9 +146,7 @@ def _png(data: bytes) -> Header:
                 colors = {name: value for name, value in colors.items() if name == b"cICP"}
             if colors:
                 kept["colors"] = tuple(colors.items())
-            orientation = exif.orientation(kept.get("exif", b""))
-            bits = 16 if bits == 16 else 8
-            return Header("PNG", height, width, orientation, bits, gray, Metadata(**kept) if kept else NONE)
+            return _header("PNG", (height, width), kept, bits=16 if bits == 16 else 8, gray=gray)
 
 
 def _jpeg(data: bytes) -> Header:
@@ -184,9 +188,7 @@ def _jpeg(data: bytes) -> Header:
                 raise Unreadable(TRUNCATED)
             if profile:
                 kept["icc"] = b"".join(profile[number] for number in sorted(profile))
-            orientation = exif.orientation(kept.get("exif", b""))
-            found = Metadata(**kept) if kept else NONE
-            return Header("JPEG", height, width, orientation, gray=gray, metadata=found, radiometric=radiometric)
+            return _header("JPEG", (height, width), kept, gray=gray, radiometric=radiometric)
         position = end
 
 
@@ -214,8 +216,7 @@ def _webp(data: bytes) -> Header:
             kept[{b"EXIF": "exif", b"ICCP": "icc", b"XMP ": "xmp"}[name]] = data[body : body + length]
     if size is None:
         raise Unreadable("the WebP holds no image")
-    orientation = exif.orientation(kept.get("exif", b""))
-    return Header("WebP", *size, orientation, metadata=Metadata(**kept) if kept else NONE)
+    return _header("WebP", size, kept)
 
 
 def _bmp(data: bytes) -> Header:
