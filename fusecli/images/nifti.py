@@ -81,7 +81,7 @@ def read(path: Path, index: int | None = None) -> Volume:
         voxels, slope, intercept = _plain(data, slope, intercept, path)
     low, high = float(header["cal_min"]), float(header["cal_max"])
     window = (low, high) if np.isfinite([low, high]).all() and low < high else None
-    grid = Grid((voxels.shape[2], voxels.shape[1], voxels.shape[0]), _affine(image, path)) if _placed(header) else None
+    grid = _grid(image, path)
     if _contradicts_itself(image):
         log.warning(
             "%s: sform and qform are for one space and place voxels differently in it; the sform is taken, and if that "
@@ -138,11 +138,10 @@ def write(path: Path, fused: np.ndarray, reference: Volume, shown: Range, title:
     image.header["intent_code"] = 0  # a result holds no labels and no statistic
     for parameter in ("intent_p1", "intent_p2", "intent_p3"):
         image.header[parameter] = 0
-    levels = np.iinfo(stored.dtype.name).max if stored.dtype.kind in "iu" else 0
-    levels = min(levels, 65535)
-    scale = (shown.hi - shown.lo) / levels if levels else 1.0
-    offset = shown.lo if levels else 0.0
-    image.header.set_slope_inter(scale, offset)
+    if stored.dtype.kind in "iu":
+        image.header.set_slope_inter((shown.hi - shown.lo) / _levels(stored.dtype), shown.lo)
+    else:
+        image.header.set_slope_inter(1.0, 0.0)
     image.header["descrip"] = title.encode()[:79]
     colored = stored.dtype == RGB24
     image.header["cal_min"], image.header["cal_max"] = (0, 0) if colored else (shown.lo, shown.hi)
@@ -153,8 +152,12 @@ def write(path: Path, fused: np.ndarray, reference: Volume, shown: Range, title:
 def _as_type(fused: np.ndarray, dtype: np.dtype, shown: Range) -> np.ndarray:
     if dtype.kind == "f":
         return shown.invert(fused).astype(dtype if dtype.itemsize in (4, 8) else np.float32, copy=False)
-    levels = min(np.iinfo(dtype.name).max, 65535)
-    return np.rint(fused * np.float32(levels)).astype(dtype)
+    return np.rint(fused * np.float32(_levels(dtype))).astype(dtype)
+
+
+def _levels(dtype: np.dtype) -> int:
+    """The stored integer that stands for white."""
+    return min(np.iinfo(dtype.name).max, 65535)
 
 
 def _open(path: Path) -> Any:
@@ -212,10 +215,6 @@ def _brief(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _placed(header: Any) -> bool:
-    return bool(header["sform_code"] > 0 or header["qform_code"] > 0)
-
-
 def _contradicts_itself(image: Any) -> bool:
     """Whether sform and qform place a corner more than a voxel apart, although both are for the same space."""
     header = image.header
@@ -229,10 +228,15 @@ def _contradicts_itself(image: Any) -> bool:
     return bool(np.linalg.norm(a - b, axis=1).max() > max(forms[0].spacing))
 
 
-def _affine(image: Any, path: Path) -> np.ndarray:
+def _grid(image: Any, path: Path) -> Grid | None:
+    """Where the voxels lie, None where the header does not say. Raises InputError for an affine that is none."""
+    header = image.header
+    if header["sform_code"] <= 0 and header["qform_code"] <= 0:
+        return None
     check_affine(image.affine, path)
-    millimetres = _MILLIMETRES.get(int(image.header["xyzt_units"]) & 7, 1.0)
-    return np.diag([millimetres, millimetres, millimetres, 1.0]) @ np.asarray(image.affine, np.float64)
+    millimetres = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    affine = np.diag([millimetres, millimetres, millimetres, 1.0]) @ np.asarray(image.affine, np.float64)
+    return Grid((*image.shape, 1, 1)[:3], affine)
 
 
 def _plain(data: np.ndarray, slope: float, intercept: float, path: Path) -> tuple[np.ndarray, float, float]:
