@@ -246,7 +246,7 @@ class Result:
                 if group.get(name):
                     frame_type = _copy(group[name].value[0])
                     frame_type.FrameType = _derived(frame_type.get("FrameType"), source)
-                    group[name] = _sequence(name, [frame_type])
+                    setattr(group, name, Sequence([frame_type]))
         if rescaled:
             transformation = Dataset()
             self._rescale(transformation)
@@ -304,22 +304,20 @@ class Result:
     def _sources(self, index: int | None) -> Sequence:
         """References to the source images of a slice (None: of the whole result)."""
         items = []
-        for volume, span in ((self.reference, None if index is None else range(index, index + 1)), self._other(index)):
+        own, others = (range(volume.shape[2]) for volume in (self.reference, self.other))
+        if index is not None:
+            own, others = range(index, index + 1), self._neighbours[index]
+        for volume, span in ((self.reference, own), (self.other, others)):
             if volume.kind != "dicom":
                 continue
             origin: Origin = volume.origin
-            spanned = range(volume.shape[2]) if span is None else span
             if origin.frames is None:
-                items += [_reference(origin.datasets[k]) for k in spanned]
-            else:
-                numbers: list[int] | None = [origin.frames[k] + 1 for k in spanned]
-                if span is None and len(spanned) == frame_count(origin.datasets[0]):
-                    numbers = None  # all of them
-                items += [_reference(origin.datasets[0], numbers)] if spanned else []
+                items += [_reference(origin.datasets[k]) for k in span]
+            elif span:
+                numbers = [origin.frames[k] + 1 for k in span]
+                whole = index is None and len(numbers) == frame_count(origin.datasets[0])
+                items.append(_reference(origin.datasets[0], None if whole else numbers))
         return Sequence([item for item in items if item is not None])
-
-    def _other(self, index: int | None) -> tuple[Volume, range | None]:
-        return self.other, None if index is None else self._neighbours[index]
 
 
 def _marked(name: str, *volumes: Volume) -> Dataset | None:
@@ -422,10 +420,6 @@ def _copy(source: Dataset) -> Dataset:
         if element.tag.group % 2 == 0:
             taken.add(copy(element))
     return taken
-
-
-def _sequence(name: str, items: list[Dataset]) -> pydicom.DataElement:
-    return pydicom.DataElement(name, "SQ", Sequence(items))
 
 
 def _decimal(value: float) -> DSfloat:
