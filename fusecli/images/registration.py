@@ -199,10 +199,11 @@ def estimate(names: Sequence[str], pairs: Sequence[tuple[np.ndarray, np.ndarray]
         matrix = _refine([_Edges.of(pair, width) for pair in pairs], matrix, model, step=4.0)
     residual = 0.0
     if len(pairs) > 1:
-        corners = np.array([[0, 0], [ir_size[0] - 1, 0], [ir_size[0] - 1, ir_size[1] - 1], [0, ir_size[1] - 1]], float)
+        right, bottom = ir_size[0] - 1.0, ir_size[1] - 1.0
+        corners = np.array([[[0, 0], [right, 0], [right, bottom], [0, bottom]]])
         halves = [[_Edges.of(pair, WIDTHS[1]) for pair in half] for half in (pairs[::2], pairs[1::2])]
-        places = [_apply(_refine(half, matrix, model, step=2.0), corners) for half in halves]
-        residual = float(np.linalg.norm(places[0] - places[1], axis=1).mean())
+        places = [cv2.perspectiveTransform(corners, _refine(half, matrix, model, step=2.0)) for half in halves]
+        residual = float(np.linalg.norm(places[0] - places[1], axis=2).mean())
     views = [_Edges.of(pair, WIDTHS[1]) for pair in pairs]
     before, after = (_agreement(views, each) for each in (resizing(ir_size, vis_size), matrix))
     trust, reason = _trust(residual, after, len(pairs), vis_size)
@@ -335,10 +336,6 @@ def _moves(model: str) -> list[np.ndarray]:
                 move[row, column] = value
             moves.append(move)
     return moves
-
-
-def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return cv2.perspectiveTransform(points[None].astype(np.float64), matrix)[0]
 
 
 def _trust(residual: float, similarity: float, count: int, vis_size: Size) -> tuple[str, str]:

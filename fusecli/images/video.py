@@ -212,7 +212,7 @@ class VideoFile:
             if pixels.dtype != np.uint16:
                 raise InputError(f"{self.path}: {name} frames are not supported; convert them to gray16le")
         elif self._color and not name.startswith(("gray", "ya", "mono")):
-            pixels = frame.to_ndarray(format="rgb24", src_colorspace=_swscale(_matrix(frame)), interpolation=_EXACT)
+            pixels = frame.to_ndarray(format="rgb24", src_colorspace=_MATRICES[_matrix(frame)], interpolation=_EXACT)
         elif name == "gray":
             pixels = frame.to_ndarray()
         else:
@@ -277,7 +277,7 @@ class VideoWriter:
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24" if pixels.ndim == 3 else "gray")
         frame = frame.reformat(
             format=self._stream.codec_context.pix_fmt,
-            dst_colorspace=_swscale(self._matrix),
+            dst_colorspace=_MATRICES[self._matrix],
             dst_color_range=_LIMITED,
             interpolation=_EXACT,
         )
@@ -328,10 +328,6 @@ def _matrix(frame: Any) -> int:
 
 def _of_size(lines: int) -> int:
     return _BT709 if lines >= _HD_LINES else _BT601
-
-
-def _swscale(matrix: int) -> int:
-    return _MATRICES[matrix]
 
 
 def _as_os_error(error: Any) -> OSError:

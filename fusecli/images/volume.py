@@ -82,7 +82,7 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
     if volume.is_color:
         return Range(0.0, 255.0)
     flat = volume.voxels.reshape(-1)
-    low, high = (float(value) * volume.slope + volume.intercept for value in (flat.min(), flat.max()))
+    low, high = _quantities(volume, float(flat.min()), float(flat.max()))
     if low == high:
         raise InputError(f"{volume.source}: every voxel of the {side} volume is {low:g}; there is nothing to fuse")
     looked_at = _some(volume.voxels, _LOOKED_AT)
