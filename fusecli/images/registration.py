@@ -22,7 +22,15 @@ from fusecli.images.opencv import cv2
 
 log = logging.getLogger("fusecli")
 
-MODELS = ("shift", "similarity", "affine", "homography")
+# What each model's transforms can do besides those of the one before it: generators, in units where the frame reaches
+# from -1 to 1.
+_MOVES = {
+    "shift": ([[0, 0, 1], [0, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 1], [0, 0, 0]]),
+    "similarity": ([[1, 0, 0], [0, 1, 0], [0, 0, 0]], [[0, -1, 0], [1, 0, 0], [0, 0, 0]]),
+    "affine": ([[1, 0, 0], [0, -1, 0], [0, 0, 0]], [[0, 1, 0], [1, 0, 0], [0, 0, 0]]),
+    "homography": ([[0, 0, 0], [0, 0, 0], [1, 0, 0]], [[0, 0, 0], [0, 0, 0], [0, 1, 0]]),
+}
+MODELS = tuple(_MOVES)
 WIDTHS = (160, 320, 640)  # of the visible frame, coarse to fine
 SCALES = np.geomspace(0.6, 1.6, 17)  # of the infrared's field of view relative to the visible's, for the search
 FEATHER = 33  # px over which results fade into the visible where the infrared ends
@@ -303,7 +311,7 @@ def _refine(views: Sequence[_Edges], start: np.ndarray, model: str, step: float)
     height, width = views[0].fixed.shape
     half = np.array([[width / 2, 0, (width - 1) / 2], [0, width / 2, (height - 1) / 2], [0, 0, 1]])
     to_unit = np.linalg.inv(half) @ views[0].down  # visible frame to [-1, 1] across
-    moves = _moves(model)
+    moves = [np.array(move, float) for name in MODELS[: MODELS.index(model) + 1] for move in _MOVES[name]]
     best, score = np.eye(3), _agreement(views, start)
     size = 2 * step / width
     while size * width / 2 > 0.1:
@@ -318,24 +326,6 @@ def _refine(views: Sequence[_Edges], start: np.ndarray, model: str, step: float)
         if not better:
             size /= 2
     return np.linalg.inv(to_unit) @ best @ to_unit @ start
-
-
-def _moves(model: str) -> list[np.ndarray]:
-    """Generators of a model's transforms in units where the frame reaches from -1 to 1."""
-    places = {
-        "shift": [[(0, 2, 1)], [(1, 2, 1)]],
-        "similarity": [[(0, 0, 1), (1, 1, 1)], [(0, 1, -1), (1, 0, 1)]],
-        "affine": [[(0, 0, 1), (1, 1, -1)], [(0, 1, 1), (1, 0, 1)]],
-        "homography": [[(2, 0, 1)], [(2, 1, 1)]],
-    }
-    moves = []
-    for name in MODELS[: MODELS.index(model) + 1]:
-        for entries in places[name]:
-            move = np.zeros((3, 3))
-            for row, column, value in entries:
-                move[row, column] = value
-            moves.append(move)
-    return moves
 
 
 def _trust(residual: float, similarity: float, count: int, vis_size: Size) -> tuple[str, str]:
