@@ -8,7 +8,7 @@ Xiao, CVPRW 2020), ``standard`` what the names mean outside this field. Names an
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ Image = np.ndarray
 OVER = 1e-3  # how far floats may exceed [0, 1], by what rounding adds; less than half a level
 
 
-@dataclass(frozen=True)
-class Trio:
+class Trio(NamedTuple):
     """Two sources and a fused image as a protocol sees them: float64, values 0…255, all of one size.
 
     H×W under tang and standard; under vifb each is H×W or H×W×3 as it came.
@@ -34,10 +33,6 @@ class Trio:
     first: Image
     second: Image
     fused: Image
-
-    @property
-    def sources(self) -> tuple[Image, Image]:
-        return self.first, self.second
 
 
 def to_levels(image: Image) -> Image:
@@ -91,11 +86,11 @@ def _vifb(first: Image, second: Image, fused: Image) -> Trio:
 
 
 def _sum(metric: Callable[[Image, Image], float]) -> Callable[[Trio], float]:
-    return lambda trio: sum(metric(source, trio.fused) for source in trio.sources)
+    return lambda trio: metric(trio.first, trio.fused) + metric(trio.second, trio.fused)
 
 
 def _mean(metric: Callable[[Image, Image], float]) -> Callable[[Trio], float]:
-    return lambda trio: sum(metric(source, trio.fused) for source in trio.sources) / 2
+    return lambda trio: (metric(trio.first, trio.fused) + metric(trio.second, trio.fused)) / 2
 
 
 def _of_fused(metric: Callable[[Image], float]) -> Callable[[Trio], float]:
@@ -103,17 +98,16 @@ def _of_fused(metric: Callable[[Image], float]) -> Callable[[Trio], float]:
 
 
 def _of_all(metric: Callable[[Image, Image, Image], float]) -> Callable[[Trio], float]:
-    return lambda trio: metric(trio.first, trio.second, trio.fused)
+    return lambda trio: metric(*trio)
 
 
 def _per_channel(metric: Callable[[Trio], float]) -> Callable[[Trio], float]:
     """Mean over the channels; where one image is gray and another is not, gray stands for each of its channels."""
 
     def mean(trio: Trio) -> float:
-        images = (trio.first, trio.second, trio.fused)
-        channels = range(3 if any(image.ndim == 3 for image in images) else 1)
+        channels = range(3 if any(image.ndim == 3 for image in trio) else 1)
         values = [
-            metric(Trio(*(x if x.ndim == 2 else np.ascontiguousarray(x[..., channel]) for x in images)))
+            metric(Trio(*(x if x.ndim == 2 else np.ascontiguousarray(x[..., channel]) for x in trio)))
             for channel in channels
         ]
         return float(np.mean(values))
