@@ -32,6 +32,8 @@ RANKED = ("EN", "SD", "SF", "AG", "MI", "SCD", "VIF", "Qabf", "SSIM")
 # What published tables carry; --metrics all measures the rest, too.
 DEFAULT_METRICS = (*RANKED, "CC", "Nabf")
 
+_ABOUT = ("title", "task", "pairs", "fingerprint", "left_out", "notes")  # of a data set, as they are in the JSON
+
 
 @dataclass
 class MethodResult:
@@ -130,16 +132,8 @@ class Report:
                 "values": method.values,
                 "undefined": method.undefined,
             }
-        return {
-            "n": len(dataset.pairs),
-            "methods": methods,
-            "title": dataset.title,
-            "task": dataset.task,
-            "pairs": dataset.pairs,
-            "fingerprint": dataset.fingerprint,
-            "left_out": dataset.left_out,
-            "notes": dataset.notes,
-        }
+        about = {name: getattr(dataset, name) for name in _ABOUT}
+        return {"n": len(dataset.pairs), "methods": methods, **about}
 
 
 def places(values: dict[str, float | None], metric: registry.Metric) -> dict[str, float]:
@@ -166,10 +160,7 @@ def load(path: Path) -> Report:
         datasets = {
             name: DatasetResult(
                 name,
-                dataset["title"],
-                dataset["task"],
-                dataset["pairs"],
-                {
+                methods={
                     key: MethodResult(
                         key,
                         method["kind"],
@@ -180,9 +171,7 @@ def load(path: Path) -> Report:
                     )
                     for key, method in dataset["methods"].items()
                 },
-                dataset["fingerprint"],
-                dataset["left_out"],
-                dataset["notes"],
+                **{each: dataset[each] for each in _ABOUT},
             )
             for name, dataset in data["datasets"].items()
         }
