@@ -273,13 +273,14 @@ def _without_thoughts(reply: str) -> str:
 
 def _event(type_text: str, text: str, sides: tuple[str, str]) -> Event | None:
     plain = " ".join(re.sub(r"[^a-z]+", " ", type_text.lower()).split())
-    exact = next((type_ for type_ in types_for(sides) if type_ == plain), None)
-    kind = KIND_OF[exact] if exact else next((kind for kind, words in _KINDS if re.search(words, plain)), None)
+    exact = plain in types_for(sides)
+    kind = KIND_OF[plain] if exact else next((kind for kind, words in _KINDS if re.search(words, plain)), None)
     if kind is None:
         return None
     side, severity = _side(plain, text, kind, sides), _severity(text)
-    named = event(kind, side, severity)
-    return Event(exact, side, severity) if exact in ("detail enhancement", "edge preservation") else named
+    if exact and plain in ("detail enhancement", "edge preservation"):
+        return Event(plain, side, severity)
+    return event(kind, side, severity)
 
 
 def _side(plain: str, text: str, kind: str, sides: tuple[str, str]) -> str:

@@ -37,7 +37,13 @@ class Texts:
         Raises UsageError for pairs that the file does not describe, or describes with other sides or ambiguously.
         """
         every = [(pair, pairs.task.sides) for pairs in data.values() for pair in pairs.pairs]
-        return cls(encoder, _written(descriptions, every) if descriptions else _measured(every))
+        if descriptions:
+            return cls(encoder, _written(descriptions, every))
+        measured = {
+            pair.key: describe(pair.first.numpy() / 255, pair.second.numpy() / 255, sides, _name(pair))
+            for pair, sides in every
+        }
+        return cls(encoder, measured)
 
     @property
     def dim(self) -> int:
@@ -63,14 +69,6 @@ class Texts:
                 own = Description(own.sides, every, {side: sentence(every, side, variant) for side in own.sides})
             described.append(own)
         return torch.from_numpy(description_vectors(described, self.encoder))
-
-
-def _measured(pairs: Iterable[tuple[LumaPair, tuple[str, str]]]) -> dict[str, Description]:
-    """By key, what is measured in pairs of these sides."""
-    return {
-        pair.key: describe(pair.first.numpy() / 255, pair.second.numpy() / 255, sides, _name(pair))
-        for pair, sides in pairs
-    }
 
 
 def _written(path: Path, pairs: Iterable[tuple[LumaPair, tuple[str, str]]]) -> dict[str, Description]:
