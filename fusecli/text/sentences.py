@@ -1,8 +1,7 @@
 """One sentence per modality from its events, in many wordings.
 
 Encoders of sentences separate degradations only after training on many wordings, so every set of kinds has VARIANTS of
-them, and a second stock of words and patterns (``held_out``) is kept apart to test on. Severity is left out on purpose:
-sentence embeddings hardly show it, the severity vector states it.
+them. Severity is left out on purpose: sentence embeddings hardly show it, the severity vector states it.
 """
 
 from __future__ import annotations
@@ -24,14 +23,6 @@ _SUBJECTS: Stock = {
     "pet": ("the PET slice", "the PET scan", "the positron emission image", "the metabolic PET map"),
     "spect": ("the SPECT slice", "the SPECT scan", "the single-photon emission image", "the SPECT perfusion map"),
     "mri": ("the MRI slice", "the MR scan", "the magnetic resonance image", "the MR picture"),
-}
-_HELD_OUT_SUBJECTS: Stock = {
-    "vis": ("the visible frame", "the RGB photograph"),
-    "ir": ("the thermal image", "the infrared photograph"),
-    "ct": ("the CT image", "the tomography slice"),
-    "pet": ("the PET image", "the PET tracer map"),
-    "spect": ("the SPECT image", "the SPECT tracer map"),
-    "mri": ("the MRI image", "the magnetic resonance slice"),
 }
 _FAULTS: Stock = {
     "low light": ("low light", "underexposure", "darkness", "poor illumination", "too little light", "a dim scene"),
@@ -85,16 +76,6 @@ _FAULTS: Stock = {
         "non-uniform gain",
     ),
 }
-_HELD_OUT_FAULTS: Stock = {
-    "low light": ("insufficient illumination", "dark, underexposed content"),
-    "over exposure": ("overexposed, burnt-out regions", "highlights that are too bright"),
-    "low contrast": ("poor contrast", "little difference between grey levels"),
-    "haze": ("a foggy veil", "dense haze"),
-    "noise": ("noisy grain", "severe random noise"),
-    "blur": ("blurriness", "edges that are not sharp"),
-    "artifact": ("striping", "lines and stripes from the detector"),
-    "uneven": ("uneven shading", "intensity inhomogeneity"),
-}
 _PATTERNS = (
     "{subject} suffers from {faults}.",
     "{subject} shows {faults}.",
@@ -103,7 +84,6 @@ _PATTERNS = (
     "{faults} can be seen in {subject}.",
     "in {subject} the main defect is {faults}.",
 )
-_HELD_OUT_PATTERNS = ("{subject} is affected by {faults}.", "we notice {faults} throughout {subject}.")
 _CLEAN = (
     "{subject} is clean.",
     "{subject} shows no degradation.",
@@ -111,7 +91,6 @@ _CLEAN = (
     "nothing is wrong with {subject}.",
     "{subject} is sharp and well exposed.",
 )
-_HELD_OUT_CLEAN = ("{subject} has no visible defects.", "the quality of {subject} is high.")
 
 
 def variant_of(name: str) -> int:
@@ -120,15 +99,13 @@ def variant_of(name: str) -> int:
     return int.from_bytes(digest[:4], "big") % VARIANTS
 
 
-def sentence(events: Iterable[Event], side: str, variant: int = 0, *, held_out: bool = False) -> str:
+def sentence(events: Iterable[Event], side: str, variant: int = 0) -> str:
     """The sentence for the events on ``side`` (others are passed over); one wording per ``variant`` modulo VARIANTS."""
     kinds = [kind for kind in KINDS if kind in {item.kind for item in events if item.side == side}]
-    # Seeded by text, which Python hashes the same way on every platform.
-    choose = random.Random(f"{side}/{'+'.join(kinds)}/{variant % VARIANTS}/{held_out}").choice
-    subjects, stock = (_HELD_OUT_SUBJECTS, _HELD_OUT_FAULTS) if held_out else (_SUBJECTS, _FAULTS)
-    patterns, clean = (_HELD_OUT_PATTERNS, _HELD_OUT_CLEAN) if held_out else (_PATTERNS, _CLEAN)
-    faults = _listed([choose(stock[kind]) for kind in kinds])
-    text = choose(patterns if kinds else clean).format(subject=choose(subjects[side]), faults=faults)
+    # Seeded by text, which Python hashes the same way on every platform; another text would be another wording.
+    choose = random.Random(f"{side}/{'+'.join(kinds)}/{variant % VARIANTS}/False").choice
+    faults = _listed([choose(_FAULTS[kind]) for kind in kinds])
+    text = choose(_PATTERNS if kinds else _CLEAN).format(subject=choose(_SUBJECTS[side]), faults=faults)
     return text[0].upper() + text[1:]
 
 
