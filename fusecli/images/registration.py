@@ -231,11 +231,12 @@ def overlay(visible: np.ndarray, infrared: np.ndarray, calibration: Calibration)
     return np.rint(np.hstack(shown) * 255).astype(np.uint8)
 
 
-def _edges(image: np.ndarray, sigma: float = 1.5) -> np.ndarray:
-    """Gradient magnitude of float32 luma, relative to its surroundings, so that bright and dark parts count alike."""
-    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigma)
+def _edges(image: np.ndarray, size: Size) -> np.ndarray:
+    """Gradient magnitude of luma at that size, relative to its surroundings, so that bright and dark count alike."""
+    resized = cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    smooth = cv2.GaussianBlur(resized, (0, 0), 1.0)
     magnitude = cv2.magnitude(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
-    around = cv2.GaussianBlur(magnitude, (0, 0), 12 * sigma)
+    around = cv2.GaussianBlur(magnitude, (0, 0), 12.0)
     return magnitude / (around + 0.02)
 
 
@@ -247,13 +248,11 @@ def _search(
     small = (width, max(8, round(width * vis_size[1] / vis_size[0])))
     best, found = -np.inf, np.eye(3)
     margin = width // 4
-    edges = [np.pad(_resized_edges(visible, small), margin) for visible, _ in pairs]
+    edges = [np.pad(_edges(visible, small), margin) for visible, _ in pairs]
     for scale in scales:
         shape = (round(small[0] * scale), max(8, round(small[0] * scale * ir_size[1] / ir_size[0])))
         inner = [round(0.15 * length) for length in shape]  # only the infrared's middle is searched for in the visible
-        patches = [
-            _resized_edges(ir, shape)[inner[1] : shape[1] - inner[1], inner[0] : shape[0] - inner[0]] for _, ir in pairs
-        ]
+        patches = [_edges(ir, shape)[inner[1] : shape[1] - inner[1], inner[0] : shape[0] - inner[0]] for _, ir in pairs]
         if any(p.shape[0] > e.shape[0] or p.shape[1] > e.shape[1] for p, e in zip(patches, edges, strict=True)):
             continue
         both = zip(edges, patches, strict=True)
@@ -264,10 +263,6 @@ def _search(
             moved = np.array([[1, 0, x - inner[0] - margin], [0, 1, y - inner[1] - margin], [0, 0, 1]], float)
             best, found = score, resizing(small, vis_size) @ moved @ resizing(ir_size, shape)
     return found
-
-
-def _resized_edges(image: np.ndarray, size: Size) -> np.ndarray:
-    return _edges(cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_AREA), 1.0)
 
 
 @dataclass(frozen=True)
@@ -285,7 +280,7 @@ class _Edges:
         for image in pair:
             across = min(width, image.shape[1])
             shapes.append((across, max(2, round(across * image.shape[0] / image.shape[1]))))
-        edges = [_resized_edges(image, shape) for image, shape in zip(pair, shapes, strict=True)]
+        edges = [_edges(image, shape) for image, shape in zip(pair, shapes, strict=True)]
         sizes = [image.shape[1::-1] for image in pair]
         return cls(edges[0], edges[1], resizing(sizes[0], shapes[0]), resizing(shapes[1], sizes[1]))
 
