@@ -145,7 +145,6 @@ class Folder(Method):
         for name, path in files_in(str(root), recursive=True):
             if key := key_of(name, pattern=self.pattern, endings=self.endings):
                 files.setdefault(key, []).append(path)
-        wrong: list[str] = []
         hint = ""
         if files and not any(pair.name in files for pair in pairs):
             example = next(iter(files.values()))[0]
@@ -153,33 +152,35 @@ class Folder(Method):
                 f"\n  there is {example}; results that have more in their names than the pairs: "
                 f"--fused '{self.name}={self.folder}/*_fused.png'"
             )
-        for pair in pairs:
-            if pair.name not in files:
-                place, slash, own = pair.name.rpartition("/")
-                named = own.join(self.pattern)
-                wrong.append(f"{root}/{place}{slash}{named}.*: no result for this pair")
-                continue
-            path, *others = files[pair.name]
-            if others:
-                wrong.append(f"{path}: {', '.join(other.name for other in others)} is there too; keep one of them")
-                continue
-            self.paths[pair.first] = path
-            found, expected = peek(path), peek(pair.first)
-            if found is None:
-                wrong.append(f"{path}: not a readable image")
-            elif found.pages != 1:
-                wrong.append(f"{path}: holds {found.pages} pages; one image is expected")
-            elif expected and (found.height, found.width) != (expected.height, expected.width):
-                sizes = [f"{one.width}×{one.height}" for one in (found, expected)]
-                wrong.append(f"{path}: {sizes[0]} pixels, the pair has {sizes[1]}")
-            elif found.dtype not in (np.uint8, np.uint16):
-                try:  # values of other types may be out of range
-                    to_levels(decode(path).pages[0])
-                except MetricError as error:
-                    wrong.append(f"{path}: {error}")
+        found = {pair: files.get(pair.name, []) for pair in pairs}
+        wrong = [fault for pair, paths in found.items() if (fault := self._fault(root, pair, paths))]
         if wrong:
             raise UsageError(f"--fused {self.name}: cannot be compared on {dataset}{itemized(wrong, SHOWN)}{hint}")
+        self.paths = {pair.first: path for pair, (path,) in found.items()}
         self.range = camera_range(f"--fused {self.name}", self._of_sixteen_bits())
+
+    def _fault(self, root: Path, pair: Pair, paths: list[Path]) -> str | None:
+        """What is wrong with the results of a pair that were found, if anything."""
+        if not paths:
+            place, slash, own = pair.name.rpartition("/")
+            return f"{root}/{place}{slash}{own.join(self.pattern)}.*: no result for this pair"
+        path, *others = paths
+        if others:
+            return f"{path}: {', '.join(other.name for other in others)} is there too; keep one of them"
+        found, expected = peek(path), peek(pair.first)
+        if found is None:
+            return f"{path}: not a readable image"
+        if found.pages != 1:
+            return f"{path}: holds {found.pages} pages; one image is expected"
+        if expected and (found.height, found.width) != (expected.height, expected.width):
+            sizes = [f"{one.width}×{one.height}" for one in (found, expected)]
+            return f"{path}: {sizes[0]} pixels, the pair has {sizes[1]}"
+        if found.dtype not in (np.uint8, np.uint16):
+            try:  # values of other types may be out of range
+                to_levels(decode(path).pages[0])
+            except MetricError as error:
+                return f"{path}: {error}"
+        return None
 
     def _of_sixteen_bits(self) -> Iterator[np.ndarray]:
         """The uint16 results, up to the first whose values need more bits than any of CAMERAS has."""
