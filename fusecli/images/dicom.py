@@ -357,7 +357,7 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
         ) from error
     del dataset[name]
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    if pixels.shape[-1] == 3 and int(dataset.get("SamplesPerPixel") or 1) == 3 and pixels.dtype != np.uint8:
+    if _has_channels(dataset) and pixels.dtype != np.uint8:
         top = 2.0 ** int(dataset.get("BitsStored") or 16) - 1
         pixels = np.rint(pixels * (255 / top)).astype(np.uint8)
     frames = frame_count(dataset)

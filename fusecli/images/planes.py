@@ -92,10 +92,8 @@ def planes(voxels: np.ndarray, grid: Grid | None) -> np.ndarray:
     index = [size // 2 for size in voxels.shape[2::-1]]
     pictures = []
     for across, down in ((0, 1), (0, 2), (1, 2)):
-        cut: list[int | slice] = [slice(None)] * 3
         normal = axes[3 - across - down]
-        cut[2 - normal] = index[normal]
-        image = voxels[tuple(cut)]  # its axes are those of k, j, i that are left, in this order
+        image = voxels.take(index[normal], 2 - normal)  # its axes are those of k, j, i that are left, in this order
         if axes[down] < axes[across]:
             image = image.swapaxes(0, 1)
         image = image[:: -1 if directions[down] > 0 else 1, :: -1 if directions[across] > 0 else 1]
