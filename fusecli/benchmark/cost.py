@@ -45,14 +45,10 @@ class Cost:
 
 def machine() -> str:
     """What the CPU of this machine is called, and how many cores this process may use."""
-    model = platform.processor() or platform.machine()
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
+        model = _told("/proc/cpuinfo", "model name")
+    except (OSError, KeyError):
+        model = platform.processor() or platform.machine()
     return f"{model}, {cores()} cores"
 
 
@@ -71,12 +67,10 @@ def measure(
         }
         peaks = {method.name: _peak(method, whole[method.name]) for method in methods}  # warms up, too
         times: dict[str, list[tuple[float, float]]] = {method.name: [] for method in methods}
-        spent = dict.fromkeys(times, 0.0)
         for _ in range(ROUNDS):
-            for name in times:
-                if spent[name] < SECONDS:
-                    times[name].append((_milliseconds(alone[name]), _milliseconds(whole[name])))
-                    spent[name] += sum(times[name][-1]) / 1000
+            for name, measured in times.items():
+                if sum(map(sum, measured)) < 1000 * SECONDS:
+                    measured.append((_milliseconds(alone[name]), _milliseconds(whole[name])))
     costs = {}
     for method in methods:
         ms, end_to_end = (statistics.median(column) for column in zip(*times[method.name], strict=True))
@@ -153,16 +147,22 @@ def _peak(method: Method, run: Callable[[], object]) -> float | None:
     try:
         ctypes.CDLL(None).malloc_trim(0)  # else the allocator would serve this call from what earlier ones freed
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark of this process
-        before = _status("VmRSS")
+        before = _kilobytes("VmRSS")
         run()
-        return max(_status("VmHWM") - before, 0) / 1e3
+        return max(_kilobytes("VmHWM") - before, 0) / 1e3
     except (OSError, KeyError, AttributeError):
         return None
 
 
-def _status(field: str) -> float:
+def _kilobytes(field: str) -> float:
     """A field of /proc/self/status, in kB."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{field}:"):
-            return float(line.split()[1])
+    return float(_told("/proc/self/status", field).split()[0])
+
+
+def _told(path: str, field: str) -> str:
+    """What a file of lines such as ``field: value`` says first of a field. Raises KeyError where that is nothing."""
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == field:
+            return value.strip()
     raise KeyError(field)

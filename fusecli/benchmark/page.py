@@ -72,11 +72,9 @@ def standing(report: Report, dataset: DatasetResult, method: MethodResult) -> np
 def _cases(report: Report, job: Job, count: int, cache: Cache) -> list[Case]:
     dataset = report.datasets[job.pair_set.name]
     order = np.argsort(standing(report, dataset, judged(dataset)), kind="stable").tolist()
-    if len(order) > 2 * count:
-        chosen = [(index, "worst") for index in order[:count]] + [(index, "best") for index in order[-count:]]
-    else:
-        chosen = [(index, "worst" if place < len(order) / 2 else "best") for place, index in enumerate(order)]
-    return [_case(report, job, index, word, cache) for index, word in chosen]
+    shown = order[:count] + order[-count:] if len(order) > 2 * count else order
+    words = ("worst" if place < len(shown) / 2 else "best" for place in range(len(shown)))
+    return [_case(report, job, index, word, cache) for index, word in zip(shown, words, strict=True)]
 
 
 def _case(report: Report, job: Job, index: int, word: str, cache: Cache) -> Case:
