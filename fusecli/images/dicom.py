@@ -20,7 +20,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pix
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from fusecli.errors import FusecliError, InputError, counted
-from fusecli.images.dicom_planes import Plane, arrange, frame_count, group, number, planes_of, stations
+from fusecli.images.dicom_planes import Place, Plane, arrange, frame_count, group, number, planes_of, stations
 from fusecli.images.dicom_series import MODALITIES, TELL_VOLUMES_APART, Series, brief, dcmread
 from fusecli.images.grid import Grid
 from fusecli.images.volume import Volume
@@ -101,17 +101,7 @@ def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
     datasets: list[Dataset] = []
     voxels: np.ndarray | None = None
     for index, (path, _) in enumerate(headers):
-        try:
-            dataset = _full(path)
-            pixels = _pixels(dataset, path)
-        except InputError as error:
-            place = planes[order[index]].place
-            if place is None or len(headers) == 1:
-                raise
-            at = ", ".join(f"{mm:g}" for mm in place.position)
-            raise InputError(
-                f"{error}; without it the series lacks slice {index + 1} of {len(headers)}, at position {at} mm"
-            ) from error
+        dataset, pixels = _slice(path, planes[order[index]].place, index, len(headers))
         if not plain and not series.is_color:
             pixels = _quantities(pixels, dataset, _scaling(dataset))
         if voxels is None:
@@ -124,6 +114,20 @@ def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
     scale = _scaling(datasets[0])
     window = Counter(_window(dataset) for dataset in datasets).most_common(1)[0][0]
     return _volume(voxels, affine, source, series, scale, window, Origin(datasets), plain)
+
+
+def _slice(path: Path, place: Place | None, index: int, count: int) -> tuple[Dataset, np.ndarray]:
+    """A file and its pixels. Raises InputError that says which of ``count`` slices would be missing."""
+    try:
+        dataset = _full(path)
+        return dataset, _pixels(dataset, path)
+    except InputError as error:
+        if place is None or count == 1:
+            raise
+        at = ", ".join(f"{mm:g}" for mm in place.position)
+        raise InputError(
+            f"{error}; without it the series lacks slice {index + 1} of {count}, at position {at} mm"
+        ) from error
 
 
 def _one_volume(

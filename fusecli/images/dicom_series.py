@@ -189,20 +189,7 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         raise InputError(
             f"{found.source}: holds no DICOM image, but {', '.join(sorted(found.others)) or 'other files'}"
         )
-    chosen = found.series
-    if wanted is not None:
-        named = [one for one in chosen if wanted == one.number] or [one for one in chosen if one.ends_in(wanted)]
-        # Series are numbered within a study, so a CT and an MR of two studies may have one number.
-        chosen = [one for one in named if one.modality in MODALITIES[side]] or named
-    elif len(chosen) > 1:
-        _check_patient(found, chosen)
-        suited = [one for one in chosen if one.modality in MODALITIES[side]]
-        chosen = [one for one in suited if not one.is_aside] or suited
-        if len(chosen) == 1:
-            # Not its description, in which some write a name: this line is for the logs of every run.
-            aside = ", but for localizers and secondary captures" if len(suited) > 1 else ""
-            name = chosen[0].number or chosen[0].uid
-            log.info("%s: series %s is the only one of its modality%s", found.source, name, aside)
+    chosen = _suited(found, side, wanted)
     if len(chosen) != 1:
         how = f"no single series is {wanted!r}" if wanted is not None else f"holds {len(found.series)} series"
         numbers = Counter(one.number for one in found.series if one.number)
@@ -224,6 +211,26 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         path, reason = found.broken[0]
         raise InputError(f"{path}: {reason}{_hole(series)}; replace the file, or move it away if it is not needed")
     return series
+
+
+def _suited(found: Scan, side: str, wanted: str | None) -> list[Series]:
+    """The series that may be meant, see `choose`."""
+    if wanted is not None:
+        named = [one for one in found.series if wanted == one.number]
+        named = named or [one for one in found.series if one.ends_in(wanted)]
+        # Series are numbered within a study, so a CT and an MR of two studies may have one number.
+        return [one for one in named if one.modality in MODALITIES[side]] or named
+    if len(found.series) == 1:
+        return found.series
+    _check_patient(found, found.series)
+    suited = [one for one in found.series if one.modality in MODALITIES[side]]
+    chosen = [one for one in suited if not one.is_aside] or suited
+    if len(chosen) == 1:
+        # Not its description, in which some write a name: this line is for the logs of every run.
+        aside = ", but for localizers and secondary captures" if len(suited) > 1 else ""
+        name = chosen[0].number or chosen[0].uid
+        log.info("%s: series %s is the only one of its modality%s", found.source, name, aside)
+    return chosen
 
 
 def _hole(series: Series) -> str:
