@@ -221,6 +221,11 @@ def choose(
     }
     chosen: dict[str, Method] = {}
 
+    def network(name: str, path: Path, look: float | None = look, card: dict[str, Any] | None = None) -> Network:
+        if not path.is_file():
+            raise UsageError(f"{path}: no such model file")
+        return Network(name, path, task, device, precision, look, card)
+
     def add(method: Method) -> None:
         first = chosen.setdefault(method.name, method)
         if first.files() != method.files():  # `distill` calls every student nano.safetensors
@@ -236,21 +241,15 @@ def choose(
             if name in classical.METHODS:
                 add(Classical(name))
             elif path is not None:
-                add(Network(name, path, task, device, precision, look, registry.released()[path.stem]))
+                add(network(name, path, card=registry.released()[path.stem]))
             elif Path(file).suffix in {".pt", ".safetensors"}:
-                add(_checkpoint(label or Path(file).stem, Path(file), task, device, precision, look))
+                add(network(label or Path(file).stem, Path(file)))
             else:
                 known = [*released, *classical.METHODS, *words]
                 raise UsageError(registry.unknown(f"method for {task}", name, known) + " (or a checkpoint file)")
     if teacher is not None:
-        add(_checkpoint("teacher", teacher, task, device, precision, None))
+        add(network("teacher", teacher, look=None))
     return list(chosen.values())
-
-
-def _checkpoint(name: str, path: Path, task: str, device: str, precision: str, look: float | None) -> Network:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such model file")
-    return Network(name, path, task, device, precision, look, None)
 
 
 @cache

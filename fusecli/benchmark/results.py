@@ -157,24 +157,7 @@ def load(path: Path) -> Report:
         raise UsageError(f"{path}: cannot be read as JSON ({error})") from error
     try:
         protocol, metrics = data["protocol"], list(data["metrics"])
-        datasets = {
-            name: DatasetResult(
-                name,
-                methods={
-                    key: MethodResult(
-                        key,
-                        method["kind"],
-                        method["title"],
-                        {metric: _column(method["values"][metric], metric, dataset["pairs"]) for metric in metrics},
-                        method["undefined"],
-                        method["cost"],
-                    )
-                    for key, method in dataset["methods"].items()
-                },
-                **{each: dataset[each] for each in _ABOUT},
-            )
-            for name, dataset in data["datasets"].items()
-        }
+        datasets = {name: _dataset(name, values, metrics) for name, values in data["datasets"].items()}
         unknown = [name for name in metrics if name not in registry.METRICS[protocol]]
     except KeyError as error:
         raise UsageError(f"{path}: not written by `fusecli benchmark --json` ({error} is missing)") from error
@@ -183,6 +166,15 @@ def load(path: Path) -> Report:
     if unknown:
         raise UsageError(f"{path}: " + registry.unknown("metric", unknown[0], registry.METRICS[protocol]))
     return Report(protocol, metrics, datasets)
+
+
+def _dataset(name: str, values: dict[str, Any], metrics: list[str]) -> DatasetResult:
+    """The inverse of `Report._dataset_json`; raises errors of several types for other data."""
+    methods = {}
+    for key, method in values["methods"].items():
+        columns = {metric: _column(method["values"][metric], metric, values["pairs"]) for metric in metrics}
+        methods[key] = MethodResult(key, method["kind"], method["title"], columns, method["undefined"], method["cost"])
+    return DatasetResult(name, methods=methods, **{each: values[each] for each in _ABOUT})
 
 
 def _column(values: list[float | None], metric: str, pairs: list[str]) -> list[float | None]:

@@ -266,26 +266,26 @@ def _sample(
     Constant pages, such as those of a starting camera or a map tile without data, count only if all pages are constant.
     enough: once a uint16 value reaches this, no further uint16 files are read, which saves time.
     """
-    chosen = evenly(len(paths), SAMPLE_FRAMES)
+    chosen = [paths[index] for index in evenly(len(paths), SAMPLE_FRAMES)]
     per_file = max(1, SAMPLE_FRAMES // max(1, len(chosen)))
     sample: list[tuple[Path, np.ndarray]] = []
     types: dict[str, Path] = {}
     filled = enough <= 0
-    for index in chosen:
-        header = peek(paths[index])
+    for path in chosen:
+        header = peek(path)
         if header is None:
             continue
-        types.setdefault(header.dtype.name, paths[index])
+        types.setdefault(header.dtype.name, path)
         deep = header.dtype == np.uint16
         if header.dtype == np.uint8 or header.dtype.kind not in "iuf" or (deep and filled):
             continue
         try:
-            stored = decode(paths[index], pages=evenly(header.pages, per_file), max_pixels=max_pixels)
+            stored = decode(path, pages=evenly(header.pages, per_file), max_pixels=max_pixels)
         except InputError as error:
             log.debug("left out of the intensity range: %s", error)
             continue
         parts = [take(page) for page in stored.pages if page.dtype.kind in "iuf" and page.dtype != np.uint8]
-        sample += [(paths[index], values) for values in parts if values.size]
+        sample += [(path, values) for values in parts if values.size]
         filled = filled or (deep and any(values.max() >= enough for values in parts if _varies(values)))
     return [(path, values) for path, values in sample if _varies(values)] or sample, types
 
