@@ -980,15 +980,15 @@ def test_costs_name_the_device_in_each_row_only_where_there_are_several() -> Non
     dataset = made.datasets["tno"]
     dataset.methods["first"].cost = cost | {"device": "CPU", "precision": None}
     dataset.methods["second"].cost = cost | {"device": "CPU", "precision": "fp32"}
-    assert report.cost_columns(dataset)[1] == {
+    assert report.cost_columns(made, dataset)[2] == {
         "first": ["9", "9 G", "1", "2", "3", "–"],
         "second": ["9", "9 G", "1", "2", "3", "fp32"],
     }
     dataset.methods["second"].cost["device"] = "GPU"
-    title, cells = report.cost_columns(dataset)
+    title, headers, cells = report.cost_columns(made, dataset)
     assert title.startswith("cost of one pair of 64×48 on CPU and GPU;")
     assert [row[-1] for row in cells.values()] == ["CPU", "GPU"]
-    assert report.cost_headers(cells)[-1] == "device"
+    assert headers[-1] == "device"
     console = Console(file=io.StringIO(), width=200)
     report.terminal(made, console)
     costs = console.file.getvalue().partition("cost of one pair")[2]

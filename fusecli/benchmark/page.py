@@ -15,7 +15,7 @@ import numpy as np
 from fusecli import __version__
 from fusecli.benchmark import charts
 from fusecli.benchmark.cache import Cache
-from fusecli.benchmark.report import caption, cost_columns, cost_headers, notes, number, rows_of
+from fusecli.benchmark.report import caption, cost_columns, notes, number, rows_of
 from fusecli.benchmark.results import DatasetResult, MethodResult, Report
 from fusecli.benchmark.run import Job
 from fusecli.images import colour
@@ -224,14 +224,13 @@ def _table(report: Report, dataset: DatasetResult) -> str:
 
 
 def _costs(report: Report, dataset: DatasetResult) -> str:
-    title, cells = cost_columns(dataset)
+    title, columns, cells = cost_columns(report, dataset)
     if not cells:
         return ""
-    head = "".join(f"<th>{escape(header)}</th>" for header in ("method", *cost_headers(cells)))
+    head = "".join(f"<th>{escape(header)}</th>" for header in ("method", *columns))
     rows = [
-        f"<tr>{_name(dataset, method.name)}{''.join(f'<td>{escape(cell)}</td>' for cell in cells[method.name])}</tr>"
-        for method in report.ordered(dataset)
-        if method.name in cells
+        f"<tr>{_name(dataset, name)}{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
+        for name, row in cells.items()
     ]
     return (
         f"<div><h3>{escape(title[0].upper() + title[1:])}</h3>"

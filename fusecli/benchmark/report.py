@@ -150,39 +150,34 @@ COST_COLUMNS: tuple[tuple[str, Callable[[dict], str]], ...] = (
 )
 
 
-def cost_columns(dataset: DatasetResult) -> tuple[str, dict[str, list[str]]]:
-    """(title, method -> cells) of the table of costs; with a device in each row only where there are several.
+def cost_columns(report: Report, dataset: DatasetResult) -> tuple[str, list[str], dict[str, list[str]]]:
+    """(title, headers, method, best first -> cells) of the table of costs; no cells if nothing was measured.
 
-    No cells if nothing was measured.
+    There is a device in each row only where there are several.
     """
-    costs = {name: method.cost for name, method in dataset.methods.items() if method.cost}
+    costs = [method.cost for method in dataset.methods.values() if method.cost]
     if not costs:
-        return "", {}
-    devices = list(dict.fromkeys(cost["device"] for cost in costs.values()))
-    width, height = next(iter(costs.values()))["size"]
-    cells = {
-        name: [show(cost) for _, show in COST_COLUMNS] + ([cost["device"]] if len(devices) > 1 else [])
-        for name, cost in costs.items()
-    }
-    return f"cost of one pair of {width}×{height} on {' and '.join(devices)}; median, measured in turns", cells
-
-
-def cost_headers(cells: dict[str, list[str]]) -> list[str]:
-    """Headers for the cells that `cost_columns` gives."""
-    return [*(header for header, _ in COST_COLUMNS), "device"][: len(next(iter(cells.values())))]
+        return "", [], {}
+    devices = list(dict.fromkeys(cost["device"] for cost in costs))
+    width, height = costs[0]["size"]
+    columns = [*COST_COLUMNS]
+    if len(devices) > 1:
+        columns.append(("device", lambda cost: cost["device"]))
+    cells = {one.name: [show(one.cost) for _, show in columns] for one in report.ordered(dataset) if one.cost}
+    title = f"cost of one pair of {width}×{height} on {' and '.join(devices)}; median, measured in turns"
+    return title, [header for header, _ in columns], cells
 
 
 def _cost_table(report: Report, dataset: DatasetResult) -> Table | None:
-    title, cells = cost_columns(dataset)
+    title, columns, cells = cost_columns(report, dataset)
     if not cells:
         return None
     table = Table(title=f"{dataset.name}: {title}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("method", no_wrap=True)
-    for header in cost_headers(cells):
+    for header in columns:
         table.add_column(header, justify="right")
-    for method in report.ordered(dataset):
-        if method.name in cells:
-            table.add_row(method.name, *cells[method.name])
+    for name, row in cells.items():
+        table.add_row(name, *row)
     return table
 
 
