@@ -536,7 +536,7 @@ def test_seen_pairs_are_left_out_and_said(data: Path) -> None:
     assert found.left_out == {"trained on": ["a"], "tuned on": ["b"]}
 
     found = datasets.load("tno", data)
-    datasets.leave_out_seen(found, [_card(seen=["a", "x"]), _card(tuned={"tno": list("bcd")})], include=False)
+    datasets.leave_out_seen(found, [_card(seen={"tno": ["a", "x"]}), _card(tuned={"tno": list("bcd")})], include=False)
     assert [pair.name for pair in found.pairs] == ["b", "c", "d"]  # tuning pairs only: shown, and marked
     assert found.left_out == {"trained on": ["a"]}
     assert "not a test" in found.notes[0]

@@ -113,20 +113,20 @@ def leave_out_seen(found: PairSet, cards: list[dict[str, Any]], include: bool) -
     but tuning ones are left, they stay, with a note: scores on them serve to choose between models, and are no test.
     Raises UsageError if all pairs were trained on.
     """
-    trained, tuned = (set().union(*(_listed(card, key, found.name) for card in cards)) for key in ("seen", "tuned"))
+    names = {pair.name for pair in found.pairs}
+    trained = names & _listed(cards, ("seen",), found.name)
+    tuned = names & _listed(cards, ("tuned",), found.name) - trained
     for card in cards:
         if found.name in card.get("trained_on", ()) and not card.get("seen"):
             found.notes.append(f"{card['name']} was trained on pairs of {found.name}, its card does not say which")
-    names = {pair.name for pair in found.pairs}
     if found.name not in registry.DATASETS:  # own folders, perhaps those of a data set
         for name in registry.DATASETS:
-            alike = names & set().union(*(_listed(card, key, name) for card in cards for key in ("seen", "tuned")))
+            alike = names & _listed(cards, ("seen", "tuned"), name)
             if alike:
                 found.notes.append(
                     f"{counted(len(alike), 'pair')} named like those of {name} that the weights were trained or tuned "
                     f"on; if they are those, this is no test: --dataset {name} leaves them out"
                 )
-    trained, tuned = trained & names, (tuned - trained) & names
     if include:
         if trained or tuned:
             found.notes.append(
@@ -186,9 +186,9 @@ def _digest(names: list[str]) -> str:
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 
-def _listed(card: dict[str, Any], key: str, dataset: str) -> set[str]:
-    listed = card.get(key) or {}
-    names = listed.get(dataset, []) if isinstance(listed, dict) else listed
+def _listed(cards: list[dict[str, Any]], keys: tuple[str, ...], dataset: str) -> set[str]:
+    """Names of a data set's pairs that cards list under these keys, without endings."""
+    names = [name for card in cards for key in keys for name in card.get(key, {}).get(dataset, ())]
     return {Path(name).stem if Path(name).suffix.lower() in ENDINGS else name for name in names}
 
 
