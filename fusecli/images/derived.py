@@ -48,7 +48,7 @@ _DROPPED = frozenset(
         *("SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries"),
         *("LargestPixelValueInSeries", "SmallestImagePixelValueInPlane", "LargestImagePixelValueInPlane"),
         *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "VOILUTSequence"),
-        *("WindowCenterWidthExplanation", "VOILUTFunction", "IconImageSequence"),
+        *("WindowCenterWidthExplanation", "VOILUTFunction", "IconImageSequence", "PlanarConfiguration"),
         *("RealWorldValueMappingSequence", "PaletteColorLookupTableUID", "ICCProfile", "ColorSpace"),
         *(f"{color}PaletteColorLookupTable{part}" for color in _COLORS for part in ("Descriptor", "Data")),
         *(f"Segmented{color}PaletteColorLookupTableData" for color in _COLORS),
@@ -199,8 +199,6 @@ class Result:
         dataset.SOPClassUID = source.get("SOPClassUID") or SecondaryCaptureImageStorage
         dataset.ImageType = _derived(source.get("ImageType"), source)
         dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-        if "PlanarConfiguration" in dataset:
-            del dataset.PlanarConfiguration
         if "PresentationLUTShape" in dataset:
             dataset.PresentationLUTShape = "IDENTITY"
         if self.rescaled:

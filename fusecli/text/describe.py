@@ -73,9 +73,8 @@ class Measurement:
     """What is measured on one image's luma in [0, 1]."""
 
     luminance: float  # mean
-    black: float  # 1st percentile; for scans the 25th of the tissue
     white: float  # 99th percentile; for scans of the tissue
-    contrast: float  # (white − black) / (white + black + 0.05)
+    contrast: float  # (white − black) / (white + black + 0.05); black: 1st percentile, for scans the 25th
     clipped: float  # share of the area at white, single pixels left out
     noise: float  # sigma, some 14 % low because the quieter part of the image is taken
     sharpness: float  # energy of 1 px differences over 4 px, noise discounted; 1/16 for a ramp, about 0.15 in nature
@@ -94,7 +93,6 @@ def measure(luma: np.ndarray, *, scan: bool = False) -> Measurement:
     black, white = np.percentile(counted, [25 if scan else 1, 99]) if counted.size >= _COUNTED else (0.0, 1.0)
     return Measurement(
         luminance=float(image.mean()),
-        black=float(black),
         white=float(white),
         contrast=float((white - black) / (white + black + 0.05)),
         clipped=float((cv2.erode(image, np.ones((3, 3))) >= 0.97).mean()),
