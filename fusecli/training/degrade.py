@@ -220,6 +220,9 @@ def apply(images: Tensor, side: str, severities: dict[str, Tensor], generator: G
     Degraded samples are clipped to [0, 1] and rounded to 8 bits, as sensors deliver them.
     Raises KeyError for a kind that ``side`` does not have (see DEGRADATIONS).
     """
+    unknown = set(severities) - set(DEGRADATIONS[side])
+    if unknown:
+        raise KeyError(f"no degradation {sorted(unknown)} on side {side}")
     result = images.clone()
     for kind in _ORDER:
         if kind not in severities:
