@@ -27,9 +27,10 @@ from fusecli.stream.stop import stopping
 if TYPE_CHECKING:
     import numpy as np
 
+    from fusecli.stream.cluster import Node
     from fusecli.stream.engine import Engine
     from fusecli.stream.plan import Plan
-    from fusecli.stream.report import Computes, Report
+    from fusecli.stream.report import Report
     from fusecli.stream.run import Job, Outcome
     from fusecli.stream.work import EngineSpec, Work
 
@@ -302,8 +303,8 @@ def fuse(
         from fusecli.images.preview import contact_sheet
 
         whole = _written(partial(contact_sheet, rows, sheet)) and whole
-    if account.count("failed") or not whole:
-        raise typer.Exit(EXIT_PARTIAL if account.count("done") + account.count("skipped") else EXIT_NOTHING_DONE)
+    if account.counts["failed"] or not whole:
+        raise typer.Exit(EXIT_PARTIAL if account.counts["done"] + account.counts["skipped"] else EXIT_NOTHING_DONE)
 
 
 def _refuse_contradictions(task: registry.Task, sides: dict[str, str], given: dict[str, Any]) -> None:
@@ -339,7 +340,7 @@ def _followed(
         bar.update()
         if total and bar.disable and time.monotonic() - told > TELL_SECONDS:
             told = time.monotonic()
-            log.info("%d of %d", account.count("done") + account.count("failed"), total)
+            log.info("%d of %d", account.counts["done"] + account.counts["failed"], total)
         if outcome.preview:
             rows.append(outcome.preview)
         if outcome.error:
@@ -388,7 +389,7 @@ def _machines(
     jobs: Sequence[Job],
     output: Path,
     workers: int | None,
-) -> Iterator[tuple[Computes, Callable[..., Generator[Outcome, None, None]]]]:
+) -> Iterator[tuple[Engine | Node, Callable[..., Generator[Outcome, None, None]]]]:
     """What computes, this machine or a cluster, and the function that starts the run."""
     if cluster is None:
         yield built(), partial(work, jobs, built())
