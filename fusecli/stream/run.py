@@ -177,7 +177,7 @@ class _Work:
             for index, (a, b) in enumerate(zip(loaded.first, loaded.second, strict=True)):
                 begun = self.engine.start(a[None], b[None], loaded.levels)
                 loaded.add(index, begun.finish()[0], begun.mended[0])
-            return self._save(loaded)
+            return self._written(loaded)
 
         return guarded(job, act)
 
@@ -187,15 +187,24 @@ class _Work:
 
     def save(self, loaded: Loaded) -> Outcome:
         """The last step of `whole`: write the results of a job."""
-        return guarded(loaded.job, lambda: self._save(loaded))
+        return guarded(loaded.job, lambda: self._written(loaded))
 
-    def _save(self, loaded: Loaded) -> Outcome:
-        """Write results; where they show the visible alone, use it mended, as it is in the rest of the picture."""
+    def _written(self, loaded: Loaded) -> Outcome:
+        """Write the results of a job, whole or not at all, and say what was written.
+
+        Where they show the visible alone, it is mended, as it is in the rest of the picture.
+        """
+        job, first, second, reaches = loaded.job, loaded.first, loaded.second, loaded.reaches
         if "first" in loaded.mended:
-            for index, share in enumerate(loaded.reaches):
+            for index, share in enumerate(reaches):
                 if share is not None:
-                    loaded.first[index] = self.engine.mend(loaded.first[index], loaded.second[index])[0]
-        return save(loaded, self.settings, self.preview(loaded.job))
+                    first[index] = self.engine.mend(first[index], second[index])[0]
+        results = [completed(loaded.results[index], page, reaches[index]) for index, page in enumerate(first)]
+        frames.write(job.output, results, compress=self.settings.compress, metadata=loaded.metadata)
+        digest = file_hash(job.output) if self.settings.digest else None
+        pictures = row(first[0], second[0], results[0]) if self.preview(job) else None
+        seconds, size = time.perf_counter() - loaded.began, results[0].shape[:2]
+        return Outcome(job, None, seconds, digest, size, pictures, mended=loaded.mended)
 
 
 def _one_by_one(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
@@ -382,17 +391,6 @@ def of_one_size(
     if resize == 0:
         return _resize(first, second.shape[:2]), second
     return first, _resize(second, first.shape[:2])
-
-
-def save(loaded: Loaded, settings: Settings, preview: bool) -> Outcome:
-    """Write the results of a job, whole or not at all, and say what was written."""
-    output, pages = loaded.job.output, enumerate(loaded.first)
-    results = [completed(loaded.results[index], page, loaded.reaches[index]) for index, page in pages]
-    frames.write(output, results, compress=settings.compress, metadata=loaded.metadata)
-    digest = file_hash(output) if settings.digest else None
-    pictures = row(loaded.first[0], loaded.second[0], results[0]) if preview else None
-    seconds, size = time.perf_counter() - loaded.began, results[0].shape[:2]
-    return Outcome(loaded.job, None, seconds, digest, size, pictures, mended=loaded.mended)
 
 
 def gather(known: Found, found: Found) -> None:
