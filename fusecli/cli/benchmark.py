@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -265,17 +267,12 @@ def _methods(
 
 
 def _write_files(report: Report, files: dict[str, Path]) -> None:
-    import json
-
     from fusecli.benchmark import report as tables
     from fusecli.images.atomic import text_file
 
-    def as_json(report: Report) -> str:
-        return json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    made = {
+    made: dict[str, Callable[[Report], str]] = {
         "--csv": tables.to_csv,
-        "--json": as_json,
+        "--json": lambda report: json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "--latex": tables.to_latex,
         "--markdown": tables.to_markdown,
     }
