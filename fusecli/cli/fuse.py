@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from functools import cache, partial
 from pathlib import Path
@@ -452,18 +453,11 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     check_depth(request.bit_depth, (job.output.suffix.lower() for job in planned.jobs))
     check_color(planned.jobs, request.gray)
     request.check_engine()  # before frames are looked at, which may take long
-    settings = stream.Settings(
-        # from all pairs, so that every frame of the sequence gets the same range whatever is left to do
-        ranges=options.ranges(task, firsts, seconds, request.max_pixels),
-        resize=request.resized,
-        align=options.calibration(),
-        gray=request.gray,
-        bit_depth=request.bit_depth,
-        batch=request.batch_size,
+    # from all pairs, so that every frame of the sequence gets the same range whatever is left to do
+    ranges = options.ranges(task, firsts, seconds, request.max_pixels)
+    settings = replace(
+        request.settings(ranges, options.calibration()),
         workers=request.workers or max(1, min(cores(), len(planned.jobs))),
-        max_pixels=request.max_pixels,
-        compress=request.compress,
-        digest=request.digest,
         anonymous=task.second == "mri",
         steady=tuple(stream.sample(pairs)) if options.steady else (),
     )
@@ -473,12 +467,12 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
 def _sheet(output: Path) -> Path:
     """Where the contact sheet goes: into the folder of results, or beside the one result."""
     from fusecli.images import frames, nifti, video
+    from fusecli.images.pairing import stem_of
 
-    endings = (*nifti.ENDINGS, *frames.ENDINGS, *video.WRITES, ".dcm")
-    ending = next((one for one in endings if output.name.lower().endswith(one)), None)
-    if ending is None or output.is_dir():
+    stem = stem_of(output.name, (*nifti.ENDINGS, *frames.ENDINGS, *video.WRITES, ".dcm"))
+    if stem is None or output.is_dir():
         return output / "preview.png"
-    return output.with_name(f"{output.name[: -len(ending)]}-preview.png")
+    return output.with_name(f"{stem}-preview.png")
 
 
 def _tell(account: Report, task: registry.Task) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusecli import registry
+from fusecli.machine import cores
 
 if TYPE_CHECKING:
     from fusecli.images.intensity import Intensity
     from fusecli.images.registration import Calibration
     from fusecli.stream.plan import Naming
+    from fusecli.stream.run import Settings
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,23 @@ class Request:
     def resized(self) -> int | None:
         """Which side (0, 1) is brought to the other's size; None: neither."""
         return None if self.resize is None else self.task.sides.index(self.resize)
+
+    def settings(self, ranges: tuple[Intensity, Intensity], align: Calibration | None) -> Settings:
+        """How pictures become results."""
+        from fusecli.stream.run import Settings
+
+        return Settings(
+            ranges=ranges,
+            resize=self.resized,
+            align=align,
+            gray=self.gray,
+            bit_depth=self.bit_depth,
+            batch=self.batch_size,
+            workers=self.workers or cores(),
+            max_pixels=self.max_pixels,
+            compress=self.compress,
+            digest=self.digest,
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.cli.videos import is_video
 from fusecli.errors import UsageError, counted
-from fusecli.machine import cores
 
 if TYPE_CHECKING:
     from fusecli.images.intensity import Intensity
@@ -47,10 +46,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         raise UsageError(f"both sides are {typed[0]}; tell them apart by --pair-by")
     watcher = watch.Watcher(
         folders=(Path(typed[0]), Path(typed[1])),
-        keys=(
-            partial(pairing.key_of, pattern=patterns[0], endings=frames.ENDINGS),
-            partial(pairing.key_of, pattern=patterns[1], endings=frames.ENDINGS),
-        ),
+        keys=[partial(pairing.key_of, pattern=pattern, endings=frames.ENDINGS) for pattern in patterns],
         target=target,
         recursive=request.pairing["recursive"],
         overwrite=naming.overwrite,
@@ -107,7 +103,6 @@ def _settings(
     anew as long as its frames had one value only, as those of a camera that is starting.
     """
     from fusecli.images import intensity
-    from fusecli.stream import run as stream
 
     firsts, seconds = [job.first for job in jobs], [job.second for job in jobs]
     if before is not None:
@@ -119,18 +114,7 @@ def _settings(
         return replace(before, ranges=(intensity.visible_range(firsts, request.max_pixels, visible), infrared))
     ranges = options.ranges(request.task, firsts, seconds, request.max_pixels)
     _tell_range(options, ranges[1], len(jobs))
-    return stream.Settings(
-        ranges=ranges,
-        resize=request.resized,
-        align=calibration,
-        gray=request.gray,
-        bit_depth=request.bit_depth,
-        batch=request.batch_size,
-        workers=request.workers or cores(),
-        max_pixels=request.max_pixels,
-        compress=request.compress,
-        digest=request.digest,
-    )
+    return request.settings(ranges, calibration)
 
 
 def _tell_range(options: FrameOptions, infrared: Intensity, count: int) -> None:
