@@ -264,44 +264,47 @@ def stem_of(name: str, endings: Collection[str]) -> str | None:
     return name[:dot] if name[dot:].lower() in endings else None
 
 
-def _walk(root: str, recursive: bool, broken: list[str] | None = None) -> Iterator[tuple[str, str, str]]:
+def _walk(
+    folder: str,
+    recursive: bool,
+    broken: list[str] | None = None,
+    relative: str = "",
+    above: frozenset[tuple[int, int]] = frozenset(),
+) -> Iterator[tuple[str, str, str]]:
     """(folder with slash, name, location) of all files that are not hidden; links to a parent are not followed.
 
-    broken: a list to which broken links are appended.
+    broken: a list to which broken links are appended. relative, above: the path from the first folder to this one, and
+    the folders on it.
     """
-
-    def visit(folder: str, relative: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, str, str]]:
+    try:
+        status = os.stat(folder)
+        identity = status.st_dev, status.st_ino
+        if identity in above:
+            return
+        with os.scandir(folder) as entries:
+            listing = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+    except (FileNotFoundError, PermissionError) as error:
+        if not relative:
+            raise
+        if isinstance(error, PermissionError):  # `os.access` does not foresee it of a Windows drive's own folders
+            _tell_closed(folder)
+        return  # else it is gone since its parent was listed, such as the oldest day's
+    for entry in listing:
         try:
-            status = os.stat(folder)
-            identity = status.st_dev, status.st_ino
-            if identity in above:
-                return
-            with os.scandir(folder) as entries:
-                listing = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
-        except (FileNotFoundError, PermissionError) as error:
-            if not relative:
-                raise
-            if isinstance(error, PermissionError):  # `os.access` does not foresee it of a Windows drive's own folders
-                _tell_closed(folder)
-            return  # else it is gone since its parent was listed, such as the oldest day's
-        for entry in listing:
-            try:
-                is_file, is_folder = entry.is_file(), entry.is_dir()
-            except OSError as error:
-                if error.errno == errno.ELOOP:  # a link to itself
-                    continue
-                raise
-            if is_file:
-                yield relative, entry.name, entry.path
-            elif recursive and is_folder:
-                if os.access(entry.path, os.R_OK | os.X_OK):
-                    yield from visit(entry.path, f"{relative}{entry.name}/", above | {identity})
-                else:  # such as lost+found of a disk
-                    _tell_closed(entry.path)
-            elif broken is not None and not is_folder and entry.is_symlink():
-                broken.append(entry.path)
-
-    return visit(root, "", frozenset())
+            is_file, is_folder = entry.is_file(), entry.is_dir()
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link to itself
+                continue
+            raise
+        if is_file:
+            yield relative, entry.name, entry.path
+        elif recursive and is_folder:
+            if os.access(entry.path, os.R_OK | os.X_OK):
+                yield from _walk(entry.path, recursive, broken, f"{relative}{entry.name}/", above | {identity})
+            else:  # such as lost+found of a disk
+                _tell_closed(entry.path)
+        elif broken is not None and not is_folder and entry.is_symlink():
+            broken.append(entry.path)
 
 
 @cache
@@ -320,14 +323,9 @@ def _glob(pattern: str, broken: list[str]) -> Iterator[tuple[str, str, str]]:
             broken += [location] if os.path.islink(location) and not os.path.exists(location) else []
             continue
         *folders, name = Path(location).parts
-        middle = folders[head : len(folders) - tail]
-        kept = [folder for folder, part in zip(folders[:head], parts, strict=False) if glob.has_magic(part)]
-        kept += middle
-        if tail:
-            kept += [
-                folder for folder, part in zip(folders[-tail:], parts[-tail:], strict=True) if glob.has_magic(part)
-            ]
-        yield "".join(f"{folder}/" for folder in kept), name, location
+        matched = [*parts[:head], *["**"] * (len(folders) - head - tail), *parts[len(parts) - tail :]]
+        kept = (f"{folder}/" for folder, part in zip(folders, matched, strict=False) if glob.has_magic(part))
+        yield "".join(kept), name, location
 
 
 def _reads(endings: Collection[str]) -> str:
