@@ -97,7 +97,6 @@ class Outcome:
     error: str | None = None
     seconds: float = 0.0
     sha256: str | None = None
-    size: tuple[int, int] | None = None
     preview: Sequence[np.ndarray] | None = field(default=None, repr=False)
     fatal: bool = False
     mended: Found = field(default_factory=dict)
@@ -203,8 +202,8 @@ class _Work:
         frames.write(job.output, results, compress=self.settings.compress, metadata=loaded.metadata)
         digest = file_hash(job.output) if self.settings.digest else None
         pictures = row(first[0], second[0], results[0]) if self.preview(job) else None
-        seconds, size = time.perf_counter() - loaded.began, results[0].shape[:2]
-        return Outcome(job, None, seconds, digest, size, pictures, mended=loaded.mended)
+        seconds = time.perf_counter() - loaded.began
+        return Outcome(job, None, seconds, digest, pictures, mended=loaded.mended)
 
 
 def _one_by_one(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -132,7 +132,7 @@ class _Fusion:
         first, second = self._open()
         of_one_size(np.zeros(first.size), np.zeros(second.size), self.job, self.settings.resize, self.settings.align)
         steps = InStep(first, second, self._ahead(first), self._ahead(second))
-        pictures, count, size = None, 0, first.size
+        pictures, count = None, 0
         try:
             with ExitStack() as stack:
                 pool = stack.enter_context(ThreadPoolExecutor(self.settings.workers))
@@ -144,7 +144,6 @@ class _Fusion:
                         if self.stop.is_set() and not (first.live or second.live):
                             raise _Stopped
                         if writer is None:
-                            size = result.shape[:2]
                             writer = self._writer(stack, place, steps.look, result)
                         writer.write(at, result)
                         if preview and count & (count - 1) == 0:  # at powers of two: the last one is in the second half
@@ -171,7 +170,7 @@ class _Fusion:
         )
         digest = file_hash(self.job.output) if self.settings.digest and not self.piped else None
         details = {"frames": count, "fps": round(float(rate), 3)}
-        return Outcome(self.job, None, seconds, digest, size, pictures, mended=self.mended, details=details)
+        return Outcome(self.job, None, seconds, digest, pictures, mended=self.mended, details=details)
 
     def _open(self) -> tuple[Source, Source]:
         """Open both sides and log what is done about their sound and their frame rates."""
@@ -388,11 +387,9 @@ class Readahead:
 
         def put(item: tuple[bool, Any]) -> bool:
             while not self.over.is_set():
-                try:
+                with suppress(queue.Full):
                     waiting.put(item, timeout=_POLL)
                     return True
-                except queue.Full:
-                    continue
             return False
 
         def work() -> None:
