@@ -39,7 +39,6 @@ log = logging.getLogger("fusecli")
 
 PREVIEWED = 8
 TELL_SECONDS = 60  # between signs of life where there is no progress bar
-INPUT = "Folder, file or glob of {}."
 
 
 class Color(str, Enum):
@@ -88,12 +87,12 @@ class Fuse(options.Command):
 
 
 def fuse(
-    ir: Annotated[str | None, typer.Option(help=INPUT.format("infrared frames, or video"))] = None,
-    vis: Annotated[str | None, typer.Option(help=INPUT.format("visible frames, or video"))] = None,
-    ct: Annotated[str | None, typer.Option(help=INPUT.format("CT: slices, DICOM, NIfTI"))] = None,
-    pet: Annotated[str | None, typer.Option(help=INPUT.format("PET: slices, DICOM, NIfTI"))] = None,
-    spect: Annotated[str | None, typer.Option(help=INPUT.format("SPECT: slices, DICOM, NIfTI"))] = None,
-    mri: Annotated[str | None, typer.Option(help=INPUT.format("MRI: slices, DICOM, NIfTI"))] = None,
+    ir: Annotated[str | None, typer.Option(help=options.INPUT.format("infrared frames, or video"))] = None,
+    vis: Annotated[str | None, typer.Option(help=options.INPUT.format("visible frames, or video"))] = None,
+    ct: Annotated[str | None, typer.Option(help=options.INPUT.format("CT: slices, DICOM, NIfTI"))] = None,
+    pet: Annotated[str | None, typer.Option(help=options.INPUT.format("PET: slices, DICOM, NIfTI"))] = None,
+    spect: Annotated[str | None, typer.Option(help=options.INPUT.format("SPECT: slices, DICOM, NIfTI"))] = None,
+    mri: Annotated[str | None, typer.Option(help=options.INPUT.format("MRI: slices, DICOM, NIfTI"))] = None,
     output: Annotated[
         Path | None, options.output("Folder of the results; a file for a single pair; - for raw video.")
     ] = None,

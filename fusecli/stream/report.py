@@ -104,10 +104,7 @@ class Report:
         seconds = time.monotonic() - self.began
         self.summary = {
             "pairs": self.counts.total(),
-            "done": self.counts["done"],
-            "failed": self.counts["failed"],
-            "skipped": self.counts["skipped"],
-            "left": len(left),
+            **{status: self.counts[status] for status in ("done", "failed", "skipped", "left")},
             "interrupted": interrupted,
             "seconds": round(seconds, 3),
             "pairs_per_second": round(self.counts["done"] / seconds, 2) if seconds else 0.0,

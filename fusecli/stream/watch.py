@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +96,10 @@ class Watcher:
             self._tell("folder", "%s: cannot be listed (%s); looking again", error.filename, error.strerror)
             return []
         now = time.monotonic()
-        self._forget_all_but(first.keys() | second.keys())
+        there = first.keys() | second.keys()
+        self.settled &= there
+        for gone in self.waiting.keys() - there:
+            del self.waiting[gone]
         ready = self._ready(first, second, now)
         self._tell_partnerless(first, second, PARTNER)
         if len(ready) > 1 and now - ready[0][0] > LATE:
@@ -120,12 +123,6 @@ class Watcher:
         with suppress(OSError):
             first, second = self._listed()
             self._tell_partnerless(first, second, SETTLE)
-
-    def _forget_all_but(self, names: Set[str]) -> None:
-        """Drop what is known of files that are gone."""
-        self.settled &= names
-        for gone in self.waiting.keys() - names:
-            del self.waiting[gone]
 
     def _ready(self, first: dict[str, Path], second: dict[str, Path], now: float) -> list[tuple[float, str]]:
         """(since when, name) of the pairs that are ready, sorted; pairs that are through are settled."""
