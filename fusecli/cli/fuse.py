@@ -428,7 +428,7 @@ def _nothing(request: Request, reason: str) -> tuple[Plan, Work]:
     log.warning("nothing to fuse yet: %s", reason)
     output = request.output
     single = bool(output.suffix) and not output.is_dir()
-    planned = settle([], output, request.naming, single=single, guarded=map(Path, request.sides.values()))
+    planned = settle([], output, request.naming, single=single, inputs=request.typed)
     return planned, Work(stream.run, stream.Settings())
 
 

@@ -36,7 +36,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     naming, output = request.naming, request.output
     typed = request.typed
     _refuse(request, options)
-    settle([], output, naming, single=False, guarded=map(Path, typed))
+    settle([], output, naming, single=False, inputs=typed)
 
     def target(pair: Pair) -> Path:
         return naming.path(output, pair.name, naming.ending(pair.first))

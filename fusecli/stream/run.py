@@ -54,9 +54,14 @@ class Job:
     output: Path
 
     @property
-    def inputs(self) -> tuple[Path, ...]:
-        """All files that are read."""
-        return self.first, self.second
+    def sides(self) -> tuple[Sequence[Path], Sequence[Path]]:
+        """The files that are read of either side."""
+        return (self.first,), (self.second,)
+
+    @property
+    def result_file(self) -> Path:
+        """The result, or of a folder of slices the first."""
+        return self.output
 
     def is_done(self) -> bool:
         """Whether there is a result. Empty files, as aborted copies and repaired disks leave them, are none.
