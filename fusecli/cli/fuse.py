@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from enum import Enum
 from functools import cache, partial
@@ -502,9 +502,8 @@ def _progress(total: int | None, hidden: bool) -> Iterator[Any]:
 
     from fusecli.progress import tqdm
 
-    with tqdm(total=total, unit="pair", disable=hidden, file=sys.stderr) as bar:
-        if hidden:
-            yield bar
-        else:
-            with logging_redirect_tqdm([log]):
-                yield bar
+    with (
+        tqdm(total=total, unit="pair", disable=hidden, file=sys.stderr) as bar,
+        nullcontext() if hidden else logging_redirect_tqdm([log]),
+    ):
+        yield bar

@@ -133,11 +133,11 @@ def files_of(pattern: str) -> Iterator[tuple[str, Path]]:
         yield relative + name, Path(location)
 
 
-def is_empty(typed: str) -> bool:
-    """Whether this is a folder that, with its sub-folders, holds no file yet and no broken link."""
+def is_empty(folder: str) -> bool:
+    """Whether a folder, with its sub-folders, holds no file yet and no broken link."""
     try:
         broken: list[str] = []
-        return Path(typed).is_dir() and next(_walk(typed, True, broken), None) is None and not broken
+        return next(_walk(folder, True, broken), None) is None and not broken
     except OSError:  # reported when the folder is read
         return False
 
