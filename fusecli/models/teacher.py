@@ -127,7 +127,7 @@ class Teacher(FusionNetwork):
             raise ValueError("channel_heads must divide the widths, which double from level to level")
         self.look, self.mends = look, mend
         attention = [
-            (channels, channel_heads[level], spatial_heads[level], head_dim, window, overlap)
+            (channels, channel_heads[level], (spatial_heads[level], head_dim, window, overlap))
             for level, channels in enumerate(widths)
         ]
 
