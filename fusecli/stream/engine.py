@@ -218,7 +218,7 @@ class Engine:
         while True:
             try:
                 return act()
-            except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            except (RuntimeError, MemoryError) as error:  # torch's own is a RuntimeError
                 said = reduce() if out_of_memory(error) else None
                 if said is None:
                     raise

@@ -292,9 +292,7 @@ class _Batches:
         for loaded, _ in pages:
             if not loaded.lost:
                 loaded.lost = True
-                future: Future[Outcome] = Future()
-                future.set_result(failed(loaded.job, error))
-                self.writes.append(future)
+                self.writes.append(self.work.pool.submit(failed, loaded.job, error))
 
 
 def full_batch(shape: Sequence[int], asked: int | None) -> int:
