@@ -37,7 +37,7 @@ def align(
     _, typed = options.task_of(ir=ir, vis=vis)
     ir, vis = typed["ir"], typed["vis"]
     from fusecli.images import frames, pairing, registration
-    from fusecli.images.atomic import text_file
+    from fusecli.images.atomic import write_text
     from fusecli.images.colour import luma, warn_of_colored
     from fusecli.images.intensity import colored, evenly, pair_ranges
     from fusecli.stream.plan import check_files, check_outside
@@ -82,8 +82,7 @@ def align(
     if not images:
         raise InputError("align: none of the chosen pairs can be read")
     estimate = registration.estimate(names, images, model)
-    with text_file(output) as file:
-        file.write(json.dumps(estimate.as_dict(), indent=1, ensure_ascii=False) + "\n")
+    write_text(output, json.dumps(estimate.as_dict(), indent=1, ensure_ascii=False) + "\n")
     frames.write(picture, [registration.overlay(*images[len(images) // 2], estimate.calibration)])
     before, after = estimate.similarity
     agreement = f"edges agree {before:.2f} before, {after:.2f} after"

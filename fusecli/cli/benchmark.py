@@ -268,7 +268,7 @@ def _methods(
 
 def _write_files(report: Report, files: dict[str, Path]) -> None:
     from fusecli.benchmark import report as tables
-    from fusecli.images.atomic import text_file
+    from fusecli.images.atomic import write_text
 
     made: dict[str, Callable[[Report], str]] = {
         "--csv": tables.to_csv,
@@ -278,8 +278,7 @@ def _write_files(report: Report, files: dict[str, Path]) -> None:
     }
     for option, make in made.items():
         if option in files:
-            with text_file(files[option]) as file:
-                file.write(make(report))
+            write_text(files[option], make(report))
 
 
 def _console() -> Console:

@@ -270,7 +270,7 @@ def fuse(
     if cluster is not None and not work.divisible:
         raise UsageError("--cluster divides pictures and volumes among machines; videos and --watch are for one")
 
-    from fusecli.images.atomic import sweep
+    from fusecli.images.atomic import STDOUT, sweep, write_text
     from fusecli.images.intensity import evenly
     from fusecli.stream.report import Report
 
@@ -291,7 +291,7 @@ def fuse(
     if report is not None:
         whole = _written(partial(account.write, report))
     if as_json:
-        whole = _written(partial(_print, json.dumps(account.summary))) and whole
+        whole = _written(partial(write_text, STDOUT, json.dumps(account.summary) + "\n")) and whole
     _tell(account, task)
     if left:
         _tell_left(left, stop.signal, output, watching=watching)
@@ -358,13 +358,6 @@ def _written(write: Callable[[], None]) -> bool:
         log.error("%s", error)
         return False
     return True
-
-
-def _print(line: str) -> None:
-    from fusecli.images.atomic import STDOUT, text_file
-
-    with text_file(STDOUT) as file:
-        file.write(line + "\n")
 
 
 def _as_given(values: dict[str, Any]) -> dict[str, Any]:
@@ -453,7 +446,7 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     check_color(planned.jobs, request.gray)
     request.check_engine()  # before frames are looked at, which may take long
     # from all pairs, so that every frame of the sequence gets the same range whatever is left to do
-    ranges = options.ranges(task, firsts, seconds, request.max_pixels)
+    ranges = options.ranges(request, firsts, seconds)
     settings = replace(
         request.settings(ranges, options.calibration()),
         workers=request.workers or max(1, min(cores(), len(planned.jobs))),

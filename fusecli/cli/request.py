@@ -83,20 +83,18 @@ class FrameOptions:
     steady: bool
     align: Path | None
 
-    def ranges(
-        self, task: registry.Task, firsts: list[Path], seconds: list[Path], max_pixels: int | None = None
-    ) -> tuple[Intensity, Intensity]:
+    def ranges(self, request: Request, firsts: list[Path], seconds: list[Path]) -> tuple[Intensity, Intensity]:
         """The intensity ranges of a sequence, the same for all its frames; warns of infrared that is no measurement.
 
         Raises UsageError.
         """
         from fusecli.images import colour, intensity
 
-        infrared = task.second == "ir"
+        infrared, most = request.task.second == "ir", request.max_pixels
         if infrared:
             intensity.warn_of_previews(seconds)
-            colour.warn_of_colored(intensity.colored(seconds, max_pixels))
-        return intensity.pair_ranges(firsts, seconds, infrared=infrared, option=self.range, max_pixels=max_pixels)
+            colour.warn_of_colored(intensity.colored(seconds, most))
+        return intensity.pair_ranges(firsts, seconds, infrared=infrared, option=self.range, max_pixels=most)
 
     def calibration(self) -> Calibration | None:
         """The calibration that ``--align`` names, if any. Raises UsageError."""

@@ -88,7 +88,7 @@ def _refuse(request: Request, options: FrameOptions) -> None:
     if output.is_file() or output.suffix.lower() in frames.ENDINGS:
         raise UsageError(f"-o {output}: --watch needs a folder")
     check_depth(request.bit_depth, [naming.ending(Path("a.png"))])
-    options.ranges(task, [], [])  # raises now if --range makes no sense
+    options.ranges(request, [], [])  # raises now if --range makes no sense
     naming.path(output, "0", "")  # raises now if --name gives no file name
     for option, path in naming.beside.items():  # among the inputs it could replace a frame, or be taken for one
         check_outside(option, path, map(Path, request.typed))
@@ -109,10 +109,10 @@ def _settings(
         visible, infrared = before.ranges
         assert not isinstance(visible, str)
         if isinstance(infrared, intensity.Range) and infrared.lo == infrared.hi:
-            infrared = options.ranges(request.task, [], seconds, request.max_pixels)[1]
+            infrared = options.ranges(request, [], seconds)[1]
             _tell_range(options, infrared, len(jobs))
         return replace(before, ranges=(intensity.visible_range(firsts, request.max_pixels, visible), infrared))
-    ranges = options.ranges(request.task, firsts, seconds, request.max_pixels)
+    ranges = options.ranges(request, firsts, seconds)
     _tell_range(options, ranges[1], len(jobs))
     return request.settings(ranges, calibration)
 
