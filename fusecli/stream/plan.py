@@ -79,13 +79,14 @@ class Naming:
 def plan(pairs: list[Pair], output: Path, naming: Naming, *, inputs: Sequence[str] = ()) -> Plan:
     """Name every pair's result, in the first's format or as ``naming`` says, and check that writing it harms nothing.
 
-    output: a folder, or a file for a single pair (see `is_file`). inputs: both sides as typed; a folder among them is
-    no place for results. Raises UsageError where outputs exist, coincide, lie in an input folder, or cannot be written.
+    output: a folder, or for a single pair a file, told by its ending. inputs: both sides as typed; a folder among them
+    is no place for results. Raises UsageError where outputs exist, coincide, lie in an input folder, or cannot be
+    written.
     """
-    single = is_file(output)
+    single = output.suffix.lower() in frames.ENDINGS and not output.is_dir()
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
-    if single and _format_of(output.suffix) != _format_of(naming.ending(output)):
+    if single and format_of(output.suffix) != format_of(naming.ending(output)):
         raise UsageError(f"-o {output}: contradicts --format {naming.file_format}; leave out one of them")
     return place(pairs, output, naming, naming.ending, single=single, inputs=inputs)
 
@@ -159,11 +160,6 @@ def settle(
     check_files(beside)
     left = {id(job) for job in skipped}
     return Plan([job for job in mine if id(job) not in left], skipped)
-
-
-def is_file(output: Path) -> bool:
-    """Whether ``-o`` names a file: it has an image's ending and is no folder."""
-    return output.suffix.lower() in frames.ENDINGS and not output.is_dir()
 
 
 def check_outside(option: str, path: Path, folders: Iterable[Path]) -> None:
@@ -256,7 +252,7 @@ def _check_length(path: Path) -> None:
         path.lstat()
 
 
-def _format_of(ending: str) -> str:
+def format_of(ending: str) -> str:
     """The one ending that stands for its format: .tif for .tiff, .jpg for .jpeg."""
     return {".tiff": ".tif", ".jpeg": ".jpg"}.get(ending.lower(), ending.lower())
 

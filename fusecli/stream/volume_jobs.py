@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import frames, nifti
-from fusecli.stream.plan import FORMATS, VOLUMES, Naming, Plan, check_depth, settle
+from fusecli.stream.plan import FORMATS, VOLUMES, Naming, Plan, check_depth, format_of, settle
 from fusecli.stream.run import Job
 from fusecli.stream.volume_pairs import Input, VolumePair, folders_of
 
@@ -18,7 +18,6 @@ log = logging.getLogger("fusecli")
 
 MANY = 5000  # DICOM files, whose headers take some 10 s to read
 _KINDS = {"nifti": "nifti", **FORMATS}  # what is written, by --format
-_KIND_OF = {".dcm": "dicom", ".tiff": ".tif", ".jpeg": ".jpg"}  # of endings that are no kind themselves
 
 
 @dataclass(frozen=True)
@@ -164,8 +163,8 @@ def _is_file(output: Path) -> bool:
 def _kind(file: Path | None, file_format: str, target: Input) -> str:
     """What a result is written as."""
     if file is not None:
-        ending = file.suffix.lower()
-        kind = "nifti" if nifti.is_nifti(file) else _KIND_OF.get(ending, ending)
+        ending = format_of(file.suffix)
+        kind = "nifti" if nifti.is_nifti(file) else "dicom" if ending == ".dcm" else ending
         if file_format != "auto" and kind != _KINDS[file_format]:
             raise UsageError(f"-o {file}: contradicts --format {file_format}; leave out one of them")
     elif file_format == "auto":

@@ -282,7 +282,8 @@ def _why_none(typed: str, recursive: bool) -> str:
 def _kinds(side: str, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The NIfTI files and the DICOM files of one place; see `_collect`."""
     images = [file for file in files if nifti.is_nifti(file)]
-    series = [file for file in files if file.is_file() and _may_be_dicom(file) and dicom_series.is_dicom(file)]
+    others = [file for file in files if not nifti.is_nifti(file) and file.suffix.lower() not in frames.ENDINGS]
+    series = [file for file in others if file.is_file() and dicom_series.is_dicom(file)]
     if images and series:
         raise UsageError(
             f"--{side}: holds DICOM ({series[0]}) and NIfTI ({images[0]}); name the file, or the DICOM files by a glob"
@@ -303,10 +304,6 @@ def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
     except OSError as error:
         raise UsageError(f"--{side} {error.filename}: cannot be listed: {error.strerror}") from error
     return found
-
-
-def _may_be_dicom(file: Path) -> bool:
-    return file.suffix.lower() not in frames.ENDINGS and not nifti.is_nifti(file)
 
 
 def _called(typed: str, files: Sequence[Path]) -> Path:
