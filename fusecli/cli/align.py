@@ -59,7 +59,7 @@ def align(
         pair_by=pair_by,
         ignore_unmatched=True,
     )
-    check_outside("-o", output, [Path(typed) for typed in (ir, vis) if Path(typed).is_dir()])
+    check_outside("-o", output, (ir, vis))
     one, other = {pair.first.parent.resolve() for pair in found}, {pair.second.parent.resolve() for pair in found}
     if output.parent.resolve() in one ^ other:  # a folder that holds one camera's frames only
         raise UsageError(f"-o {output}: {picture.name} would be taken for a frame there; choose another folder")

@@ -428,6 +428,7 @@ def _nothing(request: Request, reason: str) -> tuple[Plan, Work]:
 def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     """The plan for pictures, and how to run it."""
     from fusecli.images import frames, pairing
+    from fusecli.images.intensity import evenly
     from fusecli.stream import run as stream
     from fusecli.stream.plan import check_color, check_depth, plan
     from fusecli.stream.work import Work
@@ -451,7 +452,7 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         request.settings(ranges, options.calibration()),
         workers=request.workers or max(1, min(cores(), len(planned.jobs))),
         anonymous=task.second == "mri",
-        steady=tuple(stream.sample(pairs)) if options.steady else (),
+        steady=tuple(pairs[index] for index in evenly(len(pairs), stream.SAMPLED)) if options.steady else (),
     )
     return planned, Work(stream.run, settings)
 

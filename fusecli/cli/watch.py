@@ -91,7 +91,7 @@ def _refuse(request: Request, options: FrameOptions) -> None:
     options.ranges(request, [], [])  # raises now if --range makes no sense
     naming.path(output, "0", "")  # raises now if --name gives no file name
     for option, path in naming.beside.items():  # among the inputs it could replace a frame, or be taken for one
-        check_outside(option, path, map(Path, request.typed))
+        check_outside(option, path, request.typed)
 
 
 def _settings(

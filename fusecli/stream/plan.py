@@ -144,7 +144,7 @@ def settle(
     if single:
         _check_length(output)
     else:
-        check_outside("-o", output, [Path(typed) for typed in inputs if Path(typed).is_dir()])
+        check_outside("-o", output, inputs)
     if existing and not replaces:
         shown = _some(job.output for job in existing)
         raise UsageError(
@@ -162,12 +162,12 @@ def settle(
     return Plan([job for job in mine if id(job) not in left], skipped)
 
 
-def check_outside(option: str, path: Path, folders: Iterable[Path]) -> None:
-    """Raises UsageError where what is written would lie in an input folder."""
+def check_outside(option: str, path: Path, inputs: Iterable[str]) -> None:
+    """Raises UsageError where what is written would lie in a folder among the inputs."""
     target = path.resolve()
     around = {_identity(place) for place in (target, *target.parents) if _exists(place)}  # names may differ: out, Out
-    for folder in () if path == STDOUT else folders:
-        if _exists(folder) and _identity(folder) in around:
+    for folder in () if path == STDOUT else map(Path, inputs):
+        if os.path.isdir(folder) and _identity(folder) in around:
             raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
 
 

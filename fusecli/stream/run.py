@@ -25,7 +25,7 @@ from fusecli.errors import FusecliError, InputError, OutputError, counted
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
 from fusecli.images.frame import Frame
-from fusecli.images.intensity import Intensity, evenly
+from fusecli.images.intensity import Intensity
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
 from fusecli.images.pairing import Pair
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 AHEAD_BYTES = 2**30  # limit for decoded pairs that wait for an accelerator
 STRETCHED = 0.02  # change of the aspect ratio that rounding explains; more is a distortion
-SAMPLED = 16  # pairs that settle the exposure of a sequence
+SAMPLED = 16  # pairs, evenly spread, that settle the exposure of a sequence
 BATCH_PIXELS, BATCH_PAIRS = 10**7, 32  # limits of a batch where --batch-size does not say
 
 
@@ -366,11 +366,6 @@ def _context(job: Job, engine: Engine, settings: Settings) -> torch.Tensor | Non
     loaded = load(job, settings)
     first, second, _ = engine.mend(loaded.first[0], loaded.second[0])
     return engine.context(first, second)
-
-
-def sample(pairs: Sequence[Pair]) -> Sequence[Pair]:
-    """Up to SAMPLED pairs, evenly spread, that settle the exposure of a sequence."""
-    return [pairs[index] for index in evenly(len(pairs), SAMPLED)]
 
 
 def of_one_size(
