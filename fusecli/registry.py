@@ -138,9 +138,10 @@ class Dataset:
     layouts: tuple[tuple[str, str], ...] = ()
 
 
-_HARVARD = "the Whole Brain Atlas of Johnson and Becker, www.med.harvard.edu/AANLIB; as image pairs: "
-_HARVARD_PAIRS = "github.com/xianming-gu/Havard-Medical-Image-Fusion-Datasets"
-_HARVARD_TERMS = "for research and teaching, cite Johnson & Becker"
+_HARVARD = (
+    "the Whole Brain Atlas of Johnson and Becker, www.med.harvard.edu/AANLIB; as image pairs: "
+    "github.com/xianming-gu/Havard-Medical-Image-Fusion-Datasets"
+)
 DATASETS = {
     dataset.name: dataset
     for dataset in (
@@ -203,8 +204,8 @@ DATASETS = {
                 task.name,
                 f"Harvard AANLIB, {task.title}",
                 task.name,
-                _HARVARD + _HARVARD_PAIRS,
-                _HARVARD_TERMS,
+                _HARVARD,
+                "for research and teaching, cite Johnson & Becker",
                 (task.name.upper(),),
                 ((task.first.upper(), task.second.upper()),),
             )
@@ -237,10 +238,7 @@ def released() -> dict[str, dict[str, Any]]:
 
     The file says once what all models of one kind of data have in common: the data, their terms, the pairs seen.
     """
-    path = WEIGHTS_DIR / "card.json"
-    if not path.exists():
-        return {}
-    written = json.loads(path.read_text(encoding="utf-8"))
+    written = json.loads((WEIGHTS_DIR / "card.json").read_text(encoding="utf-8"))
     cards: dict[str, dict[str, Any]] = written["models"]
     for card in cards.values():
         card.update(written["data"][card.pop("data")])

@@ -124,7 +124,7 @@ def test_strips_change_nothing(layer, monkeypatch):
 
 
 def test_cross_fusion_shows_each_modality_the_other():
-    layer = perturb(CrossFusion(8, 2, 2, 4, 8, 0.5))
+    layer = perturb(CrossFusion(8, 2, (2, 4, 8, 0.5)))
     first, second, other = noise(3, 1, 8, 8, 8).unbind()
     with torch.no_grad():
         before, after = layer(first, second), layer(first, other)

@@ -16,8 +16,8 @@ log = logging.getLogger("fusecli")
 
 
 def align(
-    ir: Annotated[str, typer.Option(help="Folder, file or glob of infrared frames.")],
-    vis: Annotated[str, typer.Option(help="Folder, file or glob of visible frames.")],
+    ir: Annotated[str, typer.Option(help=options.INPUT.format("infrared frames"))],
+    vis: Annotated[str, typer.Option(help=options.INPUT.format("visible frames"))],
     output: Annotated[Path, options.output("Calibration to write (JSON).")],
     model: Annotated[
         str, typer.Option(help="What is estimated: shift (as wide as the visible), similarity, affine or homography.")
@@ -37,7 +37,7 @@ def align(
     _, typed = options.task_of(ir=ir, vis=vis)
     ir, vis = typed["ir"], typed["vis"]
     from fusecli.images import frames, pairing, registration
-    from fusecli.images.atomic import text_file
+    from fusecli.images.atomic import write_text
     from fusecli.images.colour import luma, warn_of_colored
     from fusecli.images.intensity import colored, evenly, pair_ranges
     from fusecli.stream.plan import check_files, check_outside
@@ -59,7 +59,7 @@ def align(
         pair_by=pair_by,
         ignore_unmatched=True,
     )
-    check_outside("-o", output, [Path(typed) for typed in (ir, vis) if Path(typed).is_dir()])
+    check_outside("-o", output, (ir, vis))
     one, other = {pair.first.parent.resolve() for pair in found}, {pair.second.parent.resolve() for pair in found}
     if output.parent.resolve() in one ^ other:  # a folder that holds one camera's frames only
         raise UsageError(f"-o {output}: {picture.name} would be taken for a frame there; choose another folder")
@@ -82,8 +82,7 @@ def align(
     if not images:
         raise InputError("align: none of the chosen pairs can be read")
     estimate = registration.estimate(names, images, model)
-    with text_file(output) as file:
-        file.write(json.dumps(estimate.as_dict(), indent=1, ensure_ascii=False) + "\n")
+    write_text(output, json.dumps(estimate.as_dict(), indent=1, ensure_ascii=False) + "\n")
     frames.write(picture, [registration.overlay(*images[len(images) // 2], estimate.calibration)])
     before, after = estimate.similarity
     agreement = f"edges agree {before:.2f} before, {after:.2f} after"

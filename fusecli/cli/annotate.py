@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fusecli")
 
-INPUT = "Folder, file or glob of {}."
-
 
 class Backend(str, Enum):
     measure = "measure"
@@ -34,12 +32,12 @@ class Backend(str, Enum):
 
 
 def annotate(
-    ir: Annotated[str | None, typer.Option(help=INPUT.format("infrared frames"))] = None,
-    vis: Annotated[str | None, typer.Option(help=INPUT.format("visible frames"))] = None,
-    ct: Annotated[str | None, typer.Option(help=INPUT.format("CT slices"))] = None,
-    pet: Annotated[str | None, typer.Option(help=INPUT.format("PET slices"))] = None,
-    spect: Annotated[str | None, typer.Option(help=INPUT.format("SPECT slices"))] = None,
-    mri: Annotated[str | None, typer.Option(help=INPUT.format("MRI slices"))] = None,
+    ir: Annotated[str | None, typer.Option(help=options.INPUT.format("infrared frames"))] = None,
+    vis: Annotated[str | None, typer.Option(help=options.INPUT.format("visible frames"))] = None,
+    ct: Annotated[str | None, typer.Option(help=options.INPUT.format("CT slices"))] = None,
+    pet: Annotated[str | None, typer.Option(help=options.INPUT.format("PET slices"))] = None,
+    spect: Annotated[str | None, typer.Option(help=options.INPUT.format("SPECT slices"))] = None,
+    mri: Annotated[str | None, typer.Option(help=options.INPUT.format("MRI slices"))] = None,
     output: Annotated[Path | None, options.output("JSON-lines file; pairs that it describes are skipped.")] = None,
     backend: Annotated[
         Backend, typer.Option(help="measure (embedded, exact) or openai (a vision model behind --base-url).")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -265,24 +267,18 @@ def _methods(
 
 
 def _write_files(report: Report, files: dict[str, Path]) -> None:
-    import json
-
     from fusecli.benchmark import report as tables
-    from fusecli.images.atomic import text_file
+    from fusecli.images.atomic import write_text
 
-    def as_json(report: Report) -> str:
-        return json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    made = {
+    made: dict[str, Callable[[Report], str]] = {
         "--csv": tables.to_csv,
-        "--json": as_json,
+        "--json": lambda report: json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "--latex": tables.to_latex,
         "--markdown": tables.to_markdown,
     }
     for option, make in made.items():
         if option in files:
-            with text_file(files[option]) as file:
-                file.write(make(report))
+            write_text(files[option], make(report))
 
 
 def _console() -> Console:

@@ -7,7 +7,8 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from enum import Enum
 from functools import cache, partial
 from pathlib import Path
@@ -27,9 +28,10 @@ from fusecli.stream.stop import stopping
 if TYPE_CHECKING:
     import numpy as np
 
+    from fusecli.stream.cluster import Node
     from fusecli.stream.engine import Engine
     from fusecli.stream.plan import Plan
-    from fusecli.stream.report import Computes, Report
+    from fusecli.stream.report import Report
     from fusecli.stream.run import Job, Outcome
     from fusecli.stream.work import EngineSpec, Work
 
@@ -37,7 +39,6 @@ log = logging.getLogger("fusecli")
 
 PREVIEWED = 8
 TELL_SECONDS = 60  # between signs of life where there is no progress bar
-INPUT = "Folder, file or glob of {}."
 
 
 class Color(str, Enum):
@@ -86,12 +87,12 @@ class Fuse(options.Command):
 
 
 def fuse(
-    ir: Annotated[str | None, typer.Option(help=INPUT.format("infrared frames, or video"))] = None,
-    vis: Annotated[str | None, typer.Option(help=INPUT.format("visible frames, or video"))] = None,
-    ct: Annotated[str | None, typer.Option(help=INPUT.format("CT: slices, DICOM, NIfTI"))] = None,
-    pet: Annotated[str | None, typer.Option(help=INPUT.format("PET: slices, DICOM, NIfTI"))] = None,
-    spect: Annotated[str | None, typer.Option(help=INPUT.format("SPECT: slices, DICOM, NIfTI"))] = None,
-    mri: Annotated[str | None, typer.Option(help=INPUT.format("MRI: slices, DICOM, NIfTI"))] = None,
+    ir: Annotated[str | None, typer.Option(help=options.INPUT.format("infrared frames, or video"))] = None,
+    vis: Annotated[str | None, typer.Option(help=options.INPUT.format("visible frames, or video"))] = None,
+    ct: Annotated[str | None, typer.Option(help=options.INPUT.format("CT: slices, DICOM, NIfTI"))] = None,
+    pet: Annotated[str | None, typer.Option(help=options.INPUT.format("PET: slices, DICOM, NIfTI"))] = None,
+    spect: Annotated[str | None, typer.Option(help=options.INPUT.format("SPECT: slices, DICOM, NIfTI"))] = None,
+    mri: Annotated[str | None, typer.Option(help=options.INPUT.format("MRI: slices, DICOM, NIfTI"))] = None,
     output: Annotated[
         Path | None, options.output("Folder of the results; a file for a single pair; - for raw video.")
     ] = None,
@@ -269,7 +270,7 @@ def fuse(
     if cluster is not None and not work.divisible:
         raise UsageError("--cluster divides pictures and volumes among machines; videos and --watch are for one")
 
-    from fusecli.images.atomic import sweep
+    from fusecli.images.atomic import STDOUT, sweep, write_text
     from fusecli.images.intensity import evenly
     from fusecli.stream.report import Report
 
@@ -290,7 +291,7 @@ def fuse(
     if report is not None:
         whole = _written(partial(account.write, report))
     if as_json:
-        whole = _written(partial(_print, json.dumps(account.summary))) and whole
+        whole = _written(partial(write_text, STDOUT, json.dumps(account.summary) + "\n")) and whole
     _tell(account, task)
     if left:
         _tell_left(left, stop.signal, output, watching=watching)
@@ -302,8 +303,8 @@ def fuse(
         from fusecli.images.preview import contact_sheet
 
         whole = _written(partial(contact_sheet, rows, sheet)) and whole
-    if account.count("failed") or not whole:
-        raise typer.Exit(EXIT_PARTIAL if account.count("done") + account.count("skipped") else EXIT_NOTHING_DONE)
+    if account.counts["failed"] or not whole:
+        raise typer.Exit(EXIT_PARTIAL if account.counts["done"] + account.counts["skipped"] else EXIT_NOTHING_DONE)
 
 
 def _refuse_contradictions(task: registry.Task, sides: dict[str, str], given: dict[str, Any]) -> None:
@@ -339,7 +340,7 @@ def _followed(
         bar.update()
         if total and bar.disable and time.monotonic() - told > TELL_SECONDS:
             told = time.monotonic()
-            log.info("%d of %d", account.count("done") + account.count("failed"), total)
+            log.info("%d of %d", account.counts["done"] + account.counts["failed"], total)
         if outcome.preview:
             rows.append(outcome.preview)
         if outcome.error:
@@ -357,13 +358,6 @@ def _written(write: Callable[[], None]) -> bool:
         log.error("%s", error)
         return False
     return True
-
-
-def _print(line: str) -> None:
-    from fusecli.images.atomic import STDOUT, text_file
-
-    with text_file(STDOUT) as file:
-        file.write(line + "\n")
 
 
 def _as_given(values: dict[str, Any]) -> dict[str, Any]:
@@ -388,7 +382,7 @@ def _machines(
     jobs: Sequence[Job],
     output: Path,
     workers: int | None,
-) -> Iterator[tuple[Computes, Callable[..., Generator[Outcome, None, None]]]]:
+) -> Iterator[tuple[Engine | Node, Callable[..., Generator[Outcome, None, None]]]]:
     """What computes, this machine or a cluster, and the function that starts the run."""
     if cluster is None:
         yield built(), partial(work, jobs, built())
@@ -427,13 +421,14 @@ def _nothing(request: Request, reason: str) -> tuple[Plan, Work]:
     log.warning("nothing to fuse yet: %s", reason)
     output = request.output
     single = bool(output.suffix) and not output.is_dir()
-    planned = settle([], output, request.naming, single=single, guarded=map(Path, request.sides.values()))
+    planned = settle([], output, request.naming, single=single, inputs=request.typed)
     return planned, Work(stream.run, stream.Settings())
 
 
 def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     """The plan for pictures, and how to run it."""
     from fusecli.images import frames, pairing
+    from fusecli.images.intensity import evenly
     from fusecli.stream import run as stream
     from fusecli.stream.plan import check_color, check_depth, plan
     from fusecli.stream.work import Work
@@ -451,20 +446,13 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     check_depth(request.bit_depth, (job.output.suffix.lower() for job in planned.jobs))
     check_color(planned.jobs, request.gray)
     request.check_engine()  # before frames are looked at, which may take long
-    settings = stream.Settings(
-        # from all pairs, so that every frame of the sequence gets the same range whatever is left to do
-        ranges=options.ranges(task, firsts, seconds, request.max_pixels),
-        resize=request.resized,
-        align=options.calibration(),
-        gray=request.gray,
-        bit_depth=request.bit_depth,
-        batch=request.batch_size,
+    # from all pairs, so that every frame of the sequence gets the same range whatever is left to do
+    ranges = options.ranges(request, firsts, seconds)
+    settings = replace(
+        request.settings(ranges, options.calibration()),
         workers=request.workers or max(1, min(cores(), len(planned.jobs))),
-        max_pixels=request.max_pixels,
-        compress=request.compress,
-        digest=request.digest,
         anonymous=task.second == "mri",
-        steady=tuple(stream.sample(pairs)) if options.steady else (),
+        steady=tuple(pairs[index] for index in evenly(len(pairs), stream.SAMPLED)) if options.steady else (),
     )
     return planned, Work(stream.run, settings)
 
@@ -472,12 +460,12 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
 def _sheet(output: Path) -> Path:
     """Where the contact sheet goes: into the folder of results, or beside the one result."""
     from fusecli.images import frames, nifti, video
+    from fusecli.images.pairing import stem_of
 
-    endings = (*nifti.ENDINGS, *frames.ENDINGS, *video.WRITES, ".dcm")
-    ending = next((one for one in endings if output.name.lower().endswith(one)), None)
-    if ending is None or output.is_dir():
+    stem = stem_of(output.name, (*nifti.ENDINGS, *frames.ENDINGS, *video.WRITES, ".dcm"))
+    if stem is None or output.is_dir():
         return output / "preview.png"
-    return output.with_name(f"{output.name[: -len(ending)]}-preview.png")
+    return output.with_name(f"{stem}-preview.png")
 
 
 def _tell(account: Report, task: registry.Task) -> None:
@@ -508,9 +496,8 @@ def _progress(total: int | None, hidden: bool) -> Iterator[Any]:
 
     from fusecli.progress import tqdm
 
-    with tqdm(total=total, unit="pair", disable=hidden, file=sys.stderr) as bar:
-        if hidden:
-            yield bar
-        else:
-            with logging_redirect_tqdm([log]):
-                yield bar
+    with (
+        tqdm(total=total, unit="pair", disable=hidden, file=sys.stderr) as bar,
+        nullcontext() if hidden else logging_redirect_tqdm([log]),
+    ):
+        yield bar

@@ -19,6 +19,7 @@ import typer.core
 from fusecli import registry
 from fusecli.errors import UsageError
 
+INPUT = "Folder, file or glob of {}."  # help of a side
 SHOWN = 3  # words that a message cites
 MISUSE: type[Exception] = typer.BadParameter.__mro__[1]  # UsageError of whichever copy of click typer uses
 
@@ -220,11 +221,8 @@ class _TextLines(logging.Formatter):
     """Lines of text; control characters, such as in a stranger's file name, are escaped: a terminal would obey them."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", _spelled, super().format(record))
-
-
-def _spelled(character: re.Match[str]) -> str:
-    return ascii(character[0])[1:-1]
+        line = super().format(record)
+        return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda character: ascii(character[0])[1:-1], line)
 
 
 def sleep_when_waiting() -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusecli import registry
+from fusecli.machine import cores
 
 if TYPE_CHECKING:
     from fusecli.images.intensity import Intensity
     from fusecli.images.registration import Calibration
     from fusecli.stream.plan import Naming
+    from fusecli.stream.run import Settings
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,23 @@ class Request:
         """Which side (0, 1) is brought to the other's size; None: neither."""
         return None if self.resize is None else self.task.sides.index(self.resize)
 
+    def settings(self, ranges: tuple[Intensity, Intensity], align: Calibration | None) -> Settings:
+        """How pictures become results."""
+        from fusecli.stream.run import Settings
+
+        return Settings(
+            ranges=ranges,
+            resize=self.resized,
+            align=align,
+            gray=self.gray,
+            bit_depth=self.bit_depth,
+            batch=self.batch_size,
+            workers=self.workers or cores(),
+            max_pixels=self.max_pixels,
+            compress=self.compress,
+            digest=self.digest,
+        )
+
 
 @dataclass(frozen=True)
 class FrameOptions:
@@ -64,20 +83,18 @@ class FrameOptions:
     steady: bool
     align: Path | None
 
-    def ranges(
-        self, task: registry.Task, firsts: list[Path], seconds: list[Path], max_pixels: int | None = None
-    ) -> tuple[Intensity, Intensity]:
+    def ranges(self, request: Request, firsts: list[Path], seconds: list[Path]) -> tuple[Intensity, Intensity]:
         """The intensity ranges of a sequence, the same for all its frames; warns of infrared that is no measurement.
 
         Raises UsageError.
         """
         from fusecli.images import colour, intensity
 
-        infrared = task.second == "ir"
+        infrared, most = request.task.second == "ir", request.max_pixels
         if infrared:
             intensity.warn_of_previews(seconds)
-            colour.warn_of_colored(intensity.colored(seconds, max_pixels))
-        return intensity.pair_ranges(firsts, seconds, infrared=infrared, option=self.range, max_pixels=max_pixels)
+            colour.warn_of_colored(intensity.colored(seconds, most))
+        return intensity.pair_ranges(firsts, seconds, infrared=infrared, option=self.range, max_pixels=most)
 
     def calibration(self) -> Calibration | None:
         """The calibration that ``--align`` names, if any. Raises UsageError."""

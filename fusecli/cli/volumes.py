@@ -64,9 +64,10 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
         raise UsageError(f"--reference {options.reference}: choose {' or '.join(task.sides)}")
     if options.window is not None and task.first != "ct":
         raise UsageError(f"--window is for CT; {task.first} and mri are shown by percentiles")
-    if options.colormap is not None and (task.first == "ct" or request.gray):
+    plain = task.first == "ct" or request.gray
+    if options.colormap is not None and plain:
         raise UsageError("--colormap is for gray PET and SPECT, in colour (not with --color gray)")
-    colors = None if task.first == "ct" or request.gray else options.colormap or colormap.DEFAULT
+    colors = None if plain else options.colormap or colormap.DEFAULT
     if colors is not None:
         colormap.table(colors)
     reference = task.sides.index(options.reference or task.first)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.cli.videos import is_video
 from fusecli.errors import UsageError, counted
-from fusecli.machine import cores
 
 if TYPE_CHECKING:
     from fusecli.images.intensity import Intensity
@@ -37,7 +36,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     naming, output = request.naming, request.output
     typed = request.typed
     _refuse(request, options)
-    settle([], output, naming, single=False, guarded=map(Path, typed))
+    settle([], output, naming, single=False, inputs=typed)
 
     def target(pair: Pair) -> Path:
         return naming.path(output, pair.name, naming.ending(pair.first))
@@ -47,10 +46,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         raise UsageError(f"both sides are {typed[0]}; tell them apart by --pair-by")
     watcher = watch.Watcher(
         folders=(Path(typed[0]), Path(typed[1])),
-        keys=(
-            partial(pairing.key_of, pattern=patterns[0], endings=frames.ENDINGS),
-            partial(pairing.key_of, pattern=patterns[1], endings=frames.ENDINGS),
-        ),
+        keys=[partial(pairing.key_of, pattern=pattern, endings=frames.ENDINGS) for pattern in patterns],
         target=target,
         recursive=request.pairing["recursive"],
         overwrite=naming.overwrite,
@@ -92,10 +88,10 @@ def _refuse(request: Request, options: FrameOptions) -> None:
     if output.is_file() or output.suffix.lower() in frames.ENDINGS:
         raise UsageError(f"-o {output}: --watch needs a folder")
     check_depth(request.bit_depth, [naming.ending(Path("a.png"))])
-    options.ranges(task, [], [])  # raises now if --range makes no sense
+    options.ranges(request, [], [])  # raises now if --range makes no sense
     naming.path(output, "0", "")  # raises now if --name gives no file name
     for option, path in naming.beside.items():  # among the inputs it could replace a frame, or be taken for one
-        check_outside(option, path, map(Path, request.typed))
+        check_outside(option, path, request.typed)
 
 
 def _settings(
@@ -107,30 +103,18 @@ def _settings(
     anew as long as its frames had one value only, as those of a camera that is starting.
     """
     from fusecli.images import intensity
-    from fusecli.stream import run as stream
 
     firsts, seconds = [job.first for job in jobs], [job.second for job in jobs]
     if before is not None:
         visible, infrared = before.ranges
         assert not isinstance(visible, str)
         if isinstance(infrared, intensity.Range) and infrared.lo == infrared.hi:
-            infrared = options.ranges(request.task, [], seconds, request.max_pixels)[1]
+            infrared = options.ranges(request, [], seconds)[1]
             _tell_range(options, infrared, len(jobs))
         return replace(before, ranges=(intensity.visible_range(firsts, request.max_pixels, visible), infrared))
-    ranges = options.ranges(request.task, firsts, seconds, request.max_pixels)
+    ranges = options.ranges(request, firsts, seconds)
     _tell_range(options, ranges[1], len(jobs))
-    return stream.Settings(
-        ranges=ranges,
-        resize=request.resized,
-        align=calibration,
-        gray=request.gray,
-        bit_depth=request.bit_depth,
-        batch=request.batch_size,
-        workers=request.workers or cores(),
-        max_pixels=request.max_pixels,
-        compress=request.compress,
-        digest=request.digest,
-    )
+    return request.settings(ranges, calibration)
 
 
 def _tell_range(options: FrameOptions, infrared: Intensity, count: int) -> None:

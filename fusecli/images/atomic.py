@@ -154,6 +154,12 @@ def text_file(path: Path) -> Iterator[TextIO]:
             yield file
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text as a file of its own, or to standard output; see `text_file`."""
+    with text_file(path) as file:
+        file.write(text)
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes; of a folder's files in the order of their names."""
     digest = hashlib.sha256()

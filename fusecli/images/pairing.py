@@ -82,11 +82,11 @@ def find_pairs(
     )
     if a.single and b.single:
         (one,), (other,) = a.paths, b.paths
-        return _distinct([Pair(_stem(one.name, endings) or one.stem, one, other)], sides)
+        return _distinct([Pair(stem_of(one.name, endings) or one.stem, one, other)], sides)
     common = sorted(a.files.keys() & b.files.keys())
     if not common:
         message = _nothing_in_common(a, b, endings, sides if pair_by == "stem" else None)
-        raise NoPair("\n".join([message, *_not_read(a, b, endings), *_broken(a, b)]))
+        raise NoPair("\n".join([message, *_not_taken(a, b, endings)]))
     videos = sorted(key for key in a.foreign.keys() & b.foreign.keys() if a.foreign[key] in video.ENDINGS)
     if videos:
         log.warning("videos among pictures are left out, for example %s; fuse them in a run of their own", videos[0])
@@ -112,7 +112,7 @@ def _tell_unmatched(a: _Side, b: _Side, endings: Collection[str], ignore: bool) 
     listed = [_list_of(side, paths) for side, other in ((a, b), (b, a)) if (paths := side.without_partner(other))]
     if not (listed or a.broken or b.broken):
         return
-    message = "\n".join([*listed, *_not_read(a, b, endings), *_broken(a, b)])
+    message = "\n".join([*listed, *_not_taken(a, b, endings)])
     if not ignore:
         raise UsageError(
             f"{message}\nAdd the missing files, or go on without these by --ignore-unmatched; "
@@ -133,11 +133,11 @@ def files_of(pattern: str) -> Iterator[tuple[str, Path]]:
         yield relative + name, Path(location)
 
 
-def is_empty(typed: str) -> bool:
-    """Whether this is a folder that, with its sub-folders, holds no file yet and no broken link."""
+def is_empty(folder: str) -> bool:
+    """Whether a folder, with its sub-folders, holds no file yet and no broken link."""
     try:
         broken: list[str] = []
-        return Path(typed).is_dir() and next(_walk(typed, True, broken), None) is None and not broken
+        return next(_walk(folder, True, broken), None) is None and not broken
     except OSError:  # reported when the folder is read
         return False
 
@@ -145,7 +145,7 @@ def is_empty(typed: str) -> bool:
 def key_of(name: str, *, pattern: tuple[str, str], endings: Collection[str]) -> str | None:
     """The pair's name of a file, given with its sub-folder; None where ending or pattern (`patterns`) does not fit."""
     folder, slash, own = name.rpartition("/")
-    middle = _middle(_stem(own, endings) or "", pattern)
+    middle = _middle(stem_of(own, endings) or "", pattern)
     return unicodedata.normalize("NFC", folder + slash + middle) if middle else None
 
 
@@ -204,10 +204,10 @@ class _Side:
             raise UsageError(
                 f"{option} {error.filename or typed}: cannot be listed: {error.strerror or error}"
             ) from error
-        broken = [link for link in broken if _stem(Path(link).name, endings) is not None]
+        broken = [link for link in broken if stem_of(Path(link).name, endings) is not None]
         side = cls(option, typed, single=path.is_file(), broken=broken)
         for folder, name, location in found:
-            stem = _stem(name, endings)
+            stem = stem_of(name, endings)
             middle = _middle(Path(name).stem if stem is None else stem, pattern)
             key = unicodedata.normalize("NFC", folder + middle)  # macOS decomposes accented letters
             if stem is None:
@@ -253,7 +253,7 @@ def patterns(pair_by: str, sides: tuple[str, str]) -> list[tuple[str, str]]:
     return [given.get(side, ("", "")) for side in sides]
 
 
-def _stem(name: str, endings: Collection[str]) -> str | None:
+def stem_of(name: str, endings: Collection[str]) -> str | None:
     """The name without its ending; None where the ending is none of ``endings`` (of which .nii.gz may be one)."""
     dot = name.rfind(".")
     if dot <= 0:
@@ -264,44 +264,47 @@ def _stem(name: str, endings: Collection[str]) -> str | None:
     return name[:dot] if name[dot:].lower() in endings else None
 
 
-def _walk(root: str, recursive: bool, broken: list[str] | None = None) -> Iterator[tuple[str, str, str]]:
+def _walk(
+    folder: str,
+    recursive: bool,
+    broken: list[str] | None = None,
+    relative: str = "",
+    above: frozenset[tuple[int, int]] = frozenset(),
+) -> Iterator[tuple[str, str, str]]:
     """(folder with slash, name, location) of all files that are not hidden; links to a parent are not followed.
 
-    broken: a list to which broken links are appended.
+    broken: a list to which broken links are appended. relative, above: the path from the first folder to this one, and
+    the folders on it.
     """
-
-    def visit(folder: str, relative: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, str, str]]:
+    try:
+        status = os.stat(folder)
+        identity = status.st_dev, status.st_ino
+        if identity in above:
+            return
+        with os.scandir(folder) as entries:
+            listing = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+    except (FileNotFoundError, PermissionError) as error:
+        if not relative:
+            raise
+        if isinstance(error, PermissionError):  # `os.access` does not foresee it of a Windows drive's own folders
+            _tell_closed(folder)
+        return  # else it is gone since its parent was listed, such as the oldest day's
+    for entry in listing:
         try:
-            status = os.stat(folder)
-            identity = status.st_dev, status.st_ino
-            if identity in above:
-                return
-            with os.scandir(folder) as entries:
-                listing = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
-        except (FileNotFoundError, PermissionError) as error:
-            if not relative:
-                raise
-            if isinstance(error, PermissionError):  # `os.access` does not foresee it of a Windows drive's own folders
-                _tell_closed(folder)
-            return  # else it is gone since its parent was listed, such as the oldest day's
-        for entry in listing:
-            try:
-                is_file, is_folder = entry.is_file(), entry.is_dir()
-            except OSError as error:
-                if error.errno == errno.ELOOP:  # a link to itself
-                    continue
-                raise
-            if is_file:
-                yield relative, entry.name, entry.path
-            elif recursive and is_folder:
-                if os.access(entry.path, os.R_OK | os.X_OK):
-                    yield from visit(entry.path, f"{relative}{entry.name}/", above | {identity})
-                else:  # such as lost+found of a disk
-                    _tell_closed(entry.path)
-            elif broken is not None and not is_folder and entry.is_symlink():
-                broken.append(entry.path)
-
-    return visit(root, "", frozenset())
+            is_file, is_folder = entry.is_file(), entry.is_dir()
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link to itself
+                continue
+            raise
+        if is_file:
+            yield relative, entry.name, entry.path
+        elif recursive and is_folder:
+            if os.access(entry.path, os.R_OK | os.X_OK):
+                yield from _walk(entry.path, recursive, broken, f"{relative}{entry.name}/", above | {identity})
+            else:  # such as lost+found of a disk
+                _tell_closed(entry.path)
+        elif broken is not None and not is_folder and entry.is_symlink():
+            broken.append(entry.path)
 
 
 @cache
@@ -320,31 +323,22 @@ def _glob(pattern: str, broken: list[str]) -> Iterator[tuple[str, str, str]]:
             broken += [location] if os.path.islink(location) and not os.path.exists(location) else []
             continue
         *folders, name = Path(location).parts
-        middle = folders[head : len(folders) - tail]
-        kept = [folder for folder, part in zip(folders[:head], parts, strict=False) if glob.has_magic(part)]
-        kept += middle
-        if tail:
-            kept += [
-                folder for folder, part in zip(folders[-tail:], parts[-tail:], strict=True) if glob.has_magic(part)
-            ]
-        yield "".join(f"{folder}/" for folder in kept), name, location
+        matched = [*parts[:head], *["**"] * (len(folders) - head - tail), *parts[len(parts) - tail :]]
+        kept = (f"{folder}/" for folder, part in zip(folders, matched, strict=False) if glob.has_magic(part))
+        yield "".join(kept), name, location
 
 
 def _reads(endings: Collection[str]) -> str:
     return f"fusecli reads {' '.join(sorted(ending for ending in endings if ending))} here"
 
 
-def _not_read(a: _Side, b: _Side, endings: Collection[str]) -> Iterator[str]:
-    """For each side: which files would have a partner, if fusecli read files of their kind."""
+def _not_taken(a: _Side, b: _Side, endings: Collection[str]) -> Iterator[str]:
+    """For each side: which files would have a partner, if fusecli read files of their kind; which links are broken."""
     for side, other in ((a, b), (b, a)):
         kinds = Counter(side.foreign[key] for key in side.foreign.keys() & other.files.keys() - side.files.keys())
         if kinds:
             found = ", ".join(f"{count} × {kind or 'no ending'}" for kind, count in kinds.most_common(5))
             yield f"{side.option}: there are files of these names that are not read ({found}); {_reads(endings)}"
-
-
-def _broken(a: _Side, b: _Side) -> Iterator[str]:
-    """For each side: the links that lead nowhere."""
     yield from (f"{side.option}: {_of_links(side.broken)}" for side in (a, b) if side.broken)
 
 
@@ -379,7 +373,7 @@ def _nothing_in_common(a: _Side, b: _Side, endings: Collection[str], sides: tupl
     """The message where the sides share no name; given ``sides``, it suggests patterns that match, if it finds any."""
     for side in (a, b):
         if not side.files:
-            stem = _stem(side.paths[0].name, endings)
+            stem = stem_of(side.paths[0].name, endings)
             return (
                 f"{side.option}: no name there, without its ending, fits the pattern of --pair-by, {stem!r} for example"
             )
@@ -501,12 +495,12 @@ def _from_rows(
         files = [_locate(cells[side], folder, path, folders) for side, folder in zip(sides, typed, strict=True)]
         missing += [f"line {rows.line_num}: {file}" for file in files if not _is_there(file, folders)]
         for file in files:
-            if _stem(file.name, endings) is None and (_is_there(file, False) or not folders):
+            if stem_of(file.name, endings) is None and (_is_there(file, False) or not folders):
                 raise UsageError(f"{where}: {file} is not a supported kind of file; {_reads(endings)}")
         if _same(*files):
             raise UsageError(f"{where}: --{sides[0]} and --{sides[1]} name the same file ({files[0]})")
         name = unicodedata.normalize("NFC", cells.get("name") or files[0].name)
-        name = _stem(name, endings) or name
+        name = stem_of(name, endings) or name
         if _leaves(name):
             raise UsageError(f"{where}: {name!r} does not name a file inside the output folder")
         name = PurePath(name).as_posix()  # on Windows backslashes part folders, too

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Windows = tuple[int, int, int, float]  # what `WindowAttention` takes besides channels: heads, head_dim, window, overlap
+
 # Values in the widest map of a strip: 8 MB in float32, a part of the cache.
 STRIP = 2**21
 
@@ -214,19 +216,10 @@ class FeedForward(nn.Module):
 class Block(nn.Sequential):
     """Channel attention and window attention, each followed by a feed-forward."""
 
-    def __init__(
-        self,
-        channels: int,
-        channel_heads: int,
-        spatial_heads: int,
-        head_dim: int,
-        window: int,
-        overlap: float,
-        expansion: float,
-    ) -> None:
+    def __init__(self, channels: int, heads: int, windows: Windows, expansion: float) -> None:
         super().__init__(
-            ChannelAttention(channels, channel_heads),
+            ChannelAttention(channels, heads),
             FeedForward(channels, expansion),
-            WindowAttention(channels, spatial_heads, head_dim, window, overlap),
+            WindowAttention(channels, *windows),
             FeedForward(channels, expansion),
         )

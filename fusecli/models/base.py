@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fusecli.models import phases
 from fusecli.models.borders import extend, fill
 from fusecli.models.nano import UNDERSTOOD, Nano, affine, double, perceptron
-from fusecli.models.network import FusionNetwork
+from fusecli.models.network import Features, FusionNetwork
 
 
 class Block(nn.Module):
@@ -116,9 +116,7 @@ class Base(FusionNetwork):
     def jittered(self, contexts: Tensor, strength: float, generator: torch.Generator) -> Tensor:
         return self.nano.jittered(contexts, strength, generator)
 
-    def with_features(
-        self, first: Tensor, second: Tensor, guide: Tensor | None = None
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    def with_features(self, first: Tensor, second: Tensor, guide: Tensor | None = None) -> tuple[Tensor, Features]:
         """(fused, features by scale). Clamped to [0, 1], except in training. ``guide``: the ``context``."""
         context = self.context(first, second) if guide is None else guide
         start = self.aim(first, second, context)

@@ -73,9 +73,11 @@ def read(path: Path) -> tuple[str, dict[str, Any], list[str], dict[str, torch.Te
 
     Raises UsageError if the file is missing, broken, or holds pickled code.
     """
+    if path.suffix != ".safetensors":
+        return _model_in(training_state(path))
     _check_that_it_is_there(path)
     try:
-        found = _read_safetensors(path) if path.suffix == ".safetensors" else _model_in(_training(path))
+        found = _read_safetensors(path)
     except SafetensorError as error:
         raise UsageError(f"{path}: not a readable safetensors file ({error})") from error
     _check_sense(path, *found)
@@ -111,7 +113,15 @@ def _read_safetensors(path: Path) -> tuple[Any, Any, Any, Any]:
         raise UsageError(f"{path}: its fusecli header is broken ({error})") from error
 
 
-def _training(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def training_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """All that a ``.pt`` training checkpoint carries (see training.loop.Run.state); empty for a plain weight file.
+
+    Raises as `read` does.
+    """
+    if path.suffix == ".safetensors":
+        read(path)  # explains what is wrong with it
+        return {}
+    _check_that_it_is_there(path)
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         complete = {"architecture", "config", "tasks", "model"} <= state.keys()
@@ -122,22 +132,12 @@ def _training(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         ) from error
     if not complete:
         raise UsageError(f"{path}: not a fusecli checkpoint")
+    _check_sense(path, *_model_in(state))
     return state
 
 
 def _model_in(state: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     return state["architecture"], state["config"], state["tasks"], state["model"]
-
-
-def training_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """All that a ``.pt`` training checkpoint carries (see training.loop.Run.state); empty for a plain weight file."""
-    if path.suffix == ".safetensors":
-        read(path)  # explains what is wrong with it
-        return {}
-    _check_that_it_is_there(path)
-    state = _training(path, device)
-    _check_sense(path, *_model_in(state))
-    return state
 
 
 def find(model: str, task: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fusecli.models.attention import ChannelAttention, Conv3x3, WindowAttention
+from fusecli.models.attention import ChannelAttention, Conv3x3, WindowAttention, Windows
 
 
 class CrossFusion(nn.Module):
@@ -15,14 +15,10 @@ class CrossFusion(nn.Module):
     convolution, so that each has seen the other in the other dimension.
     """
 
-    def __init__(
-        self, channels: int, channel_heads: int, spatial_heads: int, head_dim: int, window: int, overlap: float
-    ) -> None:
+    def __init__(self, channels: int, heads: int, windows: Windows) -> None:
         super().__init__()
-        self.spatial = nn.ModuleList(
-            WindowAttention(channels, spatial_heads, head_dim, window, overlap) for _ in range(2)
-        )
-        self.channel = nn.ModuleList(ChannelAttention(channels, channel_heads) for _ in range(2))
+        self.spatial = nn.ModuleList(WindowAttention(channels, *windows) for _ in range(2))
+        self.channel = nn.ModuleList(ChannelAttention(channels, heads) for _ in range(2))
         self.join = nn.ModuleList(nn.Linear(2 * channels, channels, bias=False) for _ in range(2))
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,12 +35,10 @@ class CrossFusion(nn.Module):
 class Merge(nn.Module):
     """Both attentions on the concatenation of the two modalities, then a 3×3 convolution to the level's width."""
 
-    def __init__(
-        self, channels: int, channel_heads: int, spatial_heads: int, head_dim: int, window: int, overlap: float
-    ) -> None:
+    def __init__(self, channels: int, heads: int, windows: Windows) -> None:
         super().__init__()
-        self.channel = ChannelAttention(2 * channels, channel_heads)
-        self.spatial = WindowAttention(2 * channels, spatial_heads, head_dim, window, overlap)
+        self.channel = ChannelAttention(2 * channels, heads)
+        self.spatial = WindowAttention(2 * channels, *windows)
         self.reduce = Conv3x3(2 * channels, channels)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:

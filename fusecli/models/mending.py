@@ -43,13 +43,10 @@ def examine(upper: Tensor, lower: Tensor, columns: Tensor) -> Faults:
     return Faults(may_have_stripes(torch.cat([upper, lower], 1), columns), *measure_noise(upper, lower))
 
 
-def mend(images: Tensor, faults: Faults | None = None) -> Tensor:
-    """N×1×H×W luma in [0, 1] without stripes and strong noise; the very same tensor where nothing is wrong.
-
-    faults: where they are known already. Mending a mended image again is not needed.
-    """
-    known = faults or examine(*(images[(slice(None), 0, *part)] for part in samples(*images.shape[2:])))
-    return repaired(images, known)[0]
+def mend(images: Tensor) -> Tensor:
+    """N×1×H×W luma in [0, 1] without stripes and strong noise; the very same tensor where nothing is wrong."""
+    parts = (images[(slice(None), 0, *part)] for part in samples(*images.shape[2:]))
+    return repaired(images, examine(*parts))[0]
 
 
 def repaired(images: Tensor, faults: Faults) -> tuple[Tensor, Faults]:

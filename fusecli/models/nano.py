@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fusecli.models import phases
 from fusecli.models.borders import extended, fill, inside
-from fusecli.models.network import FusionNetwork
+from fusecli.models.network import Features, FusionNetwork
 from fusecli.models.statistics import SIZE, pair_statistics
 from fusecli.text.events import SEVERITY_DIM
 
@@ -153,9 +153,7 @@ class Nano(FusionNetwork):
         back = torch.linalg.pinv(self.whiten.weight.cpu(), rtol=1e-3)
         return contexts + F.pad((back @ noise).mT, (0, contexts.shape[1] - SIZE)).to(contexts)
 
-    def with_features(
-        self, first: Tensor, second: Tensor, guide: Tensor | None = None
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    def with_features(self, first: Tensor, second: Tensor, guide: Tensor | None = None) -> tuple[Tensor, Features]:
         """(fused, features by scale, the finest before they are steered). Clamped to [0, 1], except in training.
 
         ``guide``: the ``context``, where it is not that of these very images.

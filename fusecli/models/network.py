@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+Features = dict[int, Tensor]  # by scale: 1 is full size, 2 half …
+
 
 class FusionNetwork(nn.Module):
     """Fuses N×1×H×W luma pairs in [0, 1], any H, W ≥ 1, into N×1×H×W.
@@ -63,8 +65,6 @@ class FusionNetwork(nn.Module):
         """N×1×H×W, clamped to [0, 1] except in training. ``guide``: see `with_features`."""
         return self.with_features(first, second, guide)[0]
 
-    def with_features(
-        self, first: Tensor, second: Tensor, guide: Tensor | None = None
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    def with_features(self, first: Tensor, second: Tensor, guide: Tensor | None = None) -> tuple[Tensor, Features]:
         """(fused, features by scale). ``guide``: N×D, description vectors for a teacher, a student's ``context``."""
         raise NotImplementedError

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,7 @@ def _difference(session: InferenceSession, network: FusionNetwork, inputs: dict[
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
+def _quiet() -> Iterator[None]:
     """Silence the exporter, whose messages do not concern the user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -12,7 +12,7 @@ from fusecli.models import phases
 from fusecli.models.attention import Block, Conv3x3
 from fusecli.models.borders import fill
 from fusecli.models.cross_fusion import CrossFusion, Merge
-from fusecli.models.network import FusionNetwork
+from fusecli.models.network import Features, FusionNetwork
 
 LEVELS = 4
 
@@ -127,7 +127,7 @@ class Teacher(FusionNetwork):
             raise ValueError("channel_heads must divide the widths, which double from level to level")
         self.look, self.mends = look, mend
         attention = [
-            (channels, channel_heads[level], spatial_heads[level], head_dim, window, overlap)
+            (channels, channel_heads[level], (spatial_heads[level], head_dim, window, overlap))
             for level, channels in enumerate(widths)
         ]
 
@@ -166,9 +166,7 @@ class Teacher(FusionNetwork):
             return self.told(self.describe(first, second), look)
         return None if self.look is None else self.told(first.new_zeros(len(first), self.text_dim), look)
 
-    def with_features(
-        self, first: Tensor, second: Tensor, guide: Tensor | None = None
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    def with_features(self, first: Tensor, second: Tensor, guide: Tensor | None = None) -> tuple[Tensor, Features]:
         """(fused, output of the decoder's four levels by scale, N×C×⌈H/scale⌉×⌈W/scale⌉).
 
         ``guide``: the text and the look (`told`); with neither the affine maps are left out.
@@ -184,7 +182,7 @@ class Teacher(FusionNetwork):
         levels = [list(level) for level in zip(*sides, strict=True)]
         if self.cross is not None:
             levels[-1] = list(self.cross(*levels[-1]))
-        features: dict[int, Tensor] = {}
+        features: Features = {}
         current = None
         for level in reversed(range(LEVELS)):
             merged = self.merge[level](*levels[level])

@@ -152,16 +152,18 @@ def connect(
         if on_gpu:
             per_task = max(1, min(per_task, cores // gpus))
         needs = {"num_cpus": per_task, "num_gpus": 1 if on_gpu else 0}
-        slots = min(gpus, cores // per_task) if on_gpu else cores // per_task
-        if slots < 1:
+        able = [node for node in ray.nodes() if node["Alive"] and _has(node["Resources"], needs)]
+        if not able:
             raise UsageError(f"--cluster {address}: no machine of it has {per_task} cores; see --workers")
+        slots = min(gpus, cores // per_task) if on_gpu else cores // per_task
         spec = replace(spec, device="cuda" if on_gpu or spec.device == "cuda" else "cpu")
         token = secrets.token_hex(16)
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text(token, encoding="ascii")
         inputs = tuple(path for job in jobs[:1] for path in (job.first, job.second) if path.exists())
-        session = Session(spec, work.with_workers(per_task), os.getcwd(), probe, token, inputs)
-        node = _check(ray, session, needs, address)
+        work = replace(work, settings=replace(work.settings, workers=per_task))
+        session = Session(spec, work, os.getcwd(), probe, token, inputs)
+        node = _check(ray, session, needs, able, address)
         log.info("cluster: %s at once on %s, %s", counted(slots, "task"), node.device, node.precision)
         chunk = 1 if isinstance(work.settings, VolumeSettings) else CHUNK
         yield Cluster(ray, ray.put(session), slots, needs, node, chunk)
@@ -197,18 +199,14 @@ def _start(ray: Any, address: str) -> None:
         ) from error
 
 
-def _check(ray: Any, session: Session, needs: dict[str, Any], address: str) -> Node:
+def _has(resources: dict[str, float], needs: dict[str, Any]) -> bool:
+    return resources.get("CPU", 0) >= needs["num_cpus"] and resources.get("GPU", 0) >= needs["num_gpus"]
+
+
+def _check(ray: Any, session: Session, needs: dict[str, Any], able: list[dict[str, Any]], address: str) -> Node:
     """Run `_look` on every machine that could get a task. Raises UsageError if one is unfit, or if they differ."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    wanted = {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"]}
-    able = [
-        node
-        for node in ray.nodes()
-        if node["Alive"] and all(node["Resources"].get(kind, 0) >= count for kind, count in wanted.items())
-    ]
-    if not able:
-        raise UsageError(f"--cluster {address}: no machine of it has {needs['num_cpus']} cores; see --workers")
     look = ray.remote(_look)
     answers = []
     for node in able:

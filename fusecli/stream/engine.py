@@ -208,7 +208,7 @@ class Engine:
         def piece(first: Tensor, second: Tensor) -> Tensor:
             return act(first, second, *(() if context is None else (context,)))
 
-        return fuse_tiled(piece, first, second, tile=self.tile, overlap=self.overlap, align=self.model.align, axis=1)
+        return fuse_tiled(piece, first, second, tile=self.tile, overlap=self.overlap, align=self.model.align)
 
     def _within_memory(self, act: Callable[[], T], reduce: Callable[[], str | None]) -> T:
         """The result of ``act``, tried again with less at once as long as the device runs out of memory.
@@ -218,7 +218,7 @@ class Engine:
         while True:
             try:
                 return act()
-            except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            except (RuntimeError, MemoryError) as error:  # torch's own is a RuntimeError
                 said = reduce() if out_of_memory(error) else None
                 if said is None:
                     raise

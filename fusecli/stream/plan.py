@@ -79,13 +79,14 @@ class Naming:
 def plan(pairs: list[Pair], output: Path, naming: Naming, *, inputs: Sequence[str] = ()) -> Plan:
     """Name every pair's result, in the first's format or as ``naming`` says, and check that writing it harms nothing.
 
-    output: a folder, or a file for a single pair (see `is_file`). inputs: both sides as typed; a folder among them is
-    no place for results. Raises UsageError where outputs exist, coincide, lie in an input folder, or cannot be written.
+    output: a folder, or for a single pair a file, told by its ending. inputs: both sides as typed; a folder among them
+    is no place for results. Raises UsageError where outputs exist, coincide, lie in an input folder, or cannot be
+    written.
     """
-    single = is_file(output)
+    single = output.suffix.lower() in frames.ENDINGS and not output.is_dir()
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one file for {len(pairs)} pairs; name a folder")
-    if single and _format_of(output.suffix) != _format_of(naming.ending(output)):
+    if single and format_of(output.suffix) != format_of(naming.ending(output)):
         raise UsageError(f"-o {output}: contradicts --format {naming.file_format}; leave out one of them")
     return place(pairs, output, naming, naming.ending, single=single, inputs=inputs)
 
@@ -108,12 +109,7 @@ def place(
     for index, pair in enumerate(pairs):
         target = output if single else naming.path(output, pair.name, ending(pair.first), index)
         jobs.append(Job(pair.name, pair.first, pair.second, target))
-    guarded = [Path(typed) for typed in inputs if Path(typed).is_dir()]
-    if not single:
-        held = [pair.first for pair in pairs], [pair.second for pair in pairs]
-        check_globs(output, inputs, held, [job.output for job in jobs])
-    files = all(Path(typed).is_file() for typed in inputs)
-    return settle(jobs, output, naming, single=single, guarded=guarded, files=files, written=written)
+    return settle(jobs, output, naming, single=single, inputs=inputs, written=written)
 
 
 def settle(
@@ -122,18 +118,20 @@ def settle(
     naming: Naming,
     *,
     single: bool,
-    guarded: Iterable[Path],
-    files: bool = False,
+    inputs: Sequence[str],
     written: Iterable[str] = frames.WRITES,
 ) -> Plan:
     """Check that writing the results of ``jobs`` harms nothing.
 
-    single: ``output`` is the file itself. guarded: input folders, in which no folder of results may lie. files: whether
-    both inputs are files, so that the result is likely meant to be one: a new folder may be results.v2 then, but not
+    single: ``output`` is the file itself. inputs: both sides as typed, and other folders in which no folder of results
+    may lie. Where all are files the result is likely meant to be one: a new folder may be results.v2 then, but not
     one.xyz. written: the endings that ``output`` could have as a file, for a message. Names are checked in all jobs,
     existing files only in this part's own jobs, since other parts may be running. Raises UsageError.
     """
     beside, replaces = naming.beside, naming.overwrite or naming.skip_existing
+    if not single:
+        _check_globs(output, inputs, jobs)
+    files = all(Path(typed).is_file() for typed in inputs)
     if not single and not output.is_dir() and (_is_medium(output.name) or (files and output.suffix[1:].isalpha())):
         known = ", ".join(written)
         raise UsageError(f"-o {output}: files of this kind are not written here; name a folder, or a file in {known}")
@@ -141,12 +139,12 @@ def settle(
     mine = jobs if naming.part is None else [job for job in jobs if naming.part.takes(job.name)]
     existing = [job for job in mine if _exists(job.output)]
     _check_folders_hold_no_input(existing, jobs)
-    inputs = chain(naming.reads, (path for job in jobs for path in job.inputs))  # other parts' too
-    _check_inputs_stay([*(("-o", job.output) for job in existing), *beside.items()], inputs)
+    sources = chain(naming.reads, (path for job in jobs for path in chain(*job.sides)))  # other parts' too
+    _check_inputs_stay([*(("-o", job.output) for job in existing), *beside.items()], sources)
     if single:
         _check_length(output)
     else:
-        check_outside("-o", output, guarded)
+        check_outside("-o", output, inputs)
     if existing and not replaces:
         shown = _some(job.output for job in existing)
         raise UsageError(
@@ -164,29 +162,22 @@ def settle(
     return Plan([job for job in mine if id(job) not in left], skipped)
 
 
-def is_file(output: Path) -> bool:
-    """Whether ``-o`` names a file: it has an image's ending and is no folder."""
-    return output.suffix.lower() in frames.ENDINGS and not output.is_dir()
-
-
-def check_outside(option: str, path: Path, folders: Iterable[Path]) -> None:
-    """Raises UsageError where what is written would lie in an input folder."""
+def check_outside(option: str, path: Path, inputs: Iterable[str]) -> None:
+    """Raises UsageError where what is written would lie in a folder among the inputs."""
     target = path.resolve()
     around = {_identity(place) for place in (target, *target.parents) if _exists(place)}  # names may differ: out, Out
-    for folder in () if path == STDOUT else folders:
-        if _exists(folder) and _identity(folder) in around:
+    for folder in () if path == STDOUT else map(Path, inputs):
+        if os.path.isdir(folder) and _identity(folder) in around:
             raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
 
 
-def check_globs(output: Path, inputs: Sequence[str], held: Sequence[Iterable[Path]], results: Sequence[Path]) -> None:
-    """Raises UsageError where a glob among ``inputs`` would match results in the folder ``output`` in the next run.
-
-    held: the files that each of the inputs matches now.
-    """
-    for typed, files in zip(inputs, held, strict=False):
+def _check_globs(output: Path, inputs: Sequence[str], jobs: Sequence[Job]) -> None:
+    """Raises UsageError where a glob among ``inputs`` would match results in the folder ``output`` in the next run."""
+    for side, typed in enumerate(inputs[:2]):
         if Path(typed).exists():  # which is no glob
             continue
-        if output.resolve() in _folders(files) or _would_find(typed, output, results):
+        files = (path for job in jobs for path in job.sides[side])
+        if output.resolve() in _folders(files) or _would_find(typed, output, (job.result_file for job in jobs)):
             raise UsageError(f"-o {output}: {typed} would find the results as inputs; choose another folder")
 
 
@@ -261,7 +252,7 @@ def _check_length(path: Path) -> None:
         path.lstat()
 
 
-def _format_of(ending: str) -> str:
+def format_of(ending: str) -> str:
     """The one ending that stands for its format: .tif for .tiff, .jpg for .jpeg."""
     return {".tiff": ".tif", ".jpeg": ".jpg"}.get(ending.lower(), ending.lower())
 
@@ -326,7 +317,7 @@ def _check_folders_hold_no_input(existing: Iterable[Job], jobs: Iterable[Job]) -
     folders = [job.output for job in existing if job.output.is_dir()]
     if not folders:
         return
-    sources = _folders(path for job in jobs for path in job.inputs)
+    sources = _folders(path for job in jobs for path in chain(*job.sides))
     held = sources.union(*(source.parents for source in sources))
     for folder in folders:
         if folder.resolve() in held:

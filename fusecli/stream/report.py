@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -17,20 +17,9 @@ from fusecli import __version__
 from fusecli.images.atomic import text_file
 from fusecli.stream.run import Job, Outcome
 
-
-class Computes(Protocol):
-    """What a report tells of an `Engine`, or of the machines of a cluster."""
-
-    @property
-    def device(self) -> object: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def runtime(self) -> str: ...
-    @property
-    def tile(self) -> int: ...
-    @property
-    def overlap(self) -> int: ...
+if TYPE_CHECKING:
+    from fusecli.stream.cluster import Node
+    from fusecli.stream.engine import Engine
 
 
 class Entry(NamedTuple):
@@ -61,7 +50,7 @@ class Report:
     """
 
     def __init__(
-        self, options: dict[str, Any], model: dict[str, Any], engine: Computes, keep: int | None = None
+        self, options: dict[str, Any], model: dict[str, Any], engine: Engine | Node, keep: int | None = None
     ) -> None:
         self.began = time.monotonic()  # the wall clock may be set during the run
         self.head = {
@@ -78,7 +67,7 @@ class Report:
             "tile_overlap": engine.overlap,
         }
         self.pairs: deque[Entry] = deque(maxlen=keep)
-        self.counts = Counter[str]()
+        self.counts = Counter[str]()  # of pairs by status: done, failed, skipped or left
         self.mended = Counter[tuple[str, str]]()  # number of pairs by side and fault that was mended in it
         self.summary: dict[str, Any] = {}
 
@@ -101,10 +90,6 @@ class Report:
         self.pairs.append(entry)
         self.counts[entry.status] += 1
 
-    def count(self, status: str) -> int:
-        """How many pairs are ``done``, ``failed`` or ``skipped``."""
-        return self.counts[status]
-
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
         """Those of ``jobs`` (without the skipped) that have no outcome yet; for reports that keep every pair."""
         if self.counts["done"] + self.counts["failed"] == len(jobs):  # the usual case: spares a set of a million paths
@@ -119,10 +104,7 @@ class Report:
         seconds = time.monotonic() - self.began
         self.summary = {
             "pairs": self.counts.total(),
-            "done": self.counts["done"],
-            "failed": self.counts["failed"],
-            "skipped": self.counts["skipped"],
-            "left": len(left),
+            **{status: self.counts[status] for status in ("done", "failed", "skipped", "left")},
             "interrupted": interrupted,
             "seconds": round(seconds, 3),
             "pairs_per_second": round(self.counts["done"] / seconds, 2) if seconds else 0.0,

@@ -25,7 +25,7 @@ from fusecli.errors import FusecliError, InputError, OutputError, counted
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
 from fusecli.images.frame import Frame
-from fusecli.images.intensity import Intensity, evenly
+from fusecli.images.intensity import Intensity
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
 from fusecli.images.pairing import Pair
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 AHEAD_BYTES = 2**30  # limit for decoded pairs that wait for an accelerator
 STRETCHED = 0.02  # change of the aspect ratio that rounding explains; more is a distortion
-SAMPLED = 16  # pairs that settle the exposure of a sequence
+SAMPLED = 16  # pairs, evenly spread, that settle the exposure of a sequence
 BATCH_PIXELS, BATCH_PAIRS = 10**7, 32  # limits of a batch where --batch-size does not say
 
 
@@ -54,9 +54,14 @@ class Job:
     output: Path
 
     @property
-    def inputs(self) -> tuple[Path, ...]:
-        """All files that are read."""
-        return self.first, self.second
+    def sides(self) -> tuple[Sequence[Path], Sequence[Path]]:
+        """The files that are read of either side."""
+        return (self.first,), (self.second,)
+
+    @property
+    def result_file(self) -> Path:
+        """The result, or of a folder of slices the first."""
+        return self.output
 
     def is_done(self) -> bool:
         """Whether there is a result. Empty files, as aborted copies and repaired disks leave them, are none.
@@ -97,7 +102,6 @@ class Outcome:
     error: str | None = None
     seconds: float = 0.0
     sha256: str | None = None
-    size: tuple[int, int] | None = None
     preview: Sequence[np.ndarray] | None = field(default=None, repr=False)
     fatal: bool = False
     mended: Found = field(default_factory=dict)
@@ -177,7 +181,7 @@ class _Work:
             for index, (a, b) in enumerate(zip(loaded.first, loaded.second, strict=True)):
                 begun = self.engine.start(a[None], b[None], loaded.levels)
                 loaded.add(index, begun.finish()[0], begun.mended[0])
-            return self._save(loaded)
+            return self._written(loaded)
 
         return guarded(job, act)
 
@@ -187,15 +191,24 @@ class _Work:
 
     def save(self, loaded: Loaded) -> Outcome:
         """The last step of `whole`: write the results of a job."""
-        return guarded(loaded.job, lambda: self._save(loaded))
+        return guarded(loaded.job, lambda: self._written(loaded))
 
-    def _save(self, loaded: Loaded) -> Outcome:
-        """Write results; where they show the visible alone, use it mended, as it is in the rest of the picture."""
+    def _written(self, loaded: Loaded) -> Outcome:
+        """Write the results of a job, whole or not at all, and say what was written.
+
+        Where they show the visible alone, it is mended, as it is in the rest of the picture.
+        """
+        job, first, second, reaches = loaded.job, loaded.first, loaded.second, loaded.reaches
         if "first" in loaded.mended:
-            for index, share in enumerate(loaded.reaches):
+            for index, share in enumerate(reaches):
                 if share is not None:
-                    loaded.first[index] = self.engine.mend(loaded.first[index], loaded.second[index])[0]
-        return save(loaded, self.settings, self.preview(loaded.job))
+                    first[index] = self.engine.mend(first[index], second[index])[0]
+        results = [completed(loaded.results[index], page, reaches[index]) for index, page in enumerate(first)]
+        frames.write(job.output, results, compress=self.settings.compress, metadata=loaded.metadata)
+        digest = file_hash(job.output) if self.settings.digest else None
+        pictures = row(first[0], second[0], results[0]) if self.preview(job) else None
+        seconds = time.perf_counter() - loaded.began
+        return Outcome(job, None, seconds, digest, pictures, mended=loaded.mended)
 
 
 def _one_by_one(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
@@ -279,9 +292,7 @@ class _Batches:
         for loaded, _ in pages:
             if not loaded.lost:
                 loaded.lost = True
-                future: Future[Outcome] = Future()
-                future.set_result(failed(loaded.job, error))
-                self.writes.append(future)
+                self.writes.append(self.work.pool.submit(failed, loaded.job, error))
 
 
 def full_batch(shape: Sequence[int], asked: int | None) -> int:
@@ -357,11 +368,6 @@ def _context(job: Job, engine: Engine, settings: Settings) -> torch.Tensor | Non
     return engine.context(first, second)
 
 
-def sample(pairs: Sequence[Pair]) -> Sequence[Pair]:
-    """Up to SAMPLED pairs, evenly spread, that settle the exposure of a sequence."""
-    return [pairs[index] for index in evenly(len(pairs), SAMPLED)]
-
-
 def of_one_size(
     first: np.ndarray, second: np.ndarray, job: Job, resize: int | None, align: Calibration | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -382,17 +388,6 @@ def of_one_size(
     if resize == 0:
         return _resize(first, second.shape[:2]), second
     return first, _resize(second, first.shape[:2])
-
-
-def save(loaded: Loaded, settings: Settings, preview: bool) -> Outcome:
-    """Write the results of a job, whole or not at all, and say what was written."""
-    output, pages = loaded.job.output, enumerate(loaded.first)
-    results = [completed(loaded.results[index], page, loaded.reaches[index]) for index, page in pages]
-    frames.write(output, results, compress=settings.compress, metadata=loaded.metadata)
-    digest = file_hash(output) if settings.digest else None
-    pictures = row(loaded.first[0], loaded.second[0], results[0]) if preview else None
-    seconds, size = time.perf_counter() - loaded.began, results[0].shape[:2]
-    return Outcome(loaded.job, None, seconds, digest, size, pictures, mended=loaded.mended)
 
 
 def gather(known: Found, found: Found) -> None:

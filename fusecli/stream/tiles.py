@@ -11,12 +11,11 @@ Fuse = Callable[[Tensor, Tensor], Tensor]
 
 
 class Span(NamedTuple):
-    """Along one axis: the pixels [read_from, read_to) go in, [start, stop) of the result are kept."""
+    """Along one axis: the pixels ``seen`` go in, those ``kept`` of what comes out are the result's ``place``."""
 
-    start: int
-    stop: int
-    read_from: int
-    read_to: int
+    seen: slice
+    kept: slice
+    place: slice
 
 
 def spans(length: int, tile: int, overlap: int, align: int) -> Iterator[Span]:
@@ -27,8 +26,8 @@ def spans(length: int, tile: int, overlap: int, align: int) -> Iterator[Span]:
     step = max(align, tile // align * align)
     margin = -(-overlap // align) * align
     for start in range(0, length, step):
-        stop = min(start + step, length)
-        yield Span(start, stop, max(0, start - margin), min(length, stop + margin))
+        stop, first = min(start + step, length), max(0, start - margin)
+        yield Span(slice(first, min(length, stop + margin)), slice(start - first, stop - first), slice(start, stop))
 
 
 def tiled(size: Sequence[int], tile: int) -> bool:
@@ -36,31 +35,21 @@ def tiled(size: Sequence[int], tile: int) -> bool:
     return bool(tile) and max(size) > tile
 
 
-def fuse_tiled(
-    fuse: Fuse, first: Tensor, second: Tensor, *, tile: int, overlap: int, align: int, axis: int = -2
-) -> Tensor:
-    """``fuse`` on pairs, tile by tile where height or width exceeds ``tile`` (0: never).
+def fuse_tiled(fuse: Fuse, first: Tensor, second: Tensor, *, tile: int, overlap: int, align: int) -> Tensor:
+    """``fuse`` on pairs (N×H×W or N×H×W×3), tile by tile where height or width exceeds ``tile`` (0: never).
 
-    axis: the height's; the width's follows. The result has ``first``'s shape and the type that ``fuse`` gives.
-    Where ``overlap`` is at least what ``fuse`` sees around a pixel, the result is the untiled one.
+    The result has ``first``'s shape and the type that ``fuse`` gives. Where ``overlap`` is at least what ``fuse`` sees
+    around a pixel, the result is the untiled one.
     """
-    axis %= first.ndim
-    height, width = first.shape[axis : axis + 2]
+    height, width = first.shape[1:3]
     if not tiled((height, width), tile):
         return fuse(first, second)
-    before = (slice(None),) * axis
     fused = None
     for y in spans(height, tile, overlap, align):
         for x in spans(width, tile, overlap, align):
-            seen = (*before, slice(y.read_from, y.read_to), slice(x.read_from, x.read_to))
-            kept = (
-                *before,
-                slice(y.start - y.read_from, y.stop - y.read_from),
-                slice(x.start - x.read_from, x.stop - x.read_from),
-            )
-            piece = fuse(first[seen], second[seen])[kept]
+            piece = fuse(first[:, y.seen, x.seen], second[:, y.seen, x.seen])[:, y.kept, x.kept]
             if fused is None:
                 fused = piece.new_empty(first.shape)
-            fused[(*before, slice(y.start, y.stop), slice(x.start, x.stop))] = piece
+            fused[:, y.place, x.place] = piece
     assert fused is not None  # an image has at least one pixel
     return fused

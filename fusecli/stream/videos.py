@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, TypeVar
@@ -92,8 +93,7 @@ def run(
         for job in jobs:
             if stop.is_set():
                 break
-            fusion = _Fusion(job, engine, settings, stop, tick)
-            outcome = guarded(job, lambda fusion=fusion, job=job: fusion.run(preview(job)))  # type: ignore[misc]
+            outcome = guarded(job, partial(_Fusion(job, engine, settings, stop, tick).run, preview(job)))
             if outcome is None:
                 break
             if outcome.fatal:
@@ -122,6 +122,7 @@ class _Fusion:
         self, job: Job, engine: Engine, settings: VideoSettings, stop: Stop, tick: Callable[[int, int], None]
     ) -> None:
         self.job, self.engine, self.settings, self.stop, self.tick = job, engine, settings, stop, tick
+        self.piped = job.output == Path(PIPE)
         self.readahead = Readahead()
         self.mended: Found = {}
 
@@ -131,20 +132,19 @@ class _Fusion:
         first, second = self._open()
         of_one_size(np.zeros(first.size), np.zeros(second.size), self.job, self.settings.resize, self.settings.align)
         steps = InStep(first, second, self._ahead(first), self._ahead(second))
-        pictures, count, size = None, 0, first.size
+        pictures, count = None, 0
         try:
             with ExitStack() as stack:
                 pool = stack.enter_context(ThreadPoolExecutor(self.settings.workers))
                 stack.callback(self.readahead.end)  # before the pool waits for its threads
                 writer: VideoWriter | RawWriter | None = None
-                partial = stack.enter_context(self._place())
+                place = stack.enter_context(self._place())
                 for results in self.readahead(self._fused(steps, pool), 2 * self.settings.workers):
                     for at, sides, result in results():
                         if self.stop.is_set() and not (first.live or second.live):
                             raise _Stopped
                         if writer is None:
-                            size = result.shape[:2]
-                            writer = self._writer(stack, partial, steps.look, result)
+                            writer = self._writer(stack, place, steps.look, result)
                         writer.write(at, result)
                         if preview and count & (count - 1) == 0:  # at powers of two: the last one is in the second half
                             pictures = row(*sides, result)
@@ -165,29 +165,25 @@ class _Fusion:
         rate = steps.look.rate
         log.info(
             "%s: %s, %s fps, in %.1f s (%.1f frames/s)",
-            *(_shown(self.job.output), counted(count, "frame"), _decimal(rate), seconds, count / seconds),
+            *("stdout" if self.piped else self.job.output, counted(count, "frame"), _decimal(rate)),
+            *(seconds, count / seconds),
         )
-        digest = file_hash(self.job.output) if self.settings.digest and self.job.output != Path(PIPE) else None
+        digest = file_hash(self.job.output) if self.settings.digest and not self.piped else None
         details = {"frames": count, "fps": round(float(rate), 3)}
-        return Outcome(self.job, None, seconds, digest, size, pictures, mended=self.mended, details=details)
+        return Outcome(self.job, None, seconds, digest, pictures, mended=self.mended, details=details)
 
     def _open(self) -> tuple[Source, Source]:
         """Open both sides and log what is done about their sound and their frame rates."""
-        settings, piped = self.settings, Path(PIPE)
-        paths = (self.job.first, self.job.second)
-        color = (not settings.gray, False)
+        settings = self.settings
         files = [
-            None if path == piped else VideoFile(path, color=wanted, max_pixels=settings.max_pixels)
-            for path, wanted in zip(paths, color, strict=True)
+            None if path == Path(PIPE) else VideoFile(path, color=color, max_pixels=settings.max_pixels)
+            for path, color in ((self.job.first, not settings.gray), (self.job.second, False))
         ]
         rate = next(file.look.rate for file in files if file)
-        sides: list[Source] = []
-        for file in files:
-            if file:
-                sides.append(file)
-                continue
-            assert settings.raw is not None
-            sides.append(RawPipe(sys.stdin.fileno(), settings.raw, rate))
+        sides: list[Source] = [
+            file or RawPipe(sys.stdin.fileno(), settings.raw, rate)  # type: ignore[arg-type]  # it is given for a pipe
+            for file in files
+        ]
         first, second = sides
         for side in sides:
             if side.audio:
@@ -208,11 +204,10 @@ class _Fusion:
     def _fused(self, steps: InStep, pool: ThreadPoolExecutor) -> Iterator[Callable[[], list[_Result]]]:
         """Functions, in order, each of which waits for some results and returns them."""
         prepared = self._prepared(steps)
-        if not self.engine.batches:
-            for item in prepared:
-                yield pool.submit(self._fuse, [item], 1).result
-            return
         for item in prepared:
+            if not self.engine.batches:
+                yield pool.submit(self._fuse, [item], 1).result
+                continue
             full = full_batch(item.sides[0].shape, self.settings.batch)
             batch = [item, *itertools.islice(prepared, full - 1)]
             yield self._start(batch, full)
@@ -274,13 +269,11 @@ class _Fusion:
         return Range.of_bits(side.bits) if asked in ("auto", "full") else asked, pairs
 
     def _place(self) -> Any:
-        return nullcontext() if self.job.output == Path(PIPE) else replacing(self.job.output)
+        return nullcontext() if self.piped else replacing(self.job.output)
 
-    def _writer(
-        self, stack: ExitStack, partial: Path | None, look: Look, result: np.ndarray
-    ) -> VideoWriter | RawWriter:
+    def _writer(self, stack: ExitStack, place: Path | None, look: Look, result: np.ndarray) -> VideoWriter | RawWriter:
         height, width = result.shape[:2]
-        if partial is None:
+        if place is None:
             kind = "rgb24" if result.ndim == 3 else "gray"
             log.info("stdout: -f rawvideo -pix_fmt %s -s %dx%d -r %s", kind, width, height, look.rate)
             return RawWriter(sys.stdout.fileno())
@@ -289,7 +282,7 @@ class _Fusion:
                 "%s: %d×%d needs 4:4:4 colour, which some players do not know; even sizes are 4:2:0",
                 *(self.job.output, width, height),
             )
-        return stack.enter_context(VideoWriter(partial, look, (height, width)))
+        return stack.enter_context(VideoWriter(place, look, (height, width)))
 
 
 def _visible_range(side: Source) -> Range:
@@ -394,11 +387,9 @@ class Readahead:
 
         def put(item: tuple[bool, Any]) -> bool:
             while not self.over.is_set():
-                try:
+                with suppress(queue.Full):
                     waiting.put(item, timeout=_POLL)
                     return True
-                except queue.Full:
-                    continue
             return False
 
         def work() -> None:
@@ -445,10 +436,6 @@ class Readahead:
         self.end()
         for thread in self._threads:
             thread.join()
-
-
-def _shown(output: Path) -> str:
-    return "stdout" if output == Path(PIPE) else str(output)
 
 
 def _decimal(rate: Fraction) -> str:

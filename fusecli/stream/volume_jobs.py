@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import frames, nifti
-from fusecli.stream.plan import FORMATS, VOLUMES, Naming, Plan, check_depth, check_globs, settle
+from fusecli.stream.plan import FORMATS, VOLUMES, Naming, Plan, check_depth, format_of, settle
 from fusecli.stream.run import Job
 from fusecli.stream.volume_pairs import Input, VolumePair, folders_of
 
@@ -19,7 +18,6 @@ log = logging.getLogger("fusecli")
 
 MANY = 5000  # DICOM files, whose headers take some 10 s to read
 _KINDS = {"nifti": "nifti", **FORMATS}  # what is written, by --format
-_KIND_OF = {".dcm": "dicom", ".tiff": ".tif", ".jpeg": ".jpg"}  # of endings that are no kind themselves
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,12 @@ class VolumeJob(Job):
     color: bool
 
     @property
-    def inputs(self) -> tuple[Path, ...]:
-        return *self.volumes.first.files, *self.volumes.second.files
+    def sides(self) -> tuple[Sequence[Path], Sequence[Path]]:
+        return self.volumes.first.files, self.volumes.second.files
+
+    @property
+    def result_file(self) -> Path:
+        return self.output / f"0001{self.ending}" if self.folder else self.output
 
     @property
     def ending(self) -> str:
@@ -88,14 +90,8 @@ def plan(
             path = naming.path(output, pair.name, "" if folder else _ending(kind, target), index)
         volumes = seen.pair if alone else _without_headers(seen.pair)
         jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, color))
-    if not single:
-        inside = [(job.volumes.first.files, job.volumes.second.files) for job in jobs]
-        held = [list(chain(*side)) for side in zip(*inside, strict=True)]
-        results = [job.output / f"0001{job.ending}" if job.folder else job.output for job in jobs]
-        check_globs(output, inputs, held, results)
-    guarded = [path for text in inputs for path in ([Path(text)] if Path(text).is_dir() else folders_of(text))]
-    files = all(Path(text).is_file() for text in inputs)
-    return settle(jobs, output, naming, single=single, guarded=guarded, files=files, written=VOLUMES)
+    matched = [str(folder) for text in inputs for folder in folders_of(text)]
+    return settle(jobs, output, naming, single=single, inputs=(*inputs, *matched), written=VOLUMES)
 
 
 class _Seen(NamedTuple):
@@ -167,8 +163,8 @@ def _is_file(output: Path) -> bool:
 def _kind(file: Path | None, file_format: str, target: Input) -> str:
     """What a result is written as."""
     if file is not None:
-        ending = file.suffix.lower()
-        kind = "nifti" if nifti.is_nifti(file) else _KIND_OF.get(ending, ending)
+        ending = format_of(file.suffix)
+        kind = "nifti" if nifti.is_nifti(file) else "dicom" if ending == ".dcm" else ending
         if file_format != "auto" and kind != _KINDS[file_format]:
             raise UsageError(f"-o {file}: contradicts --format {file_format}; leave out one of them")
     elif file_format == "auto":

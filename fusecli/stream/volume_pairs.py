@@ -76,15 +76,14 @@ class Input:
 
     def read(self) -> Volume:
         """The volume. Raises InputError with file and reason."""
-        limit = self.max_voxels or max_pixels_default()
         if self.is_nifti:
             (columns, rows, slices), count, _ = nifti.peek(self.path)
-            self._check_size(columns * rows * slices, limit)
+            self._check_size(columns * rows * slices)
             index = self.volume.among(count)
             return nifti.read(self.path, None if index is None else int(index))
         series = self.choose()
         header = series.headers[0][1]
-        self._check_size(int(header.Columns) * int(header.Rows) * series.slices, limit)
+        self._check_size(int(header.Columns) * int(header.Rows) * series.slices)
         return dicom.read(series, self.side, self.volume.among)
 
     def layout(self) -> tuple[int, bool, bool]:
@@ -98,7 +97,8 @@ class Input:
         slices = found[0].slices if self.chosen or found[0].is_multi_frame else len(self.files)
         return slices, found[0].is_color, found[0].is_multi_frame
 
-    def _check_size(self, voxels: int, limit: int) -> None:
+    def _check_size(self, voxels: int) -> None:
+        limit = self.max_voxels or max_pixels_default()
         if voxels > limit:
             raise InputError(f"{self.path}: {too_large(voxels, 'voxels', limit)}")
 
@@ -282,7 +282,8 @@ def _why_none(typed: str, recursive: bool) -> str:
 def _kinds(side: str, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The NIfTI files and the DICOM files of one place; see `_collect`."""
     images = [file for file in files if nifti.is_nifti(file)]
-    series = [file for file in files if file.is_file() and _may_be_dicom(file) and dicom_series.is_dicom(file)]
+    others = [file for file in files if not nifti.is_nifti(file) and file.suffix.lower() not in frames.ENDINGS]
+    series = [file for file in others if file.is_file() and dicom_series.is_dicom(file)]
     if images and series:
         raise UsageError(
             f"--{side}: holds DICOM ({series[0]}) and NIfTI ({images[0]}); name the file, or the DICOM files by a glob"
@@ -305,10 +306,6 @@ def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
     return found
 
 
-def _may_be_dicom(file: Path) -> bool:
-    return file.suffix.lower() not in frames.ENDINGS and not nifti.is_nifti(file)
-
-
 def _called(typed: str, files: Sequence[Path]) -> Path:
     """A volume's path for messages: its only file, unless that is DICOM in a typed folder; else its files' folder."""
     whole = Path(typed).is_dir() and not nifti.is_nifti(files[0])
@@ -319,8 +316,8 @@ def _stem(path: Path) -> str:
     """The name of a file without its ending, or of a folder."""
     if path.is_dir():
         return path.resolve().name
-    ending = next((one for one in (*nifti.ENDINGS, *dicom_series.ENDINGS) if path.name.lower().endswith(one)), "")
-    return path.name[: len(path.name) - len(ending)]  # not path.stem: a file named by a UID has dots but no ending
+    # not path.stem: a file named by a UID has dots but no ending
+    return pairing.stem_of(path.name, (*nifti.ENDINGS, *dicom_series.ENDINGS)) or path.name
 
 
 def _of_series(volume: Input, series: dicom_series.Series) -> Input:

@@ -130,14 +130,13 @@ class _Fusion:
         fused, *shown = self._fuse(preview)
         self._write(fused)
         digest = file_hash(self.job.output) if self.settings.digest else None
-        columns, rows, _ = self.reference.shape
         pictures = None
         if preview:
             result = fused if fused.dtype == np.uint8 else _bytes(fused)
             turned = self.volumes[self.settings.reference].grid
             pictures = [planes(stack, turned) for stack in (*shown, result)]
         seconds = time.perf_counter() - self.began
-        return Outcome(self.job, None, seconds, digest, (rows, columns), pictures, mended=self.mended)
+        return Outcome(self.job, None, seconds, digest, pictures, mended=self.mended)
 
     def _fuse(self, preview: bool) -> list[np.ndarray]:
         """The result K×H×W(×3), turned, and with ``preview`` both sources on its grid as uint8."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Set
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +59,7 @@ class Watcher:
     """
 
     folders: tuple[Path, Path]
-    keys: tuple[Callable[[str], str | None], Callable[[str], str | None]]
+    keys: Sequence[Callable[[str], str | None]]
     target: Callable[[Pair], Path]
     recursive: bool = False
     overwrite: bool = False
@@ -76,7 +76,7 @@ class Watcher:
     def pairs(self) -> list[Job]:
         """Pairs that are there now, complete or not. Raises OSError."""
         first, second = self._listed()
-        return [self._job(Pair(name, first[name], second[name])) for name in sorted(first.keys() & second.keys())]
+        return [self._job(name, first, second) for name in sorted(first.keys() & second.keys())]
 
     def left(self) -> list[Job]:
         """Pairs that are there now, complete or not, and not finished; none where a folder cannot be listed."""
@@ -96,12 +96,15 @@ class Watcher:
             self._tell("folder", "%s: cannot be listed (%s); looking again", error.filename, error.strerror)
             return []
         now = time.monotonic()
-        self._forget_all_but(first.keys() | second.keys())
+        there = first.keys() | second.keys()
+        self.settled &= there
+        for gone in self.waiting.keys() - there:
+            del self.waiting[gone]
         ready = self._ready(first, second, now)
         self._tell_partnerless(first, second, PARTNER)
         if len(ready) > 1 and now - ready[0][0] > LATE:
             self._tell("late", "not keeping up: %d wait, the first for %.0f s", len(ready), now - ready[0][0])
-        jobs = (self._job(Pair(name, first[name], second[name])) for _, name in ready[:ROUND])
+        jobs = (self._job(name, first, second) for _, name in ready[:ROUND])
         return [job for job in jobs if self._hand_out(job)]
 
     def is_final(self, outcome: Outcome) -> bool:
@@ -121,12 +124,6 @@ class Watcher:
             first, second = self._listed()
             self._tell_partnerless(first, second, SETTLE)
 
-    def _forget_all_but(self, names: Set[str]) -> None:
-        """Drop what is known of files that are gone."""
-        self.settled &= names
-        for gone in self.waiting.keys() - names:
-            del self.waiting[gone]
-
     def _ready(self, first: dict[str, Path], second: dict[str, Path], now: float) -> list[tuple[float, str]]:
         """(since when, name) of the pairs that are ready, sorted; pairs that are through are settled."""
         ready = []
@@ -140,7 +137,7 @@ class Watcher:
                 not self.overwrite
                 and entry.done
                 and now - entry.since > RECHECK
-                and self._job(Pair(name, first[name], second[name])).is_done()  # a pair that failed may be sent again
+                and self._job(name, first, second).is_done()  # a pair that failed may be sent again
             ):
                 self._settle(name)
         return sorted(ready)
@@ -203,7 +200,8 @@ class Watcher:
             sides.append(side)
         return sides
 
-    def _job(self, pair: Pair) -> Job:
+    def _job(self, name: str, first: dict[str, Path], second: dict[str, Path]) -> Job:
+        pair = Pair(name, first[name], second[name])
         return Job(pair.name, pair.first, pair.second, self.target(pair))
 
     def _tell(self, kind: str, message: str, *values: object) -> None:

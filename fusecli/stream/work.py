@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
@@ -52,7 +52,3 @@ class Work:
         self, jobs: Iterable[Job], engine: Engine, *, preview: Callable[[Job], bool], stop: Event
     ) -> Generator[Outcome, None, None]:
         return self.run(jobs, engine, self.settings, preview=preview, stop=stop)
-
-    def with_workers(self, workers: int) -> Work:
-        """The same work with this many threads."""
-        return replace(self, settings=replace(self.settings, workers=workers))
