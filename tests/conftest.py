@@ -1,5 +1,6 @@
 """What several test files share: folders of small pairs, and the command line called in-process."""
 
+import functools
 import logging
 import os
 
@@ -10,8 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.main
 
 from fusecli.images.opencv import cv2
+
+# Typer builds all commands anew whenever they are called, which takes longer than to fuse a small pair.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 
 def scene(seed: int, size: tuple[int, int] = (48, 64), color: bool = True) -> tuple[np.ndarray, np.ndarray]:
