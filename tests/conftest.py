@@ -1,8 +1,10 @@
 """What several test files share: folders of small pairs, and the command line called in-process."""
 
 import functools
+import io
 import logging
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist already uses the cores
 
@@ -67,6 +69,18 @@ def fusecli(capfd) -> Callable[..., tuple[int, str, str]]:
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def on_stdin(monkeypatch) -> Callable[[str], None]:
+    """Put a table on stdin; of a process it is the only one."""
+    from fusecli.images import pairing
+
+    def put(table: str) -> None:
+        monkeypatch.setattr(pairing, "_piped", functools.cache(pairing._text))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(table.encode()), encoding="cp1252"))
+
+    return put
 
 
 @pytest.fixture(scope="session")

@@ -313,7 +313,7 @@ def test_unknown_model_device_and_number(pairs, fusecli):
         assert "Traceback" not in err
 
 
-def test_full_disk_leaves_no_half_written_file(pairs, tmp_path):
+def test_full_disk_leaves_no_half_written_file(pairs, fusecli, tmp_path):
     root = pairs(30, size=(120, 160))
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -323,14 +323,11 @@ def test_full_disk_leaves_no_half_written_file(pairs, tmp_path):
     if mounted.returncode:
         pytest.skip("may not mount a small disk here")
     try:
-        arguments = ["--ir", root / "ir", "--vis", root / "vis", "-o", disk / "out"]
-        done = subprocess.run(
-            [sys.executable, "-m", "fusecli", "fuse", *map(str, arguments)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode not in (0, 2)
-        assert "No space left" in done.stderr
-        assert "--skip-existing" in done.stderr
-        assert "Traceback" not in done.stderr
+        code, _, err = fusecli(*command(root, "-o", disk / "out"))
+        assert code not in (0, 2)
+        assert "No space left" in err
+        assert "--skip-existing" in err
+        assert "Traceback" not in err
         written = contents(disk / "out")
         assert written
         assert all(name.endswith(".png") and not name.startswith(".") for name in written)

@@ -1,7 +1,5 @@
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -595,7 +593,7 @@ def test_a_folder_of_both_kinds_is_refused(tmp_path, fusecli, average):
     assert fusecli("fuse", "--ct", tmp_path / "mix", *rest, "-o", tmp_path / "listed", *table)[0] == 0
 
 
-def test_a_table_names_volumes_wherever_they_lie(tmp_path, fusecli, average):
+def test_a_table_names_volumes_wherever_they_lie(tmp_path, fusecli, average, on_stdin):
     small = phantom.grid((12, 10, 4), (8, 8, 20))
     values = np.rint(phantom.head(small) * 1000).astype(np.int16)
     for path in ("ct/a/x.nii.gz", "mri/b/y.nii.gz"):
@@ -612,9 +610,9 @@ def test_a_table_names_volumes_wherever_they_lie(tmp_path, fusecli, average):
     table.write_text("ct,mri\na/x.nii.gz,b/y.nii.gz\n")
     assert fusecli(*arguments, *sides, "-o", tmp_path / "out")[0] == 0
     assert (tmp_path / "out" / "x.nii.gz").exists()
-    command = [sys.executable, "-m", "fusecli", *arguments[:1], "--pairs", "-", *sides, "-o", tmp_path / "piped"]
-    done = subprocess.run(list(map(str, command)), input=table.read_text(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    on_stdin(table.read_text())
+    code, _, err = fusecli("fuse", "--pairs", "-", *sides, "-o", tmp_path / "piped")
+    assert code == 0, err
 
 
 def test_a_table_names_folders_of_dicom_too(tmp_path, fusecli, average):
