@@ -43,18 +43,27 @@ def _logging_as_it_was():
     logger.setLevel(logging.NOTSET)
 
 
+def put_pairs(
+    root: Path, count: int = 3, size: tuple[int, int] = (48, 64), color: bool = True, ending: str = ".png"
+) -> Path:
+    """Make ``count`` pairs in root/vis and root/ir and return root."""
+    for index in range(count):
+        for side, image in zip(("vis", "ir"), scene(index, size, color), strict=True):
+            (root / side).mkdir(exist_ok=True)
+            cv2.imwrite(str(root / side / f"{index:03d}{ending}"), image)
+    return root
+
+
 @pytest.fixture
 def pairs(tmp_path) -> Callable[..., Path]:
-    """Make ``count`` pairs in tmp_path/vis and tmp_path/ir and return tmp_path."""
+    """`put_pairs` in tmp_path."""
+    return functools.partial(put_pairs, tmp_path)
 
-    def make(count: int = 3, size: tuple[int, int] = (48, 64), color: bool = True, ending: str = ".png") -> Path:
-        for index in range(count):
-            for side, image in zip(("vis", "ir"), scene(index, size, color), strict=True):
-                (tmp_path / side).mkdir(exist_ok=True)
-                cv2.imwrite(str(tmp_path / side / f"{index:03d}{ending}"), image)
-        return tmp_path
 
-    return make
+@pytest.fixture(scope="session")
+def many_pairs(tmp_path_factory) -> Path:
+    """Pairs that take a second or so, for what happens meanwhile; nobody changes them."""
+    return put_pairs(tmp_path_factory.mktemp("many"), 120, (96, 128))
 
 
 @pytest.fixture

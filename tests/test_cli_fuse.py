@@ -1,5 +1,6 @@
 import hashlib
 import inspect
+import io
 import itertools
 import json
 import os
@@ -299,15 +300,17 @@ def test_there_are_two_formats_of_the_log(fusecli):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_log_format_json_is_json_in_every_encoding(pairs, encoding):
+def test_log_format_json_is_json_in_every_encoding(pairs, fusecli, monkeypatch, encoding):
     root = pairs(1)
     for side in ("ir", "vis"):
         (root / side / "000.png").rename(root / side / "🌃.png")
     (root / "ir" / "🌃.png").write_text("é × …")
     command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--log-format", "json")
-    env = {**os.environ, "PYTHONIOENCODING": encoding}
-    done = subprocess.run([sys.executable, "-m", "fusecli", *command], env=env, capture_output=True, check=False)
-    messages = [json.loads(line.decode("utf-8"))["message"] for line in done.stderr.splitlines()]
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, encoding, errors="backslashreplace"))
+    fusecli(*command)
+    sys.stderr.flush()
+    messages = [json.loads(line.decode("utf-8"))["message"] for line in written.getvalue().splitlines()]
     assert any("🌃.png: not an image" in message for message in messages)
 
 
