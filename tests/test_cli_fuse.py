@@ -485,16 +485,14 @@ def test_a_report_replaces_nothing_that_the_run_reads(pairs, fusecli, average):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
-def test_what_was_fused_counts_where_its_totals_cannot_be_written(pairs):
+def test_what_was_fused_counts_where_its_totals_cannot_be_written(pairs, fusecli, monkeypatch):
     root = pairs(2)
-    command = [sys.executable, "-m", "fusecli", "fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out"]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [*map(str, command), "--json"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
-    assert done.returncode == 8
-    assert "standard output: cannot be written: No space left on device" in done.stderr
-    assert "2 done" in done.stderr
+    full = open("/dev/full", "w")  # noqa: SIM115 - closing it would fail
+    monkeypatch.setattr(sys, "stdout", full)
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--json")
+    assert code == 8
+    assert "standard output: cannot be written: No space left on device" in err
+    assert "2 done" in err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
