@@ -388,8 +388,10 @@ def test_pairs_are_exactly_the_common_names(scratch, vis, ir, data):
 
 
 def test_many_files_are_listed_fast(tmp_path):
-    stems = [f"{index:06}.png" for index in range(5000)]
-    vis, ir = make(tmp_path / "vis", *stems), make(tmp_path / "ir", *stems)
+    vis, ir = (make(tmp_path / side, "000000.png") for side in ("vis", "ir"))
+    for side in (vis, ir):
+        for index in range(1, 5000):
+            os.link(f"{side}/000000.png", f"{side}/{index:06}.png")  # made faster than files
     began = time.process_time()
     assert len(pairs(vis, ir)) == 5000
     assert time.process_time() - began < 1  # 100,000 on each side within some seconds
