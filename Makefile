@@ -43,7 +43,7 @@ demo: $(VENV)/.installed  ## set up, fuse sample_data and say where to look
 	@echo "source, result. The results are in demo/ir-vis/ (PNG), demo/ct-mri/ (DICOM) and demo/pet-mri.nii.gz."
 
 test: $(VENV)/.test-installed  ## set up and run the tests
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests
 
 extras: $(VENV)/.all-installed  ## set up the heavier extras and the linter too: `make test` skips nothing then
 

@@ -1,7 +1,10 @@
 """What several test files share: folders of small pairs, and the command line called in-process."""
 
+import functools
+import io
 import logging
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist already uses the cores
 
@@ -10,8 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.main
 
 from fusecli.images.opencv import cv2
+
+# Typer builds all commands anew whenever they are called, which takes longer than to fuse a small pair.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 
 def scene(seed: int, size: tuple[int, int] = (48, 64), color: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -36,18 +43,27 @@ def _logging_as_it_was():
     logger.setLevel(logging.NOTSET)
 
 
+def put_pairs(
+    root: Path, count: int = 3, size: tuple[int, int] = (48, 64), color: bool = True, ending: str = ".png"
+) -> Path:
+    """Make ``count`` pairs in root/vis and root/ir and return root."""
+    for index in range(count):
+        for side, image in zip(("vis", "ir"), scene(index, size, color), strict=True):
+            (root / side).mkdir(exist_ok=True)
+            cv2.imwrite(str(root / side / f"{index:03d}{ending}"), image)
+    return root
+
+
 @pytest.fixture
 def pairs(tmp_path) -> Callable[..., Path]:
-    """Make ``count`` pairs in tmp_path/vis and tmp_path/ir and return tmp_path."""
+    """`put_pairs` in tmp_path."""
+    return functools.partial(put_pairs, tmp_path)
 
-    def make(count: int = 3, size: tuple[int, int] = (48, 64), color: bool = True, ending: str = ".png") -> Path:
-        for index in range(count):
-            for side, image in zip(("vis", "ir"), scene(index, size, color), strict=True):
-                (tmp_path / side).mkdir(exist_ok=True)
-                cv2.imwrite(str(tmp_path / side / f"{index:03d}{ending}"), image)
-        return tmp_path
 
-    return make
+@pytest.fixture(scope="session")
+def many_pairs(tmp_path_factory) -> Path:
+    """Pairs that take a second or so, for what happens meanwhile; nobody changes them."""
+    return put_pairs(tmp_path_factory.mktemp("many"), 120, (96, 128))
 
 
 @pytest.fixture
@@ -62,6 +78,18 @@ def fusecli(capfd) -> Callable[..., tuple[int, str, str]]:
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def on_stdin(monkeypatch) -> Callable[[str], None]:
+    """Put a table on stdin; of a process it is the only one."""
+    from fusecli.images import pairing
+
+    def put(table: str) -> None:
+        monkeypatch.setattr(pairing, "_piped", functools.cache(pairing._text))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(table.encode()), encoding="cp1252"))
+
+    return put
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -137,11 +136,11 @@ def test_json_on_stdout_is_nothing_but_json(data: Path, capsys: pytest.CaptureFi
     assert json.loads(capsys.readouterr().out)["datasets"]["tno"]["n"] == 4
 
 
-def test_tables_on_stdout_are_added_and_nothing_else_is(data: Path) -> None:
-    command = [sys.executable, "-m", "fusecli", "benchmark", "--dataset", "tno", "--methods", "average", *QUICK]
+def test_tables_on_stdout_are_added_and_nothing_else_is(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("log").write_text("before\n")
-    with Path("log").open("a") as file:  # as the shell's >> does
-        subprocess.run([*command, "--csv", "-"], stdout=file, check=True)
+    with Path("log").open("a") as file, monkeypatch.context() as patch:  # as the shell's >> does
+        patch.setattr("sys.stdout", file)
+        assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--csv", "-") == 0
     lines = Path("log").read_text().splitlines()
     assert lines[:2] == ["before", "protocol,dataset,pair,method,metric,value"]
     assert all(line.startswith("tang,tno,") for line in lines[2:])

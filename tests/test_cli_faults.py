@@ -18,6 +18,7 @@ import pytest
 from conftest import scene
 
 from fusecli.images import decode, intensity
+from fusecli.stream import run
 
 
 def command(root, *more):
@@ -313,7 +314,7 @@ def test_unknown_model_device_and_number(pairs, fusecli):
         assert "Traceback" not in err
 
 
-def test_full_disk_leaves_no_half_written_file(pairs, tmp_path):
+def test_full_disk_leaves_no_half_written_file(pairs, fusecli, tmp_path):
     root = pairs(30, size=(120, 160))
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -323,14 +324,11 @@ def test_full_disk_leaves_no_half_written_file(pairs, tmp_path):
     if mounted.returncode:
         pytest.skip("may not mount a small disk here")
     try:
-        arguments = ["--ir", root / "ir", "--vis", root / "vis", "-o", disk / "out"]
-        done = subprocess.run(
-            [sys.executable, "-m", "fusecli", "fuse", *map(str, arguments)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode not in (0, 2)
-        assert "No space left" in done.stderr
-        assert "--skip-existing" in done.stderr
-        assert "Traceback" not in done.stderr
+        code, _, err = fusecli(*command(root, "-o", disk / "out"))
+        assert code not in (0, 2)
+        assert "No space left" in err
+        assert "--skip-existing" in err
+        assert "Traceback" not in err
         written = contents(disk / "out")
         assert written
         assert all(name.endswith(".png") and not name.startswith(".") for name in written)
@@ -340,61 +338,62 @@ def test_full_disk_leaves_no_half_written_file(pairs, tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.fixture(scope="module")
+def whole(many_pairs, tmp_path_factory):
+    """What a run that nothing ends makes of ``many_pairs``."""
+    from fusecli.cli import main
+
+    out = tmp_path_factory.mktemp("whole")
+    assert main(list(map(str, command(many_pairs, "-o", out)))) == 0
+    return contents(out)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_interrupted_and_resumed_gives_the_same_bytes(pairs, fusecli, number, code):
-    root = pairs(120, size=(96, 128))
-    report = root / "report.json"
-    process = launch(root, "--report", report)
+def test_interrupted_and_resumed_gives_the_same_bytes(many_pairs, whole, tmp_path, fusecli, number, code):
+    report, out = tmp_path / "report.json", tmp_path / "out"
+    process = launch(many_pairs, "-o", out, "--report", report)
     limit = time.monotonic() + 60
-    while time.monotonic() < limit and not (root / "out").is_dir():
-        time.sleep(0.02)
-    while time.monotonic() < limit and len(list((root / "out").glob("*.png"))) < 5:
+    while time.monotonic() < limit and len(list(out.glob("*.png"))) < 5:
         time.sleep(0.01)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    begun = contents(root / "out")
+    begun = contents(out)
     if process.returncode == 0:
         pytest.skip("done before the signal came")
     assert process.returncode == code
     assert "Traceback" not in err
-    assert 0 < len(begun) < 120
+    assert 0 < len(begun) < len(whole)
     assert all(not name.startswith(".") for name in begun)
     assert json.loads(report.read_text())["totals"]["interrupted"]
-    assert fusecli(*command(root, "--skip-existing"))[0] == 0
-    resumed = contents(root / "out")
-    shutil.rmtree(root / "out")
-    assert fusecli(*command(root))[0] == 0
-    assert contents(root / "out") == resumed
+    assert fusecli(*command(many_pairs, "-o", out, "--skip-existing"))[0] == 0
+    assert contents(out) == whole
 
 
-def test_a_run_under_nohup_outlives_its_terminal(pairs):
-    root = pairs(40, size=(96, 128))
+def test_a_run_under_nohup_outlives_its_terminal(many_pairs, whole, tmp_path):
+    out = tmp_path / "out"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which its children inherit
     try:
-        process = launch(root)
+        process = launch(many_pairs, "-o", out)
     finally:
         signal.signal(signal.SIGHUP, before)
     limit = time.monotonic() + 60
-    while time.monotonic() < limit and not list(root.glob("out/*.png")):
+    while time.monotonic() < limit and not list(out.glob("*.png")):
         time.sleep(0.01)
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=60)
-    assert (process.returncode, len(contents(root / "out"))) == (0, 40)
+    assert (process.returncode, contents(out)) == (0, whole)
 
 
-def test_killed_and_resumed_gives_the_same_bytes(pairs, fusecli):
-    root = pairs(60, size=(96, 128))
-    process = launch(root)
+def test_killed_and_resumed_gives_the_same_bytes(many_pairs, whole, tmp_path, fusecli):
+    out = tmp_path / "out"
+    process = launch(many_pairs, "-o", out)
     limit = time.monotonic() + 60
-    while time.monotonic() < limit and not list(root.glob("out/*.png")):
+    while time.monotonic() < limit and not list(out.glob("*.png")):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert fusecli(*command(root, "--skip-existing"))[0] == 0
-    resumed = contents(root / "out")  # all of it: no temporary file is left
-    shutil.rmtree(root / "out")
-    assert fusecli(*command(root))[0] == 0
-    assert contents(root / "out") == resumed
+    assert fusecli(*command(many_pairs, "-o", out, "--skip-existing"))[0] == 0
+    assert contents(out) == whole  # no temporary file is left either
 
 
 def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
@@ -550,7 +549,7 @@ def test_more_bits_than_the_format_holds_are_refused_before_any_work(pairs, fuse
     assert fusecli(*command(root, "--bit-depth", "16", "--format", "png"))[0] == 0
 
 
-def test_with_json_what_libraries_print_goes_nowhere_and_python_s_words_stay(pairs):
+def test_with_json_what_libraries_print_goes_nowhere_and_python_s_words_stay(pairs, fusecli, monkeypatch):
     """libpng and its like write to the descriptor, past Python."""
     root = pairs(2)
     damaged = root / "vis" / "000.png"
@@ -581,8 +580,9 @@ sys.exit(code)
     assert lines.pop(next(index for index, line in enumerate(lines) if line == "own line"))
     messages = [json.loads(line)["message"] for line in lines]
     assert any("000.png" in message for message in messages)
-    arguments[arguments.index("json")] = "text"
-    assert "native line" in subprocess.run([*arguments, "--overwrite"], stderr=subprocess.PIPE, text=True).stderr
+    load = run.load
+    monkeypatch.setattr(run, "load", lambda *given: os.write(2, b"native line\n") and load(*given))
+    assert "native line" in fusecli(*command(root, "--log-format", "text", "--overwrite"))[2]
 
 
 @pytest.mark.parametrize("in_memory", [False, True])

@@ -1,5 +1,6 @@
 import hashlib
 import inspect
+import io
 import itertools
 import json
 import os
@@ -57,18 +58,15 @@ def test_threads_of_torch_sleep_while_they_wait(pairs, command):
 
 
 @pytest.mark.parametrize("command", ["fuse", "annotate", "align", "export", "benchmark", "benchmark compare"])
-def test_help_fits_a_narrow_terminal(command):
-    done = subprocess.run(
-        [sys.executable, "-m", "fusecli", *command.split(), "--help"],
-        env={**os.environ, "COLUMNS": "80"},
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-    )
-    assert not re.search(r"-\w+…", done.stdout)  # no option's name is cut off
-    assert "--no-overwrite" not in done.stdout
+def test_help_fits_a_narrow_terminal(fusecli, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = fusecli(*command.split(), "--help")
+    assert code == 0
+    assert max(map(len, out.splitlines())) == 80
+    assert not re.search(r"-\w+…", out)  # no option's name is cut off
+    assert "--no-overwrite" not in out
     if command == "align":  # lines flow
-        assert re.search(r"before and after\. Exit code 1 where the estimate is poor\. *$", done.stdout, re.MULTILINE)
+        assert re.search(r"before and after\. Exit code 1 where the estimate is poor\. *$", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", ["fuse", "annotate", "benchmark", "distill", "train-teacher"])
@@ -302,15 +300,17 @@ def test_there_are_two_formats_of_the_log(fusecli):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_log_format_json_is_json_in_every_encoding(pairs, encoding):
+def test_log_format_json_is_json_in_every_encoding(pairs, fusecli, monkeypatch, encoding):
     root = pairs(1)
     for side in ("ir", "vis"):
         (root / side / "000.png").rename(root / side / "🌃.png")
     (root / "ir" / "🌃.png").write_text("é × …")
     command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--log-format", "json")
-    env = {**os.environ, "PYTHONIOENCODING": encoding}
-    done = subprocess.run([sys.executable, "-m", "fusecli", *command], env=env, capture_output=True, check=False)
-    messages = [json.loads(line.decode("utf-8"))["message"] for line in done.stderr.splitlines()]
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, encoding, errors="backslashreplace"))
+    fusecli(*command)
+    sys.stderr.flush()
+    messages = [json.loads(line.decode("utf-8"))["message"] for line in written.getvalue().splitlines()]
     assert any("🌃.png: not an image" in message for message in messages)
 
 
@@ -485,25 +485,24 @@ def test_a_report_replaces_nothing_that_the_run_reads(pairs, fusecli, average):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
-@pytest.mark.parametrize("option", ["--report", "--json"])
-def test_what_was_fused_counts_where_nothing_can_be_written_beside_it(pairs, option):
+def test_what_was_fused_counts_where_its_totals_cannot_be_written(pairs, fusecli, monkeypatch):
     root = pairs(2)
-    command = [sys.executable, "-m", "fusecli", "fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out"]
-    with open("/dev/full", "w") as full:
-        more = [option, "/dev/full"] if option == "--report" else [option]
-        done = subprocess.run([*map(str, command), *more], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 8
-    where = "/dev/full" if option == "--report" else "standard output"
-    assert f"{where}: cannot be written: No space left on device" in done.stderr
-    assert "2 done" in done.stderr
+    full = open("/dev/full", "w")  # noqa: SIM115 - closing it would fail
+    monkeypatch.setattr(sys, "stdout", full)
+    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--json")
+    assert code == 8
+    assert "standard output: cannot be written: No space left on device" in err
+    assert "2 done" in err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
 def test_a_report_that_cannot_be_written_counts_where_other_things_are_written(pairs, fusecli):
     root = pairs(1)
     command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--report", "/dev/full")
     code, out, err = fusecli(*command, "--json", "--preview")
     assert (code, json.loads(out)["done"]) == (8, 1)
-    assert "/dev/full: cannot be written" in err
+    assert "/dev/full: cannot be written: No space left on device" in err
+    assert "1 done" in err
     assert (root / "out" / "preview.png").exists()
 
 
@@ -513,14 +512,14 @@ def test_a_dash_is_a_stream(pairs, fusecli, monkeypatch, tmp_path):
     arguments = [sys.executable, "-m", "fusecli", "fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", "out"]
     table = "vis,ir,name\n000.png,000.png,one\n"
     command = [*map(str, arguments), "--pairs", "-", "--report", "-"]
-    done = subprocess.run(command, input=table, capture_output=True, text=True, check=True)
-    assert [pair["name"] for pair in json.loads(done.stdout)["pairs"]] == ["one"]
-    assert not (tmp_path / "-").exists()
     log = tmp_path / "log"
     log.write_text("before\n")
     with log.open("a") as file:  # as the shell's >> does
-        subprocess.run([*command, "--overwrite"], input=table, stdout=file, text=True, check=True)
-    assert log.read_text().startswith("before\n{")
+        subprocess.run(command, input=table, stdout=file, text=True, check=True)
+    before, report = log.read_text().split("\n", 1)
+    assert before == "before"
+    assert [pair["name"] for pair in json.loads(report)["pairs"]] == ["one"]
+    assert not (tmp_path / "-").exists()
     code, _, err = fusecli(*arguments[3:], "--report", "-", "--json")
     assert code == 2
     assert "--report - and --json would both write to stdout" in err
@@ -554,13 +553,12 @@ def test_the_home_folder_is_found_where_the_shell_has_not_expanded_it(pairs, fus
     assert [path.name for path in (root / "~").iterdir()] == ["000.png"]
 
 
-def test_pairs_from_stdin_lie_in_the_current_folder(pairs):
+def test_pairs_from_stdin_lie_in_the_current_folder(pairs, fusecli, monkeypatch, on_stdin):
     root = pairs(1)
+    monkeypatch.chdir(root)
     sides = ("--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
-    command = [sys.executable, "-m", "fusecli", "fuse", *map(str, sides), "--pairs", "-"]
-    for table, code in (("vis/000.png,ir/000.png", 0), ("vis/000.png,ir/009.png", 2)):
-        done = subprocess.run(
-            command, input=f"vis,ir\n{table}\n", cwd=root, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stderr
-    assert "line 2: ir/009.png" in done.stderr
+    for table, expected in (("vis/000.png,ir/000.png", 0), ("vis/000.png,ir/009.png", 2)):
+        on_stdin(f"vis,ir\n{table}\n")
+        code, _, err = fusecli("fuse", *sides, "--pairs", "-")
+        assert code == expected, err
+    assert "line 2: ir/009.png" in err

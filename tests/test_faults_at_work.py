@@ -230,14 +230,14 @@ def test_a_read_only_output(pairs, fusecli, tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_results_and_temporary_files_have_the_mode_of_the_umask(pairs, tmp_path):
+def test_results_and_temporary_files_have_the_mode_of_the_umask(pairs, fusecli, tmp_path):
     root = pairs(1)
-    arguments = [str(one) for one in command(root, "--report", root / "report.json")]
-    subprocess.run([sys.executable, "-m", "fusecli", *arguments], check=True, umask=0o077)
-    for path in (root / "out" / "000.png", root / "report.json"):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    mask = os.umask(0o027)
+    mask = os.umask(0o077)
     try:
+        assert fusecli(*command(root, "--report", root / "report.json"))[0] == 0
+        for path in (root / "out" / "000.png", root / "report.json"):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        os.umask(0o027)
         with replacing(tmp_path / "a.txt") as partial:
             assert stat.S_IMODE(partial.stat().st_mode) == 0o640  # from its first byte on
     finally:

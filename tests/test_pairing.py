@@ -1,10 +1,8 @@
 import errno
-import io
 import os
 import shutil
 import time
 import unicodedata
-from functools import cache
 from pathlib import Path, PureWindowsPath
 
 import pytest
@@ -12,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusecli.errors import UsageError
-from fusecli.images import pairing
 from fusecli.images.pairing import Pair, files_in, find_pairs
 
 ENDINGS = {".png", ".tif", ".jpg", ".nii.gz"}
@@ -277,12 +274,10 @@ def test_csv_of_a_spreadsheet_on_windows(tmp_path):
     assert pairs("", "", pairs_csv=table) == [Pair("a", tmp_path / "v/day/a.png", tmp_path / "t/day/7.tif")]
 
 
-def test_csv_on_stdin(tmp_path, monkeypatch):
+def test_csv_on_stdin(tmp_path, monkeypatch, on_stdin):
     """Of any system: Windows has no /dev/stdin."""
     make(tmp_path, "v/a.png", "t/7.tif")
-    table = "\ufeffvis,ir\r\nv/a.png,t/7.tif\r\n".encode()
-    monkeypatch.setattr("fusecli.images.pairing._piped", cache(pairing._text))
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(table), encoding="cp1252"))
+    on_stdin("\ufeffvis,ir\r\nv/a.png,t/7.tif\r\n")
     monkeypatch.chdir(tmp_path)
     for _ in range(2):  # whoever looks for volumes or for pictures in it asks
         assert pairs("v", "t", pairs_csv=Path("-")) == [Pair("a", Path("v/a.png"), Path("t/7.tif"))]
@@ -393,8 +388,10 @@ def test_pairs_are_exactly_the_common_names(scratch, vis, ir, data):
 
 
 def test_many_files_are_listed_fast(tmp_path):
-    stems = [f"{index:06}.png" for index in range(5000)]
-    vis, ir = make(tmp_path / "vis", *stems), make(tmp_path / "ir", *stems)
+    vis, ir = (make(tmp_path / side, "000000.png") for side in ("vis", "ir"))
+    for side in (vis, ir):
+        for index in range(1, 5000):
+            os.link(f"{side}/000000.png", f"{side}/{index:06}.png")  # made faster than files
     began = time.process_time()
     assert len(pairs(vis, ir)) == 5000
     assert time.process_time() - began < 1  # 100,000 on each side within some seconds

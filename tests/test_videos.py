@@ -390,8 +390,27 @@ def test_a_stopped_run_leaves_no_file(tmp_path, fuse):
     assert json.loads((tmp_path / "report.json").read_text())["totals"]["left"] == 1
 
 
+@pytest.fixture
+def filtered(tmp_path, fusecli, average, monkeypatch):
+    """Run `fuse` with these bytes on stdin: (exit code, bytes on stdout, stderr)."""
+
+    def call(sent, *arguments):
+        (tmp_path / "sent").write_bytes(sent)
+        with (
+            (tmp_path / "sent").open() as source,
+            (tmp_path / "got").open("w") as target,
+            monkeypatch.context() as patch,
+        ):
+            patch.setattr(sys, "stdin", source)
+            patch.setattr(sys, "stdout", target)
+            code, _, err = fusecli("fuse", "-m", average, *arguments)
+        return code, (tmp_path / "got").read_bytes(), err
+
+    return call
+
+
 @pytest.mark.parametrize("pix_fmt", ["rgb24", "bgr24"])
-def test_raw_frames_through_pipes_equal_pictures(tmp_path, fuse, average, pix_fmt):
+def test_raw_frames_through_pipes_equal_pictures(tmp_path, fuse, average, filtered, pix_fmt):
     vis, ir = moving(6)
     for side, images in (("vis", vis), ("ir", ir)):
         (tmp_path / side).mkdir()
@@ -400,41 +419,48 @@ def test_raw_frames_through_pipes_equal_pictures(tmp_path, fuse, average, pix_fm
     assert fuse(ir="ir", vis="vis", output="fused")[0] == 0
     expected = [cv2.imread(str(tmp_path / "fused" / f"{index}.png"))[..., ::-1] for index in range(6)]
     write(tmp_path / "ir.mkv", ir, codec="ffv1", pix_fmt="gray")
-    sides = ["--ir", str(tmp_path / "ir.mkv"), "--vis", "-", "--raw", f"64x48,{pix_fmt}"]
-    command = [sys.executable, "-m", "fusecli", "fuse", "-m", str(average), *sides, "-o", "-"]
+    sides = ["--ir", str(tmp_path / "ir.mkv"), "--vis", "-", "--raw", f"64x48,{pix_fmt}", "-o", "-"]
     sent = b"".join((image if pix_fmt == "rgb24" else image[..., ::-1]).tobytes() for image in vis)
-    done = subprocess.run(command, input=sent, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert b"-pix_fmt rgb24 -s 64x48 -r 25" in done.stderr
-    assert np.array_equal(np.frombuffer(done.stdout, np.uint8).reshape(6, 48, 64, 3), expected)
+    code, got, err = filtered(sent, *sides)
+    assert code == 0, err
+    assert "-pix_fmt rgb24 -s 64x48 -r 25" in err
+    assert np.array_equal(np.frombuffer(got, np.uint8).reshape(6, 48, 64, 3), expected)
     if pix_fmt == "bgr24":
         return  # what follows is the same
 
-    broken = subprocess.run(command, input=sent[:-1000], capture_output=True, check=False)
-    assert broken.returncode == 1
-    assert b"ends within frame 6, after 8216 of 9216 bytes" in broken.stderr
+    code, _, err = filtered(sent[:-1000], *sides)
+    assert code == 1
+    assert "ends within frame 6, after 8216 of 9216 bytes" in err
 
+    command = [sys.executable, "-m", "fusecli", "fuse", "-m", str(average), *sides]
+    done = subprocess.run(command, input=sent, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, got), done.stderr
     closed = subprocess.run(["sh", "-c", f"{shlex.join(command)} <&-"], capture_output=True, check=False)
     assert closed.returncode == 1
     assert b"no frame came" in closed.stderr
 
 
 @pytest.mark.parametrize("bits", [10, 16])
-def test_raw_gray_of_a_camera_s_bits_fills_them(tmp_path, average, bits):
+def test_raw_gray_of_a_camera_s_bits_fills_them(tmp_path, filtered, bits):
     write(tmp_path / "ir.mkv", [np.full((48, 64), 191, np.uint8)] * 3, codec="ffv1", pix_fmt="gray")
-    sides = ["--ir", str(tmp_path / "ir.mkv"), "--vis", "-", "--raw", f"64x48,gray{bits}le"]
-    command = [sys.executable, "-m", "fusecli", "fuse", "-m", str(average), *sides, "-o", "-"]
     sent = np.full((3, 48, 64), 3 * 2**bits // 4, "<u2").tobytes()
-    done = subprocess.run(command, input=sent, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    fused = np.frombuffer(done.stdout, np.uint8)
+    code, got, err = filtered(
+        sent, "--ir", tmp_path / "ir.mkv", "--vis", "-", "--raw", f"64x48,gray{bits}le", "-o", "-"
+    )
+    assert code == 0, err
+    fused = np.frombuffer(got, np.uint8)
     assert fused.size == 3 * 48 * 64
     assert abs(fused.astype(int) - 191).max() <= 1
 
 
+def from_camera(tmp_path):
+    """Infrared on stdin, beside a video."""
+    return "--ir", "-", "--raw", "64x48,gray,25", "--vis", tmp_path / "vis.mp4"
+
+
 def piped(tmp_path, average, *more):
-    sides = ["--ir", "-", "--raw", "64x48,gray,25", "--vis", str(tmp_path / "vis.mp4")]
-    command = [sys.executable, "-m", "fusecli", "fuse", "-m", str(average), *sides, *map(str, more)]
+    arguments = map(str, ["-m", average, *from_camera(tmp_path), *more])
+    command = [sys.executable, "-m", "fusecli", "fuse", *arguments]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -451,7 +477,7 @@ def test_a_pipe_that_is_stopped_ends_there(tmp_path, average):
     assert len(decoded(tmp_path / "out.mp4")[0]) == 7
 
 
-def test_a_stream_replaces_what_exists_and_its_report_no_input(tmp_path, average, fusecli):
+def test_a_stream_replaces_what_exists_and_its_report_no_input(tmp_path, average, fusecli, filtered):
     vis, ir = moving(3)
     write(tmp_path / "vis.mp4", vis)
     write(tmp_path / "ir.mp4", ir)
@@ -461,14 +487,11 @@ def test_a_stream_replaces_what_exists_and_its_report_no_input(tmp_path, average
     assert code == 2, err
     assert f"--report {tmp_path / 'vis.mp4'}: this is an input" in err
     frames = b"".join(image.tobytes() for image in ir)
-    process = piped(tmp_path, average, "-o", "-", "--report", tmp_path / "vis.mp4")
-    process.communicate(frames)
-    assert process.returncode == 2
+    assert filtered(frames, *from_camera(tmp_path), "-o", "-", "--report", tmp_path / "vis.mp4")[0] == 2
     assert (tmp_path / "vis.mp4").read_bytes() == before
     (tmp_path / "out.mp4").write_bytes(b"older")
-    process = piped(tmp_path, average, "-o", tmp_path / "out.mp4", "--overwrite")
-    _, err = process.communicate(frames)
-    assert process.returncode == 0, err
+    code, _, err = filtered(frames, *from_camera(tmp_path), "-o", tmp_path / "out.mp4", "--overwrite")
+    assert code == 0, err
     assert len(decoded(tmp_path / "out.mp4")[0]) == 3
 
 

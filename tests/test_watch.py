@@ -19,6 +19,26 @@ from fusecli.stream.run import Job, Outcome
 
 
 @pytest.fixture
+def settled(monkeypatch):
+    """Wait until a pair has failed or been fused for good."""
+    through, is_final = set(), watch.Watcher.is_final
+
+    def seen(watcher, outcome):
+        final = is_final(watcher, outcome)
+        through.update([outcome.job.name] * final)
+        return final
+
+    def wait(name, seconds=20):
+        end = time.monotonic() + seconds
+        while name not in through:
+            assert time.monotonic() < end, f"{name} is not through"
+            time.sleep(0.02)
+
+    monkeypatch.setattr(watch.Watcher, "is_final", seen)
+    return wait
+
+
+@pytest.fixture
 def watched(tmp_path, average, fusecli, monkeypatch):
     """Watch tmp_path/ir and tmp_path/vis while ``act`` runs in a thread, then stop: (code, report, stderr)."""
     monkeypatch.setattr(watch, "POLL", 0.05)
@@ -165,14 +185,15 @@ def test_what_is_written_again_is_fused_again_if_results_may_be_replaced(tmp_pat
     assert "partner" not in err
 
 
-def test_what_failed_is_fused_once_it_is_written_again(tmp_path, watched, monkeypatch):
+def test_what_failed_is_fused_once_it_is_written_again(tmp_path, watched, settled, monkeypatch):
     monkeypatch.setattr(watch, "PATIENCE", 0.2)
     monkeypatch.setattr(watch, "RECHECK", 0.2)
 
     def act():
         put_pair(tmp_path, 0)
         (tmp_path / "vis" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-        time.sleep(2)
+        settled("000")
+        time.sleep(0.4)  # for good
         put(tmp_path / "vis", "000.png", scene(0)[0])
         wait_for(tmp_path / "out" / "000.png")
 
@@ -180,7 +201,7 @@ def test_what_failed_is_fused_once_it_is_written_again(tmp_path, watched, monkey
     assert [pair["status"] for pair in report["pairs"]] == ["failed", "done"], err
 
 
-def test_a_damaged_file_fails_alone_once_it_changes_no_more(tmp_path, watched, monkeypatch):
+def test_a_damaged_file_fails_alone_once_it_changes_no_more(tmp_path, watched, settled, monkeypatch):
     monkeypatch.setattr(watch, "PATIENCE", 0.8)
 
     def act():
@@ -188,14 +209,14 @@ def test_a_damaged_file_fails_alone_once_it_changes_no_more(tmp_path, watched, m
         (tmp_path / "vis" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
         put_pair(tmp_path, 1)
         wait_for(tmp_path / "out" / "001.png")
-        time.sleep(2.5)
+        settled("000")
 
     code, report, err = watched(act)
     assert code == 8, err
     assert {pair["name"]: pair["status"] for pair in report["pairs"]} == {"000": "failed", "001": "done"}
 
 
-def test_the_infrared_range_is_settled_by_the_first_pair_that_can_be_read(tmp_path, watched, monkeypatch):
+def test_the_infrared_range_is_settled_by_the_first_pair_that_can_be_read(tmp_path, watched, settled, monkeypatch):
     monkeypatch.setattr(watch, "PATIENCE", 0.2)
     vis, ir = scene(0, color=False)
 
@@ -203,7 +224,7 @@ def test_the_infrared_range_is_settled_by_the_first_pair_that_can_be_read(tmp_pa
         put(tmp_path / "ir", "000.png", ir)
         (tmp_path / "ir" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
         put(tmp_path / "vis", "000.png", vis)
-        time.sleep(1.5)
+        settled("000")
         for name, frame in (("001", ir), ("002", ir // 2)):
             put(tmp_path / "ir", f"{name}.png", np.uint16(27000) + frame)
             put(tmp_path / "vis", f"{name}.png", vis)
