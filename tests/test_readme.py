@@ -5,8 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Client, Listener
 from pathlib import Path
 
 import cv2
@@ -50,53 +48,18 @@ def test_the_readme_opens_with_the_two_commands():
     assert [line.split("#")[0].strip() for line in lines[3:5]] == ["make demo", "make test"]
 
 
-@pytest.fixture
-def in_shell(folder, fusecli, monkeypatch):
-    """Run lines in a shell whose ``fusecli`` asks this process, since each of its own would first load torch."""
-    monkeypatch.chdir(folder)
-    (folder / ".bin").mkdir()
-    asking = folder / ".bin" / "fusecli"
-    with Listener(("localhost", 0)) as listener:
-        asking.write_text(
-            f"#!{sys.executable} -IS\n"
-            "import sys\n"
-            "from multiprocessing.connection import Client\n"
-            f"with Client({listener.address}) as asked:\n"
-            "    asked.send(sys.argv[1:])\n"
-            "    code, out, err = asked.recv()\n"
-            "print(end=out)\n"
-            "print(end=err, file=sys.stderr)\n"
-            "sys.exit(code)\n"
-        )
-        asking.chmod(0o755)
-
-        def run(lines: str) -> subprocess.CompletedProcess:
-            environment = {**os.environ, "PATH": f"{asking.parent}:{os.environ['PATH']}"}
-            try:
-                return subprocess.run(["sh", "-e", "-c", lines], env=environment, capture_output=True, text=True)
-            finally:
-                with Client(listener.address) as last:
-                    last.send(None)
-
-        def call(lines: str) -> subprocess.CompletedProcess:
-            with ThreadPoolExecutor(1) as pool:
-                done = pool.submit(run, lines)
-                arguments = []
-                while arguments is not None:
-                    with listener.accept() as asker:
-                        arguments = asker.recv()
-                        if arguments is not None:
-                            asker.send(fusecli(*arguments))
-                return done.result()
-
-        yield call
-
-
 @pytest.mark.parametrize("block", BLOCKS, ids=[block.splitlines()[-1][:40] for block in BLOCKS])
-def test_runnable_blocks_run(folder, in_shell, block):
+def test_runnable_blocks_run(folder, block):
+    binary = folder / ".bin"
+    binary.mkdir()
+    (binary / "fusecli").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fusecli "$@"\n')
+    (binary / "fusecli").chmod(0o755)
     if "days" in block and "case" not in block:
         shutil.copy(folder / "camera" / "b.png", folder / "days" / "tuesday" / "vis" / "b.png")
-    done = in_shell(block)
+    environment = {**os.environ, "PATH": f"{binary}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-e", "-c", block], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     if "case" in block:
