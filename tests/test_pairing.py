@@ -255,11 +255,11 @@ def test_csv(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("above", ["\n", "\r\n \r\n", ",,\n", ';;\r\n"";""\n', "\ufeff\n"])
+@pytest.mark.parametrize("above", ["\n", "\r\n \r\n", ",,\n", ';;\r\n"";""\n', "\ufeff\n", "\xa0;\xa0\n"])
 def test_csv_may_begin_with_blank_lines(tmp_path, above):
     make(tmp_path, "v/a.png", "t/7.tif")
     table = tmp_path / "pairs.csv"
-    table.write_bytes(f"{above}vis;ir\nv/a.png;t/7.tif\n".encode())
+    table.write_bytes(f"{above}vis;ir\nv/a.png;t/7.tif\n\xa0;\xa0\n".encode())
     assert pairs("", "", pairs_csv=table) == [Pair("a", tmp_path / "v/a.png", tmp_path / "t/7.tif")]
     table.write_bytes(f"{above}vis;ir\nv/a.png;gone.tif\n".encode())
     assert f"line {above.count(chr(10)) + 2}: " in refused("", "", pairs_csv=table)

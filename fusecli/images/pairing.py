@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 STDIN = Path("-")
 SHOWN = 10  # names that a message lists before it only counts
-BLANK = ' ,;\t"'  # what lines of empty cells consist of
+BLANK = ',;"'  # what lines of empty cells consist of, besides spaces
 SEPARATORS = "_-. "  # between what two names share and what tells the sides apart
 
 
@@ -431,7 +431,7 @@ def _from_csv(
         raise UsageError(f"--pairs {path}: cannot be read as a UTF-8 text file ({error})") from error
     if "\0" in text:
         raise UsageError(f"--pairs {path}: not a text file: it holds null bytes")
-    head = next((line.strip() for line in text.split("\n") if line.strip(BLANK)), "")
+    head = next((line.strip() for line in text.split("\n") if not _is_blank(line)), "")
     rows = csv.reader(io.StringIO(text), delimiter=_delimiter(head, sides))
     try:
         return _from_rows(rows, head, path, typed, sides, endings, folders)
@@ -448,8 +448,9 @@ def _names(row: list[str]) -> list[str]:
     return [cell.strip().lower() for cell in row]
 
 
-def _is_blank(row: list[str]) -> bool:
-    return not "".join(row).strip(BLANK)
+def _is_blank(cells: Iterable[str]) -> bool:
+    """Whether a line, or its cells, hold nothing but spaces, of which some are no-break ones."""
+    return all(character.isspace() or character in BLANK for character in "".join(cells))
 
 
 def _is_piped(path: Path) -> bool:
