@@ -251,7 +251,7 @@ def test_an_infrared_frame_of_one_value_settles_no_range(tmp_path, watched):
 
     code, _, err = watched(act, "--range", "auto")
     assert code == 0
-    assert re.findall(r"--range auto took 270.* from (.*), the first", err) == ["1 infrared frame"]
+    assert re.findall(r"--range auto took 270.* from the start \((.*)\)", err) == ["1 infrared frame"]
     assert np.ptp(cv2.imread(str(tmp_path / "out" / "001.png"), -1) - vis / 2) > 100
 
 

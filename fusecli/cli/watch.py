@@ -122,6 +122,6 @@ def _tell_range(options: FrameOptions, infrared: Intensity, count: int) -> None:
 
     if options.range == "auto" and isinstance(infrared, Range) and infrared.lo < infrared.hi:
         log.warning(
-            "--range auto took %g,%g from %s, the first, and keeps it; --range LO,HI settles it",
+            "--range auto took %g,%g from the start (%s) and keeps it; --range LO,HI settles it",
             *(infrared.lo, infrared.hi, counted(count, "infrared frame")),
         )

@@ -262,7 +262,7 @@ class _Fusion:
                 found = intensity.range_of(str(side), (pixels for _, _, pixels in head))
                 if found is not None:
                     log.warning(
-                        "stdin: --range auto took %g,%g from %s, the first, and keeps it; --range LO,HI settles it",
+                        "stdin: --range auto took %g,%g from the start (%s) and keeps it; --range LO,HI settles it",
                         *(found.lo, found.hi, counted(len(head), "frame")),
                     )
             asked = found or "full"
