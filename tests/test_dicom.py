@@ -593,7 +593,7 @@ def test_a_time_point_that_was_stopped_is_left_out(tmp_path, caplog):
     for wanted, point in (("0", 1), ("1", 3)):
         volume = dicom.read(open_(tmp_path / "mr", "mri"), "mri", lambda count, wanted=wanted: wanted)
         assert np.array_equal(volume.voxels, VALUES + point)
-    assert "left out 4 images, as their AcquisitionNumber lacks some of the 6 positions" in caplog.text
+    assert "left out 4 images whose AcquisitionNumber lacks some of the 6 positions" in caplog.text
     for path in (tmp_path / "mr").glob("[13]-*"):
         edit(path, AcquisitionNumber=2)  # nothing tells volumes apart
     assert "lie at the same position" in refused(tmp_path / "mr", "mri")
@@ -612,7 +612,7 @@ def test_a_time_point_that_was_stopped_in_an_enhanced_file_is_left_out(tmp_path,
     volume = read(path, "mri")
     assert np.array_equal(quantities(volume), VALUES * 2.0 + 5)
     assert volume.origin.frames == [0, 1, 2, 3, 4, 5]
-    assert "left out 2 images, as their TemporalPositionIndex lacks some of the 6 positions" in caplog.text
+    assert "left out 2 images whose TemporalPositionIndex lacks some of the 6 positions" in caplog.text
 
 
 def test_files_exported_twice_are_read_once(tmp_path, caplog):

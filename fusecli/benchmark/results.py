@@ -161,7 +161,7 @@ def load(path: Path) -> Report:
         unknown = [name for name in metrics if name not in registry.METRICS[protocol]]
     except KeyError as error:
         raise UsageError(f"{path}: not written by `fusecli benchmark --json` ({error} is missing)") from error
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UsageError(f"{path}: not written by `fusecli benchmark --json` ({error})") from error
     if unknown:
         raise UsageError(f"{path}: " + registry.unknown("metric", unknown[0], registry.METRICS[protocol]))

@@ -55,6 +55,7 @@ _DROPPED = frozenset(
         *("DigitalSignaturesSequence", "MACParametersSequence"),
         *("DataSetTrailingPadding", "InstanceCreationDate", "InstanceCreationTime"),
         *FLOAT_PADDING,
+        *("FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingRangeLimit"),
         *("PixelDataProviderURL", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     )
 )

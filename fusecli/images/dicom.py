@@ -178,8 +178,7 @@ def _whole(source: Path, at: np.ndarray, numbers: dict[str, np.ndarray]) -> list
         if whole:
             left = len(at) - sum(map(len, whole))
             log.warning(
-                "%s: left out %s, as their %s lacks some of the %d positions: the scan was stopped, or files "
-                "are missing",
+                "%s: left out %s whose %s lacks some of the %d positions: the scan was stopped, or files are missing",
                 *(source, counted(left, "image"), name, at.max() + 1),
             )
             return sorted(int(k) for one in whole for k in one)

@@ -20,7 +20,7 @@ import numpy as np
 
 from fusecli import registry
 from fusecli.errors import FusecliError, OutputError, UsageError
-from fusecli.images.atomic import file_hash, replacing
+from fusecli.images.atomic import replacing
 from fusecli.text import wordpiece
 from fusecli.text.events import SEVERITY_DIM
 from fusecli.text.record import Description
@@ -97,7 +97,10 @@ class Clip:
         digest = hashlib.sha256()
         for file in sorted(self.directory.iterdir()):
             if file.suffix in {".json", ".safetensors", ".txt"}:
-                digest.update(f"{file.name} {file_hash(file)}\n".encode())
+                digest.update(file.name.encode())
+                with file.open("rb") as stream:
+                    while block := stream.read(1 << 20):
+                        digest.update(block)
         return f"clip-{digest.hexdigest()[:16]}"
 
     @cached_property
