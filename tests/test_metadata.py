@@ -463,7 +463,7 @@ def test_no_damage_of_metadata_costs_the_picture(scratch, ending, data):
         damaged[data.draw(st.integers(0, min(len(damaged), 4000) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(damaged)
     try:
-        found = frames.read(path, max_pixels=10**6)
+        found = frames.read(path, max_pixels=10**4)  # fewer than make a side too long for WebP
     except frames.FusecliError:
         return
     for result in ENDINGS:
