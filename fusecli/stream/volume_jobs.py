@@ -76,43 +76,44 @@ def plan(
     jobs: list[VolumeJob] = []
     for index, pair in enumerate(pairs):
         mine = naming.part is None or naming.part.takes(pair.name)  # pairs of other parts are only named, not checked
-        seen = _examined(pair, reference, alone, mine)
-        color = not gray and (colormap or seen.colored)
+        settled = False if gray else colormap or None
+        known, slices, multi_frame, color = _examined(pair, reference, settled, alone, mine)
         target = (pair.first, pair.second)[reference]
         kind = _kind(output if single else None, naming.file_format, target)
         _check_bits(bit_depth, kind, color)
-        folder = seen.slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not seen.multi_frame)))
+        folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not multi_frame)))
         if single:
             if folder and kind != ".tif":
-                raise UsageError(f"-o {output}: the result has {seen.slices} files, one per slice; name a folder")
+                raise UsageError(f"-o {output}: the result has {slices} files, one per slice; name a folder")
             path, folder = output, False
         else:
             path = naming.path(output, pair.name, "" if folder else _ending(kind, target), index)
-        volumes = seen.pair if alone else _without_headers(seen.pair)
+        volumes = known if alone else _without_headers(known)
         jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, color))
     matched = [str(folder) for text in inputs for folder in folders_of(text)]
     return settle(jobs, output, naming, single=single, inputs=(*inputs, *matched), written=VOLUMES)
 
 
 class _Seen(NamedTuple):
-    """A pair with its series chosen; of its reference the slices, whether these are one file; the first's colour."""
+    """A pair with its series chosen; of its reference the slices, whether these are one file; the result's colour."""
 
     pair: VolumePair
     slices: int
     multi_frame: bool
-    colored: bool
+    color: bool
 
 
-def _examined(pair: VolumePair, reference: int, alone: bool, mine: bool) -> _Seen:
+def _examined(pair: VolumePair, reference: int, color: bool | None, alone: bool, mine: bool) -> _Seen:
     """What the headers of a pair say; of a pair that this run does not fuse (not ``mine``), of as few as will do.
 
-    Raises UsageError where both sides are the same volume, and any error in the headers if the pair is ``alone``. Of
-    several pairs only that one will fail, when it is read.
+    color: whether the result has colour; None: as the first has, which its header tells. Raises UsageError where both
+    sides are the same volume, and any error in the headers if the pair is ``alone``. Of several pairs only that one
+    will fail, when it is read.
     """
     try:
         known = pair.chosen() if alone or mine else pair
         slices, _, multi_frame = (known.first, known.second)[reference].layout()
-        colored = known.first.layout()[1]
+        colored = known.first.layout()[1] if color is None else color
     except (InputError, UsageError):
         if alone:
             raise
