@@ -727,6 +727,7 @@ def test_folders_of_videos_are_not_watched(pairs, fusecli):
         (("--report", "out"), "--report out: results go into a folder of this name"),
         (("-o", "out/below/x.png", "--report", "./out"), "--report out: results go into a folder of this name"),
         (("--name", "{stem}.JPG"), "--name {stem}.JPG: leave out .jpg; endings go by --format"),
+        (("-o", "x.png", "--name", "{index}"), "-o x.png names the result, and so does --name {index}: leave out one"),
         (("--name", "{stem}.nii.gz"), "--name {stem}.nii.gz: leave out .nii.gz; endings go by --format"),
     ],
 )

@@ -610,6 +610,8 @@ def test_a_table_names_volumes_wherever_they_lie(tmp_path, fusecli, average, on_
     table.write_text("ct,mri\na/x.nii.gz,b/y.nii.gz\n")
     assert fusecli(*arguments, *sides, "-o", tmp_path / "out")[0] == 0
     assert (tmp_path / "out" / "x.nii.gz").exists()
+    code, _, err = fusecli(*arguments, *sides, "-o", tmp_path / "other", "--pair-by", "ct=x*,mri=y*")
+    assert (code, "--pair-by" in err) == (2, True)
     on_stdin(table.read_text())
     code, _, err = fusecli("fuse", "--pairs", "-", *sides, "-o", tmp_path / "piped")
     assert code == 0, err

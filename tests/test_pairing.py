@@ -347,6 +347,7 @@ def test_csv_mistakes(tmp_path):
     assert "UTF-8" in refused("", "", pairs_csv=table)
     table.write_bytes(b"vis,ir,name\na.png,b.png,night\0\n")
     assert "null bytes" in refused("", "", pairs_csv=table)
+    assert "leave out one of them" in refused("", "", pairs_csv=table, pair_by="ir=*_IR")
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "..", "night/.x", "night/"])

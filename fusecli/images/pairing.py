@@ -73,6 +73,8 @@ def find_pairs(
     """
     options = tuple(f"--{side}" for side in sides)
     if pairs_csv is not None:
+        if pair_by != "stem":
+            raise UsageError("--pairs names the pairs, --pair-by tells them by their names: leave out one of them")
         return _from_csv(pairs_csv, (first, second), sides, tuple(endings), folders)
     by_side = patterns(pair_by, sides)
     _check_there(zip(options, (first, second), strict=True))

@@ -142,6 +142,8 @@ def settle(
     sources = chain(naming.reads, (path for job in jobs for path in chain(*job.sides)))  # other parts' too
     _check_inputs_stay([*(("-o", job.output) for job in existing), *beside.items()], sources)
     if single:
+        if naming.pattern != "{stem}":
+            raise UsageError(f"-o {output} names the result, and so does --name {naming.pattern}: leave out one")
         _check_length(output)
     else:
         check_outside("-o", output, inputs)

@@ -147,7 +147,7 @@ def find(
         return Input(side, path, tuple(files), serial[side], which[side], max_voxels=max_voxels)
 
     if pairs_csv is not None:
-        found = _listed(pairs_csv, typed, task)
+        found = _listed(pairs_csv, pair_by, typed, task)
     else:
         found = [_collect(side, text, recursive) for side, text in zip(task.sides, typed, strict=True)]
     if not any(found):
@@ -211,10 +211,10 @@ def _matched(
     return [(key or _stem(Path(typed[0])), first[key], second[key]) for key in sorted(common)]
 
 
-def _listed(table: Path, typed: tuple[str, str], task: Task) -> list[dict[str, list[Path]]]:
+def _listed(table: Path, pair_by: str, typed: tuple[str, str], task: Task) -> list[dict[str, list[Path]]]:
     """As `_collect` for both sides: the volumes that a table lists, by pair name; empty if it lists none."""
     volumes = (*nifti.ENDINGS, *dicom_series.ENDINGS)
-    listed = partial(pairing.find_pairs, *typed, pairs_csv=table, folders=True, sides=task.sides)
+    listed = partial(pairing.find_pairs, *typed, pair_by=pair_by, pairs_csv=table, folders=True, sides=task.sides)
     pairs = listed(endings=(*volumes, *frames.ENDINGS))
     found: list[dict[str, list[Path]]] = [{}, {}]
     paths = [path for pair in pairs for path in (pair.first, pair.second)]
