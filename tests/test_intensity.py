@@ -206,8 +206,8 @@ def test_the_cost_is_bounded_and_the_sample_covers_both_ends(tmp_path, monkeypat
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 64))
-def test_evenly_spaced_indices(count, limit):
-    chosen = intensity.evenly(count, limit)
+def test_evenly_spaced_items(count, limit):
+    chosen = intensity.evenly(range(count), limit)
     assert chosen == sorted(set(chosen))
     assert len(chosen) == min(count, limit)
     assert chosen[0] == 0

@@ -65,7 +65,7 @@ def align(
         raise UsageError(f"-o {output}: {picture.name} would be taken for a frame there; choose another folder")
     files = {"-o": output, "the picture beside -o": picture}
     check_files(files, (path for pair in found for path in (pair.first, pair.second)))
-    chosen = [found[index] for index in evenly(len(found), pairs)]
+    chosen = evenly(found, pairs)
     firsts, seconds = [pair.first for pair in chosen], [pair.second for pair in chosen]
     ranges = pair_ranges(firsts, seconds, infrared=True, option=range_)
     warn_of_colored(colored(seconds))

@@ -275,7 +275,7 @@ def fuse(
     from fusecli.stream.report import Report
 
     sweep(job.output for job in planned.jobs)
-    shown = {planned.jobs[index].output for index in evenly(len(planned.jobs), PREVIEWED)} if preview else set()
+    shown = {job.output for job in evenly(planned.jobs, PREVIEWED)} if preview else set()
     with (
         _machines(cluster, spec, built, work, planned.jobs, output, workers) as (machine, outcomes),
         stopping() as stop,
@@ -452,7 +452,7 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         request.settings(ranges, options.calibration()),
         workers=request.workers or max(1, min(cores(), len(planned.jobs))),
         anonymous=task.second == "mri",
-        steady=tuple(pairs[index] for index in evenly(len(pairs), stream.SAMPLED)) if options.steady else (),
+        steady=tuple(evenly(pairs, stream.SAMPLED)) if options.steady else (),
     )
     return planned, Work(stream.run, settings)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from fusecli.errors import InputError, UsageError
 from fusecli.images.decode import decode, peek
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Less is cut off at the hot end than at the cold one: people are few pixels of few frames. Over 40 frames of MSRS, the
 # 99.5th percentile would cut off the top quarter of the scale, the 99.9th a tenth; dead pixels are even fewer.
@@ -266,7 +268,7 @@ def _sample(
     Constant pages, such as those of a starting camera or a map tile without data, count only if all pages are constant.
     enough: once a uint16 value reaches this, no further uint16 files are read, which saves time.
     """
-    chosen = [paths[index] for index in evenly(len(paths), SAMPLE_FRAMES)]
+    chosen = evenly(paths, SAMPLE_FRAMES)
     per_file = max(1, SAMPLE_FRAMES // max(1, len(chosen)))
     sample: list[tuple[Path, np.ndarray]] = []
     types: dict[str, Path] = {}
@@ -280,7 +282,7 @@ def _sample(
         if header.dtype == np.uint8 or header.dtype.kind not in "iuf" or (deep and filled):
             continue
         try:
-            stored = decode(path, pages=evenly(header.pages, per_file), max_pixels=max_pixels)
+            stored = decode(path, pages=evenly(range(header.pages), per_file), max_pixels=max_pixels)
         except InputError as error:
             log.debug("left out of the intensity range: %s", error)
             continue
@@ -314,22 +316,22 @@ def _misfit(sample: Sequence[tuple[Path, np.ndarray]], types: dict[str, Path], c
 
 def colored(paths: Sequence[Path], max_pixels: int | None = None) -> Iterator[tuple[Path, np.ndarray]]:
     """The first, middle and last file of a sequence with what it holds, unless the header says that it is gray."""
-    for index in evenly(len(paths), 3):
-        header = peek(paths[index])
+    for path in evenly(paths, 3):
+        header = peek(path)
         if header is not None and header.color:
             with suppress(InputError):  # reading it will fail by name
-                yield paths[index], decode(paths[index], pages=[0], max_pixels=max_pixels).pages[0]
+                yield path, decode(path, pages=[0], max_pixels=max_pixels).pages[0]
 
 
 def warn_of_previews(infrared: Sequence[Path]) -> None:
     """Warn, once, if one of three files of a sequence is the preview of measurements that are not read."""
-    for index in evenly(len(infrared), 3):
-        header = peek(infrared[index])
+    for path in evenly(infrared, 3):
+        header = peek(path)
         if header is not None and header.radiometric:
             log.warning(
                 "%s is a radiometric JPEG: only its preview is used, of 8 bits in the camera's own contrast; to fuse "
                 "what the camera measured, export 16-bit TIFF with the maker's software",
-                infrared[index],
+                path,
             )
             return
 
@@ -337,20 +339,21 @@ def warn_of_previews(infrared: Sequence[Path]) -> None:
 def _check_that_it_holds(given: Range, option: str, paths: Sequence[Path], max_pixels: int | None) -> None:
     """Warn where no value of three sampled frames lies in the given range, as when it is meant in other units."""
     seen = []
-    for index in evenly(len(paths), 3):
+    for path in evenly(paths, 3):
         with suppress(InputError):  # reading it will fail by name
-            values = _finite_sample(decode(paths[index], pages=[0], max_pixels=max_pixels).pages[0])
+            values = _finite_sample(decode(path, pages=[0], max_pixels=max_pixels).pages[0])
             seen += [(float(values.min()), float(values.max()))] if values.size else []
     if seen and all(hi <= given.lo or lo >= given.hi for lo, hi in seen):
         lo, hi = min(one for one, _ in seen), max(one for _, one in seen)
         log.warning("--range %s holds nothing of %s …: values there go from %g to %g", option, paths[0], lo, hi)
 
 
-def evenly(count: int, limit: int) -> list[int]:
-    """At most ``limit`` of 0 … count−1, evenly spaced, with both ends."""
-    if count <= limit:
-        return list(range(count))
-    return sorted({round(step * (count - 1) / max(1, limit - 1)) for step in range(limit)})
+def evenly(items: Sequence[T], limit: int) -> list[T]:
+    """At most ``limit`` of the items, evenly spaced, with both ends."""
+    if len(items) <= limit:
+        return list(items)
+    last = len(items) - 1
+    return [items[round(step * last / max(1, limit - 1))] for step in range(limit)]
 
 
 def _finite_sample(array: np.ndarray) -> np.ndarray:

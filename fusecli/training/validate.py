@@ -42,7 +42,7 @@ def validate(
     with a black source, are named in a warning; at least one pair has to be defined (see `check`).
     """
     rows, pictures = [], []
-    shown = evenly(len(data.pairs), SHOWN)
+    shown = evenly(range(len(data.pairs)), SHOWN)
     for index, pair in enumerate(data.pairs):
         first, second, fused = pair.first.numpy(), pair.second.numpy(), fuse_luma(network, pair, device)
         if index in shown:
