@@ -509,7 +509,7 @@ def test_an_option_before_any_command_names_the_command_that_takes_it(fusecli):
     assert code == 2
     assert "--ir comes after a command: " in err
     assert " fuse --ir …" in err
-    assert "No such option: --nonsense" in fusecli("--nonsense")[2]
+    assert "No such option" in fusecli("--nonsense")[2]  # the rest of it depends on Click
 
 
 def test_patterns_stay_whole_on_windows(pairs, monkeypatch):
