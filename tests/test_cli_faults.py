@@ -417,6 +417,27 @@ def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
     assert fusecli(*command(root, "-o", root / "results.final"))[0] == 0
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links need rights on Windows")
+@pytest.mark.parametrize(
+    "more",
+    [
+        *(("fuse", "-o", name) for name in ("loop", "loop/out", "loop/a.png")),
+        ("fuse", "-o", "out", "--report", "loop/a.json"),
+        ("align", "-o", "loop/a.json"),
+    ],
+)
+@pytest.mark.parametrize("several", [False, True])
+def test_a_link_to_itself_is_no_place_to_write_to(pairs, fusecli, monkeypatch, more, several):
+    root = pairs(1)
+    (root / "loop").symlink_to("loop")
+    monkeypatch.chdir(root)
+    files = "*.png" if several else "000.png"
+    code, _, err = fusecli(more[0], "--ir", f"ir/{files}", "--vis", f"vis/{files}", *more[1:])
+    assert code == 2
+    assert "cannot write here" in err
+    assert sorted(path.name for path in root.iterdir()) == ["ir", "loop", "vis"]
+
+
 @pytest.mark.parametrize("option", ["--ir", "--vis", "-o", "--report", "--align", "--pairs", "-m"])
 def test_a_name_that_is_too_long_is_refused(pairs, fusecli, option):
     root = pairs(1)

@@ -40,7 +40,7 @@ def align(
     from fusecli.images.atomic import write_text
     from fusecli.images.colour import luma, warn_of_colored
     from fusecli.images.intensity import colored, evenly, pair_ranges
-    from fusecli.stream.plan import check_files, check_outside
+    from fusecli.stream.plan import check_files, check_outside, resolved
 
     if model not in registration.MODELS:
         raise UsageError(f"--model {model}: choose {', '.join(registration.MODELS)}")
@@ -61,7 +61,7 @@ def align(
     )
     check_outside("-o", output, (ir, vis))
     one, other = {pair.first.parent.resolve() for pair in found}, {pair.second.parent.resolve() for pair in found}
-    if output.parent.resolve() in one ^ other:  # a folder that holds one camera's frames only
+    if resolved(output.parent) in one ^ other:  # a folder that holds one camera's frames only
         raise UsageError(f"-o {output}: {picture.name} would be taken for a frame there; choose another folder")
     files = {"-o": output, "the picture beside -o": picture}
     check_files(files, (path for pair in found for path in (pair.first, pair.second)))

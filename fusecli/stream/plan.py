@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import logging
 import mimetypes
@@ -9,7 +10,6 @@ import os
 import string
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
 from pathlib import Path, PurePath
@@ -166,11 +166,16 @@ def settle(
 
 def check_outside(option: str, path: Path, inputs: Iterable[str]) -> None:
     """Raises UsageError where what is written would lie in a folder among the inputs."""
-    target = path.resolve()
+    target = resolved(path)
     around = {_identity(place) for place in (target, *target.parents) if _exists(place)}  # names may differ: out, Out
     for folder in () if path == STDOUT else map(Path, inputs):
         if os.path.isdir(folder) and _identity(folder) in around:
             raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
+
+
+def resolved(path: Path) -> Path:
+    """`Path.resolve`, which until Python 3.13 raises RuntimeError for a link that leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _check_globs(output: Path, inputs: Sequence[str], jobs: Sequence[Job]) -> None:
@@ -179,7 +184,7 @@ def _check_globs(output: Path, inputs: Sequence[str], jobs: Sequence[Job]) -> No
         if Path(typed).exists():  # which is no glob
             continue
         files = (path for job in jobs for path in job.sides[side])
-        if output.resolve() in _folders(files) or _would_find(typed, output, (job.result_file for job in jobs)):
+        if resolved(output) in _folders(files) or _would_find(typed, output, (job.result_file for job in jobs)):
             raise UsageError(f"-o {output}: {typed} would find the results as inputs; choose another folder")
 
 
@@ -250,8 +255,11 @@ def check_files(files: Mapping[str, Path], inputs: Iterable[Path] = ()) -> None:
 
 def _check_length(path: Path) -> None:
     """Raises OSError for a name that is too long; from Python 3.14 on `is_dir` no longer does."""
-    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+    try:
         path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise
 
 
 def format_of(ending: str) -> str:
@@ -333,7 +341,7 @@ def _would_find(pattern: str, output: Path, results: Iterable[Path]) -> bool:
         return False
     head = Path(*takewhile(lambda part: not glob.has_magic(part), parts)).resolve()
     tail = os.path.join("*", *parts[len(parts) - parts[::-1].index("**") :])
-    return output.resolve().is_relative_to(head) and any(Path(os.path.abspath(path)).match(tail) for path in results)
+    return resolved(output).is_relative_to(head) and any(Path(os.path.abspath(path)).match(tail) for path in results)
 
 
 def _folders(paths: Iterable[Path]) -> set[Path]:
