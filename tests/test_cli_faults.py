@@ -396,6 +396,22 @@ def test_killed_and_resumed_gives_the_same_bytes(many_pairs, whole, tmp_path, fu
     assert contents(out) == whole  # no temporary file is left either
 
 
+def test_what_a_killed_run_left_beside_results_that_exist_is_swept(pairs, fusecli):
+    root = pairs(1)
+    options = ("-o", root / "out", "--report", root / "report.json", "--preview")
+    assert fusecli(*command(root, *options))[0] == 0
+    for path in (root / "out" / "000.png", root / "out" / "preview.png", root / "report.json"):
+        code = f"""if True:
+            import os, pathlib, signal
+            from fusecli.images.atomic import replacing
+            with replacing(pathlib.Path({str(path)!r})):
+                os.kill(os.getpid(), signal.SIGKILL)"""
+        subprocess.run([sys.executable, "-c", code], check=False)
+    assert len(list(root.rglob(".*"))) == 3
+    assert fusecli(*command(root, *options, "--skip-existing"))[0] == 0
+    assert list(root.rglob(".*")) == []
+
+
 def test_an_output_that_names_nothing_writable_is_refused(pairs, fusecli):
     root = pairs(1)
     sides = ("fuse", "--ir", root / "ir" / "000.png", "--vis", root / "vis" / "000.png", "-o")

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from enum import Enum
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from signal import Signals
 from threading import Event
@@ -274,7 +275,8 @@ def fuse(
     from fusecli.images.intensity import evenly
     from fusecli.stream.report import Report
 
-    sweep(job.output for job in planned.jobs)
+    results = (job.output for job in chain(planned.jobs, planned.skipped))  # a killed run may have been replacing some
+    sweep(path for path in chain(results, request.naming.beside.values()) if path != STDOUT)
     shown = {job.output for job in evenly(planned.jobs, PREVIEWED)} if preview else set()
     with (
         _machines(cluster, spec, built, work, planned.jobs, output, workers) as (machine, outcomes),
