@@ -127,8 +127,8 @@ def _dataset_table(report: Report, dataset: DatasetResult, width: int) -> Render
         table.add_column("method", no_wrap=True)
         for header, _ in block:
             table.add_column(header, justify="right", no_wrap=True)
-        for row, name in enumerate(rows):
-            table.add_row(name, *(cells[row] for _, cells in block))
+        for row in zip(rows, *(cells for _, cells in block), strict=True):
+            table.add_row(*row)
         tables.append(table)
     return Group(*tables, *(Text(f"  {line}", style="dim") for line in notes(report, dataset)))
 
