@@ -42,10 +42,10 @@ def validate(
     with a black source, are named in a warning; at least one pair has to be defined (see `check`).
     """
     rows, pictures = [], []
-    shown = evenly(range(len(data.pairs)), SHOWN)
-    for index, pair in enumerate(data.pairs):
+    shown = {pair.key for pair in evenly(data.pairs, SHOWN)}
+    for pair in data.pairs:
         first, second, fused = pair.first.numpy(), pair.second.numpy(), fuse_luma(network, pair, device)
-        if index in shown:
+        if pair.key in shown:
             pictures.append([first, second, fused])
         try:
             rows.append(metrics.evaluate("tang", first, second, fused, WATCHED))
