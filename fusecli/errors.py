@@ -6,16 +6,18 @@ EXIT_NOTHING_DONE = 1
 EXIT_USAGE = 2
 EXIT_PARTIAL = 8
 
+LISTED = 10  # lines of a list in a message before it only counts
+
 
 def counted(count: int, noun: str) -> str:
     """``1 pair``, ``2 pairs``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def itemized(items: Sequence[object], limit: int) -> str:
-    """Items for the end of a message, a line each, the first ``limit`` of them; then how many more there are."""
-    more = f"\n  … and {len(items) - limit} more" if len(items) > limit else ""
-    return "".join(f"\n  {item}" for item in items[:limit]) + more
+def itemized(items: Sequence[object]) -> str:
+    """Items for the end of a message, a line each, the first LISTED of them; then how many more there are."""
+    more = f"\n  … and {len(items) - LISTED} more" if len(items) > LISTED else ""
+    return "".join(f"\n  {item}" for item in items[:LISTED]) + more
 
 
 class FusecliError(Exception):

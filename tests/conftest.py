@@ -83,10 +83,10 @@ def fusecli(capfd) -> Callable[..., tuple[int, str, str]]:
 @pytest.fixture
 def on_stdin(monkeypatch) -> Callable[[str], None]:
     """Put a table on stdin; of a process it is the only one."""
-    from fusecli.images import pairing
+    from fusecli.images import pair_table
 
     def put(table: str) -> None:
-        monkeypatch.setattr(pairing, "_piped", functools.cache(pairing._text))
+        monkeypatch.setattr(pair_table, "_piped", functools.cache(pair_table._text))
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(table.encode()), encoding="cp1252"))
 
     return put

@@ -26,7 +26,7 @@ from fusecli.errors import UsageError
 from fusecli.images import frames
 from fusecli.images.intensity import visible_range
 from fusecli.images.opencv import cv2
-from fusecli.images.pairing import Pair
+from fusecli.images.pair import Pair
 from fusecli.training.degrade import degrade_pair
 
 SHARED = Path(os.environ.get("FUSECLI_SHARED", Path(__file__).parents[1].parent / "shared"))

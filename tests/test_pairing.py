@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusecli.errors import UsageError
-from fusecli.images.pairing import Pair, files_in, find_pairs
+from fusecli.images.listing import files_in
+from fusecli.images.pair import Pair
+from fusecli.images.pairing import find_pairs
 
 ENDINGS = {".png", ".tif", ".jpg", ".nii.gz"}
 
@@ -286,7 +288,7 @@ def test_csv_on_stdin(tmp_path, monkeypatch, on_stdin):
 def test_csv_names_on_windows(tmp_path, monkeypatch):
     make(tmp_path, "v/a.png", "t/a.png")
     table = tmp_path / "pairs.csv"
-    monkeypatch.setattr("fusecli.images.pairing.PurePath", PureWindowsPath)
+    monkeypatch.setattr("fusecli.images.pair_table.PurePath", PureWindowsPath)
     table.write_text("vis,ir,name\nv/a.png,t/a.png,day\\a\n")
     assert [pair.name for pair in pairs("", "", pairs_csv=table)] == ["day/a"]
     for name in (r"..\a", r"day\..\..\a", r"C:\a", "C:a", r"\\host\share\a"):

@@ -17,7 +17,7 @@ from conftest import scene
 
 from fusecli import registry
 from fusecli.errors import InputError, UsageError
-from fusecli.images.pairing import Pair
+from fusecli.images.pair import Pair
 from fusecli.models.network import FusionNetwork
 from fusecli.stream import run as stream
 from fusecli.stream import videos, volumes

@@ -17,7 +17,7 @@ import numpy as np
 from fusecli.benchmark import classical
 from fusecli.benchmark.methods import Classical, Method, Network
 from fusecli.images import colour, frames
-from fusecli.images.pairing import Pair
+from fusecli.images.pair import Pair
 from fusecli.machine import cores
 
 ROUNDS = 15

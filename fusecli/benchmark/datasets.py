@@ -15,7 +15,8 @@ from typing import Any
 from fusecli import registry
 from fusecli.errors import UsageError, counted
 from fusecli.images.frames import ENDINGS
-from fusecli.images.pairing import Pair, find_pairs
+from fusecli.images.pair import Pair
+from fusecli.images.pairing import find_pairs
 
 SPLITS = Path(__file__).with_name("splits.json")
 SAMPLE = Path(__file__).parents[2] / "sample_data"

@@ -18,14 +18,14 @@ from fusecli.images.atomic import file_hash
 from fusecli.images.decode import decode, peek
 from fusecli.images.frames import ENDINGS
 from fusecli.images.intensity import CAMERAS, WHOLE, camera_range
-from fusecli.images.pairing import Pair, files_in, key_of
+from fusecli.images.listing import files_in
+from fusecli.images.pair import Pair
+from fusecli.images.pairing import key_of
 from fusecli.metrics import MetricError
 from fusecli.metrics.protocols import to_levels
 
 if TYPE_CHECKING:
     from fusecli.stream.engine import Engine
-
-SHOWN = 10
 
 
 class Method:
@@ -155,7 +155,7 @@ class Folder(Method):
         found = {pair: files.get(pair.name, []) for pair in pairs}
         wrong = [fault for pair, paths in found.items() if (fault := self._fault(root, pair, paths))]
         if wrong:
-            raise UsageError(f"--fused {self.name}: cannot be compared on {dataset}{itemized(wrong, SHOWN)}{hint}")
+            raise UsageError(f"--fused {self.name}: cannot be compared on {dataset}{itemized(wrong)}{hint}")
         self.paths = {pair.first: path for pair, (path,) in found.items()}
         self.range = camera_range(f"--fused {self.name}", self._of_sixteen_bits())
 

@@ -23,7 +23,7 @@ from fusecli.images import frames
 from fusecli.images.atomic import file_hash
 from fusecli.images.intensity import Intensity, pair_ranges
 from fusecli.images.opencv import cv2
-from fusecli.images.pairing import Pair
+from fusecli.images.pair import Pair
 from fusecli.stream.plan import check_writable
 
 Progress = Callable[[], object]  # called after each method's result of a pair

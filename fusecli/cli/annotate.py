@@ -20,7 +20,7 @@ from fusecli.images.atomic import STDOUT, is_device
 from fusecli.machine import cores
 
 if TYPE_CHECKING:
-    from fusecli.images.pairing import Pair
+    from fusecli.images.pair import Pair
     from fusecli.text.record import Appender, Description
 
 log = logging.getLogger("fusecli")

@@ -402,14 +402,14 @@ def _nothing_yet(request: Request) -> tuple[Plan, Work] | None:
     --ignore-unmatched and --skip-existing mark such runs. With --ignore-unmatched one empty folder is enough, else both
     must be empty. Not with --pairs, which may list files elsewhere.
     """
-    from fusecli.images import pairing
+    from fusecli.images.listing import is_empty
 
     typed, output, naming = request.sides.values(), request.output, request.naming
     unmatched = request.pairing["ignore_unmatched"]
     repeated = (unmatched or naming.skip_existing) and str(output) != "-" and request.pairing["pairs_csv"] is None
     if not repeated or not all(Path(folder).is_dir() for folder in typed):
         return None
-    empty = [folder for folder in typed if pairing.is_empty(folder)]
+    empty = [folder for folder in typed if is_empty(folder)]
     if len(empty) < (1 if unmatched else 2):
         return None
     return _nothing(request, f"no file in {' and '.join(dict.fromkeys(empty))}")
@@ -462,7 +462,7 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
 def _sheet(output: Path) -> Path:
     """Where the contact sheet goes: into the folder of results, or beside the one result."""
     from fusecli.images import frames, nifti, video
-    from fusecli.images.pairing import stem_of
+    from fusecli.images.listing import stem_of
 
     stem = stem_of(output.name, (*nifti.ENDINGS, *frames.ENDINGS, *video.WRITES, ".dcm"))
     if stem is None or output.is_dir():

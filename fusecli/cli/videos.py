@@ -113,7 +113,8 @@ def _run(hidden: bool, *what: Any, **how: Any) -> Generator[Outcome, None, None]
 
 def _named(request: Request, *, single: bool) -> Plan:
     """Every pair with the name of its result. single: the output is the one result, or stdout. Raises UsageError."""
-    from fusecli.images.pairing import Pair, find_pairs
+    from fusecli.images.pair import Pair
+    from fusecli.images.pairing import find_pairs
     from fusecli.images.rawvideo import PIPE
     from fusecli.images.video import ENDINGS, WRITES
     from fusecli.stream.plan import Plan, check_files, place
@@ -157,7 +158,7 @@ def _looks(path: Path, max_pixels: int) -> Iterator[tuple[Path, np.ndarray]]:
 
 def is_video(typed: str, recursive: bool) -> bool:
     """Whether a side consists of videos: a file by its ending, a folder or glob if it has videos and no pictures."""
-    from fusecli.images import frames, pairing
+    from fusecli.images import frames, listing
     from fusecli.images.video import ENDINGS
 
     folder, ending = Path(typed).is_dir(), Path(typed).suffix.lower()
@@ -165,7 +166,7 @@ def is_video(typed: str, recursive: bool) -> bool:
         return ending in ENDINGS
     found = False
     with suppress(OSError):  # pairing names what cannot be listed
-        for _, path in pairing.files_in(typed, recursive) if folder else pairing.files_of(typed):
+        for _, path in listing.files_in(typed, recursive) if folder else listing.files_of(typed):
             if path.suffix.lower() in frames.ENDINGS:
                 return False
             found = found or path.suffix.lower() in ENDINGS

@@ -15,7 +15,7 @@ from fusecli.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from fusecli.images.intensity import Intensity
-    from fusecli.images.pairing import Pair
+    from fusecli.images.pair import Pair
     from fusecli.images.registration import Calibration
     from fusecli.stream.plan import Plan
     from fusecli.stream.run import Job, Settings

@@ -35,7 +35,6 @@ TELL_VOLUMES_APART = (
     *("FrameReferenceTime", "AcquisitionTime"),
 )
 _IMAGES = re.compile("Image Storage|Parametric Map Storage")  # in names of SOP classes
-_LISTED = 12
 _HEADER = [
     Tag(name)  # once, and not anew for every file
     for name in (
@@ -197,7 +196,7 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         example = next((one.number for one in offered if numbers[one.number] == 1), offered[0].uid)
         raise UsageError(
             f"--{side} {found.source}: {how}; choose one by its number or the end of its UID, "
-            f"as --series {side}={example}:{itemized(found.series, _LISTED)}"
+            f"as --series {side}={example}:{itemized(found.series)}"
         )
     (series,) = chosen
     _check_patient(found, chosen)

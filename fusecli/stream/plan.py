@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 from fusecli.errors import UsageError, counted
 from fusecli.images import decode, frames
 from fusecli.images.atomic import STDOUT, is_device
-from fusecli.images.pairing import Pair
+from fusecli.images.pair import Pair
 from fusecli.stream.parts import Part
 from fusecli.stream.run import Job
 

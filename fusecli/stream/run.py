@@ -28,7 +28,7 @@ from fusecli.images.frame import Frame
 from fusecli.images.intensity import Intensity
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
-from fusecli.images.pairing import Pair
+from fusecli.images.pair import Pair
 from fusecli.images.preview import row
 from fusecli.images.registration import Calibration, completed, reach, warp
 from fusecli.machine import cores

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from fusecli.errors import InputError, UsageError, itemized
-from fusecli.images import dicom, dicom_series, frames, nifti, pairing
+from fusecli.images import dicom, dicom_series, frames, listing, nifti, pairing
 from fusecli.images.decode import max_pixels_default
 from fusecli.images.headers import too_large
 from fusecli.images.volume import Volume
@@ -19,7 +19,6 @@ from fusecli.registry import Task
 
 log = logging.getLogger("fusecli")
 
-SHOWN = 10
 
 _Unit = tuple[Path, list[Path]]  # one volume: how messages call it, and its files
 
@@ -117,7 +116,7 @@ class VolumePair:
         found = [one.chosen for one in (first, second) if one.chosen]
         wanted = None if first.series.certain else first.series.value  # said of both sides: it has to fit one of them
         if found and wanted and not any(wanted == one.number or one.ends_in(wanted) for one in found):
-            raise UsageError(f"--series {wanted}: neither side has a series {wanted!r}, but:{itemized(found, SHOWN)}")
+            raise UsageError(f"--series {wanted}: neither side has a series {wanted!r}, but:{itemized(found)}")
         return replace(self, first=first, second=second)
 
 
@@ -204,7 +203,7 @@ def _matched(
         for key in sorted(units.keys() - common)
     ]
     if lonely:
-        message = f"volumes without partner of the same name:{itemized(lonely, SHOWN)}"
+        message = f"volumes without partner of the same name:{itemized(lonely)}"
         if not ignore_unmatched or not common:
             raise UsageError(f"{message}\nAdd the missing ones, or go on without these by --ignore-unmatched.")
         log.warning("%s", message)
@@ -296,7 +295,7 @@ def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     try:
         is_glob = not Path(typed).is_dir()
-        listed = pairing.files_of(_within(typed, recursive)) if is_glob else pairing.files_in(typed, recursive)
+        listed = listing.files_of(_within(typed, recursive)) if is_glob else listing.files_in(typed, recursive)
         for name, path in listed:
             if path.name.upper() == "DICOMDIR":  # the index of a disk, which is DICOM and no image
                 continue
@@ -317,7 +316,7 @@ def _stem(path: Path) -> str:
     if path.is_dir():
         return path.resolve().name
     # not path.stem: a file named by a UID has dots but no ending
-    return pairing.stem_of(path.name, (*nifti.ENDINGS, *dicom_series.ENDINGS)) or path.name
+    return listing.stem_of(path.name, (*nifti.ENDINGS, *dicom_series.ENDINGS)) or path.name
 
 
 def _of_series(volume: Input, series: dicom_series.Series) -> Input:

@@ -15,7 +15,8 @@ from pathlib import Path
 from threading import Event
 
 from fusecli.errors import counted
-from fusecli.images.pairing import Pair, files_in
+from fusecli.images.listing import files_in
+from fusecli.images.pair import Pair
 from fusecli.stream.engine import Engine
 from fusecli.stream.run import Job, Outcome, Settings
 from fusecli.stream.run import run as run_jobs

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from fusecli import registry
 from fusecli.errors import UsageError
-from fusecli.images import frames, pairing
+from fusecli.images import frames
 from fusecli.images.colour import luma
 from fusecli.images.intensity import Intensity, pair_ranges
 from fusecli.images.opencv import cv2
+from fusecli.images.pair import Pair
+from fusecli.images.pairing import find_pairs
 from fusecli.machine import cores
 from fusecli.training.degrade import brightened
 from fusecli.training.looks import blur
@@ -60,7 +62,7 @@ class PairSet:
                 if not path.is_dir():
                     raise UsageError(f"{path}: no such folder; a set of {task.name} holds {' and '.join(task.sides)}")
             try:
-                found = pairing.find_pairs(str(first), str(second), endings=frames.ENDINGS, sides=task.sides)
+                found = find_pairs(str(first), str(second), endings=frames.ENDINGS, sides=task.sides)
             except UsageError as error:  # it names options that training does not have
                 raise UsageError(
                     f"{error}\nTraining has none of these options: give both files of each pair in "
@@ -123,7 +125,7 @@ def read_luma(path: Path, intensity: Intensity = None) -> np.ndarray:
     return np.rint(luma(frame.pixels) * 255).astype(np.uint8)
 
 
-def _read_pair(ranges: tuple[Intensity, Intensity], pair: pairing.Pair) -> tuple[np.ndarray, np.ndarray]:
+def _read_pair(ranges: tuple[Intensity, Intensity], pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     a, b = read_luma(pair.first, ranges[0]), read_luma(pair.second, ranges[1])
     if a.shape != b.shape:
         sizes = f"{a.shape[1]}×{a.shape[0]} and {b.shape[1]}×{b.shape[0]}"

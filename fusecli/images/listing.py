@@ -1,0 +1,114 @@
+"""The files of folders and globs, with the sub-folders that their results mirror, and the stems of their names."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import logging
+import os
+from collections.abc import Collection, Iterator
+from functools import cache
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]:
+    """(name with the mirrored sub-folder, path) of all files of a folder that are not hidden. Raises OSError."""
+    for relative, name, location in walk(folder, recursive):
+        yield relative + name, Path(location)
+
+
+def files_of(pattern: str) -> Iterator[tuple[str, Path]]:
+    """The same for the files that match a glob; the parts with wildcards form the sub-folder."""
+    for relative, name, location in matching(pattern, []):
+        yield relative + name, Path(location)
+
+
+def is_empty(folder: str) -> bool:
+    """Whether a folder, with its sub-folders, holds no file yet and no broken link."""
+    try:
+        broken: list[str] = []
+        return next(walk(folder, True, broken), None) is None and not broken
+    except OSError:  # reported when the folder is read
+        return False
+
+
+def stem_of(name: str, endings: Collection[str]) -> str | None:
+    """The name without its ending; None where the ending is none of ``endings`` (of which .nii.gz may be one)."""
+    dot = name.rfind(".")
+    if dot <= 0:
+        return name if "" in endings else None
+    double = name.rfind(".", 1, dot)
+    if double > 0 and name[double:].lower() in endings:
+        return name[:double]
+    return name[:dot] if name[dot:].lower() in endings else None
+
+
+def walk(
+    folder: str,
+    recursive: bool,
+    broken: list[str] | None = None,
+    relative: str = "",
+    above: frozenset[tuple[int, int]] = frozenset(),
+) -> Iterator[tuple[str, str, str]]:
+    """(sub-folder with slash, name, location) of all files of a folder that are not hidden. Raises OSError.
+
+    Links to a parent are not followed. broken: a list to which broken links are appended. relative, above: the path
+    from the first folder to this one, and the folders on it.
+    """
+    try:
+        status = os.stat(folder)
+        identity = status.st_dev, status.st_ino
+        if identity in above:
+            return
+        with os.scandir(folder) as entries:
+            listing = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+    except (FileNotFoundError, PermissionError) as error:
+        if not relative:
+            raise
+        if isinstance(error, PermissionError):  # `os.access` does not foresee it of a Windows drive's own folders
+            _tell_closed(folder)
+        return  # else it is gone since its parent was listed, such as the oldest day's
+    for entry in listing:
+        try:
+            is_file, is_folder = entry.is_file(), entry.is_dir()
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link to itself
+                continue
+            raise
+        if is_file:
+            yield relative, entry.name, entry.path
+        elif recursive and is_folder:
+            if os.access(entry.path, os.R_OK | os.X_OK):
+                yield from walk(entry.path, recursive, broken, f"{relative}{entry.name}/", above | {identity})
+            else:  # such as lost+found of a disk
+                _tell_closed(entry.path)
+        elif broken is not None and not is_folder and entry.is_symlink():
+            broken.append(entry.path)
+
+
+@cache
+def _tell_closed(folder: str) -> None:
+    """Once for each folder: --watch looks twice a second."""
+    log.warning("%s: cannot be listed: no permission", folder)
+
+
+def matching(pattern: str, broken: list[str]) -> Iterator[tuple[str, str, str]]:
+    """The same for the files that match a glob; the sub-folder keeps those parts of a path that wildcards matched."""
+    parts = Path(pattern).parts[:-1]
+    deep = [index for index, part in enumerate(parts) if part == "**"]
+    head, tail = (deep[0], len(parts) - 1 - deep[-1]) if deep else (len(parts), 0)
+    for location in sorted(glob.glob(pattern, recursive=True)):
+        if not os.path.isfile(location):
+            broken += [location] if os.path.islink(location) and not os.path.exists(location) else []
+            continue
+        *folders, name = Path(location).parts
+        matched = [*parts[:head], *["**"] * (len(folders) - head - tail), *parts[len(parts) - tail :]]
+        kept = (f"{folder}/" for folder, part in zip(folders, matched, strict=False) if glob.has_magic(part))
+        yield "".join(kept), name, location
+
+
+def reads(endings: Collection[str]) -> str:
+    """The part of a message that says which files are taken."""
+    return f"fusecli reads {' '.join(sorted(ending for ending in endings if ending))} here"
