@@ -10,7 +10,7 @@ import numpy as np
 
 from fusecli.errors import FusecliError
 from fusecli.images import png
-from fusecli.images.atomic import replacing
+from fusecli.images.atomic import write_bytes
 from fusecli.images.decode import decode, peek
 from fusecli.images.frame import Frame, Origin
 from fusecli.images.intensity import Intensity, Range, frame_range, full_range
@@ -103,9 +103,7 @@ def write(
         each if each is NONE else each.fitted(frame.shape[0], frame.shape[1], frame.ndim == 3)
         for frame, each in zip(frames, metadata or [NONE] * len(frames), strict=True)
     ]
-    data = _encode(path, frames, metadata, ending, compress)
-    with replacing(path) as partial:
-        partial.write_bytes(data)
+    write_bytes(path, _encode(path, frames, metadata, ending, compress))
 
 
 def shown(array: np.ndarray, intensity: Intensity) -> np.ndarray:
