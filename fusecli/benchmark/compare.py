@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from fusecli import registry
-from fusecli.benchmark.report import number
+from fusecli.benchmark.report import number, titled
 from fusecli.benchmark.results import DatasetResult, MethodResult, Report
 from fusecli.errors import UsageError
 
@@ -212,9 +210,7 @@ def show(moves: list[Move], remarks: list[str], protocol: str, console: Console)
     """Print a table of moves per data set."""
     styles = {"better": "green", "worse": "red", "same": "dim"}
     for dataset in dict.fromkeys(move.dataset for move in moves):
-        table = Table(
-            title=f"{dataset}; protocol {protocol}", title_justify="left", title_style="bold", box=SIMPLE_HEAD
-        )
+        table = titled(f"{dataset}; protocol {protocol}")
         for header in ("method", "metric", "before", "after", "change", "n", "p", ""):
             table.add_column(header, justify="left" if header in ("method", "metric", "") else "right", no_wrap=True)
         for move in moves:
