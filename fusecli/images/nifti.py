@@ -13,7 +13,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from fusecli.errors import InputError, counted
+from fusecli.errors import InputError, counted, first_line
 from fusecli.images.atomic import replacing
 from fusecli.images.grid import Grid, check_affine
 from fusecli.images.intensity import Range
@@ -69,7 +69,7 @@ def read(path: Path, index: int | None = None) -> Volume:
             _check_sum(path)
     except _DAMAGED as error:
         raise InputError(
-            f"{path}: the voxels cannot be read: the file is cut off or damaged ({_brief(error)})"
+            f"{path}: the voxels cannot be read: the file is cut off or damaged ({first_line(error)})"
         ) from error
     data = data.reshape((*image.shape, 1, 1)[:3], order="F").T
     dtype = image.get_data_dtype().newbyteorder("=")
@@ -169,7 +169,7 @@ def _open(path: Path) -> Any:
         raise InputError(f"{path}: no such file") from error
     except _DAMAGED as error:
         raise InputError(
-            f"{path}: cannot be read as NIfTI: it is cut off, damaged or no NIfTI ({_brief(error)})"
+            f"{path}: cannot be read as NIfTI: it is cut off, damaged or no NIfTI ({first_line(error)})"
         ) from error
     if not isinstance(image, nib.Nifti1Pair):  # NIfTI-2 is a subclass
         raise InputError(f"{path}: holds {type(image).__name__}; a NIfTI volume is needed")
@@ -209,10 +209,6 @@ def _check_sum(path: Path) -> None:
     with gzip.open(path) as file:
         while file.read(2**20):
             pass
-
-
-def _brief(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _contradicts_itself(image: Any) -> bool:

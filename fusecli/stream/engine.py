@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusecli.errors import UsageError, counted
+from fusecli.errors import UsageError, counted, first_line
 from fusecli.models import mending
 from fusecli.models.network import FusionNetwork
 from fusecli.stream.recording import Recording
@@ -395,7 +395,7 @@ def pick_device(name: str) -> torch.device:
         if not torch.amp.is_autocast_available(device.type):
             raise UsageError(f"--device {name}: needs torch 2.5 or newer")
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: not usable here ({str(error).splitlines()[0]})") from error
+        raise UsageError(f"--device {name}: not usable here ({first_line(error)})") from error
     return device
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from fusecli import registry
-from fusecli.errors import FusecliError, UsageError
+from fusecli.errors import FusecliError, UsageError, first_line
 from fusecli.images.atomic import locked, replacing
 from fusecli.machine import cores
 from fusecli.models import checkpoint
@@ -173,7 +173,7 @@ def _fit(run: Run, batches: Batches, val: dict[str, PairSet], workers: int, stop
                     f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"
                 ) from error
             if "DataLoader worker" in str(error):  # killed by the system, mostly for lack of memory
-                reason = str(error).splitlines()[0].rstrip(" .")
+                reason = first_line(error).rstrip(" .")
                 raise FusecliError(f"step {run.step}: {reason}; fewer need less memory: --workers") from error
             raise
 
