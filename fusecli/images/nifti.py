@@ -39,8 +39,7 @@ def is_nifti(path: Path) -> bool:
 def peek(path: Path) -> tuple[tuple[int, int, int], int, bool]:
     """((columns, rows, slices), number of volumes, whether in colour) of the header. Raises InputError as ``read``."""
     image = _open(path)
-    columns, rows, slices = (*image.shape, 1, 1)[:3]
-    return (columns, rows, slices), int(np.prod(image.shape[3:])), image.get_data_dtype().names is not None
+    return _size(image), int(np.prod(image.shape[3:])), image.get_data_dtype().names is not None
 
 
 def read(path: Path, index: int | None = None) -> Volume:
@@ -71,7 +70,7 @@ def read(path: Path, index: int | None = None) -> Volume:
         raise InputError(
             f"{path}: the voxels cannot be read: the file is cut off or damaged ({first_line(error)})"
         ) from error
-    data = data.reshape((*image.shape, 1, 1)[:3], order="F").T
+    data = data.reshape(_size(image), order="F").T
     dtype = image.get_data_dtype().newbyteorder("=")
     if data.dtype.names:  # RGB or RGBA, whose fourth channel is dropped
         channels = data.view(np.uint8).reshape(*data.shape, len(data.dtype.names))[..., :3]
@@ -199,6 +198,12 @@ def _load(path: Path) -> Any:
     return kind.from_file_map(kind.make_file_map({"image": stream}), mmap=False)
 
 
+def _size(image: Any) -> tuple[int, int, int]:
+    """Columns, rows and slices; of an image with two axes, one slice."""
+    columns, rows, slices = (*image.shape, 1)[:3]
+    return columns, rows, slices
+
+
 def _is_zipped(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
@@ -217,7 +222,7 @@ def _contradicts_itself(image: Any) -> bool:
     if not header["sform_code"] == header["qform_code"] > 0:  # else one may lead to an atlas, the other to the scanner
         return False
     try:
-        forms = [Grid((*image.shape, 1, 1)[:3], form) for form in (header.get_sform(), header.get_qform())]
+        forms = [Grid(_size(image), form) for form in (header.get_sform(), header.get_qform())]
     except _DAMAGED:  # only the sform is used, and `check_affine` checks it
         return False
     a, b = (form.points(forms[0].corners()) for form in forms)
@@ -232,7 +237,7 @@ def _grid(image: Any, path: Path) -> Grid | None:
     check_affine(image.affine, path)
     millimetres = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     affine = np.diag([millimetres, millimetres, millimetres, 1.0]) @ np.asarray(image.affine, np.float64)
-    return Grid((*image.shape, 1, 1)[:3], affine)
+    return Grid(_size(image), affine)
 
 
 def _plain(data: np.ndarray, slope: float, intercept: float, path: Path) -> tuple[np.ndarray, float, float]:
