@@ -316,7 +316,7 @@ def _tell_closed(folder: str) -> None:
 
 
 def _glob(pattern: str, broken: list[str]) -> Iterator[tuple[str, str, str]]:
-    """The same for the files that match a glob; the folder keeps only those parts of a path that wildcards matched."""
+    """As `_walk`, for the files that match a glob; the folder keeps only the parts of a path that wildcards matched."""
     parts = Path(pattern).parts[:-1]
     deep = [index for index, part in enumerate(parts) if part == "**"]
     head, tail = (deep[0], len(parts) - 1 - deep[-1]) if deep else (len(parts), 0)
