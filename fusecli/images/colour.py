@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("fusecli")
 
 LUMA = (0.299, 0.587, 0.114)  # shares of R, G and B
 SPREAD = 0.08  # share of the scale by which channels of a coloured pixel differ; in gray JPEGs they differ by less

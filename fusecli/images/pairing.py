@@ -23,7 +23,7 @@ from fusecli.errors import UsageError, itemized
 from fusecli.images import video
 from fusecli.images.atomic import is_device
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("fusecli")
 
 STDIN = Path("-")
 SHOWN = 10  # names that a message lists before it only counts
