@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fusecli.errors import InputError, UsageError
-from fusecli.images import headers
+from fusecli.images import exif, headers
 from fusecli.images.headers import Unreadable
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
@@ -69,7 +69,7 @@ def decode(path: Path, *, pages: Sequence[int] | None = None, max_pixels: int | 
             if headers.kind_of(file.read(132)) == "TIFF":
                 from fusecli.images import tiff
 
-                return Stored(*tiff.read(path, orient, pages, limit))
+                return Stored(*tiff.read(path, pages, limit))
             file.seek(0)
             data = file.read()
         array, found = _decode_still(data, limit)
@@ -101,17 +101,6 @@ def peek(path: Path) -> Peek | None:
         return None
 
 
-def orient(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn stored rows and columns upright, EXIF orientation 1…8."""
-    if orientation >= 5:
-        array = array.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        array = array[::-1]
-    if orientation in (2, 3, 6, 7):
-        array = array[:, ::-1]
-    return np.ascontiguousarray(array)
-
-
 def _decode_still(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
     header = headers.parse(data)
     if header.height < 1 or header.width < 1:
@@ -120,7 +109,7 @@ def _decode_still(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
         raise Unreadable(headers.too_large(header.height * header.width, "pixels", max_pixels))
     array = _decode_plain_png(data, header) if header.kind == "PNG" and kornia is not None else None
     array = _decode_any(data, header) if array is None else array
-    return orient(array, header.orientation), header.metadata.turned(header.orientation)
+    return exif.upright(array, header.orientation), header.metadata.turned(header.orientation)
 
 
 def _decode_plain_png(data: bytes, header: headers.Header) -> np.ndarray | None:
