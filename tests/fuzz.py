@@ -227,7 +227,7 @@ def read_picture(path: Path) -> None:
         assert np.isfinite(frame.pixels).all()
         for ending in (".png", ".jpg", ".webp", ".tif"):
             result = path.parent / f"result{ending}"
-            frames.write(result, [np.zeros((3, 5, 3), np.uint8)], metadata=[frame.origin.metadata])
+            frames.write(result, [np.zeros((3, 5, 3), np.uint8)], metadata=[frame.metadata])
             assert frames.read(result)[0].size == (3, 5)
 
 

@@ -615,7 +615,7 @@ def test_sixteen_bit_colour(tmp_path):
     image = picture(20, 30, 3, dtype="uint16")
     assert cv2.imwrite(str(tmp_path / "a.png"), image[..., ::-1])
     frame = one(tmp_path / "a.png")
-    assert frame.origin.dtype == np.uint16
+    assert frame.dtype == np.uint16
     np.testing.assert_array_equal(np.rint(frame.pixels * 65535), image)
 
 

@@ -12,7 +12,7 @@ from fusecli.errors import FusecliError
 from fusecli.images import png
 from fusecli.images.atomic import write_bytes
 from fusecli.images.decode import decode, peek
-from fusecli.images.frame import Frame, Origin
+from fusecli.images.frame import Frame
 from fusecli.images.intensity import Intensity, Range, frame_range, full_range
 from fusecli.images.metadata import NONE, Metadata, into_jpeg, into_png, into_webp
 from fusecli.images.opencv import cv2
@@ -60,7 +60,7 @@ def read(
     if any(array.dtype.kind == "f" and not np.isfinite(array).any() for array in stored.pages):
         log.warning("%s: holds no finite value, only NaN or missing data, and is taken for black", path)
     return [
-        Frame(shown(array, intensity), Origin(array.dtype, metadata))
+        Frame(shown(array, intensity), array.dtype, metadata)
         for array, metadata in zip(stored.pages, stored.metadata, strict=True)
     ]
 
