@@ -216,9 +216,9 @@ def read_picture(path: Path) -> None:
     """What `fuse` does with a picture: header, range of the sequence, pixels, metadata."""
     import numpy as np
 
-    from fusecli.images import frames, intensity
+    from fusecli.images import decode, frames, intensity
 
-    frames.peek_size(path)
+    decode.peek(path)
     range_ = intensity.sequence_range("auto", [path])
     intensity.visible_range([path])
     for frame in frames.read(path, intensity=range_, max_pixels=MAX_PIXELS):

@@ -11,7 +11,7 @@ import numpy as np
 from fusecli.errors import FusecliError
 from fusecli.images import png
 from fusecli.images.atomic import write_bytes
-from fusecli.images.decode import decode, peek
+from fusecli.images.decode import decode
 from fusecli.images.frame import Frame
 from fusecli.images.intensity import Intensity, Range, frame_range, full_range
 from fusecli.images.metadata import NONE, Metadata, into_jpeg, into_png, into_webp
@@ -63,12 +63,6 @@ def read(
         Frame(shown(array, intensity), array.dtype, metadata)
         for array, metadata in zip(stored.pages, stored.metadata, strict=True)
     ]
-
-
-def peek_size(path: Path) -> tuple[int, int, int] | None:
-    """(pages, height, width), upright, from the header alone; None where that shows no whole image."""
-    found = peek(path)
-    return None if found is None else (found.pages, found.height, found.width)
 
 
 def write(
