@@ -421,7 +421,7 @@ def _resize(page: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = page.shape[:2]
     if not 1 - STRETCHED < height * size[1] / (width * size[0]) < 1 + STRETCHED:
         _tell_stretched(width, height, size[1], size[0])
-    shrinking = size[0] * size[1] < page.shape[0] * page.shape[1]
+    shrinking = size[0] * size[1] < height * width
     return cv2.resize(page, size[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 
 
