@@ -52,8 +52,10 @@ class Peek:
     radiometric: bool = False
 
 
-def max_pixels_default() -> int:
-    """The limit on pixels per file, from FUSECLI_MAX_PIXELS or MAX_PIXELS."""
+def pixel_limit(asked: int | None) -> int:
+    """The limit on pixels per file: as ``asked``, else of FUSECLI_MAX_PIXELS, else MAX_PIXELS. Raises UsageError."""
+    if asked is not None:
+        return asked
     value = os.environ.get("FUSECLI_MAX_PIXELS")
     try:
         return int(float(value)) if value else MAX_PIXELS
@@ -63,7 +65,7 @@ def max_pixels_default() -> int:
 
 def decode(path: Path, *, pages: Sequence[int] | None = None, max_pixels: int | None = None) -> Stored:
     """Stored values of every page, or of ``pages`` only. InputError names the file and the reason."""
-    limit = max_pixels_default() if max_pixels is None else max_pixels
+    limit = pixel_limit(max_pixels)
     try:
         with path.open("rb") as file:
             if headers.kind_of(file.read(132)) == "TIFF":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fusecli.errors import InputError, UsageError, counted
-from fusecli.images.decode import max_pixels_default
+from fusecli.images.decode import pixel_limit
 from fusecli.images.headers import too_large
 
 log = logging.getLogger("fusecli")
@@ -75,7 +75,7 @@ class VideoFile:
         self._color = color
         with self._open() as container:
             stream = self._stream(container)
-            limit = max_pixels_default() if max_pixels is None else max_pixels
+            limit = pixel_limit(max_pixels)
             width, height = stream.codec_context.width, stream.codec_context.height
             if width * height > limit:
                 raise InputError(f"{path}: {too_large(width * height, 'pixels a frame', limit)}")
