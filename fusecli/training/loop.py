@@ -69,7 +69,7 @@ class FusionObjective:
 
 
 class Run:
-    """One training run in a folder: ``last.pt`` to resume from, ``best.pt``, ``log.csv``."""
+    """One training run in a folder: ``last.pt`` to resume from, ``best.pt``, ``log.csv``, ``contact.png``."""
 
     def __init__(self, recipe: Recipe, out: Path, *, device: torch.device) -> None:
         torch.manual_seed(recipe.seed)
