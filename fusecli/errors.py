@@ -20,6 +20,11 @@ def itemized(items: Sequence[object]) -> str:
     return "".join(f"\n  {item}" for item in items[:LISTED]) + more
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the name of its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class FusecliError(Exception):
     """Something the user can mend; printed without a traceback unless ``-v``."""
 

@@ -216,9 +216,9 @@ def read_picture(path: Path) -> None:
     """What `fuse` does with a picture: header, range of the sequence, pixels, metadata."""
     import numpy as np
 
-    from fusecli.images import frames, intensity
+    from fusecli.images import decode, frames, intensity
 
-    frames.peek_size(path)
+    decode.peek(path)
     range_ = intensity.sequence_range("auto", [path])
     intensity.visible_range([path])
     for frame in frames.read(path, intensity=range_, max_pixels=MAX_PIXELS):
@@ -227,7 +227,7 @@ def read_picture(path: Path) -> None:
         assert np.isfinite(frame.pixels).all()
         for ending in (".png", ".jpg", ".webp", ".tif"):
             result = path.parent / f"result{ending}"
-            frames.write(result, [np.zeros((3, 5, 3), np.uint8)], metadata=[frame.origin.metadata])
+            frames.write(result, [np.zeros((3, 5, 3), np.uint8)], metadata=[frame.metadata])
             assert frames.read(result)[0].size == (3, 5)
 
 

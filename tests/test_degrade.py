@@ -149,9 +149,11 @@ def test_unknown_kind_on_a_side_is_refused(scene):
         apply(scene, "ct", {"haze": torch.ones(4)}, seeded())
 
 
-def test_severity_vector_tells_kind_and_side(scene):
-    _, (first, *_) = degrade(scene, "vis", seeded(), clean_share=0, severity=(0.5, 0.5), combinations=[(1, ("haze",))])
-    _, (second, *_) = degrade(scene, "ir", seeded(), clean_share=0, severity=(0.7, 0.7), combinations=[(1, ("noise",))])
+def test_severity_vector_tells_kind_and_side(scene, monkeypatch):
+    monkeypatch.setitem(COMBINATIONS, "vis", ((1, ("haze",)),))
+    monkeypatch.setitem(COMBINATIONS, "ir", ((1, ("noise",)),))
+    _, (first, *_) = degrade(scene, "vis", seeded(), clean_share=0, severity=(0.5, 0.5))
+    _, (second, *_) = degrade(scene, "ir", seeded(), clean_share=0, severity=(0.7, 0.7))
     assert [item.type for item in first + second] == ["haze", "infrared noise"]
     vector = severity_vector(first + second, ("vis", "ir"))
     assert vector[KINDS.index("haze")] == pytest.approx(0.5)

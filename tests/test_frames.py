@@ -55,6 +55,11 @@ def refused(path: Path, **options) -> str:
     return reason
 
 
+def peeked(path: Path) -> tuple[int, int, int]:
+    header = peek(path)
+    return header.pages, header.height, header.width
+
+
 def stored(path: Path) -> np.ndarray:
     (page,) = decode(path).pages
     return page
@@ -93,7 +98,7 @@ def test_lossless_formats_keep_every_value(scratch, case, fast_codecs):
     assert found.dtype == image.dtype
     np.testing.assert_array_equal(found, image)
     frame = one(path)
-    assert frames.peek_size(path) == (1, *frame.size) == (1, *image.shape[:2])
+    assert peeked(path) == (1, *frame.size) == (1, *image.shape[:2])
     assert frame.pixels.flags.c_contiguous
     if image.dtype == np.uint8:
         np.testing.assert_array_equal(frame.pixels, image)
@@ -146,7 +151,7 @@ def test_several_pages_of_different_size(tmp_path):
     path = tmp_path / "stack.tif"
     frames.write(path, pages)
     found = frames.read(path)
-    assert frames.peek_size(path) == (3, 9, 7)
+    assert peeked(path) == (3, 9, 7)
     for page, frame in zip(pages, found, strict=True):
         np.testing.assert_array_equal(np.rint(frame.pixels * 65535), page)
     (last,) = frames.read(path, pages=[2])
@@ -266,7 +271,7 @@ def test_exif_orientation_is_applied(tmp_path, kind, mode, orientation):
     found = one(path).pixels
     if kind == "webp" and mode == "L":
         found = found[..., 0]  # WebP has no gray
-    assert frames.peek_size(path) == (1, *expected.shape[:2])
+    assert peeked(path) == (1, *expected.shape[:2])
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).max() <= (3 if kind == "jpeg" else 0)
 
@@ -452,7 +457,7 @@ def test_thumbnails_are_no_pages(tmp_path):
     with tifffile.TiffWriter(path) as file:
         file.write(image[::4, ::4].copy(), subfiletype=1, metadata=None)
         file.write(image, metadata=None)
-    assert frames.peek_size(path) == (1, 32, 40)
+    assert peeked(path) == (1, 32, 40)
     np.testing.assert_array_equal(one(path).pixels, image)
 
 
@@ -615,7 +620,7 @@ def test_sixteen_bit_colour(tmp_path):
     image = picture(20, 30, 3, dtype="uint16")
     assert cv2.imwrite(str(tmp_path / "a.png"), image[..., ::-1])
     frame = one(tmp_path / "a.png")
-    assert frame.origin.dtype == np.uint16
+    assert frame.dtype == np.uint16
     np.testing.assert_array_equal(np.rint(frame.pixels * 65535), image)
 
 
@@ -660,7 +665,7 @@ def test_stray_bytes_between_jpeg_segments(tmp_path):
     table = photo.index(b"\xff\xdb")
     path = tmp_path / "a.jpg"
     path.write_bytes(photo[:table] + b"\0\0stray" + photo[table:])
-    assert frames.peek_size(path) == (1, 40, 50)
+    assert peeked(path) == (1, 40, 50)
     np.testing.assert_array_equal(stored(path), cv2.imdecode(np.frombuffer(photo, np.uint8), 1)[..., ::-1])
 
 
@@ -683,7 +688,7 @@ def test_damage_is_an_input_error_or_another_picture_but_never_a_crash(scratch, 
         damaged[data.draw(st.integers(0, min(300, len(damaged) - 1)))] = data.draw(st.integers(0, 255))
     path = scratch / f"damaged{ending}"
     path.write_bytes(damaged)
-    frames.peek_size(path)
+    peek(path)
     try:
         read = frames.read(path, max_pixels=10**6)
     except InputError as error:
@@ -702,7 +707,7 @@ def test_a_damaged_png_body_is_noticed(tmp_path):
 def test_what_is_no_image_says_what_it_is(tmp_path):
     def message(content: bytes) -> str:
         (tmp_path / "a.png").write_bytes(content)
-        assert frames.peek_size(tmp_path / "a.png") is None
+        assert peek(tmp_path / "a.png") is None
         return refused(tmp_path / "a.png")
 
     assert "empty" in message(b"")
@@ -748,8 +753,8 @@ def bomb(ending: str) -> bytes:
 def test_bombs_are_refused_before_they_are_decoded(tmp_path, ending, monkeypatch):
     path = tmp_path / f"a{ending}"
     path.write_bytes(bomb(ending))
-    _, height, width = frames.peek_size(path)
-    assert height * width >= 16000**2
+    header = peek(path)
+    assert header.height * header.width >= 16000**2
     began = time.process_time()
     assert "--max-pixels or FUSECLI_MAX_PIXELS raises it" in refused(path, max_pixels=10**8)
     assert time.process_time() - began < 0.5

@@ -77,7 +77,7 @@ def copied(source: Path, result: Path, **options) -> Image.Image:
     """A result with the source's pixels, as Pillow sees it."""
     found = frames.read(source)
     pages = [np.rint(as_float(frame.pixels) * 255).astype(np.uint8) for frame in found]
-    frames.write(result, pages, metadata=[frame.origin.metadata for frame in found], **options)
+    frames.write(result, pages, metadata=[frame.metadata for frame in found], **options)
     opened = Image.open(result)
     opened.load()
     return opened
@@ -229,7 +229,7 @@ def test_other_pixels_than_eight_bit_colour(tmp_path, vis, mode):
         save(tmp_path / f"a{ending}", image, exif=block_of(camera()), icc=icc, dpi=(300, 300))
         (frame,) = frames.read(tmp_path / f"a{ending}")
         pixels = frame.pixels if mode != "I;16" else np.rint(frame.pixels * 65535).astype(np.uint16)
-        frames.write(tmp_path / f"b{ending}", [pixels], metadata=[frame.origin.metadata])
+        frames.write(tmp_path / f"b{ending}", [pixels], metadata=[frame.metadata])
         (again,) = frames.read(tmp_path / f"b{ending}")
         np.testing.assert_array_equal(again.pixels, frame.pixels)
         found = Image.open(tmp_path / f"b{ending}")
@@ -246,14 +246,14 @@ def test_pages_keep_what_is_their_own(tmp_path):
             model = (272, 2, 0, f"M{index}", True)
             file.write(page, resolution=(100 + index, 200), resolutionunit=3, metadata=None, extratags=[model])
     found = frames.read(path)
-    frames.write(result, [frame.pixels for frame in found], metadata=[frame.origin.metadata for frame in found])
+    frames.write(result, [frame.pixels for frame in found], metadata=[frame.metadata for frame in found])
     with tifffile.TiffFile(result) as file:
         for index, page in enumerate(file.pages):
             np.testing.assert_array_equal(page.asarray(), pages[index])
             assert page.get_resolution("centimeter") == pytest.approx((100 + index, 200))
             assert page.tags[272].value == f"M{index}"
     (last,) = frames.read(path, pages=[2])
-    assert last.origin.metadata.dpi == pytest.approx((102 * 2.54, 200 * 2.54))
+    assert last.metadata.dpi == pytest.approx((102 * 2.54, 200 * 2.54))
 
 
 @pytest.mark.parametrize("big", [False, True])
@@ -313,8 +313,8 @@ def test_frames_without_metadata_are_as_they_were(tmp_path, vis):
     for ending in ENDINGS:
         frames.write(tmp_path / f"a{ending}", [vis])
         (frame,) = frames.read(tmp_path / f"a{ending}")
-        assert frame.origin.metadata == Metadata()
-        frames.write(tmp_path / f"b{ending}", [vis], metadata=[frame.origin.metadata])
+        assert frame.metadata == Metadata()
+        frames.write(tmp_path / f"b{ending}", [vis], metadata=[frame.metadata])
         assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes()
     assert (tmp_path / "b.png").read_bytes() == bytes(frames._encode_still(tmp_path, vis, ".png", False))
 
@@ -468,7 +468,7 @@ def test_no_damage_of_metadata_costs_the_picture(scratch, ending, data):
         return
     for result in ENDINGS:
         pages = [np.rint(as_float(frame.pixels) * 255).astype(np.uint8) for frame in found[:1]]
-        frames.write(scratch / f"b{result}", pages, metadata=[found[0].origin.metadata])
+        frames.write(scratch / f"b{result}", pages, metadata=[found[0].metadata])
         assert frames.read(scratch / f"b{result}")[0].size == found[0].size
 
 

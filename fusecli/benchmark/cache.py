@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fusecli.errors import OutputError
-from fusecli.images.atomic import replacing
+from fusecli.images.atomic import write_bytes
 
 
 class Cache:
@@ -41,8 +41,7 @@ class Cache:
         if self.root is None:
             return
         try:
-            with replacing(self._path(key, ending)) as partial:
-                partial.write_bytes(data)
+            write_bytes(self._path(key, ending), data)
         except OutputError:
             self.root = None
 

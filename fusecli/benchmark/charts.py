@@ -30,13 +30,12 @@ def distribution(report: Report, dataset: DatasetResult, metric: str) -> str:
     tint = colors(dataset)
     left, right, row, top = 92, 300, 20, 22
     lo, hi = _span(values)
-    height = top + row * len(methods) + 20
+    bottom = top + row * len(methods)
 
     def x(value: float) -> float:
         return left + (value - lo) / (hi - lo) * (right - left)
 
     parts = [f'<text class="h" x="0" y="12">{escape(metric)} {report.metric(metric).arrow}</text>']
-    bottom = top + row * len(methods)
     for tick in _ticks(lo, hi, 4):
         parts.append(f'<line class="g" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top - 4}" y2="{bottom}"/>')
         parts.append(f'<text class="t" x="{x(tick):.1f}" y="{bottom + 13}" text-anchor="middle">{tick:g}</text>')
@@ -48,7 +47,7 @@ def distribution(report: Report, dataset: DatasetResult, metric: str) -> str:
         else:
             parts.append(f'<text class="t" x="{left}" y="{middle + 4}">no value</text>')
     label = f"Distribution of {metric} over {counted(len(dataset.pairs), 'pair')}"
-    return _svg(right + 8, height, label, parts)
+    return _svg(right + 8, bottom + 20, label, parts)
 
 
 def _row(

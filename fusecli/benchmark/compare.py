@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from fusecli import registry
-from fusecli.benchmark.report import number
-from fusecli.benchmark.results import DatasetResult, MethodResult, Report
+from fusecli.benchmark.report import number, titled
+from fusecli.benchmark.results import DatasetResult, Report
 from fusecli.errors import UsageError
 
 EXACT = 200  # most differences for which the exact distribution of the rank sum is computed
@@ -139,18 +137,17 @@ def _moves(
         if key not in new.methods or (methods and key not in methods):
             continue
         for metric in metrics:
-            before, after = _paired(old, old.methods[key], new, new.methods[key], metric.name, pairs)
+            before, after = _paired(old, new, key, metric.name, pairs)
             if len(before):
                 means = float(before.mean()), float(after.mean())
                 yield Move(old.name, key, metric, *means, len(before), wilcoxon(after - before))
 
 
 def _paired(
-    old: DatasetResult, a: MethodResult, new: DatasetResult, b: MethodResult, metric: str, pairs: list[str]
+    old: DatasetResult, new: DatasetResult, method: str, metric: str, pairs: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values of both reports on the pairs where both have one."""
-    first = dict(zip(old.pairs, a.values[metric], strict=True))
-    second = dict(zip(new.pairs, b.values[metric], strict=True))
+    """A method's values in both reports on the pairs where both have one."""
+    first, second = (dict(zip(one.pairs, one.methods[method].values[metric], strict=True)) for one in (old, new))
     rows = [(first[pair], second[pair]) for pair in pairs if first[pair] is not None and second[pair] is not None]
     columns = np.array(rows, dtype=float).reshape(-1, 2)
     return columns[:, 0], columns[:, 1]
@@ -212,9 +209,7 @@ def show(moves: list[Move], remarks: list[str], protocol: str, console: Console)
     """Print a table of moves per data set."""
     styles = {"better": "green", "worse": "red", "same": "dim"}
     for dataset in dict.fromkeys(move.dataset for move in moves):
-        table = Table(
-            title=f"{dataset}; protocol {protocol}", title_justify="left", title_style="bold", box=SIMPLE_HEAD
-        )
+        table = titled(f"{dataset}; protocol {protocol}")
         for header in ("method", "metric", "before", "after", "change", "n", "p", ""):
             table.add_column(header, justify="left" if header in ("method", "metric", "") else "right", no_wrap=True)
         for move in moves:

@@ -92,13 +92,13 @@ class Network(Method):
         self._lock = Lock()
 
     @cached_property
-    def _weights(self) -> str:
+    def _identity(self) -> str:
         return (
             f"{file_hash(self.path)} {digest_of('models', 'stream', 'text')} {self.device} {self.precision} {self.look}"
         )
 
     def identity(self, pair: Pair) -> str:
-        return self._weights
+        return self._identity
 
     def files(self) -> Iterable[Path]:
         return (self.path,)

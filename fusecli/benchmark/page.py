@@ -20,7 +20,7 @@ from fusecli.benchmark.report import caption, cost_columns, notes, number, rows_
 from fusecli.benchmark.results import DatasetResult, MethodResult, Report
 from fusecli.benchmark.run import Job
 from fusecli.images import colour
-from fusecli.images.atomic import text_file
+from fusecli.images.atomic import write_text
 from fusecli.images.opencv import cv2
 from fusecli.images.preview import shrunk
 
@@ -159,8 +159,7 @@ def write(path: Path, report: Report, cases: dict[str, list[Case]]) -> None:
         ("@CASES@", json.dumps(embedded, ensure_ascii=False).replace("<", "\\u003c")),
     ):
         page = page.replace(mark, text, 1)
-    with text_file(path) as file:
-        file.write(page)
+    write_text(path, page)
 
 
 def _case_json(case: Case) -> dict[str, Any]:

@@ -99,6 +99,11 @@ def rows_of(
     return rows
 
 
+def titled(title: str | None) -> Table:
+    """An empty table for the terminal, as all of the benchmark's look."""
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+
+
 def terminal(report: Report, console: Console) -> None:
     """Print all tables, split into blocks of columns where they are wider than the console."""
     for dataset in report.datasets.values():
@@ -123,7 +128,7 @@ def _dataset_table(report: Report, dataset: DatasetResult, width: int) -> Render
     tables: list[RenderableType] = []
     for block in blocks:
         title = caption(report, dataset) if not tables else None
-        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        table = titled(title)
         table.add_column("method", no_wrap=True)
         for header, _ in block:
             table.add_column(header, justify="right", no_wrap=True)
@@ -172,7 +177,7 @@ def _cost_table(report: Report, dataset: DatasetResult) -> Table | None:
     title, columns, cells = cost_columns(report, dataset)
     if not cells:
         return None
-    table = Table(title=f"{dataset.name}: {title}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = titled(f"{dataset.name}: {title}")
     table.add_column("method", no_wrap=True)
     for header in columns:
         table.add_column(header, justify="right")

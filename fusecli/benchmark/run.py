@@ -21,6 +21,7 @@ from fusecli.benchmark.results import DatasetResult, MethodResult, Report
 from fusecli.errors import OutputError, UsageError
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
+from fusecli.images.decode import peek
 from fusecli.images.intensity import Intensity, pair_ranges
 from fusecli.images.opencv import cv2
 from fusecli.images.pair import Pair
@@ -242,10 +243,10 @@ def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
     """Add costs on the pair of median size, from the cache if this machine has measured all of them before."""
     by_size = sorted(job.pair_set.pairs, key=lambda pair: (_area(pair), pair.name))
     pair = by_size[len(by_size) // 2]
-    size = frames.peek_size(pair.first)
+    header = peek(pair.first)
     methods = [method for method in job.methods if method.costs]
     keys = {
-        method.name: Cache.key("cost", cost.VERSION, cost.machine(), method.identity(pair), size, pair.first.suffix)
+        method.name: Cache.key("cost", cost.VERSION, cost.machine(), method.identity(pair), header, pair.first.suffix)
         for method in methods
     }
     known = {name: cache.read_json(key) for name, key in keys.items()}
@@ -263,5 +264,5 @@ def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
 
 
 def _area(pair: Pair) -> int:
-    size = frames.peek_size(pair.first)
-    return size[1] * size[2] if size else 0
+    header = peek(pair.first)
+    return header.height * header.width if header else 0

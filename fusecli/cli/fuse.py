@@ -217,7 +217,7 @@ def fuse(
     _refuse_contradictions(task, sides, given)
 
     options.sleep_when_waiting()
-    from fusecli.images.decode import max_pixels_default
+    from fusecli.images.decode import pixel_limit
     from fusecli.stream.parts import part
     from fusecli.stream.plan import Naming
     from fusecli.stream.work import EngineSpec
@@ -254,7 +254,7 @@ def fuse(
         bit_depth=None if bit_depth is BitDepth.keep else int(bit_depth.value),
         batch_size=batch_size,
         workers=workers,
-        max_pixels=max_pixels or max_pixels_default(),  # here, so that a bad value in the environment is told once
+        max_pixels=pixel_limit(max_pixels),  # here, so that a bad value in the environment is told once
         compress=compress,
         digest=report is not None,
         check_engine=built if cluster is None else lambda: None,

@@ -141,7 +141,7 @@ def _named(request: Request, *, single: bool) -> Plan:
 
     def ending(first: Path) -> str:
         own = first.suffix.lower()
-        return own if own in WRITES else WRITES[0]
+        return own if own in WRITES else ".mp4"
 
     inputs = () if PIPE in typed else request.inputs(path for pair in pairs for path in (pair.first, pair.second))
     return place(pairs, output, naming, ending, single=single, inputs=inputs, written=WRITES)

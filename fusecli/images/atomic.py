@@ -154,6 +154,12 @@ def text_file(path: Path) -> Iterator[TextIO]:
             yield file
 
 
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a file, whole or not at all; see `replacing`."""
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text as a file of its own, or to standard output; see `text_file`."""
     with text_file(path) as file:

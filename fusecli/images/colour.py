@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("fusecli")
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+LUMA = (0.299, 0.587, 0.114)  # shares of R, G and B
 SPREAD = 0.08  # share of the scale by which channels of a coloured pixel differ; in gray JPEGs they differ by less
 COLORED = 0.1  # share of coloured pixels that makes an image coloured: more than a printed logo or colour bar covers
 LOOKED_AT = 2**16  # pixels sampled, about
@@ -20,7 +20,7 @@ LOOKED_AT = 2**16  # pixels sampled, about
 def luma(image: np.ndarray) -> np.ndarray:
     """H×W or H×W×3, uint8 or float in [0, 1] -> H×W float32 in [0, 1]; gray passes through."""
     values = as_float(image)
-    return values @ LUMA if values.ndim == 3 else values
+    return values @ np.array(LUMA, np.float32) if values.ndim == 3 else values
 
 
 def recolour(first_rgb: np.ndarray, first_luma: np.ndarray, fused_luma: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fusecli.errors import InputError, UsageError
-from fusecli.images import headers
+from fusecli.images import exif, headers
 from fusecli.images.headers import Unreadable
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
@@ -52,8 +52,10 @@ class Peek:
     radiometric: bool = False
 
 
-def max_pixels_default() -> int:
-    """The limit on pixels per file, from FUSECLI_MAX_PIXELS or MAX_PIXELS."""
+def pixel_limit(asked: int | None) -> int:
+    """The limit on pixels per file: as ``asked``, else of FUSECLI_MAX_PIXELS, else MAX_PIXELS. Raises UsageError."""
+    if asked is not None:
+        return asked
     value = os.environ.get("FUSECLI_MAX_PIXELS")
     try:
         return int(float(value)) if value else MAX_PIXELS
@@ -63,13 +65,13 @@ def max_pixels_default() -> int:
 
 def decode(path: Path, *, pages: Sequence[int] | None = None, max_pixels: int | None = None) -> Stored:
     """Stored values of every page, or of ``pages`` only. InputError names the file and the reason."""
-    limit = max_pixels_default() if max_pixels is None else max_pixels
+    limit = pixel_limit(max_pixels)
     try:
         with path.open("rb") as file:
             if headers.kind_of(file.read(132)) == "TIFF":
                 from fusecli.images import tiff
 
-                return Stored(*tiff.read(path, orient, pages, limit))
+                return Stored(*tiff.read(path, pages, limit))
             file.seek(0)
             data = file.read()
         array, found = _decode_still(data, limit)
@@ -101,17 +103,6 @@ def peek(path: Path) -> Peek | None:
         return None
 
 
-def orient(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn stored rows and columns upright, EXIF orientation 1…8."""
-    if orientation >= 5:
-        array = array.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        array = array[::-1]
-    if orientation in (2, 3, 6, 7):
-        array = array[:, ::-1]
-    return np.ascontiguousarray(array)
-
-
 def _decode_still(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
     header = headers.parse(data)
     if header.height < 1 or header.width < 1:
@@ -120,7 +111,7 @@ def _decode_still(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
         raise Unreadable(headers.too_large(header.height * header.width, "pixels", max_pixels))
     array = _decode_plain_png(data, header) if header.kind == "PNG" and kornia is not None else None
     array = _decode_any(data, header) if array is None else array
-    return orient(array, header.orientation), header.metadata.turned(header.orientation)
+    return exif.upright(array, header.orientation), header.metadata.turned(header.orientation)
 
 
 def _decode_plain_png(data: bytes, header: headers.Header) -> np.ndarray | None:

@@ -158,7 +158,7 @@ class Result:
             dataset = self._gray(source, self.pixels[index])
             dataset.SourceImageSequence = self._sources(index)
             dataset.InstanceNumber = index + 1
-            yield self._named(dataset, index)
+            yield self._named(dataset, source, index)
 
     def frames(self) -> Iterator[Dataset]:
         """Gray: one multi-frame dataset, its frames in the order of the source's."""
@@ -172,7 +172,7 @@ class Result:
                 if element.keyword.endswith("Vector") and count == element.VM:  # of nuclear medicine
                     element.value = [element.value[k] for k in sorted(self.origin.frames)]
         dataset.SourceImageSequence = self._sources(None)
-        yield self._named(dataset, 0)
+        yield self._named(dataset, source, 0)
 
     def captures(self) -> Iterator[Dataset]:
         """Colour: one Secondary Capture per slice."""
@@ -190,7 +190,7 @@ class Result:
             dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
             _set_pixels(dataset, pixels, 8)
             dataset.SourceImageSequence = self._sources(index)
-            yield self._named(dataset, index)
+            yield self._named(dataset, source, index)
 
     def _gray(self, source: Dataset, pixels: np.ndarray) -> Dataset:
         dataset = Dataset()
@@ -275,9 +275,8 @@ class Result:
             dataset.PixelSpacing = [_decimal(row), _decimal(column)]
             dataset.SliceThickness = dataset.SpacingBetweenSlices = _decimal(thickness)
 
-    def _named(self, dataset: Dataset, index: int) -> Dataset:
+    def _named(self, dataset: Dataset, source: Dataset, index: int) -> Dataset:
         """Set the attributes that identify the instance and its series, and say how it was made."""
-        source = self.origin.datasets[index if self.origin.frames is None else 0]
         dataset.SOPInstanceUID = self._uid(f"instance {index}")
         dataset.SeriesInstanceUID = self._series
         if not dataset.get("StudyInstanceUID"):

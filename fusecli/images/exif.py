@@ -1,4 +1,4 @@
-"""EXIF blocks: adapted to a fused picture, and converted between TIFF directories and self-contained blocks.
+"""EXIF blocks: read, adapted to a fused picture, and converted between TIFF directories and self-contained blocks.
 
 A block is shaped like a TIFF file: a header, and directories of fields that hold their values' offsets in the block.
 """
@@ -14,6 +14,7 @@ PREFIX = b"Exif\0\0"  # of a block in a JPEG
 LIMIT = 2**20  # bytes of a block, or of a directory's values: far more than cameras write
 ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 POINTERS = {34665: "ExifTag", 34853: "GPSTag"}  # tags that point to sub-directories, with tifffile's names
+SIDEWAYS = 5  # orientations from here on swap height and width
 PLAIN = (271, 272, 306, 315, 33432)  # maker, model, time, artist, copyright
 
 _ORIENTATION, _EXIF, _WIDTH, _HEIGHT = 274, 34665, 40962, 40963
@@ -69,6 +70,17 @@ def orientation(block: bytes) -> int:
     except struct.error:
         pass
     return 1
+
+
+def upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored rows and columns turned as an orientation, 1…8, says."""
+    if orientation >= SIDEWAYS:
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)
 
 
 def fields_of(block: bytes) -> tuple[Fields, dict[int, Fields]]:

@@ -6,15 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusecli.images.metadata import NONE, Metadata
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a result takes over: the file's sample type (uint8, uint16, float32 …) and its metadata."""
-
-    dtype: np.dtype
-    metadata: Metadata = NONE
+from fusecli.images.metadata import Metadata
 
 
 @dataclass
@@ -23,10 +15,12 @@ class Frame:
 
     Eight-bit files stay uint8 (0…255 stands for 0…1) from reader to device: a quarter of the memory and of the bus.
     Every other sample type is float32 in [0, 1] once its intensity range is applied.
+    dtype: the file's own sample type (uint8, uint16, float32 …).
     """
 
     pixels: np.ndarray
-    origin: Origin
+    dtype: np.dtype
+    metadata: Metadata
 
     @property
     def size(self) -> tuple[int, int]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from fusecli.errors import FusecliError
 from fusecli.images import png
-from fusecli.images.atomic import replacing
-from fusecli.images.decode import decode, peek
-from fusecli.images.frame import Frame, Origin
+from fusecli.images.atomic import write_bytes
+from fusecli.images.decode import decode
+from fusecli.images.frame import Frame
 from fusecli.images.intensity import Intensity, Range, frame_range, full_range
 from fusecli.images.metadata import NONE, Metadata, into_jpeg, into_png, into_webp
 from fusecli.images.opencv import cv2
@@ -60,15 +60,9 @@ def read(
     if any(array.dtype.kind == "f" and not np.isfinite(array).any() for array in stored.pages):
         log.warning("%s: holds no finite value, only NaN or missing data, and is taken for black", path)
     return [
-        Frame(shown(array, intensity), Origin(array.dtype, metadata))
+        Frame(shown(array, intensity), array.dtype, metadata)
         for array, metadata in zip(stored.pages, stored.metadata, strict=True)
     ]
-
-
-def peek_size(path: Path) -> tuple[int, int, int] | None:
-    """(pages, height, width), upright, from the header alone; None where that shows no whole image."""
-    found = peek(path)
-    return None if found is None else (found.pages, found.height, found.width)
 
 
 def write(
@@ -103,9 +97,7 @@ def write(
         each if each is NONE else each.fitted(frame.shape[0], frame.shape[1], frame.ndim == 3)
         for frame, each in zip(frames, metadata or [NONE] * len(frames), strict=True)
     ]
-    data = _encode(path, frames, metadata, ending, compress)
-    with replacing(path) as partial:
-        partial.write_bytes(data)
+    write_bytes(path, _encode(path, frames, metadata, ending, compress))
 
 
 def shown(array: np.ndarray, intensity: Intensity) -> np.ndarray:

@@ -43,7 +43,7 @@ class Header:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) once the orientation is applied."""
-        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+        return (self.width, self.height) if self.orientation >= exif.SIDEWAYS else (self.height, self.width)
 
 
 _FLIR = b"FLIR\0"  # begins the segments (APP1) in which FLIR's cameras keep their measurements

@@ -18,7 +18,7 @@ import numpy as np
 from fusecli.errors import InputError, UsageError
 from fusecli.images.decode import decode, peek
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("fusecli")
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("fusecli")
 
 
 def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]:
@@ -95,7 +95,7 @@ def _tell_closed(folder: str) -> None:
 
 
 def matching(pattern: str, broken: list[str]) -> Iterator[tuple[str, str, str]]:
-    """The same for the files that match a glob; the sub-folder keeps those parts of a path that wildcards matched."""
+    """As `walk`, for the files that match a glob; the sub-folder keeps those parts of a path that wildcards matched."""
     parts = Path(pattern).parts[:-1]
     deep = [index for index, part in enumerate(parts) if part == "**"]
     head, tail = (deep[0], len(parts) - 1 - deep[-1]) if deep else (len(parts), 0)

@@ -50,7 +50,7 @@ class Metadata:
 
     def turned(self, orientation: int) -> Metadata:
         """The same for pixels that were turned upright, EXIF orientation 1…8."""
-        dpi = self.dpi[::-1] if self.dpi and orientation >= 5 else self.dpi
+        dpi = self.dpi[::-1] if self.dpi and orientation >= exif.SIDEWAYS else self.dpi
         return self if orientation == 1 else replace(self, dpi=dpi, geo=())
 
     def resized(self, before: tuple[int, int], after: tuple[int, int]) -> Metadata:

@@ -13,7 +13,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from fusecli.errors import InputError, counted
+from fusecli.errors import InputError, counted, first_line
 from fusecli.images.atomic import replacing
 from fusecli.images.grid import Grid, check_affine
 from fusecli.images.intensity import Range
@@ -39,8 +39,7 @@ def is_nifti(path: Path) -> bool:
 def peek(path: Path) -> tuple[tuple[int, int, int], int, bool]:
     """((columns, rows, slices), number of volumes, whether in colour) of the header. Raises InputError as ``read``."""
     image = _open(path)
-    columns, rows, slices = (*image.shape, 1, 1)[:3]
-    return (columns, rows, slices), int(np.prod(image.shape[3:])), image.get_data_dtype().names is not None
+    return _size(image), int(np.prod(image.shape[3:])), image.get_data_dtype().names is not None
 
 
 def read(path: Path, index: int | None = None) -> Volume:
@@ -69,9 +68,9 @@ def read(path: Path, index: int | None = None) -> Volume:
             _check_sum(path)
     except _DAMAGED as error:
         raise InputError(
-            f"{path}: the voxels cannot be read: the file is cut off or damaged ({_brief(error)})"
+            f"{path}: the voxels cannot be read: the file is cut off or damaged ({first_line(error)})"
         ) from error
-    data = data.reshape((*image.shape, 1, 1)[:3], order="F").T
+    data = data.reshape(_size(image), order="F").T
     dtype = image.get_data_dtype().newbyteorder("=")
     if data.dtype.names:  # RGB or RGBA, whose fourth channel is dropped
         channels = data.view(np.uint8).reshape(*data.shape, len(data.dtype.names))[..., :3]
@@ -169,7 +168,7 @@ def _open(path: Path) -> Any:
         raise InputError(f"{path}: no such file") from error
     except _DAMAGED as error:
         raise InputError(
-            f"{path}: cannot be read as NIfTI: it is cut off, damaged or no NIfTI ({_brief(error)})"
+            f"{path}: cannot be read as NIfTI: it is cut off, damaged or no NIfTI ({first_line(error)})"
         ) from error
     if not isinstance(image, nib.Nifti1Pair):  # NIfTI-2 is a subclass
         raise InputError(f"{path}: holds {type(image).__name__}; a NIfTI volume is needed")
@@ -199,6 +198,12 @@ def _load(path: Path) -> Any:
     return kind.from_file_map(kind.make_file_map({"image": stream}), mmap=False)
 
 
+def _size(image: Any) -> tuple[int, int, int]:
+    """Columns, rows and slices; of an image with two axes, one slice."""
+    columns, rows, slices = (*image.shape, 1)[:3]
+    return columns, rows, slices
+
+
 def _is_zipped(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
@@ -211,17 +216,13 @@ def _check_sum(path: Path) -> None:
             pass
 
 
-def _brief(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 def _contradicts_itself(image: Any) -> bool:
     """Whether sform and qform place a corner more than a voxel apart, although both are for the same space."""
     header = image.header
     if not header["sform_code"] == header["qform_code"] > 0:  # else one may lead to an atlas, the other to the scanner
         return False
     try:
-        forms = [Grid((*image.shape, 1, 1)[:3], form) for form in (header.get_sform(), header.get_qform())]
+        forms = [Grid(_size(image), form) for form in (header.get_sform(), header.get_qform())]
     except _DAMAGED:  # only the sform is used, and `check_affine` checks it
         return False
     a, b = (form.points(forms[0].corners()) for form in forms)
@@ -236,7 +237,7 @@ def _grid(image: Any, path: Path) -> Grid | None:
     check_affine(image.affine, path)
     millimetres = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     affine = np.diag([millimetres, millimetres, millimetres, 1.0]) @ np.asarray(image.affine, np.float64)
-    return Grid((*image.shape, 1, 1)[:3], affine)
+    return Grid(_size(image), affine)
 
 
 def _plain(data: np.ndarray, slope: float, intercept: float, path: Path) -> tuple[np.ndarray, float, float]:

@@ -18,7 +18,7 @@ from fusecli.images.atomic import is_device
 from fusecli.images.listing import matching, reads, stem_of, walk
 from fusecli.images.pair import Pair, same_file
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("fusecli")
 
 SEPARATORS = "_-. "  # between what two names share and what tells the sides apart
 

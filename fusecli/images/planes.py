@@ -87,7 +87,7 @@ def planes(voxels: np.ndarray, grid: Grid | None) -> np.ndarray:
     volumes are cut along their own axes, not the patient's. Without ``grid`` slices are taken for axial ones.
     """
     grid = grid or Grid(voxels.shape[2::-1], np.diag([-1.0, -1, 1, 1]))
-    spacing = grid.spacing
+    spacing, finest = grid.spacing, min(grid.spacing)
     axes, directions = _orientation(grid)
     index = [size // 2 for size in voxels.shape[2::-1]]
     pictures = []
@@ -97,7 +97,6 @@ def planes(voxels: np.ndarray, grid: Grid | None) -> np.ndarray:
         if axes[down] < axes[across]:
             image = image.swapaxes(0, 1)
         image = image[:: -1 if directions[down] > 0 else 1, :: -1 if directions[across] > 0 else 1]
-        finest = min(spacing)
         size = tuple(
             max(1, round(length * spacing[axes[axis]] / finest))
             for length, axis in zip(image.shape[1::-1], (across, down), strict=True)

@@ -205,14 +205,14 @@ def estimate(names: Sequence[str], pairs: Sequence[tuple[np.ndarray, np.ndarray]
     matrix = _search(pairs, vis_size, ir_size, (1.0,) if model == "shift" else SCALES)
     for width in WIDTHS:
         matrix = _refine([_Edges.of(pair, width) for pair in pairs], matrix, model, step=4.0)
+    views = [_Edges.of(pair, WIDTHS[1]) for pair in pairs]
     residual = 0.0
     if len(pairs) > 1:
         right, bottom = ir_size[0] - 1.0, ir_size[1] - 1.0
         corners = np.array([[[0, 0], [right, 0], [right, bottom], [0, bottom]]])
-        halves = [[_Edges.of(pair, WIDTHS[1]) for pair in half] for half in (pairs[::2], pairs[1::2])]
+        halves = (views[::2], views[1::2])
         places = [cv2.perspectiveTransform(corners, _refine(half, matrix, model, step=2.0)) for half in halves]
         residual = float(np.linalg.norm(places[0] - places[1], axis=2).mean())
-    views = [_Edges.of(pair, WIDTHS[1]) for pair in pairs]
     before, after = (_agreement(views, each) for each in (resizing(ir_size, vis_size), matrix))
     trust, reason = _trust(residual, after, len(pairs), vis_size)
     calibration = Calibration(matrix, ir_size, vis_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from io import BytesIO
@@ -14,13 +14,13 @@ import numpy as np
 import tifffile
 from tifffile import PHOTOMETRIC
 
+from fusecli.images import exif
 from fusecli.images.headers import TRUNCATED, Unreadable, too_large
 from fusecli.images.metadata import Metadata, from_tiff, into_tiff
 from fusecli.images.opencv import cv2
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of its remarks becomes an error below
 
-_TRANSPOSED = 5  # orientations from here on swap height and width
 _PRIVATE = 32768  # tags from here on are private, and not checked
 _NODATA = 42113  # GDAL's tag: the value, as text, of pixels without data
 _LIBTIFFS = frozenset(
@@ -34,14 +34,12 @@ def peek(path: Path) -> tuple[int, int, int, np.dtype, bool]:
     with _open(path) as (_, pages):
         first = pages[0]
         size = first.imagelength, first.imagewidth
-        height, width = size[::-1] if _orientation(first) >= _TRANSPOSED else size
+        height, width = size[::-1] if _orientation(first) >= exif.SIDEWAYS else size
         color = first.samplesperpixel > 2 or first.photometric == PHOTOMETRIC.PALETTE
         return len(pages), height, width, np.dtype(first.dtype or np.uint8), color
 
 
-def read(
-    path: Path, orient: Callable[[np.ndarray, int], np.ndarray], pages: Sequence[int] | None, max_pixels: int
-) -> tuple[list[np.ndarray], list[Metadata]]:
+def read(path: Path, pages: Sequence[int] | None, max_pixels: int) -> tuple[list[np.ndarray], list[Metadata]]:
     """Stored values, H×W or H×W×3 RGB, and metadata of each page (or of ``pages``).
 
     Alpha is dropped, palettes are expanded, white-is-zero is inverted; thumbnails and masks do not count as pages.
@@ -59,7 +57,7 @@ def read(
             _check(file, page)
             array = _with_tifffile(page)
             # OpenCV applies the orientation of a TIFF by itself when it decodes from memory.
-            array = _with_opencv(path, page) if array is None else orient(array, _orientation(page))
+            array = _with_opencv(path, page) if array is None else exif.upright(array, _orientation(page))
             if array.ndim < 2 or sorted(array.shape[:2]) != sorted((page.imagelength, page.imagewidth)):
                 raise Unreadable("the TIFF page is damaged: its data do not fill it")
             arrays.append(_without_nodata(array, page))

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from fusecli.errors import InputError, UsageError, counted
-from fusecli.images.decode import max_pixels_default
+from fusecli.images.decode import pixel_limit
 from fusecli.images.headers import too_large
 
 log = logging.getLogger("fusecli")
 
-WRITES = (".mp4", ".mkv", ".mov", ".avi")
+WRITES = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov", ".avi": "avi"}  # ending -> FFmpeg's name of the container
 ENDINGS = frozenset({*WRITES, ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"})
 
 # Visually lossless, and fast compared with the network. The bytes that x264 writes depend on the number of threads.
@@ -75,7 +75,7 @@ class VideoFile:
         self._color = color
         with self._open() as container:
             stream = self._stream(container)
-            limit = max_pixels_default() if max_pixels is None else max_pixels
+            limit = pixel_limit(max_pixels)
             width, height = stream.codec_context.width, stream.codec_context.height
             if width * height > limit:
                 raise InputError(f"{path}: {too_large(width * height, 'pixels a frame', limit)}")
@@ -254,7 +254,7 @@ class VideoWriter:
         if path.suffix.lower() in (".mp4", ".mov"):
             options["movflags"] = "+faststart"
         try:
-            self._container = av.open(f"file:{path}", "w", format=_FORMATS[path.suffix.lower()], options=options)
+            self._container = av.open(f"file:{path}", "w", format=WRITES[path.suffix.lower()], options=options)
             rate = look.rate.limit_denominator(100_000)
             self._stream = self._container.add_stream("libx264", rate=rate, options=dict(X264))
         except av.FFmpegError as error:
@@ -306,9 +306,6 @@ class VideoWriter:
         else:
             with suppress(pyav().FFmpegError):
                 self._container.close()
-
-
-_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov", ".avi": "avi"}
 
 
 def odd(size: tuple[int, int]) -> bool:

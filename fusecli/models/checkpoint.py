@@ -16,7 +16,7 @@ from torch import nn
 
 from fusecli import registry
 from fusecli.errors import UsageError
-from fusecli.images.atomic import replacing
+from fusecli.images.atomic import write_bytes
 from fusecli.models.network import FusionNetwork
 
 REASON = 200  # characters kept of torch's message, which lists every tensor
@@ -56,8 +56,7 @@ def save(path: Path, model: nn.Module, architecture: str, config: dict[str, Any]
     """Write weights as safetensors; architecture, configuration and tasks go into its header as JSON strings."""
     header = {"architecture": architecture, "config": json.dumps(config), "tasks": json.dumps(tasks)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(path) as partial:
-        partial.write_bytes(_in_order(serialized(tensors, header)))  # `save_file` lets only its owner read it
+    write_bytes(path, _in_order(serialized(tensors, header)))  # `save_file` lets only its owner read it
 
 
 def _in_order(data: bytes) -> bytes:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fusecli import __version__
 from fusecli.errors import FusecliError, UsageError
-from fusecli.images.atomic import replacing
+from fusecli.images.atomic import write_bytes
 from fusecli.models.network import FusionNetwork
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def write(network: FusionNetwork, path: Path, about: dict[str, str], *, contextu
     difference = max(_difference(session, network, _inputs(network, size, contextual)) for size in SIZES)
     if not difference < TOLERANCE:
         raise FusecliError(f"{path}: the ONNX graph differs from torch by {difference:.2g}; nothing was written")
-    with replacing(path) as partial:
-        partial.write_bytes(graph)
+    write_bytes(path, graph)
     return difference
 
 

@@ -23,7 +23,7 @@ from threading import Event
 from typing import Any
 
 from fusecli import __version__
-from fusecli.errors import FusecliError, Stopped, UsageError, counted
+from fusecli.errors import FusecliError, Stopped, UsageError, counted, first_line
 from fusecli.images.atomic import sweep
 from fusecli.stream.engine import Engine
 from fusecli.stream.run import Job, Outcome, failed
@@ -117,7 +117,7 @@ class Cluster:
                 )
                 waiting.extendleft([job] for job in reversed(chunk))
                 return []
-            return [failed(chunk[0], FusecliError(f"its worker died {RETRIES + 1} times ({_first_line(error)})"))]
+            return [failed(chunk[0], FusecliError(f"its worker died {RETRIES + 1} times ({first_line(error)})"))]
         for level, message in messages:
             log.log(level, "%s", message)
         own = {job.name: job for job in chunk}
@@ -195,7 +195,7 @@ def _start(ray: Any, address: str) -> None:
         ray.init(address=None if address == "auto" else address, include_dashboard=None, **quiet)
     except (ConnectionError, ValueError, OverflowError, RuntimeError, OSError) as error:
         raise UsageError(
-            f"--cluster {address}: cannot be joined ({_first_line(error)}); `ray status` on this machine tells more"
+            f"--cluster {address}: cannot be joined ({first_line(error)}); `ray status` on this machine tells more"
         ) from error
 
 
@@ -219,12 +219,12 @@ def _check(ray: Any, session: Session, needs: dict[str, Any], able: list[dict[st
             found.append(ray.get(answer))
         except ray.exceptions.RayTaskError as error:
             cause = error.cause or error
-            reason = str(cause) if isinstance(cause, FusecliError) else _first_line(cause)
+            reason = str(cause) if isinstance(cause, FusecliError) else first_line(cause)
             raise UsageError(f"--cluster {address}, machine {node['NodeManagerHostname']}: {reason}") from error
         except ray.exceptions.RayError as error:
             raise UsageError(
                 f"--cluster {address}, machine {node['NodeManagerHostname']}: cannot run fusecli "
-                f"({_first_line(error)}); it must be installed there as it is here"
+                f"({first_line(error)}); it must be installed there as it is here"
             ) from error
     kinds = {replace(one, host="") for one in found}
     if len(kinds) > 1:
@@ -271,7 +271,3 @@ def _engine(session: Session) -> Engine:
             "inputs and output must lie on storage that all machines share, under the same path"
         )
     return session.spec.build()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

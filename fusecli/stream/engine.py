@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusecli.errors import UsageError, counted
+from fusecli.errors import UsageError, counted, first_line
+from fusecli.images.colour import LUMA
 from fusecli.models import mending
 from fusecli.models.network import FusionNetwork
 from fusecli.stream.recording import Recording
@@ -23,7 +24,6 @@ from fusecli.stream.tiles import fuse_tiled, tiled
 
 log = logging.getLogger("fusecli")
 
-LUMA = (0.299, 0.587, 0.114)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AUTO_TILE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # pixels a side; larger frames are cut, which bounds the memory
 DEEP = {"mps": torch.int32}  # what holds 16 bits; older versions of MPS have no uint16
@@ -395,7 +395,7 @@ def pick_device(name: str) -> torch.device:
         if not torch.amp.is_autocast_available(device.type):
             raise UsageError(f"--device {name}: needs torch 2.5 or newer")
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: not usable here ({str(error).splitlines()[0]})") from error
+        raise UsageError(f"--device {name}: not usable here ({first_line(error)})") from error
     return device
 
 

@@ -347,7 +347,7 @@ def load(job: Job, settings: Settings) -> Loaded:
     if len(sides[0]) != len(sides[1]):
         raise InputError(f"{job.first} has {counted(len(sides[0]), 'page')}, {job.second} has {len(sides[1])}")
     first, second = ([frame.pixels for frame in side] for side in sides)
-    metadata = [frame.origin.metadata for frame in sides[0]]
+    metadata = [frame.metadata for frame in sides[0]]
     if settings.anonymous:
         metadata = [replace(each, exif=b"", xmp=b"") for each in metadata]
     reaches = []
@@ -411,18 +411,17 @@ def _levels(frame: Frame, output: Path, settings: Settings) -> int | None:
     """
     if settings.bit_depth:
         return 2**settings.bit_depth - 1
-    dtype = np.dtype(frame.origin.dtype)
     holds = frames.WRITES.get(output.suffix.lower(), ())
-    if dtype.kind == "f" and "float32" in holds:
+    if frame.dtype.kind == "f" and "float32" in holds:
         return None
-    return 65535 if dtype.itemsize > 1 and "uint16" in holds else 255
+    return 65535 if frame.dtype.itemsize > 1 and "uint16" in holds else 255
 
 
 def _resize(page: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = page.shape[:2]
     if not 1 - STRETCHED < height * size[1] / (width * size[0]) < 1 + STRETCHED:
         _tell_stretched(width, height, size[1], size[0])
-    shrinking = size[0] * size[1] < page.shape[0] * page.shape[1]
+    shrinking = size[0] * size[1] < height * width
     return cv2.resize(page, size[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 
 

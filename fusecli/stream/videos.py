@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -138,7 +138,7 @@ class _Fusion:
                 pool = stack.enter_context(ThreadPoolExecutor(self.settings.workers))
                 stack.callback(self.readahead.end)  # before the pool waits for its threads
                 writer: VideoWriter | RawWriter | None = None
-                place = stack.enter_context(self._place())
+                place = None if self.piped else stack.enter_context(replacing(self.job.output))
                 for results in self.readahead(self._fused(steps, pool), 2 * self.settings.workers):
                     for at, sides, result in results():
                         if self.stop.is_set() and not (first.live or second.live):
@@ -267,9 +267,6 @@ class _Fusion:
                     )
             asked = found or "full"
         return Range.of_bits(side.bits) if asked in ("auto", "full") else asked, pairs
-
-    def _place(self) -> Any:
-        return nullcontext() if self.piped else replacing(self.job.output)
 
     def _writer(self, stack: ExitStack, place: Path | None, look: Look, result: np.ndarray) -> VideoWriter | RawWriter:
         height, width = result.shape[:2]

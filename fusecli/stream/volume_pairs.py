@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fusecli.errors import InputError, UsageError, itemized
 from fusecli.images import dicom, dicom_series, frames, listing, nifti, pairing
-from fusecli.images.decode import max_pixels_default
+from fusecli.images.decode import pixel_limit
 from fusecli.images.headers import too_large
 from fusecli.images.volume import Volume
 from fusecli.registry import Task
@@ -97,7 +97,7 @@ class Input:
         return slices, found[0].is_color, found[0].is_multi_frame
 
     def _check_size(self, voxels: int) -> None:
-        limit = self.max_voxels or max_pixels_default()
+        limit = pixel_limit(self.max_voxels)
         if voxels > limit:
             raise InputError(f"{self.path}: {too_large(voxels, 'voxels', limit)}")
 

@@ -30,7 +30,7 @@ from fusecli.stream.volume_jobs import VolumeJob
 
 log = logging.getLogger("fusecli")
 
-LOOKS = 16  # slices, evenly spread, that settle the context of a volume
+SAMPLED = 16  # slices, evenly spread, that settle the context of a volume
 LITTLE = 0.5  # share of a grid: a volume that covers less may be a scout, another region, or one slice
 APART = 100  # ratio of lengths above which two volumes cannot be of the same patient
 SLICES = 4  # at once on a CPU; on an accelerator the batch size
@@ -178,7 +178,7 @@ class _Fusion:
         The mean over some slices, weighted by brightness: those that show little, as the last ones do, count little.
         """
         total, weight = None, 0.0
-        for index in np.unique(np.linspace(0, self.size[0] - 1, LOOKS).astype(int)):
+        for index in np.unique(np.linspace(0, self.size[0] - 1, SAMPLED).astype(int)):
             first, second, _ = self.engine.mend(*(self._side(side, slice(index, index + 1))[0] for side in (0, 1)))
             seen = self.engine.context(first, second)
             if seen is None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from fusecli import registry
 from fusecli.errors import FusecliError, OutputError, UsageError
-from fusecli.images.atomic import replacing
+from fusecli.images.atomic import write_bytes
 from fusecli.text import wordpiece
 from fusecli.text.events import SEVERITY_DIM
 from fusecli.text.record import Description
@@ -233,5 +233,5 @@ def _write_table(path: Path, vectors: Mapping[str, np.ndarray]) -> None:
     from safetensors.numpy import save
 
     data = save({"vectors": np.stack(list(vectors.values()))}, {"keys": json.dumps(list(vectors))})
-    with contextlib.suppress(OutputError), replacing(path) as partial:  # a cache is no reason to stop
-        partial.write_bytes(data)
+    with contextlib.suppress(OutputError):  # a cache is no reason to stop
+        write_bytes(path, data)

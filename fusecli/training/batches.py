@@ -213,11 +213,11 @@ class Batches:
         """Both sides of a scene (uint8 2×H×W) as 1×1×H×W, with variations that are no faults and are to be kept."""
         recipe = self.recipe
         first, second = (planes.float() / 255)[:, None, None]
-        if recipe.sparse and torch.rand((), generator=generator) < recipe.sparse:
+        if _happens(recipe.sparse, generator):
             first, second = shrunk([first, second], generator)
         if recipe.varied:
             first, second = (of_another_camera(image, recipe.varied, generator) for image in (first, second))
-        if recipe.dull and torch.rand((), generator=generator) < recipe.dull:
+        if _happens(recipe.dull, generator):
             first, second = (flattened(image, recipe.flat, generator) for image in (first, second))
         if recipe.wear:
             first, second = (
@@ -236,9 +236,9 @@ class Batches:
         if mends:  # the target must not hold what the network will never see
             first, second = mend(first), mend(second)
         whole, part = first, None
-        if recipe.clipped and torch.rand((), generator=generator) < recipe.clipped:
-            if torch.rand((), generator=generator) < HOT:
-                throughout = torch.rand((), generator=generator) < 0.5
+        if _happens(recipe.clipped, generator):
+            if _happens(HOT, generator):
+                throughout = _happens(0.5, generator)
                 second = saturated(second, generator) if throughout else partly_clipped(second, generator)[0]
             else:
                 first, part = partly_clipped(first, generator)
@@ -257,13 +257,18 @@ class Batches:
                 target = target.lerp(torch.maximum(_look_target(first, second, float(look)), first), part)
             images.append(target)
         planes = torch.cat(images)[:, 0]
-        if recipe.parts and torch.rand((), generator=generator) < recipe.parts:
-            wider = sides[0] in MEDICAL_SIDES and torch.rand((), generator=generator) < 0.5
+        if _happens(recipe.parts, generator):
+            wider = sides[0] in MEDICAL_SIDES and _happens(0.5, generator)
             planes = within_black(planes, generator) if wider else cut_part(planes, recipe.patch, generator)
         seen = planes[:, None, None]
         context = network.context(seen[0], seen[1], look) if network else None
         clean_context = network.context(seen[2], seen[3], look) if network and aims else None
         return Scene(planes, events, key, look, context, clean_context)
+
+
+def _happens(chance: float, generator: torch.Generator) -> bool:
+    """Whether something of that chance happens this time; at 0 nothing is drawn."""
+    return bool(chance and torch.rand((), generator=generator) < chance)
 
 
 def _look_target(visible: Tensor, infrared: Tensor, look: float) -> Tensor:

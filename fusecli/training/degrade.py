@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -242,15 +242,14 @@ def degrade(
     *,
     clean_share: float = 0.25,
     severity: tuple[float, float] = (0.2, 1.0),
-    combinations: Sequence[Combination] | None = None,
 ) -> tuple[Tensor, list[list[Event]]]:
     """Degrade every sample by a combination that is typical of ``side``, at random severities.
 
     batch: N×1×H×W float luma in [0, 1]. side: vis, ir, ct, pet, spect or mri. clean_share: probability that a sample
-    stays as it is. severity: range drawn from, uniformly, for every event. combinations: default COMBINATIONS[side].
+    stays as it is. severity: range drawn from, uniformly, for every event.
     Returns the degraded batch and each sample's events (none for a clean one), in the order of KINDS.
     """
-    choices = COMBINATIONS[side] if combinations is None else combinations
+    choices = COMBINATIONS[side]
     weights = torch.tensor([weight for weight, _ in choices], dtype=torch.float64)
     n, device = len(batch), generator.device
     picked = torch.multinomial(weights.to(device), n, replacement=True, generator=generator).tolist()

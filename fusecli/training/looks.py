@@ -121,10 +121,11 @@ class Bands:
 
 def split(first: np.ndarray, second: np.ndarray) -> Bands:
     """Both sources in bands, by Gaussian means."""
-    sides, details, strengths = (first, second), [], []
+    details, strengths = [], []
     for scale in (1, 2, 4):
-        means = (blur(sides[0], scale), blur(sides[1], scale))
-        details.append((sides[0] - means[0], sides[1] - means[1]))
-        strengths.append((blur(np.abs(details[-1][0]), scale), blur(np.abs(details[-1][1]), scale)))
-        sides = means
-    return Bands(details, strengths, sides)
+        means = blur(first, scale), blur(second, scale)
+        a, b = first - means[0], second - means[1]
+        details.append((a, b))
+        strengths.append((blur(np.abs(a), scale), blur(np.abs(b), scale)))
+        first, second = means
+    return Bands(details, strengths, (first, second))

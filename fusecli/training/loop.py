@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fusecli import __version__
 from fusecli.errors import FusecliError, OutputError, Stopped, UsageError
-from fusecli.images.atomic import replacing, sweep
+from fusecli.images.atomic import sweep, write_bytes
 from fusecli.images.preview import contact_sheet
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
@@ -69,7 +69,7 @@ class FusionObjective:
 
 
 class Run:
-    """One training run in a folder: ``last.pt`` to resume from, ``best.pt``, ``log.csv``."""
+    """One training run in a folder: ``last.pt`` to resume from, ``best.pt``, ``log.csv``, ``contact.png``."""
 
     def __init__(self, recipe: Recipe, out: Path, *, device: torch.device) -> None:
         torch.manual_seed(recipe.seed)
@@ -164,8 +164,7 @@ class Run:
         """Write a checkpoint; a crash in mid-write leaves the old one."""
         path, memory = self.out / name, io.BytesIO()
         torch.save(self.state(), memory)  # not to the file: torch would hide why writing failed
-        with replacing(path) as partial:
-            partial.write_bytes(memory.getbuffer())
+        write_bytes(path, memory.getbuffer())
         return path
 
     def resume(self) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fusecli.errors import first_line
+
 log = logging.getLogger("fusecli.training")
 
 
@@ -38,6 +40,6 @@ def replayed(
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
             play: Any = torch.cuda.make_graphed_callables(_Loss(act, trained), tuple(inputs), allow_unused_input=True)
     except RuntimeError as error:
-        log.warning("each kernel is launched by itself: recording failed (%s)", str(error).splitlines()[0])
+        log.warning("each kernel is launched by itself: recording failed (%s)", first_line(error))
         return act
     return play

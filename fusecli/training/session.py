@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 
 from fusecli import registry
-from fusecli.errors import FusecliError, UsageError
-from fusecli.images.atomic import locked, replacing
+from fusecli.errors import FusecliError, UsageError, first_line
+from fusecli.images.atomic import locked, write_text
 from fusecli.machine import cores
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
@@ -173,7 +173,7 @@ def _fit(run: Run, batches: Batches, val: dict[str, PairSet], workers: int, stop
                     f"out of memory at step {run.step}: lower batch ({recipe.batch}), patch ({recipe.patch}) or width"
                 ) from error
             if "DataLoader worker" in str(error):  # killed by the system, mostly for lack of memory
-                reason = str(error).splitlines()[0].rstrip(" .")
+                reason = first_line(error).rstrip(" .")
                 raise FusecliError(f"step {run.step}: {reason}; fewer need less memory: --workers") from error
             raise
 
@@ -186,8 +186,7 @@ def _keep(run: Run, best: Path, path: Path) -> None:
     checkpoint.save(path, network, architecture, config, tasks)
     score = run.best if math.isfinite(run.best) else None
     summary = {"recipe": run.recipe.as_dict(), "data_sha256": run.data_sha256, "score": score}
-    with replacing(path.with_name("run.json")) as partial:
-        partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_text(path.with_name("run.json"), json.dumps(summary, indent=2) + "\n")
 
 
 @contextmanager
