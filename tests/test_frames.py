@@ -433,6 +433,26 @@ def test_few_bits_fill_the_range(tmp_path, bits, photometric):
     np.testing.assert_array_equal(one(tmp_path / "a.tif").pixels, expected if photometric else 255 - expected)
 
 
+def test_a_palette_of_two_colours(tmp_path):
+    red_and_blue = struct.pack("<6H", 65535, 0, 0, 0, 0, 65535)
+    tags = {256: 8, 257: 1, 258: 1, 259: 1, 262: 3, 273: 8, 277: 1, 278: 1, 279: 1, 320: 10}
+    entries = b"".join(struct.pack("<HHII", tag, *((3, 6) if tag == 320 else (4, 1)), tags[tag]) for tag in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<I", 22) + b"\x0f\0" + red_and_blue + directory)
+    np.testing.assert_array_equal(one(tmp_path / "a.tif").pixels, [[[255, 0, 0]] * 4 + [[0, 0, 255]] * 4])
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)])
+def test_black_is_zero_where_a_tiff_does_not_say(tmp_path, shape):
+    path, image = tmp_path / "a.tif", picture(*shape, dtype="uint16")
+    tifffile.imwrite(path, image)
+    data = path.read_bytes()
+    photometric, another = struct.pack("<HH", 262, 3), struct.pack("<HH", 263, 3)
+    assert data.count(photometric) == 1
+    path.write_bytes(data.replace(photometric, another))
+    np.testing.assert_array_equal(stored(path), image)
+
+
 def write_12_bits(path, image, **options):
     try:
         tifffile.imwrite(path, image, bitspersample=12, **options)

@@ -22,6 +22,7 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of its 
 
 _TRANSPOSED = 5  # orientations from here on swap height and width
 _PRIVATE = 32768  # tags from here on are private, and not checked
+_PHOTOMETRIC = 262  # tag: what values stand for
 _NODATA = 42113  # GDAL's tag: the value, as text, of pixels without data
 _LIBTIFFS = frozenset(
     (*range(1, 9), 32773, 32946, 34887, 34925, 50000, 50001)
@@ -117,7 +118,10 @@ def _in_turn(pages: tifffile.TiffPages) -> Iterator[tifffile.TiffPage]:
         if page.offset in seen:
             raise Unreadable("the TIFF is damaged: its pages go round in a circle")
         seen.add(page.offset)
-        yield page.aspage()
+        whole = page.aspage()
+        if _PHOTOMETRIC not in whole.tags:  # as GDAL and libtiff have it, while tifffile would take 0 for white
+            whole.photometric = PHOTOMETRIC.RGB if whole.samplesperpixel > 2 else PHOTOMETRIC.MINISBLACK
+        yield whole
 
 
 def _check_stack(file: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]) -> None:
@@ -187,6 +191,7 @@ def _with_tifffile(page: tifffile.TiffPage) -> np.ndarray | None:
         if kind == PHOTOMETRIC.PALETTE:
             table = np.asarray(page.colormap)
             table = (table if table.max() < 256 else table >> 8).astype(np.uint8)
+            array = array.view(np.uint8) if array.dtype == bool else array  # numpy would select by booleans
             gray = (table == table[:1]).all()
             array = table[0][array] if gray else np.moveaxis(table[:, array], 0, -1)
         elif page.bitspersample < 8:
