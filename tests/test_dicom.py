@@ -179,9 +179,10 @@ def test_frames_of_an_enhanced_file_are_sorted_too(tmp_path):
 def test_parametric_maps_hold_floats(tmp_path, name, bits):
     path = phantom.enhanced(tmp_path / "map.dcm", VALUES.astype(np.uint16), WHERE)
     values = VALUES / 1000.0
-    values[2, 3, 4], values[3, 3, 3] = np.nan, -500
+    values[2, 3, 4], values[3, 3, 3], values[3, 3, 4] = np.nan, -500, -450
     dataset = pydicom.dcmread(path)
     setattr(dataset, name.replace("Data", "PaddingValue"), -500.0)
+    setattr(dataset, name.replace("Data", "PaddingRangeLimit"), -400.0)
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = ParametricMapStorage
     dataset.BitsAllocated = bits
     for frame in dataset.PerFrameFunctionalGroupsSequence:
@@ -191,7 +192,7 @@ def test_parametric_maps_hold_floats(tmp_path, name, bits):
     setattr(dataset, name, values.astype(f"<f{bits // 8}").tobytes())
     dataset.save_as(path)
     volume = read(path, "mri")
-    values[2, 3, 4] = values[3, 3, 3] = 0  # the darkest
+    values[2, 3, 4] = values[3, 3, 3:5] = 0  # the darkest
     assert volume.voxels == pytest.approx(values.astype(np.float32))
     assert volume.grid.affine == pytest.approx(WHERE.affine, abs=1e-6)
     fused = write(tmp_path / "out.dcm", volume, volume, side="mri")

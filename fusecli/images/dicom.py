@@ -29,7 +29,10 @@ log = logging.getLogger("fusecli")
 
 _PHYSICAL = {name for side in ("ct", "pet", "spect") for name in MODALITIES[side]}  # their values have a unit
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")  # floats are those of parametric maps
-FLOAT_PADDING = ("FloatPixelPaddingValue", "DoubleFloatPixelPaddingValue")
+FLOAT_PADDING = {  # first and last value, as `_padding`, of floats
+    "FloatPixelPaddingValue": "FloatPixelPaddingRangeLimit",
+    "DoubleFloatPixelPaddingValue": "DoubleFloatPixelPaddingRangeLimit",
+}
 _EXTRA = "pip install 'fusecli[dicom]'"
 _POINT = "TemporalPositionIndex"  # which time point a frame of an enhanced image belongs to
 _LONG = ("SL", "UL")  # value representations (VR) of 32 bits
@@ -285,8 +288,11 @@ def _quantities(pixels: np.ndarray, dataset: Dataset, scale: _Scale) -> np.ndarr
         values = np.asarray(apply_modality_lut(pixels, dataset), np.float64)
     else:
         values = pixels.astype(np.float64) * scale.slope + scale.intercept
-    missing = (pixels == number(dataset, name, np.nan) for name in FLOAT_PADDING)
-    values[np.logical_or.reduce([_padded(pixels, scale), ~np.isfinite(values), *missing])] = np.nan
+    values[_padded(pixels, scale) | ~np.isfinite(values)] = np.nan
+    for value, limit in FLOAT_PADDING.items():
+        first = number(dataset, value, np.nan)
+        low, high = sorted([first, number(dataset, limit, first)])
+        values[(low <= pixels) & (pixels <= high)] = np.nan
     return (-values if scale.inverted else values).astype(np.float32)
 
 
