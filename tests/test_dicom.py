@@ -583,6 +583,28 @@ def test_time_points_that_each_begin_at_instance_1_are_chosen(tmp_path, name):
         assert np.array_equal(volume.voxels, VALUES + point)
 
 
+def test_echoes_are_not_mixed_where_instances_are_numbered_at_random(tmp_path):
+    for echo in (1, 2):
+        for index, path in enumerate(phantom.dicom_series(tmp_path / "one", VALUES + echo, WHERE, "MR")):
+            instance = 2 * index + (echo + index) % 2
+            edit(path, SOPInstanceUID=f"1.2.{echo}.{index}", EchoTime=echo, InstanceNumber=instance)
+            (tmp_path / "mr").mkdir(exist_ok=True)
+            path.rename(tmp_path / "mr" / f"{echo}-{path.name}")
+    assert "by --volume 0 … 1, in the order of their EchoTime" in refused(tmp_path / "mr", "mri")
+    assert np.array_equal(dicom.read(open_(tmp_path / "mr", "mri"), "mri", lambda count: "1").voxels, VALUES + 2)
+
+
+def test_time_points_are_not_mixed_where_frames_are_in_no_order(tmp_path):
+    path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE, [0, 1, 2, 0, 1, 2])
+    frames = pydicom.dcmread(path).PerFrameFunctionalGroupsSequence
+    for frame, point in zip(frames, [1, 2, 1, 2, 1, 2], strict=True):
+        content = Dataset()
+        content.TemporalPositionIndex = point
+        frame.FrameContentSequence = Sequence([content])
+    edit(path, PerFrameFunctionalGroupsSequence=frames)
+    assert dicom.read(open_(path, "mri"), "mri", lambda count: "0").origin.frames == [0, 4, 2]
+
+
 def test_a_time_point_that_was_stopped_is_left_out(tmp_path, caplog):
     for point in (1, 2, 3):
         for index, path in enumerate(phantom.dicom_series(tmp_path / "one", VALUES + point, WHERE, "MR")):

@@ -138,8 +138,9 @@ def _one_volume(
 ) -> list[int]:
     """Indices of one volume's planes, one per position, where each has equally many (echoes, phases or time points).
 
-    numbers: attributes that may tell the planes of one position apart; the first that does is used. Raises InputError
-    where there are several volumes and none is chosen, or the chosen one does not exist.
+    numbers: attributes that may tell the planes of one position apart; the first is used whose values each name a whole
+    volume, else the first that does tell them apart. Raises InputError where there are several volumes and none is
+    chosen, or the chosen one does not exist.
     """
     everything = list(range(len(planes)))
     at = stations(planes)
@@ -150,7 +151,8 @@ def _one_volume(
         at, numbers = at[everything], {name: values[everything] for name, values in numbers.items()}
     counts = np.bincount(at)
     count = int(counts[0])
-    telling = next((name for name, values in numbers.items() if _tell_apart(at, values)), None)
+    apart = [name for name, values in numbers.items() if _tell_apart(at, values)]
+    telling = min(apart, key=lambda name: np.unique(numbers[name]).size > count, default=None)
     if (counts != count).any() or (count > 1 and telling is None):
         return everything
     index = among(count)
