@@ -476,6 +476,31 @@ def test_thumbnails_are_no_pages(tmp_path):
     np.testing.assert_array_equal(one(path).pixels, image)
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("is_map", [False, True])
+def test_strips_that_were_never_written_are_not_taken_for_black(tmp_path, compression, is_map):
+    path, image = tmp_path / "a.tif", picture(20, 30, dtype="uint16")
+    nodata = [(42113, "s", 2, "7", True)]  # GDAL's sparse maps lack strips where there is nothing
+    tifffile.imwrite(path, image, rowsperstrip=7, compression=compression, extratags=nodata if is_map else [])
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for tag in ("StripOffsets", "StripByteCounts"):
+            found = file.pages[0].tags[tag]
+            found.overwrite([found.value[0], 0, found.value[2]])
+    if is_map:
+        np.testing.assert_array_equal(stored(path)[[0, 6, 14, 19]], image[[0, 6, 14, 19]])
+    else:
+        with pytest.raises(InputError, match="damaged: 1 of its 3 strips or tiles are empty"):
+            stored(path)
+
+
+def test_the_only_strip_of_a_tiff_need_not_say_how_long_it_is(tmp_path):
+    path, image = tmp_path / "a.tif", picture(20, 30, dtype="uint16")
+    tifffile.imwrite(path, image)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["StripByteCounts"].overwrite(0)
+    np.testing.assert_array_equal(stored(path), image)
+
+
 def test_an_imagej_stack_in_one_page_is_not_taken_for_its_first_image(tmp_path):
     stack = np.arange(3 * 20 * 30, dtype=np.uint16).reshape(3, 20, 30)
     tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True)

@@ -134,9 +134,10 @@ def _check_stack(file: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]) ->
 
 
 def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
-    """Refuse what would be decoded to something wrong: tags or data that lie beyond the end of the file.
+    """Refuse what would be decoded to something wrong: tags or data that are missing, or lie beyond the file's end.
 
-    tifffile drops a tag whose value is missing, and takes its default: floats would be read as integers.
+    tifffile drops a tag whose value is missing, and takes its default: floats would be read as integers. Strips that
+    were never written, as those of a program that was stopped, it makes black.
     """
     if page.imagelength < 1 or page.imagewidth < 1:
         raise Unreadable("the TIFF page has no pixels")
@@ -144,7 +145,12 @@ def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
         raise Unreadable(f"the TIFF page has {page.samplesperpixel} samples per pixel; one to four are read")
     if page.dtype is not None and page.dtype.kind == "c":
         raise Unreadable("the TIFF holds complex numbers, which are no picture; save their magnitude")
-    ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
+    parts = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    empty = sum(start == 0 or (count == 0 and not page.is_contiguous) for start, count in parts)
+    is_map = page.is_geotiff or page.is_gdal or _NODATA in page.tags  # in which GDAL leaves out what has no data
+    if empty and not is_map:
+        raise Unreadable(f"the TIFF page is damaged: {empty} of its {len(parts)} strips or tiles are empty")
+    ends = [start + count for start, count in parts]
     counter, entry, inline = ("Q", "HHQQ", 8) if file.is_bigtiff else ("H", "HHII", 4)
     handle, order = file.filehandle, file.byteorder
     handle.seek(page.offset)
