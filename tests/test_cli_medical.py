@@ -909,6 +909,15 @@ def test_previews_show_three_planes_upright_whatever_the_orientation(plane):
                 assert abs(columns.mean() - middle[1]) < 2
 
 
+def test_previews_of_very_thin_slices_are_no_larger_than_can_be_looked_at():
+    from fusecli.images.planes import LONGEST, planes
+
+    where = phantom.grid((60, 50, 1), (2, 2, 0.001))
+    picture = planes(np.zeros((1, 50, 60), np.uint8), where)
+    assert picture.shape[1] == LONGEST
+    assert picture.shape[0] == pytest.approx(LONGEST * 50 / 60, rel=0.01)
+
+
 def _begins(where, gap: int) -> list[int]:
     """Where the second and third of three pictures begin."""
     axes = np.abs(where.affine[:3, :3]).argmax(0)

@@ -179,9 +179,10 @@ def test_frames_of_an_enhanced_file_are_sorted_too(tmp_path):
 def test_parametric_maps_hold_floats(tmp_path, name, bits):
     path = phantom.enhanced(tmp_path / "map.dcm", VALUES.astype(np.uint16), WHERE)
     values = VALUES / 1000.0
-    values[2, 3, 4], values[3, 3, 3] = np.nan, -500
+    values[2, 3, 4], values[3, 3, 3], values[3, 3, 4] = np.nan, -500, -450
     dataset = pydicom.dcmread(path)
     setattr(dataset, name.replace("Data", "PaddingValue"), -500.0)
+    setattr(dataset, name.replace("Data", "PaddingRangeLimit"), -400.0)
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = ParametricMapStorage
     dataset.BitsAllocated = bits
     for frame in dataset.PerFrameFunctionalGroupsSequence:
@@ -191,7 +192,7 @@ def test_parametric_maps_hold_floats(tmp_path, name, bits):
     setattr(dataset, name, values.astype(f"<f{bits // 8}").tobytes())
     dataset.save_as(path)
     volume = read(path, "mri")
-    values[2, 3, 4] = values[3, 3, 3] = 0  # the darkest
+    values[2, 3, 4] = values[3, 3, 3:5] = 0  # the darkest
     assert volume.voxels == pytest.approx(values.astype(np.float32))
     assert volume.grid.affine == pytest.approx(WHERE.affine, abs=1e-6)
     fused = write(tmp_path / "out.dcm", volume, volume, side="mri")
@@ -580,6 +581,28 @@ def test_time_points_that_each_begin_at_instance_1_are_chosen(tmp_path, name):
     for wanted, point in (("0", 1), ("1", 2)):
         volume = dicom.read(open_(tmp_path / "mr", "mri"), "mri", lambda count, wanted=wanted: wanted)
         assert np.array_equal(volume.voxels, VALUES + point)
+
+
+def test_echoes_are_not_mixed_where_instances_are_numbered_at_random(tmp_path):
+    for echo in (1, 2):
+        for index, path in enumerate(phantom.dicom_series(tmp_path / "one", VALUES + echo, WHERE, "MR")):
+            instance = 2 * index + (echo + index) % 2
+            edit(path, SOPInstanceUID=f"1.2.{echo}.{index}", EchoTime=echo, InstanceNumber=instance)
+            (tmp_path / "mr").mkdir(exist_ok=True)
+            path.rename(tmp_path / "mr" / f"{echo}-{path.name}")
+    assert "by --volume 0 … 1, in the order of their EchoTime" in refused(tmp_path / "mr", "mri")
+    assert np.array_equal(dicom.read(open_(tmp_path / "mr", "mri"), "mri", lambda count: "1").voxels, VALUES + 2)
+
+
+def test_time_points_are_not_mixed_where_frames_are_in_no_order(tmp_path):
+    path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE, [0, 1, 2, 0, 1, 2])
+    frames = pydicom.dcmread(path).PerFrameFunctionalGroupsSequence
+    for frame, point in zip(frames, [1, 2, 1, 2, 1, 2], strict=True):
+        content = Dataset()
+        content.TemporalPositionIndex = point
+        frame.FrameContentSequence = Sequence([content])
+    edit(path, PerFrameFunctionalGroupsSequence=frames)
+    assert dicom.read(open_(path, "mri"), "mri", lambda count: "0").origin.frames == [0, 4, 2]
 
 
 def test_a_time_point_that_was_stopped_is_left_out(tmp_path, caplog):

@@ -438,6 +438,26 @@ def test_few_bits_fill_the_range(tmp_path, bits, photometric):
     np.testing.assert_array_equal(one(tmp_path / "a.tif").pixels, expected if photometric else 255 - expected)
 
 
+def test_a_palette_of_two_colours(tmp_path):
+    red_and_blue = struct.pack("<6H", 65535, 0, 0, 0, 0, 65535)
+    tags = {256: 8, 257: 1, 258: 1, 259: 1, 262: 3, 273: 8, 277: 1, 278: 1, 279: 1, 320: 10}
+    entries = b"".join(struct.pack("<HHII", tag, *((3, 6) if tag == 320 else (4, 1)), tags[tag]) for tag in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<I", 22) + b"\x0f\0" + red_and_blue + directory)
+    np.testing.assert_array_equal(one(tmp_path / "a.tif").pixels, [[[255, 0, 0]] * 4 + [[0, 0, 255]] * 4])
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)])
+def test_black_is_zero_where_a_tiff_does_not_say(tmp_path, shape):
+    path, image = tmp_path / "a.tif", picture(*shape, dtype="uint16")
+    tifffile.imwrite(path, image)
+    data = path.read_bytes()
+    photometric, another = struct.pack("<HH", 262, 3), struct.pack("<HH", 263, 3)
+    assert data.count(photometric) == 1
+    path.write_bytes(data.replace(photometric, another))
+    np.testing.assert_array_equal(stored(path), image)
+
+
 def write_12_bits(path, image, **options):
     try:
         tifffile.imwrite(path, image, bitspersample=12, **options)
@@ -459,6 +479,31 @@ def test_thumbnails_are_no_pages(tmp_path):
         file.write(image, metadata=None)
     assert peeked(path) == (1, 32, 40)
     np.testing.assert_array_equal(one(path).pixels, image)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("is_map", [False, True])
+def test_strips_that_were_never_written_are_not_taken_for_black(tmp_path, compression, is_map):
+    path, image = tmp_path / "a.tif", picture(20, 30, dtype="uint16")
+    nodata = [(42113, "s", 2, "7", True)]  # GDAL's sparse maps lack strips where there is nothing
+    tifffile.imwrite(path, image, rowsperstrip=7, compression=compression, extratags=nodata if is_map else [])
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for tag in ("StripOffsets", "StripByteCounts"):
+            found = file.pages[0].tags[tag]
+            found.overwrite([found.value[0], 0, found.value[2]])
+    if is_map:
+        np.testing.assert_array_equal(stored(path)[[0, 6, 14, 19]], image[[0, 6, 14, 19]])
+    else:
+        with pytest.raises(InputError, match="damaged: 1 of its 3 strips or tiles are empty"):
+            stored(path)
+
+
+def test_the_only_strip_of_a_tiff_need_not_say_how_long_it_is(tmp_path):
+    path, image = tmp_path / "a.tif", picture(20, 30, dtype="uint16")
+    tifffile.imwrite(path, image)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["StripByteCounts"].overwrite(0)
+    np.testing.assert_array_equal(stored(path), image)
 
 
 def test_an_imagej_stack_in_one_page_is_not_taken_for_its_first_image(tmp_path):

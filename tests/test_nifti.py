@@ -223,7 +223,10 @@ def test_a_pair_of_header_and_image_is_read_as_one_file_is(tmp_path, fusecli, av
     for folder, kind in (("pair", nib.Nifti1Pair), ("analyze", nib.Spm2AnalyzeImage)):
         (tmp_path / folder).mkdir()
         nib.save(kind(VALUES.T.astype(np.int16), WHERE.affine), tmp_path / folder / "head.img")
-    for mri in (one.parent, tmp_path / "pair", tmp_path / "pair" / "head.img"):
+    (tmp_path / "caps").mkdir()
+    for ending in (".img", ".hdr"):  # as some systems name them
+        shutil.copy(tmp_path / "pair" / f"head{ending}", tmp_path / "caps" / f"head{ending.upper()}")
+    for mri in (one.parent, tmp_path / "pair", tmp_path / "pair" / "head.img", tmp_path / "caps" / "head.IMG"):
         options = ("--mri", mri, "-o", tmp_path / "out", "-m", average, "--reference", "mri", "--overwrite")
         code, _, err = fusecli("fuse", "--ct", ct if mri.is_file() else ct.parent, *options)
         assert code == 0, err

@@ -55,7 +55,7 @@ _DROPPED = frozenset(
         *("DigitalSignaturesSequence", "MACParametersSequence"),
         *("DataSetTrailingPadding", "InstanceCreationDate", "InstanceCreationTime"),
         *FLOAT_PADDING,
-        *("FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingRangeLimit"),
+        *FLOAT_PADDING.values(),
         *("PixelDataProviderURL", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     )
 )

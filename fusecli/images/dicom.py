@@ -29,7 +29,10 @@ log = logging.getLogger("fusecli")
 
 _PHYSICAL = {name for side in ("ct", "pet", "spect") for name in MODALITIES[side]}  # their values have a unit
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")  # floats are those of parametric maps
-FLOAT_PADDING = ("FloatPixelPaddingValue", "DoubleFloatPixelPaddingValue")
+FLOAT_PADDING = {  # first and last value, as `_padding`, of floats
+    "FloatPixelPaddingValue": "FloatPixelPaddingRangeLimit",
+    "DoubleFloatPixelPaddingValue": "DoubleFloatPixelPaddingRangeLimit",
+}
 _EXTRA = "pip install 'fusecli[dicom]'"
 _POINT = "TemporalPositionIndex"  # which time point a frame of an enhanced image belongs to
 _LONG = ("SL", "UL")  # value representations (VR) of 32 bits
@@ -135,8 +138,9 @@ def _one_volume(
 ) -> list[int]:
     """Indices of one volume's planes, one per position, where each has equally many (echoes, phases or time points).
 
-    numbers: attributes that may tell the planes of one position apart; the first that does is used. Raises InputError
-    where there are several volumes and none is chosen, or the chosen one does not exist.
+    numbers: attributes that may tell the planes of one position apart; the first is used whose values each name a whole
+    volume, else the first that does tell them apart. Raises InputError where there are several volumes and none is
+    chosen, or the chosen one does not exist.
     """
     everything = list(range(len(planes)))
     at = stations(planes)
@@ -147,7 +151,8 @@ def _one_volume(
         at, numbers = at[everything], {name: values[everything] for name, values in numbers.items()}
     counts = np.bincount(at)
     count = int(counts[0])
-    telling = next((name for name, values in numbers.items() if _tell_apart(at, values)), None)
+    apart = [name for name, values in numbers.items() if _tell_apart(at, values)]
+    telling = min(apart, key=lambda name: np.unique(numbers[name]).size > count, default=None)
     if (counts != count).any() or (count > 1 and telling is None):
         return everything
     index = among(count)
@@ -285,8 +290,11 @@ def _quantities(pixels: np.ndarray, dataset: Dataset, scale: _Scale) -> np.ndarr
         values = np.asarray(apply_modality_lut(pixels, dataset), np.float64)
     else:
         values = pixels.astype(np.float64) * scale.slope + scale.intercept
-    missing = (pixels == number(dataset, name, np.nan) for name in FLOAT_PADDING)
-    values[np.logical_or.reduce([_padded(pixels, scale), ~np.isfinite(values), *missing])] = np.nan
+    values[_padded(pixels, scale) | ~np.isfinite(values)] = np.nan
+    for value, limit in FLOAT_PADDING.items():
+        first = number(dataset, value, np.nan)
+        low, high = sorted([first, number(dataset, limit, first)])
+        values[(low <= pixels) & (pixels <= high)] = np.nan
     return (-values if scale.inverted else values).astype(np.float32)
 
 

@@ -33,7 +33,8 @@ _DAMAGED = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib
 def is_nifti(path: Path) -> bool:
     """Whether the name is that of a NIfTI file; DICOM files may be called .img too."""
     name = path.name.lower()
-    return name.endswith(ENDINGS) and (not name.endswith(PAIR) or path.with_suffix(".hdr").exists())
+    header = path.with_suffix(".HDR" if path.suffix.isupper() else ".hdr")
+    return name.endswith(ENDINGS) and (not name.endswith(PAIR) or header.exists())
 
 
 def peek(path: Path) -> tuple[tuple[int, int, int], int, bool]:

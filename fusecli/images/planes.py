@@ -11,6 +11,7 @@ from fusecli.images.grid import Grid
 from fusecli.images.opencv import cv2
 
 GAP = 4
+LONGEST = 4096  # pixels of a side, where the finest voxels would make a picture larger
 THICK = 1.5  # times the spacing of axial slices: along an axis coarser than this the volume was acquired slice by slice
 
 
@@ -90,6 +91,7 @@ def planes(voxels: np.ndarray, grid: Grid | None) -> np.ndarray:
     spacing, finest = grid.spacing, min(grid.spacing)
     axes, directions = _orientation(grid)
     index = [size // 2 for size in voxels.shape[2::-1]]
+    pixel = max(min(spacing), max(np.multiply(voxels.shape[2::-1], spacing)) / LONGEST)  # mm
     pictures = []
     for across, down in ((0, 1), (0, 2), (1, 2)):
         normal = axes[3 - across - down]
@@ -98,7 +100,7 @@ def planes(voxels: np.ndarray, grid: Grid | None) -> np.ndarray:
             image = image.swapaxes(0, 1)
         image = image[:: -1 if directions[down] > 0 else 1, :: -1 if directions[across] > 0 else 1]
         size = tuple(
-            max(1, round(length * spacing[axes[axis]] / finest))
+            max(1, round(length * spacing[axes[axis]] / pixel))
             for length, axis in zip(image.shape[1::-1], (across, down), strict=True)
         )
         pictures.append(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_LINEAR))

@@ -22,6 +22,7 @@ from fusecli.images.opencv import cv2
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of its remarks becomes an error below
 
 _PRIVATE = 32768  # tags from here on are private, and not checked
+_PHOTOMETRIC = 262  # tag: what values stand for
 _NODATA = 42113  # GDAL's tag: the value, as text, of pixels without data
 _LIBTIFFS = frozenset(
     (*range(1, 9), 32773, 32946, 34887, 34925, 50000, 50001)
@@ -115,7 +116,10 @@ def _in_turn(pages: tifffile.TiffPages) -> Iterator[tifffile.TiffPage]:
         if page.offset in seen:
             raise Unreadable("the TIFF is damaged: its pages go round in a circle")
         seen.add(page.offset)
-        yield page.aspage()
+        whole = page.aspage()
+        if _PHOTOMETRIC not in whole.tags:  # as GDAL and libtiff have it, while tifffile would take 0 for white
+            whole.photometric = PHOTOMETRIC.RGB if whole.samplesperpixel > 2 else PHOTOMETRIC.MINISBLACK
+        yield whole
 
 
 def _check_stack(file: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]) -> None:
@@ -128,9 +132,10 @@ def _check_stack(file: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]) ->
 
 
 def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
-    """Refuse what would be decoded to something wrong: tags or data that lie beyond the end of the file.
+    """Refuse what would be decoded to something wrong: tags or data that are missing, or lie beyond the file's end.
 
-    tifffile drops a tag whose value is missing, and takes its default: floats would be read as integers.
+    tifffile drops a tag whose value is missing, and takes its default: floats would be read as integers. Strips that
+    were never written, as those of a program that was stopped, it makes black.
     """
     if page.imagelength < 1 or page.imagewidth < 1:
         raise Unreadable("the TIFF page has no pixels")
@@ -138,7 +143,12 @@ def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
         raise Unreadable(f"the TIFF page has {page.samplesperpixel} samples per pixel; one to four are read")
     if page.dtype is not None and page.dtype.kind == "c":
         raise Unreadable("the TIFF holds complex numbers, which are no picture; save their magnitude")
-    ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
+    parts = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    empty = sum(start == 0 or (count == 0 and not page.is_contiguous) for start, count in parts)
+    is_map = page.is_geotiff or page.is_gdal or _NODATA in page.tags  # in which GDAL leaves out what has no data
+    if empty and not is_map:
+        raise Unreadable(f"the TIFF page is damaged: {empty} of its {len(parts)} strips or tiles are empty")
+    ends = [start + count for start, count in parts]
     counter, entry, inline = ("Q", "HHQQ", 8) if file.is_bigtiff else ("H", "HHII", 4)
     handle, order = file.filehandle, file.byteorder
     handle.seek(page.offset)
@@ -185,6 +195,7 @@ def _with_tifffile(page: tifffile.TiffPage) -> np.ndarray | None:
         if kind == PHOTOMETRIC.PALETTE:
             table = np.asarray(page.colormap)
             table = (table if table.max() < 256 else table >> 8).astype(np.uint8)
+            array = array.view(np.uint8) if array.dtype == bool else array  # numpy would select by booleans
             gray = (table == table[:1]).all()
             array = table[0][array] if gray else np.moveaxis(table[:, array], 0, -1)
         elif page.bitspersample < 8:
