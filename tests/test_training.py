@@ -1032,6 +1032,24 @@ def test_train_teacher_takes_the_sets_below_the_data_root(root, tmp_path, fusecl
         assert said in err
 
 
+@pytest.mark.parametrize(
+    ("sets", "train", "val"),
+    [
+        (["train/a", "train/b", "val/c"], ["train/a", "train/b"], ["val/c"]),
+        (["train", "val", "test"], ["train"], ["val"]),  # as many data sets come
+        (["a", "val"], ["a"], ["val"]),
+        (["a", "val/c"], ["a"], ["val/c"]),
+        (["."], ["."], []),
+    ],
+)
+def test_pairs_to_choose_the_weights_on_are_not_trained_on(tmp_path, sets, train, val):
+    for folder in sets:
+        for side in ("vis", "ir"):
+            (tmp_path / folder / side).mkdir(parents=True)
+    recipe = session.default_recipe(registry.TASKS["ir-vis"], tmp_path, "teacher")
+    assert (recipe["train"], recipe["val"]) == ({"ir-vis": train}, {"ir-vis": val})
+
+
 def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
     teacher = Run(dataclasses.replace(RECIPE, architecture="teacher", model=TINY_TEACHER), tmp_path, device=CPU)
     path, recipe = teacher.save("last.pt"), tmp_path / "r.toml"

@@ -14,7 +14,9 @@ from fusecli.stream.stop import stopping
 
 
 def train_teacher(
-    recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML). Default: every set below the data root.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Recipe (TOML). Default: every set in train/ of the data root.")
+    ] = None,
     task: Annotated[str, typer.Option(help=f"Without a recipe: {', '.join(registry.TASKS)}.")] = "ir-vis",
     data_root: options.DataRoot = None,
     output: Annotated[Path, options.output("Folder of the run; resumed if it has one.")] = Path("runs/teacher"),
@@ -25,7 +27,8 @@ def train_teacher(
 ) -> None:
     """Train a network with the fusion loss. A stopped or killed run goes on when started again.
 
-    Without a recipe the sets are <root>/train/<set>/<side>/, and those in <root>/val/ choose the best weights.
+    Without a recipe the sets are <root>/train/<set>/<side>/ (or train/<side>/, if there is but one), and those in
+    <root>/val/ choose the best weights.
 
     Several GPUs: torchrun --nproc-per-node 4 -m fusecli train-teacher …
     """
