@@ -176,6 +176,34 @@ def test_a_log_says_what_its_columns_are(root, tmp_path):
     assert "two/EN" in lines[3]
 
 
+def test_a_log_has_each_step_once_however_a_run_was_broken_off(root, tmp_path, monkeypatch):
+    """Between a row and the checkpoint, in the row itself for want of space, or started anew; other files are kept."""
+    recipe = dataclasses.replace(RECIPE, val={"ir-vis": ["set"]}, steps=3, val_every=1)
+    fit = lambda run: run.fit(Batches(recipe, load(root)), load(root))  # noqa: E731
+    whole, broken = Run(recipe, tmp_path / "whole", device=CPU), Run(recipe, tmp_path / "broken", device=CPU)
+    fit(whole)
+    expected = (whole.out / "log.csv").read_bytes()
+    with monkeypatch.context() as patch:
+        save = broken.save
+        patch.setattr(broken, "save", lambda name: 1 / 0 if (name, broken.step) == ("last.pt", 2) else save(name))
+        with pytest.raises(ZeroDivisionError):
+            fit(broken)
+    with (broken.out / "log.csv").open("ab") as log:
+        log.write(b"3,0.1")
+    again = Run(recipe, broken.out, device=CPU)
+    assert again.resume()
+    fit(again)
+    assert (broken.out / "log.csv").read_bytes() == expected
+    (broken.out / "last.pt").unlink()
+    fit(Run(recipe, broken.out, device=CPU))
+    assert (broken.out / "log.csv").read_bytes() == expected
+    other = tmp_path / "other" / "log.csv"
+    other.parent.mkdir()
+    other.write_bytes(b"epoch,loss\n9,1\n")
+    fit(Run(recipe, other.parent, device=CPU))
+    assert other.read_bytes().startswith(b"epoch,loss\n9,1\nstep,")
+
+
 def test_weights_of_a_run_that_cannot_go_on_are_not_replaced(root, tmp_path):
     made = session.train(RECIPE, root, tmp_path, device="cpu", quiet=True)
     before = made.read_bytes()
