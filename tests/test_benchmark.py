@@ -350,15 +350,21 @@ def test_faults_of_all_result_folders_are_named_at_once(data: Path, capsys: pyte
     assert "mine/a.*: no result" in error
     assert "yours/b.*: no result" in error
     assert "whole" not in error
-    assert "more in their names" not in error  # the others were found, so it is not their names
+    assert "there is" not in error  # the others were found, so it is not their names
 
 
 def test_own_pairs_may_be_listed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("pairs.csv").write_text("ir,vis,name\nb.png,a.png,one\nc.png,c.png,two\n")
     sides = ("--vis", str(data / "tno" / "vis"), "--ir", str(data / "tno" / "ir"))
     assert _report(*sides, "--pairs", "pairs.csv", "--methods", "average")["datasets"]["tno"]["pairs"] == ["one", "two"]
-    assert _run("--dataset", "tno", "--pairs", "pairs.csv", *QUICK) == 2
-    assert "--pairs pairs.csv: of own pairs" in capsys.readouterr().err
+    for option in (
+        ("--pairs", "pairs.csv"),
+        ("--pair-by", "ir=*_IR,vis=*_RGB"),
+        ("--recursive",),
+        ("--ignore-unmatched",),
+    ):
+        assert _run("--dataset", "tno", *option, *QUICK) == 2
+        assert f"{' '.join(option)}: of own pairs" in capsys.readouterr().err
 
 
 def test_accents_of_results_may_be_taken_apart(data: Path) -> None:

@@ -1053,6 +1053,10 @@ def test_train_teacher_takes_the_sets_below_the_data_root(root, tmp_path, fusecl
     for wrong, said in (
         (("--task", "ir-viz"), "did you mean ir-vis?"),
         (("--task", "pet-mri"), "no folder below it holds pet/ and mri/"),
+        (
+            ("--task", "pet-mri", "--recipe", "r.toml"),
+            "--task pet-mri: of a run without a recipe; r.toml names its tasks",
+        ),
         (("--data-root", tmp_path / "none"), "none: give --data-root or set FUSECLI_DATA"),
     ):
         code, _, err = fusecli("train-teacher", *wrong, "-o", tmp_path / "no", *given)

@@ -17,7 +17,9 @@ def train_teacher(
     recipe: Annotated[
         Path | None, typer.Option(help="Recipe (TOML). Default: every set in train/ of the data root.")
     ] = None,
-    task: Annotated[str, typer.Option(help=f"Without a recipe: {', '.join(registry.TASKS)}.")] = "ir-vis",
+    task: Annotated[
+        str | None, typer.Option(help=f"Without a recipe: {', '.join(registry.TASKS)}. Default: ir-vis.")
+    ] = None,
     data_root: options.DataRoot = None,
     output: Annotated[Path, options.output("Folder of the run; resumed if it has one.")] = Path("runs/teacher"),
     settings: options.Settings = [],  # noqa: B006 - typer copies it
@@ -34,6 +36,9 @@ def train_teacher(
     """
     options.set_up_logging("text", quiet=quiet, verbose=False)
     options.sleep_when_waiting()
+    if recipe and task:
+        raise UsageError(f"--task {task}: of a run without a recipe; {recipe} names its tasks, as train.{task} = […]")
+    task = task or "ir-vis"
     if task not in registry.TASKS:
         raise UsageError(registry.unknown("task", task, registry.TASKS))
     from fusecli.training import session
