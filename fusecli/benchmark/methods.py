@@ -157,7 +157,7 @@ class Folder(Method):
 
     def _hint(self, files: Iterable[list[Path]], pairs: Sequence[Pair]) -> str:
         """One of the files that belong to no pair, and the pattern by which such files would, if one can be seen."""
-        own = sorted({pair.name.rpartition("/")[2] for pair in pairs}, key=len, reverse=True)
+        own = sorted({pair.name.rpartition("/")[2] for pair in pairs}, key=lambda name: (-len(name), name))
         examples = [paths[0] for paths in islice(files, SHOWN)]
         patterns = Counter(
             path.parent / path.name.replace(name, "*", 1) for path in examples for name in own if name in path.name
