@@ -259,6 +259,15 @@ def test_batches_are_drawn_as_other_processes_would_draw_them(root, monkeypatch)
         torch.set_num_threads(threads)
 
 
+def test_processes_that_draw_leave_a_stop_to_the_one_that_saves(root):
+    """Batch systems send SIGTERM to all; a batch could not be had any more, and the step under way was lost."""
+    drawn = Batches(RECIPE, load(root)).ahead(0, 12, CPU, workers=1)
+    count = len([next(drawn), next(drawn)])
+    (worker,) = torch.multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGTERM)
+    assert count + len(list(drawn)) == 12
+
+
 def test_resume_with_another_recipe_is_refused(root, tmp_path):
     Run(RECIPE, tmp_path, device=CPU).save("last.pt")
     with pytest.raises(UsageError, match="lr"):
