@@ -330,8 +330,14 @@ def test_results_of_others_may_be_named_in_their_own_way(data: Path, capsys: pyt
         )
     assert _run(*options, f"mine={others}", *QUICK) == 2
     error = capsys.readouterr().err
-    assert "others/a_fused.tif; results that have more in their names" in error
-    assert "--fused 'mine=others/*_fused.png'" in error
+    assert "there is others/a_fused.tif; if all are named so: --fused 'mine=others/*_fused.tif'" in error
+    for name, said in (("deep/best_a.png", "mine=elsewhere/deep/best_*.png"), ("x.png", "")):
+        frames.write(Path("elsewhere") / name, [np.zeros((9, 9), np.uint8)])
+        assert _run(*options, "mine=elsewhere", *QUICK) == 2
+        error = capsys.readouterr().err
+        assert f"there is elsewhere/{name}" in error
+        assert f"--fused '{said}'" in error if said else "if all are named so" not in error
+        (Path("elsewhere") / name).unlink()
 
 
 def test_faults_of_all_result_folders_are_named_at_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -344,15 +350,21 @@ def test_faults_of_all_result_folders_are_named_at_once(data: Path, capsys: pyte
     assert "mine/a.*: no result" in error
     assert "yours/b.*: no result" in error
     assert "whole" not in error
-    assert "more in their names" not in error  # the others were found, so it is not their names
+    assert "there is" not in error  # the others were found, so it is not their names
 
 
 def test_own_pairs_may_be_listed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("pairs.csv").write_text("ir,vis,name\nb.png,a.png,one\nc.png,c.png,two\n")
     sides = ("--vis", str(data / "tno" / "vis"), "--ir", str(data / "tno" / "ir"))
     assert _report(*sides, "--pairs", "pairs.csv", "--methods", "average")["datasets"]["tno"]["pairs"] == ["one", "two"]
-    assert _run("--dataset", "tno", "--pairs", "pairs.csv", *QUICK) == 2
-    assert "--pairs pairs.csv: of own pairs" in capsys.readouterr().err
+    for option in (
+        ("--pairs", "pairs.csv"),
+        ("--pair-by", "ir=*_IR,vis=*_RGB"),
+        ("--recursive",),
+        ("--ignore-unmatched",),
+    ):
+        assert _run("--dataset", "tno", *option, *QUICK) == 2
+        assert f"{' '.join(option)}: of own pairs" in capsys.readouterr().err
 
 
 def test_accents_of_results_may_be_taken_apart(data: Path) -> None:
@@ -587,6 +599,10 @@ def test_pairs_of_own_training_are_told(tmp_path: Path) -> None:
         found = datasets.PairSet("mine", registry.TASKS["ir-vis"], pairs)
         assert datasets.note_own_training(found, "mine", weights) == bool(note)
         assert found.notes == note
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "train" / "mine").symlink_to(tmp_path / "roads", target_is_directory=True)
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": recipe}))
+    assert datasets.note_own_training(datasets.PairSet("mine", registry.TASKS["ir-vis"], pairs[:1]), "mine", weights)
 
 
 def test_network_runs_and_leaves_out_what_its_card_lists(

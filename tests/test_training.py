@@ -176,6 +176,34 @@ def test_a_log_says_what_its_columns_are(root, tmp_path):
     assert "two/EN" in lines[3]
 
 
+def test_a_log_has_each_step_once_however_a_run_was_broken_off(root, tmp_path, monkeypatch):
+    """Between a row and the checkpoint, in the row itself for want of space, or started anew; other files are kept."""
+    recipe = dataclasses.replace(RECIPE, val={"ir-vis": ["set"]}, steps=3, val_every=1)
+    fit = lambda run: run.fit(Batches(recipe, load(root)), load(root))  # noqa: E731
+    whole, broken = Run(recipe, tmp_path / "whole", device=CPU), Run(recipe, tmp_path / "broken", device=CPU)
+    fit(whole)
+    expected = (whole.out / "log.csv").read_bytes()
+    with monkeypatch.context() as patch:
+        save = broken.save
+        patch.setattr(broken, "save", lambda name: 1 / 0 if (name, broken.step) == ("last.pt", 2) else save(name))
+        with pytest.raises(ZeroDivisionError):
+            fit(broken)
+    with (broken.out / "log.csv").open("ab") as log:
+        log.write(b"3,0.1")
+    again = Run(recipe, broken.out, device=CPU)
+    assert again.resume()
+    fit(again)
+    assert (broken.out / "log.csv").read_bytes() == expected
+    (broken.out / "last.pt").unlink()
+    fit(Run(recipe, broken.out, device=CPU))
+    assert (broken.out / "log.csv").read_bytes() == expected
+    other = tmp_path / "other" / "log.csv"
+    other.parent.mkdir()
+    other.write_bytes(b"epoch,loss\n9,1\n")
+    fit(Run(recipe, other.parent, device=CPU))
+    assert other.read_bytes().startswith(b"epoch,loss\n9,1\nstep,")
+
+
 def test_weights_of_a_run_that_cannot_go_on_are_not_replaced(root, tmp_path):
     made = session.train(RECIPE, root, tmp_path, device="cpu", quiet=True)
     before = made.read_bytes()
@@ -229,6 +257,15 @@ def test_batches_are_drawn_as_other_processes_would_draw_them(root, monkeypatch)
         assert (seen, torch.get_num_threads()) == ([1], 2)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_processes_that_draw_leave_a_stop_to_the_one_that_saves(root):
+    """Batch systems send SIGTERM to all; a batch could not be had any more, and the step under way was lost."""
+    drawn = Batches(RECIPE, load(root)).ahead(0, 12, CPU, workers=1)
+    count = len([next(drawn), next(drawn)])
+    (worker,) = torch.multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGTERM)
+    assert count + len(list(drawn)) == 12
 
 
 def test_resume_with_another_recipe_is_refused(root, tmp_path):
@@ -1025,11 +1062,33 @@ def test_train_teacher_takes_the_sets_below_the_data_root(root, tmp_path, fusecl
     for wrong, said in (
         (("--task", "ir-viz"), "did you mean ir-vis?"),
         (("--task", "pet-mri"), "no folder below it holds pet/ and mri/"),
+        (
+            ("--task", "pet-mri", "--recipe", "r.toml"),
+            "--task pet-mri: of a run without a recipe; r.toml names its tasks",
+        ),
         (("--data-root", tmp_path / "none"), "none: give --data-root or set FUSECLI_DATA"),
     ):
         code, _, err = fusecli("train-teacher", *wrong, "-o", tmp_path / "no", *given)
         assert code == 2
         assert said in err
+
+
+@pytest.mark.parametrize(
+    ("sets", "train", "val"),
+    [
+        (["train/a", "train/b", "val/c"], ["train/a", "train/b"], ["val/c"]),
+        (["train", "val", "test"], ["train"], ["val"]),  # as many data sets come
+        (["a", "val"], ["a"], ["val"]),
+        (["a", "val/c"], ["a"], ["val/c"]),
+        (["."], ["."], []),
+    ],
+)
+def test_pairs_to_choose_the_weights_on_are_not_trained_on(tmp_path, sets, train, val):
+    for folder in sets:
+        for side in ("vis", "ir"):
+            (tmp_path / folder / side).mkdir(parents=True)
+    recipe = session.default_recipe(registry.TASKS["ir-vis"], tmp_path, "teacher")
+    assert (recipe["train"], recipe["val"]) == ({"ir-vis": train}, {"ir-vis": val})
 
 
 def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):

@@ -152,15 +152,18 @@ def leave_out_seen(found: PairSet, cards: list[dict[str, Any]], include: bool) -
 def note_own_training(found: PairSet, method: str, weights: Path) -> bool:
     """Note how many pairs own weights were trained or validated on, by the run.json beside them; whether any were.
 
-    Its recipe names folders below a data root, which may have moved, so only the ends of paths are compared.
+    Its recipe names folders below a data root, which may have moved, so only the ends of paths are compared, and links
+    are seen both as what they are called and as what they point to.
     """
     try:
         recipe = json.loads(weights.with_name("run.json").read_text(encoding="utf-8"))["recipe"]
         named = [Path(one).parts for key in ("train", "val") for one in recipe[key].get(found.task.name, ())]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
-    places = [pair.first.resolve().parts[:-2] for pair in found.pairs]
-    seen = sum(any(place[-len(parts) :] == parts for parts in named if parts) for place in places)
+    seen = 0
+    for pair in found.pairs:
+        places = [path.parts[:-2] for path in (Path(os.path.abspath(pair.first)), pair.first.resolve())]
+        seen += any(place[-len(parts) :] == parts for place in places for parts in named if parts)
     if seen:
         found.notes.append(
             f"{method}: {counted(seen, 'pair')} of folders that it was trained or tuned on: no test of it"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,8 @@ from fusecli.metrics.protocols import to_levels
 
 if TYPE_CHECKING:
     from fusecli.stream.engine import Engine
+
+LOOKED_AT = 10  # files that show how all of a folder are named
 
 
 class Method:
@@ -145,19 +149,25 @@ class Folder(Method):
         for name, path in files_in(str(root), recursive=True):
             if key := key_of(name, pattern=self.pattern, endings=self.endings):
                 files.setdefault(key, []).append(path)
-        hint = ""
-        if files and not any(pair.name in files for pair in pairs):
-            example = next(iter(files.values()))[0]
-            hint = (
-                f"\n  there is {example}; results that have more in their names than the pairs: "
-                f"--fused '{self.name}={self.folder}/*_fused.png'"
-            )
+        hint = "" if any(pair.name in files for pair in pairs) else self._hint(files.values(), pairs)
         found = {pair: files.get(pair.name, []) for pair in pairs}
         wrong = [fault for pair, paths in found.items() if (fault := self._fault(root, pair, paths))]
         if wrong:
             raise UsageError(f"--fused {self.name}: cannot be compared on {dataset}{itemized(wrong)}{hint}")
         self.paths = {pair.first: path for pair, (path,) in found.items()}
         self.range = camera_range(f"--fused {self.name}", self._of_sixteen_bits())
+
+    def _hint(self, files: Iterable[list[Path]], pairs: Sequence[Pair]) -> str:
+        """One of the files that belong to no pair, and the pattern by which such files would, if one can be seen."""
+        own = sorted({pair.name.rpartition("/")[2] for pair in pairs}, key=lambda name: (-len(name), name))
+        examples = [paths[0] for paths in islice(files, LOOKED_AT)]
+        patterns = Counter(
+            path.parent / path.name.replace(name, "*", 1) for path in examples for name in own if name in path.name
+        )
+        if not patterns:
+            return f"\n  there is {examples[0]}" if examples else ""
+        likely = patterns.most_common(1)[0][0]  # short names are in most others by chance
+        return f"\n  there is {examples[0]}; if all are named so: --fused '{self.name}={likely}'"
 
     def _fault(self, root: Path, pair: Pair, paths: list[Path]) -> str | None:
         """What is wrong with the results of a pair that were found, if anything."""

@@ -116,8 +116,14 @@ def benchmark(
         )
     if split != "all" and not dataset:
         raise UsageError(f"--split {split}: of a --dataset; own pairs have none")
-    if pairs and not sides:
-        raise UsageError(f"--pairs {pairs}: of own pairs; name their folders, too, as --vis DIR --ir DIR")
+    of_own = {
+        f"--pairs {pairs}": pairs is not None,
+        f"--pair-by {pair_by}": pair_by != "stem",
+        "--recursive": recursive,
+        "--ignore-unmatched": ignore_unmatched,
+    }
+    if not sides and (given := [option for option, is_given in of_own.items() if is_given]):
+        raise UsageError(f"{given[0]}: of own pairs; name their folders, too, as --vis DIR --ir DIR")
     if save_degraded and not degraded:
         raise UsageError(f"--save-degraded {save_degraded}: of --degraded; give both")
     names = _metric_names(metrics, protocol)

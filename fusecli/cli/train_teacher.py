@@ -14,8 +14,12 @@ from fusecli.stream.stop import stopping
 
 
 def train_teacher(
-    recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML). Default: every set below the data root.")] = None,
-    task: Annotated[str, typer.Option(help=f"Without a recipe: {', '.join(registry.TASKS)}.")] = "ir-vis",
+    recipe: Annotated[
+        Path | None, typer.Option(help="Recipe (TOML). Default: every set in train/ of the data root.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help=f"Without a recipe: {', '.join(registry.TASKS)}. Default: ir-vis.")
+    ] = None,
     data_root: options.DataRoot = None,
     output: Annotated[Path, options.output("Folder of the run; resumed if it has one.")] = Path("runs/teacher"),
     settings: options.Settings = [],  # noqa: B006 - typer copies it
@@ -25,12 +29,16 @@ def train_teacher(
 ) -> None:
     """Train a network with the fusion loss. A stopped or killed run goes on when started again.
 
-    Without a recipe the sets are <root>/train/<set>/<side>/, and those in <root>/val/ choose the best weights.
+    Without a recipe the sets are <root>/train/<set>/<side>/ (or train/<side>/, if there is but one), and those in
+    <root>/val/ choose the best weights.
 
     Several GPUs: torchrun --nproc-per-node 4 -m fusecli train-teacher …
     """
     options.set_up_logging("text", quiet=quiet, verbose=False)
     options.sleep_when_waiting()
+    if recipe and task:
+        raise UsageError(f"--task {task}: of a run without a recipe; {recipe} names its tasks, as train.{task} = […]")
+    task = task or "ir-vis"
     if task not in registry.TASKS:
         raise UsageError(registry.unknown("task", task, registry.TASKS))
     from fusecli.training import session

@@ -88,7 +88,7 @@ def planes(voxels: np.ndarray, grid: Grid | None) -> np.ndarray:
     volumes are cut along their own axes, not the patient's. Without ``grid`` slices are taken for axial ones.
     """
     grid = grid or Grid(voxels.shape[2::-1], np.diag([-1.0, -1, 1, 1]))
-    spacing, finest = grid.spacing, min(grid.spacing)
+    spacing = grid.spacing
     axes, directions = _orientation(grid)
     index = [size // 2 for size in voxels.shape[2::-1]]
     pixel = max(min(spacing), max(np.multiply(voxels.shape[2::-1], spacing)) / LONGEST)  # mm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -164,6 +165,7 @@ class Batches:
             num_workers=workers,
             prefetch_factor=2,
             pin_memory=device.type == "cuda",
+            worker_init_fn=_work_on,
             multiprocessing_context="fork" if sys.platform == "linux" else None,
         )
         for batch in drawn:
@@ -280,6 +282,11 @@ def _joined(values: Iterable[Tensor | None]) -> Tensor | None:
     """The tensors among them as one batch; None where there are none."""
     found = [value for value in values if value is not None]
     return torch.cat(found) if found else None
+
+
+def _work_on(_: int) -> None:
+    """Leave SIGTERM, which batch systems send to all processes of a run, to the one that saves the step under way."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Drawn(Dataset[Batch]):

@@ -38,7 +38,8 @@ from fusecli.training.validate import score, validate
 log = logging.getLogger("fusecli.training")
 
 
-LAST, BEST = "last.pt", "best.pt"  # in a run's folder: the state to resume from, and the weights with the best score
+# In a run's folder: the state to resume from, the weights with the best score, and a row for each validation.
+LAST, BEST, LOG = "last.pt", "best.pt", "log.csv"
 SAVE_SECONDS = 300  # of work that a killed run loses at most
 FIRST_LOOKS = 100  # batches, whose contexts `FusionNetwork.acquaint` gets
 
@@ -291,6 +292,8 @@ class Run:
         self.texts = batches.texts
         if self.texts and self.text_vectors:
             self.texts.encoder.add(self.text_vectors)
+        if batches.rank == 0:
+            _forget_later(self.out / LOG, self.step)
         if self.step == 0 and not recipe.init and self.network.sees_statistics:
             self._acquaint(batches, workers)
         losses: list[float] = []
@@ -344,7 +347,7 @@ class Run:
             if row["score"] > self.best:
                 self.best = row["score"]
                 self.save(BEST)
-        path = self.out / "log.csv"
+        path = self.out / LOG
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with path.open("a+", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -359,6 +362,25 @@ class Run:
         log.info(
             "step %d: %s", self.step, ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "step")
         )
+
+
+def _forget_later(log_file: Path, step: int) -> None:
+    """Cut from a log the rows after ``step``, which will come again, and a row that a full disk left unfinished."""
+    try:
+        lines = log_file.read_bytes().splitlines(keepends=True)
+    except OSError:  # none, or the first row tells what is wrong with it
+        return
+    if not lines or not lines[0].startswith(b"step,loss,"):  # somebody else's
+        return
+    kept = [line for line in lines if line.endswith(b"\n") and not _step_of(line) > step]
+    if kept != lines:
+        write_bytes(log_file, b"".join(kept))
+
+
+def _step_of(row: bytes) -> int:
+    """The step of a log's row; 0 for a header."""
+    first = row.partition(b",")[0]
+    return int(first) if first.isdigit() else 0
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -54,18 +54,20 @@ def data_root(given: Path | None, remembered: str = "") -> Path:
 def default_recipe(task: registry.Task, root: Path, architecture: str) -> dict[str, Any]:
     """Recipe values for every data set below ``root`` that has both sides of the task.
 
-    Sets are ``<root>/<set>`` or ``<root>/train/<set>``; those in ``<root>/val/<set>`` choose the best weights.
-    Raises UsageError if there is none.
+    Sets are ``<root>/train/<set>`` or ``<root>/<set>``; those in ``<root>/val/<set>`` choose the best weights.
+    ``train`` and ``val`` may be sets themselves. Raises UsageError if there is none.
     """
 
     def sets(folder: Path) -> list[str]:
-        found = [path for path in sorted(folder.glob("*")) if all((path / side).is_dir() for side in task.sides)]
+        paths = [folder, *sorted(folder.glob("*"))]
+        found = [path for path in paths if all((path / side).is_dir() for side in task.sides)]
         return [path.relative_to(root).as_posix() for path in found]
 
-    train = sets(root / "train") or sets(root)
+    val = sets(root / "val")
+    train = sets(root / "train") or [name for name in sets(root) if name not in val]
     if not train:
         raise UsageError(f"{root}: no folder below it holds {task.first}/ and {task.second}/")
-    return {"architecture": architecture, "train": {task.name: train}, "val": {task.name: sets(root / "val")}}
+    return {"architecture": architecture, "train": {task.name: train}, "val": {task.name: val}}
 
 
 def train(
