@@ -17,6 +17,7 @@ from torch import Tensor
 from fusecli import registry
 from fusecli.errors import UsageError
 from fusecli.images import frames
+from fusecli.images.atomic import file_hash
 from fusecli.images.colour import luma
 from fusecli.images.intensity import Intensity, pair_ranges
 from fusecli.images.opencv import cv2
@@ -40,7 +41,10 @@ class LumaPair:
 
 @dataclass
 class PairSet:
-    """Pairs of one task held in memory, and ``sha256`` over their names and pixels for the model card."""
+    """Pairs of one task held in memory, and ``sha256`` over their names and files for the model card.
+
+    Of files, not pixels, since decoders of JPEG differ in the last bit.
+    """
 
     task: registry.Task
     pairs: list[LumaPair]
@@ -74,7 +78,7 @@ class PairSet:
                 for pair, (a, b) in zip(found, pool.map(partial(_read_pair, ranges), found), strict=True):
                     name = f"{folder}/{pair.name}"
                     whole = name.encode("utf-8", "surrogateescape")  # of a file, so perhaps no UTF-8
-                    for part in (whole, a.tobytes(), b.tobytes()):
+                    for part in (whole, *(file_hash(file).encode() for file in (pair.first, pair.second))):
                         digest.update(part)
                     pairs.append(LumaPair(f"{task.name}/{name}", torch.from_numpy(a), torch.from_numpy(b)))
         return cls(task, pairs, digest.hexdigest())
