@@ -33,7 +33,7 @@ def distill(
 ) -> None:
     """Distil a student from a teacher and print the path of its weights, ready for `fusecli fuse -m`.
 
-    A stopped or killed run goes on when started again.
+    A stopped or killed run goes on when started again. Without a data root the teacher's is taken.
     """
     options.set_up_logging("text", quiet=quiet, verbose=False)
     options.sleep_when_waiting()
