@@ -243,7 +243,7 @@ def read_volume(path: Path) -> None:
     first = None if typed.is_dir() else "0"
     pairs = volume_pairs.find((str(typed), str(typed)), task, volume=first, max_voxels=MAX_PIXELS) or []
     for pair in pairs:
-        for side in (pair.first, pair.second):
+        for side in pair.inputs:
             volume = side.read()
             shown_range(volume, side.side, None).apply(volume.voxels)
     volume_jobs.plan(pairs, path.parent.parent / "out", Naming())  # last, since it refuses one volume on both sides

@@ -134,7 +134,7 @@ def _named(request: Request, *, single: bool) -> Plan:
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one result for {len(pairs)} pairs; name a folder")
     if output == Path(PIPE):
-        check_files(naming.beside, chain(naming.reads, (path for pair in pairs for path in (pair.first, pair.second))))
+        check_files(naming.beside, chain(naming.reads, (path for pair in pairs for path in pair.files)))
         return Plan([Job(pair.name, pair.first, pair.second, output) for pair in pairs], [])
     if single and output.suffix.lower() not in WRITES:
         raise UsageError(f"-o {output}: fusecli writes {', '.join(WRITES)}")
@@ -143,7 +143,7 @@ def _named(request: Request, *, single: bool) -> Plan:
         own = first.suffix.lower()
         return own if own in WRITES else ".mp4"
 
-    inputs = () if PIPE in typed else request.inputs(path for pair in pairs for path in (pair.first, pair.second))
+    inputs = () if PIPE in typed else request.inputs(path for pair in pairs for path in pair.files)
     return place(pairs, output, naming, ending, single=single, inputs=inputs, written=WRITES)
 
 
