@@ -60,6 +60,16 @@ def pairs(tmp_path) -> Callable[..., Path]:
     return functools.partial(put_pairs, tmp_path)
 
 
+def command(root: Path, *more: object) -> list[object]:
+    """The command line that fuses the pairs of `put_pairs` into root/out; options in ``more`` replace earlier ones."""
+    return ["fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", *more]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder, by their paths within it."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture(scope="session")
 def many_pairs(tmp_path_factory) -> Path:
     """Pairs that take a second or so, for what happens meanwhile; nobody changes them."""

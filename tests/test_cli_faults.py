@@ -15,23 +15,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import scene
+from conftest import command, contents, scene
 
 from fusecli.images import decode, intensity
 from fusecli.stream import run
 
 
-def command(root, *more):
-    return ["fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", *more]
-
-
 def launch(root, *more, **options):
     arguments = [str(argument) for argument in command(root, *more)]
     return subprocess.Popen([sys.executable, "-m", "fusecli", *arguments], stderr=subprocess.PIPE, text=True, **options)
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_missing_partner_is_listed(pairs, fusecli):
@@ -143,10 +135,10 @@ def test_text_named_png(pairs, fusecli):
 def test_empty_and_missing_folders(tmp_path, pairs, fusecli):
     root = pairs(1)
     (tmp_path / "empty").mkdir()
-    code, _, err = fusecli("fuse", "--ir", tmp_path / "empty", "--vis", root / "vis", "-o", root / "out")
+    code, _, err = fusecli(*command(root, "--ir", tmp_path / "empty"))
     assert code == 2
     assert "the folder is empty" in err
-    code, _, err = fusecli("fuse", "--ir", tmp_path / "nowhere", "--vis", root / "vis", "-o", root / "out")
+    code, _, err = fusecli(*command(root, "--ir", tmp_path / "nowhere"))
     assert code == 2
     assert "nowhere: no such file or folder" in err
 
@@ -203,7 +195,7 @@ def test_partners_of_the_first_frames_may_come_until_the_next_run(pairs, fusecli
 def test_output_in_an_input_folder_is_refused(pairs, fusecli, where, said):
     root = pairs(2)
     before = contents(root)
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / where, "--overwrite")
+    code, _, err = fusecli(*command(root, "-o", root / where, "--overwrite"))
     assert code == 2
     assert said in err
     assert contents(root) == before
@@ -225,7 +217,7 @@ def test_output_in_an_input_folder_by_another_spelling_is_refused(pairs, fusecli
     root = pairs(1)
     (root / "VIS").symlink_to(root / "vis")
     monkeypatch.setattr("pathlib.Path.resolve", Path.absolute)  # which there does not tell either
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "VIS" / "new")
+    code, _, err = fusecli(*command(root, "-o", root / "VIS" / "new"))
     assert code == 2
     assert "lies in the input folder" in err
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from conftest import contents
 
 from fusecli.errors import Stopped, UsageError
 from fusecli.stream import cluster
@@ -22,10 +23,6 @@ ray = pytest.importorskip("ray")
 
 
 SIDES = ("fuse", "--ir", "ir", "--vis", "vis")
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def workers_in(folder: Path) -> list[int]:

@@ -19,18 +19,10 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from conftest import scene
+from conftest import command, contents, scene
 
 from fusecli.images import atomic, decode, intensity, tiff
 from fusecli.images.atomic import PARTIAL, by_turns, file_hash, replacing, sweep
-
-
-def command(root, *more):
-    return ["fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", *more]
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def meddle(path, how):
@@ -218,7 +210,7 @@ def test_a_read_only_output(pairs, fusecli, tmp_path):
         pytest.skip("may not mount a disk here")
     try:
         for where in (disk, disk / "out"):
-            code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", where)
+            code, _, err = fusecli(*command(root, "-o", where))
             assert code == 2
             assert "Read-only file system" in err
             assert "Traceback" not in err

@@ -8,15 +8,11 @@ import numpy as np
 import phantom
 import pytest
 import tifffile
-from conftest import scene
+from conftest import command, contents, scene
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fusecli.stream.parts import Part
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @given(st.text(), st.integers(1, 50))
@@ -58,7 +54,7 @@ def test_the_union_of_parts_is_the_whole_run(tmp_path, fusecli):
 
 def test_every_part_checks_the_whole_plan(pairs, fusecli):
     root = pairs(6)
-    base = ["fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out"]
+    base = command(root)
     for part in range(3):
         assert fusecli(*base, "--name", "same", "--num-parts", 3, "--part-id", part)[0] == 2
     (root / "ir" / "001.png").unlink()
@@ -117,6 +113,6 @@ def test_volumes_come_in_parts_too(tmp_path, fusecli, average):
 )
 def test_mistyped_parts(pairs, fusecli, options, reason):
     root = pairs(1)
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", *options)
+    code, _, err = fusecli(*command(root, *options))
     assert code == 2
     assert reason in err

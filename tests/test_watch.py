@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import scene
+from conftest import command, scene
 
 from fusecli.stream import watch
 from fusecli.stream.run import Job, Outcome
@@ -415,7 +415,7 @@ def test_options_that_need_all_pairs_are_refused(tmp_path, pairs, fusecli, optio
     root = pairs(1)
     (root / "pairs.csv").write_text("ir,vis\n000.png,000.png\n")
     option = [root / one if one.endswith("csv") else one for one in option]
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--watch", *option)
+    code, _, err = fusecli(*command(root, "--watch", *option))
     assert code == 2
     assert option[0] in err
     assert "--watch" in err
@@ -424,9 +424,9 @@ def test_options_that_need_all_pairs_are_refused(tmp_path, pairs, fusecli, optio
 def test_it_needs_two_folders_and_an_output_folder(pairs, fusecli):
     root = pairs(1)
     for ir in (root / "ir/000.png", ""):
-        code, _, err = fusecli("fuse", "--ir", ir, "--vis", root / "vis", "-o", root / "out", "--watch")
+        code, _, err = fusecli(*command(root, "--watch", "--ir", ir))
         assert (code, "needs a folder" in err) == (2, True)
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out.png", "--watch")
+    code, _, err = fusecli(*command(root, "--watch", "-o", root / "out.png"))
     assert (code, "needs a folder" in err) == (2, True)
 
 
@@ -443,8 +443,7 @@ def test_what_makes_no_sense_is_told_before_anything_comes(tmp_path, fusecli, op
 @pytest.mark.parametrize("name", ["{foo}", "{stem}.png", "latest"])
 def test_a_name_that_is_none_is_told_before_anything_comes(pairs, fusecli, name):
     root = pairs(1)
-    sides = ("--ir", root / "ir", "--vis", root / "vis")
-    code, _, err = fusecli("fuse", *sides, "-o", root / "out", "--watch", "--name", name)
+    code, _, err = fusecli(*command(root, "--watch", "--name", name))
     assert code == 2
     assert f"--name {name}" in err
 
@@ -452,14 +451,13 @@ def test_a_name_that_is_none_is_told_before_anything_comes(pairs, fusecli, name)
 def test_a_report_into_a_watched_folder_is_refused(pairs, fusecli):
     root = pairs(1)
     before = (root / "vis" / "000.png").read_bytes()
-    sides = ("--ir", root / "ir", "--vis", root / "vis")
-    code, _, err = fusecli("fuse", *sides, "-o", root / "out", "--watch", "--report", root / "vis" / "000.png")
+    code, _, err = fusecli(*command(root, "--watch", "--report", root / "vis" / "000.png"))
     assert code == 2
     assert f"--report {root / 'vis' / '000.png'}: lies in the input folder" in err
     assert (root / "vis" / "000.png").read_bytes() == before
-    assert fusecli("fuse", *sides, "-o", root / "out", "--watch", "--report", root / "vis" / "new" / "r.json")[0] == 2
+    assert fusecli(*command(root, "--watch", "--report", root / "vis" / "new" / "r.json"))[0] == 2
     assert not (root / "vis" / "new").exists()
-    err = fusecli("fuse", *sides, "-o", root / "out", "--watch", "--report", root / "out")[2]
+    err = fusecli(*command(root, "--watch", "--report", root / "out"))[2]
     assert "--report" in err
     assert "results go into a folder of this name" in err
 
@@ -470,7 +468,7 @@ def test_a_folder_that_cannot_be_listed_is_named(pairs, fusecli, monkeypatch):
 
     root = pairs(1)
     monkeypatch.setattr(watch.Watcher, "existing", denied)
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--watch")
+    code, _, err = fusecli(*command(root, "--watch"))
     assert code == 2
     assert "vis/night: cannot be listed: Permission denied" in err
 
@@ -478,6 +476,6 @@ def test_a_folder_that_cannot_be_listed_is_named(pairs, fusecli, monkeypatch):
 @pytest.mark.parametrize("option", [("--series", "3"), ("--raw", "3x3")])
 def test_options_of_other_inputs_are_refused(pairs, fusecli, option):
     root = pairs(1)
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--watch", *option)
+    code, _, err = fusecli(*command(root, "--watch", *option))
     assert code == 2
     assert option[0] in err
