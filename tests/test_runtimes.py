@@ -64,7 +64,7 @@ def test_results_are_those_of_torch(runtime, cached):
 @pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
 def test_tiles_looks_and_steady_exposure_reach_the_graph(runtime, cached):
     pytest.importorskip(runtime)
-    for look, tile in ((0.0, "64"), (1.0, "64"), (1.0, "0")):
+    for look, tile in ((0.0, "64"), (1.0, "0")):
         torchs, others = (
             EngineSpec("nano", "ir-vis", look, precision="fp32", tile=tile, runtime=each).build()
             for each in ("torch", runtime)
