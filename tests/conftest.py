@@ -1,4 +1,4 @@
-"""What several test files share: folders of small pairs, and the command line called in-process."""
+"""What several test files share: folders of small pairs, sample frames, and the command line called in-process."""
 
 import functools
 import io
@@ -17,6 +17,10 @@ import typer.main
 
 from fusecli.images.opencv import cv2
 
+SAMPLES = Path(__file__).parents[1] / "sample_data"
+FRAMES = sorted([*(SAMPLES / "ir").glob("*.*"), *(SAMPLES / "vis").glob("*.*")])
+SHARED = Path(os.environ.get("FUSECLI_SHARED", SAMPLES.parents[1] / "shared"))  # data that are no part of the package
+
 # Typer builds all commands anew whenever they are called, which takes longer than to fuse a small pair.
 typer.main.get_command = functools.cache(typer.main.get_command)
 
@@ -31,6 +35,15 @@ def scene(seed: int, size: tuple[int, int] = (48, 64), color: bool = True) -> tu
     ir = np.uint8(np.clip((ir - 0.5) * 900 + 80, 0, 200))
     cv2.circle(ir, (size[1] // 3, size[0] // 2), max(1, min(size) // 8), 250, -1)
     return vis, ir
+
+
+def frame(path: Path):
+    """The luma of a frame as networks see it: a tensor 1×1×H×W in [0, 1]."""
+    import torch
+
+    from fusecli.training.data import read_luma
+
+    return torch.from_numpy(read_luma(path)).float()[None, None] / 255
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,11 @@
 import dataclasses
-from pathlib import Path
 
 import cv2
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import SAMPLES
 
 from fusecli import registry
 from fusecli.errors import UsageError
@@ -18,7 +18,6 @@ from fusecli.training.data import LumaPair, PairSet
 from fusecli.training.loop import Run
 from fusecli.training.recipe import Recipe
 
-SAMPLES = Path(__file__).parents[1] / "sample_data"
 CPU = torch.device("cpu")
 TINY_NANO = {"fine": 4, "middle": 4, "coarse": 4, "steer": 8, "look": 0.15}
 TINY = {"widths": [8, 8, 8], "blocks": [1, 1, 1], "steer": 8}

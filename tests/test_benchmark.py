@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHARED
 from rich.console import Console
 
 from fusecli import metrics, registry
@@ -29,7 +30,6 @@ from fusecli.images.opencv import cv2
 from fusecli.images.pair import Pair
 from fusecli.training.degrade import degrade_pair
 
-SHARED = Path(os.environ.get("FUSECLI_SHARED", Path(__file__).parents[1].parent / "shared"))
 NAMES = ("a", "b", "c", "d")
 QUICK = ["--no-speed", "--no-html", "--quiet"]
 

@@ -1,9 +1,9 @@
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import SAMPLES
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -100,7 +100,7 @@ def test_tiles_that_are_mostly_overlap_are_told(caplog):
 )
 def test_a_white_sky_stays_bright_and_changes_little_else(nano, scene, whitest):
     """However much of the frame it takes, and wherever it ends."""
-    sides = (Path(__file__).parents[1] / "sample_data" / side / f"{scene}.png" for side in ("vis", "ir"))
+    sides = (SAMPLES / side / f"{scene}.png" for side in ("vis", "ir"))
     visible, infrared = (cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[None] for path in sides)
     visible = np.ascontiguousarray(visible[..., ::-1])
     infrared = infrared if infrared.dtype == np.uint8 else np.uint8(infrared >> 8)

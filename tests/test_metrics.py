@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHARED
 
 from fusecli import metrics, registry
 from fusecli.errors import UsageError
@@ -15,7 +14,6 @@ from fusecli.images.opencv import cv2
 from fusecli.metrics import fmi, information, structure
 from fusecli.metrics.protocols import STANDARD, TANG, VIFB
 
-SHARED = Path(os.environ.get("FUSECLI_SHARED", Path(__file__).parents[1].parent / "shared"))
 GOLDEN = SHARED / "data" / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden images are not part of the package")
 

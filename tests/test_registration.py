@@ -4,12 +4,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import SAMPLES
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import registration
 from fusecli.images.registration import Calibration
 
-SAMPLES = Path(__file__).parents[1] / "sample_data"
 RIG = ("back_yard", "day_street", "fog_road")
 CAMERA = (288, 216)  # width and height of the infrared of the rig below
 

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import SAMPLES
 from safetensors.torch import save_file
 
 from fusecli import registry
@@ -470,7 +471,7 @@ def test_sparse_scenes_are_small_within_black_on_both_sides(root):
 
 
 def test_what_is_mended_is_not_aimed_at():
-    data = {"ir-vis": PairSet.load(registry.TASKS["ir-vis"], Path(__file__).parents[1], ["sample_data"])}
+    data = {"ir-vis": PairSet.load(registry.TASKS["ir-vis"], SAMPLES.parent, [SAMPLES.name])}
     recipe = dataclasses.replace(RECIPE, batch=6, patch=128, wear=1.0, worn=1.0, degrade=0.0)
 
     def drawn(recipe: Recipe, step: int) -> list[Batch]:
