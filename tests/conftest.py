@@ -4,7 +4,9 @@ import functools
 import io
 import logging
 import os
+import subprocess
 import sys
+import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist already uses the cores
 
@@ -81,6 +83,19 @@ def command(root: Path, *more: object) -> list[object]:
 def contents(folder: Path) -> dict[str, bytes]:
     """All files below a folder, by their paths within it."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def until(met: Callable[[], object], what: str, seconds: float = 60) -> None:
+    """Wait for what other threads or processes do; fails where it takes longer."""
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end, f"{what} did not come"
+        time.sleep(0.01)
+
+
+def wait_for_results(process: subprocess.Popen, folder: Path, count: int = 1, seconds: float = 60) -> None:
+    """Until so many pictures are in the folder, or the process that writes them has ended."""
+    until(lambda: process.poll() is not None or len(list(folder.glob("*.png"))) >= count, f"{count} results", seconds)
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import unicodedata
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from conftest import command, contents, scene
+from conftest import command, contents, scene, wait_for_results
 
 from fusecli.images import decode, intensity
 from fusecli.stream import run
@@ -344,9 +343,7 @@ def whole(many_pairs, tmp_path_factory):
 def test_interrupted_and_resumed_gives_the_same_bytes(many_pairs, whole, tmp_path, fusecli, number, code):
     report, out = tmp_path / "report.json", tmp_path / "out"
     process = launch(many_pairs, "-o", out, "--report", report)
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit and len(list(out.glob("*.png"))) < 5:
-        time.sleep(0.01)
+    wait_for_results(process, out, 5)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     begun = contents(out)
@@ -368,9 +365,7 @@ def test_a_run_under_nohup_outlives_its_terminal(many_pairs, whole, tmp_path):
         process = launch(many_pairs, "-o", out)
     finally:
         signal.signal(signal.SIGHUP, before)
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit and not list(out.glob("*.png")):
-        time.sleep(0.01)
+    wait_for_results(process, out)
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=60)
     assert (process.returncode, contents(out)) == (0, whole)
@@ -379,10 +374,8 @@ def test_a_run_under_nohup_outlives_its_terminal(many_pairs, whole, tmp_path):
 def test_killed_and_resumed_gives_the_same_bytes(many_pairs, whole, tmp_path, fusecli):
     out = tmp_path / "out"
     process = launch(many_pairs, "-o", out)
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit and not list(out.glob("*.png")):
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    wait_for_results(process, out)
+    process.kill()
     process.wait()
     assert fusecli(*command(many_pairs, "-o", out, "--skip-existing"))[0] == 0
     assert contents(out) == whole  # no temporary file is left either

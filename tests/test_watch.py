@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import command, scene
+from conftest import command, scene, until
 
 from fusecli.stream import watch
 from fusecli.stream.run import Job, Outcome
@@ -28,14 +28,8 @@ def settled(monkeypatch):
         through.update([outcome.job.name] * final)
         return final
 
-    def wait(name, seconds=20):
-        end = time.monotonic() + seconds
-        while name not in through:
-            assert time.monotonic() < end, f"{name} is not through"
-            time.sleep(0.02)
-
     monkeypatch.setattr(watch.Watcher, "is_final", seen)
-    return wait
+    return lambda name: until(lambda: name in through, f"the end of {name}")
 
 
 @pytest.fixture
@@ -89,11 +83,8 @@ def put_pair(root, index, size=(48, 64)):
         put(root / side, f"{index:03d}.png", image)
 
 
-def wait_for(path, seconds=20):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, f"{path.name} did not come"
-        time.sleep(0.02)
+def wait_for(path):
+    until(path.exists, path.name)
 
 
 def test_what_comes_is_fused_as_a_plain_run_would(tmp_path, watched, fusecli, average):
@@ -152,10 +143,7 @@ def test_an_empty_file_is_no_result(tmp_path, watched):
 
     def act():
         put_pair(tmp_path, 0)
-        end = time.monotonic() + 20
-        while not (tmp_path / "out" / "000.png").stat().st_size:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        until(lambda: (tmp_path / "out" / "000.png").stat().st_size, "a result")
 
     code, report, err = watched(act)
     assert code == 0, err
@@ -171,10 +159,7 @@ def test_what_is_written_again_is_fused_again_if_results_may_be_replaced(tmp_pat
         before = (tmp_path / "out" / "000.png").read_bytes()
         time.sleep(1)  # long done
         put(tmp_path / "vis", "000.png", scene(5)[0])
-        end = time.monotonic() + 20
-        while (tmp_path / "out" / "000.png").read_bytes() == before:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        until(lambda: (tmp_path / "out" / "000.png").read_bytes() != before, "another result")
         (tmp_path / "vis" / "000.png").unlink()
         time.sleep(0.3)
 
