@@ -847,7 +847,7 @@ def test_what_makes_no_sense_is_refused_before_any_work(heads, fusecli, average,
     assert not (root / "out").exists()
 
 
-def test_a_colormap_that_does_not_exist_is_answered_with_the_nearest(tmp_path, fusecli, average):
+def test_a_colormap_that_does_not_exist_is_answered_with_the_nearest(tmp_path, fusecli):
     pet, mri = (put(tmp_path, "nifti", side, CT, phantom.head(CT)) for side in ("pet", "mri"))
     code, _, err = fusecli("fuse", "--pet", pet, "--mri", mri, "-o", tmp_path / "out", "--colormap", "hott")
     assert code == 2

@@ -74,7 +74,7 @@ def test_a_file_that_changes_while_it_is_read(pairs, fusecli, monkeypatch, how, 
 
 
 @pytest.mark.parametrize("kind", ["png", "nii"])
-def test_a_file_that_shrinks_does_not_end_the_process(pairs, tmp_path, kind):
+def test_a_file_that_shrinks_does_not_end_the_process(tmp_path, kind):
     """A mapped file would: touching what is gone raises SIGBUS."""
     code = {
         "png": """

@@ -179,7 +179,7 @@ def test_untrained_result_is_the_mean_of_the_sources():
         torch.testing.assert_close(Student(**SMALL).eval()(first, second), (first + second) / 2)
 
 
-def test_clamped_for_use_but_not_in_training(teacher):
+def test_clamped_for_use_but_not_in_training():
     network = Student(**SMALL)
     network.head.bias.data[1] = 3.0
     pair = noise(2, 1, 1, 8, 8)

@@ -214,7 +214,7 @@ def test_weights_of_a_run_that_cannot_go_on_are_not_replaced(root, tmp_path):
     assert made.read_bytes() == before
 
 
-def test_scores_on_other_pairs_are_not_compared(root, tmp_path):
+def test_scores_on_other_pairs_are_not_compared(tmp_path):
     run = Run(RECIPE, tmp_path, device=CPU)
     run.best, run.val_sha256 = 1.5, {"ir-vis/set": "some"}
     run.save(loop.BEST)
@@ -239,7 +239,7 @@ def test_best_weights_that_were_removed_cost_no_run(root, tmp_path, step):
     assert score < 9 if step < recipe.steps else score is None
 
 
-def test_a_run_from_before_a_field_was_known_is_taken_up(root, tmp_path):
+def test_a_run_from_before_a_field_was_known_is_taken_up(tmp_path):
     run = Run(RECIPE, tmp_path, device=CPU)
     state = run.state()
     del state["recipe"]["jitter"]
@@ -269,7 +269,7 @@ def test_processes_that_draw_leave_a_stop_to_the_one_that_saves(root):
     assert count + len(list(drawn)) == 12
 
 
-def test_resume_with_another_recipe_is_refused(root, tmp_path):
+def test_resume_with_another_recipe_is_refused(tmp_path):
     Run(RECIPE, tmp_path, device=CPU).save("last.pt")
     with pytest.raises(UsageError, match="lr"):
         Run(dataclasses.replace(RECIPE, lr=5e-4), tmp_path, device=CPU).resume()
@@ -290,7 +290,7 @@ def test_resume_with_other_pairs_is_refused(root, tmp_path):
     session.train(recipe, root, tmp_path / "run", device="cpu", quiet=True)  # the same, elsewhere
 
 
-def test_resume_with_other_descriptions_is_refused(root, tmp_path):
+def test_resume_with_other_descriptions_is_refused(tmp_path):
     run = Run(RECIPE, tmp_path, device=CPU)
     run.texts_sha256 = "before"
     run.save("last.pt")
@@ -307,7 +307,7 @@ def test_two_runs_do_not_share_a_folder(root, tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 1000])
-def test_a_damaged_checkpoint_is_named_on_resume(root, tmp_path, kept):
+def test_a_damaged_checkpoint_is_named_on_resume(tmp_path, kept):
     path = Run(RECIPE, tmp_path, device=CPU).save("last.pt")
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UsageError, match=r"last\.pt: not a fusecli checkpoint, or a damaged one"):
@@ -315,14 +315,14 @@ def test_a_damaged_checkpoint_is_named_on_resume(root, tmp_path, kept):
 
 
 @pytest.mark.parametrize("part", ["network", "optimizer"])
-def test_a_checkpoint_of_another_version_is_named_on_resume(root, tmp_path, part):
+def test_a_checkpoint_of_another_version_is_named_on_resume(tmp_path, part):
     path = Run(RECIPE, tmp_path, device=CPU).save("last.pt")
     torch.save({**torch.load(path, weights_only=True), "fusecli": "0.1", part: {}}, path)
     with pytest.raises(UsageError, match=r"last\.pt: fusecli 0\.1 made it of other parts"):
         Run(RECIPE, tmp_path, device=CPU).resume()
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(root, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     run = Run(RECIPE, tmp_path, device=CPU)
     before = run.save("last.pt").read_bytes()
 
@@ -336,7 +336,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(root, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_what_a_killed_save_left_is_removed(root, tmp_path, monkeypatch):
+def test_what_a_killed_save_left_is_removed(tmp_path, monkeypatch):
     run = Run(RECIPE, tmp_path, device=CPU)
     monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)  # as if there had been no time for it
     monkeypatch.setattr(Path, "write_bytes", lambda path, data: 1 / 0)
@@ -348,7 +348,7 @@ def test_what_a_killed_save_left_is_removed(root, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_looks_need_a_network_that_has_them(root, tmp_path):
+def test_looks_need_a_network_that_has_them(tmp_path):
     with pytest.raises(UsageError, match="looks = true"):
         Run(dataclasses.replace(RECIPE, looks=True), tmp_path, device=CPU)
 
@@ -626,7 +626,7 @@ def test_a_folder_that_cannot_be_is_told_before_training(root, tmp_path):
         session.train(RECIPE, root / "none", tmp_path / "out", device="cpu", quiet=True)
 
 
-def test_a_pair_without_a_score_is_left_out_of_it(root, tmp_path, caplog):
+def test_a_pair_without_a_score_is_left_out_of_it(root, caplog):
     pairs = load(root)["ir-vis"]
     black = torch.zeros_like(pairs.pairs[0].second)
     blind = dataclasses.replace(pairs, pairs=[*pairs.pairs, LumaPair("ir-vis/set/black", pairs.pairs[0].first, black)])
@@ -758,7 +758,7 @@ def test_a_teacher_that_sees_statistics_has_those_of_whole_scenes(root, tmp_path
     assert not torch.equal(batch.context, teacher.context(batch.first, batch.second))
 
 
-def test_a_distillation_is_taken_up_with_its_own_teacher_only(root, tmp_path):
+def test_a_distillation_is_taken_up_with_its_own_teacher_only(tmp_path):
     def run(seed: int, feature: float = 0.1) -> Run:
         result = Run(RECIPE, tmp_path, device=CPU)
         torch.manual_seed(seed)
@@ -986,7 +986,7 @@ def test_training_starts_from_other_weights(root, tmp_path):
     assert Run(recipe, tmp_path / "second", device=CPU).resume()
 
 
-def test_a_model_is_as_the_weights_that_it_starts_from(root, tmp_path):
+def test_a_model_is_as_the_weights_that_it_starts_from(tmp_path):
     made = dict(TINY, look=0.25, mend=True)
     start = tmp_path / "start.safetensors"
     checkpoint.save(start, Nano(**made), "nano", made, ["ir-vis"])
@@ -1164,7 +1164,7 @@ def test_the_loss_of_a_batch_with_looks_is_the_distance_from_its_target(root):
     assert torch.equal(batch.loss(batch.second), expected.mean())
 
 
-def test_batches_drawn_ahead_are_the_same(root, tmp_path):
+def test_batches_drawn_ahead_are_the_same(root):
     recipe = dataclasses.replace(RECIPE, looks=True, degrade=0.8)
     batches = Batches(recipe, load(root), network=Nano(look=0.15))
     ahead = list(batches.ahead(3, 8, CPU, workers=2))

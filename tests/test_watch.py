@@ -396,7 +396,7 @@ def test_what_changes_soon_after_it_was_fused_is_fused_again(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("option", [("--preview",), ("--steady",), ("--name", "{index}"), ("--pairs", "pairs.csv")])
-def test_options_that_need_all_pairs_are_refused(tmp_path, pairs, fusecli, option):
+def test_options_that_need_all_pairs_are_refused(pairs, fusecli, option):
     root = pairs(1)
     (root / "pairs.csv").write_text("ir,vis\n000.png,000.png\n")
     option = [root / one if one.endswith("csv") else one for one in option]
