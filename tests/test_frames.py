@@ -825,7 +825,7 @@ def test_reading_is_safe_from_many_threads(tmp_path):
     def work(paths):
         wrong.extend(path for path in paths for _ in range(5) if not np.array_equal(one(path).pixels, expected[path]))
 
-    threads = [threading.Thread(target=work, args=(list(expected)[start::4],)) for start in range(4)] * 1
+    threads = [threading.Thread(target=work, args=(list(expected)[start::4],)) for start in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

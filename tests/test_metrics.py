@@ -249,13 +249,16 @@ def test_all_black_result_has_values() -> None:
 
 
 @pytest.mark.parametrize(("protocol", "name"), [("tang", "VIF"), ("tang", "Qabf"), ("tang", "Nabf"), ("vifb", "Qcv")])
-def test_black_sources_give_a_reason_not_nan(protocol: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_black_sources_give_a_reason_not_nan(protocol: str, name: str) -> None:
     black = np.zeros((64, 64), np.uint8)
     with pytest.raises(metrics.MetricError, match=f"{name} .*has no value"):
         metrics.evaluate(protocol, black, black, _noise((64, 64)), [name])
+
+
+def test_a_value_that_is_not_finite_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TANG, "EN", lambda trio: np.nan)
     with pytest.raises(metrics.MetricError, match=r"EN \(tang\) is not finite"):
-        metrics.evaluate("tang", black, black, black, ["EN"])
+        metrics.evaluate("tang", *[_noise()] * 3, ["EN"])
 
 
 @pytest.mark.parametrize("protocol", ["tang", "standard", "vifb"])
