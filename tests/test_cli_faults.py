@@ -658,13 +658,6 @@ def test_names_that_shells_dislike(pairs, fusecli):
     assert len(contents(root / "out")) == 5
 
 
-def test_too_many_pixels_are_refused_before_decoding(pairs, fusecli):
-    root = pairs(1)
-    code, _, err = fusecli(*command(root, "--max-pixels", "100"))
-    assert code == 1
-    assert "000.png" in err
-
-
 def test_a_limit_of_the_environment_that_is_no_number_is_told_once(pairs, fusecli, monkeypatch):
     monkeypatch.setenv("FUSECLI_MAX_PIXELS", "many")
     code, _, err = fusecli(*command(pairs(2)))

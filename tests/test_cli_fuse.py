@@ -342,22 +342,6 @@ def test_models_lists_what_is_released(fusecli):
     assert all(said in out for said in ("nano for ir-vis", "0.15 by default", "tno", "VIF", score)), out
 
 
-def test_parts_of_a_batch_system_make_together_what_one_run_makes(pairs, fusecli):
-    root = pairs(7)
-    inputs = ("--ir", root / "ir", "--vis", root / "vis", "--report", root / "report.json")
-    assert fusecli("fuse", *inputs, "-o", root / "whole")[0] == 0
-    done = []
-    for part in range(3):
-        code, _, err = fusecli("fuse", *inputs, "-o", root / "parts", "--num-parts", 3, "--part-id", part)
-        assert code == 0, err
-        done += [pair["name"] for pair in json.loads((root / "report.json").read_text())["pairs"]]
-    assert sorted(done) == [f"{index:03d}" for index in range(7)]
-    for path in (root / "whole").iterdir():
-        assert (root / "parts" / path.name).read_bytes() == path.read_bytes()
-    assert fusecli("fuse", *inputs, "-o", root / "parts", "--num-parts", 3, "--part-id", 3)[0] == 2
-    assert fusecli("fuse", *inputs, "-o", root / "parts", "--num-parts", 3)[0] == 2
-
-
 def test_a_steady_sequence_keeps_its_exposure(tmp_path, fusecli):
     """What happens in one part of a frame does not change the rest of it: a lamp in every other frame, far away."""
     vis, ir = scene(0, (64, 320))

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -40,12 +41,12 @@ def test_the_union_of_parts_is_the_whole_run(tmp_path, fusecli):
     done = []
     for part in (2, 0, 3, 1):
         code, out, err = fusecli(
-            "fuse", *sides, "-o", tmp_path / "parts", "--num-parts", 4, "--part-id", part, "--json"
+            "fuse", *sides, "-o", tmp_path / "parts", "--num-parts", 4, "--part-id", part, "--report", "-"
         )
         assert code == 0, err
-        done.append(json.loads(out)["done"])
-    assert sum(done) == 7
-    assert max(done) < 7
+        done.append([pair["name"] for pair in json.loads(out)["pairs"] if pair["status"] == "done"])
+    assert sorted(chain(*done)) == list("0123456")
+    assert max(map(len, done)) < 7
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "parts", "--num-parts", 1, "--part-id", 0)
     assert code == 2
