@@ -4,9 +4,11 @@ import functools
 import io
 import logging
 import os
+import struct
 import subprocess
 import sys
 import time
+import zlib
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist already uses the cores
 
@@ -73,6 +75,10 @@ def put_pairs(
 def pairs(tmp_path) -> Callable[..., Path]:
     """`put_pairs` in tmp_path."""
     return functools.partial(put_pairs, tmp_path)
+
+
+def png_chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def command(root: Path, *more: object) -> list[object]:

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from conftest import command, contents, scene
+from conftest import command, contents, png_chunk, scene
 
 from fusecli.images import atomic, decode, intensity, tiff
 from fusecli.images.atomic import PARTIAL, by_turns, file_hash, replacing, sweep
@@ -152,13 +152,11 @@ def bomb(ending):
         )
         return buffer.getvalue()
 
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     packer = zlib.compressobj(1)
     rows = b"".join(packer.compress(bytes(60001 * 60)) for _ in range(10)) + packer.flush()
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*each) for each in chunks)
 
 
 def decoded_sizes(monkeypatch) -> list[int]:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tifffile
+from conftest import png_chunk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -305,11 +306,8 @@ def png(bits: int, colour: int, *, interlaced: bool) -> bytes:
             rows += bytes([rng.integers(5)]) + rng.bytes(size)
     head = struct.pack(">IIBBBBB", 13, 9, bits, colour, 0, 0, interlaced)
     chunks = [(b"IHDR", head), (b"PLTE", rng.bytes(3 << bits)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks
-        if name != b"PLTE" or colour == 3
-    )
+    wanted = (each for each in chunks if each[0] != b"PLTE" or colour == 3)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*each) for each in wanted)
 
 
 def test_a_panic_of_the_png_library_costs_one_file(tmp_path, monkeypatch):
@@ -781,8 +779,7 @@ def bomb(ending: str) -> bytes:
     """A small file that claims 30,000 × 30,000 pixels or, for WebP, 16,000 × 16,000."""
     data = ENCODED[ending]
     if ending == ".png":
-        header = struct.pack(">II", 30000, 30000) + data[24:29]
-        return patched(data, 16, header + struct.pack(">I", zlib.crc32(b"IHDR" + header)))
+        return patched(data, 8, png_chunk(b"IHDR", struct.pack(">II", 30000, 30000) + data[24:29]))
     if ending == ".jpg":
         return patched(data, data.index(b"\xff\xc0") + 5, struct.pack(">HH", 30000, 30000))
     if ending == ".webp":

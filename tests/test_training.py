@@ -1177,8 +1177,7 @@ def test_batches_drawn_ahead_are_the_same(root):
 
 
 def test_teacher_and_the_papers_student_learn_looks(root, tmp_path):
-    config = {"width": 4, "blocks": [1, 1, 1, 1], "refinement": 1, "head_dim": 4, "look": 0.15, "mend": True}
-    config |= {"channel_heads": [1, 1, 1, 1], "spatial_heads": [1, 1, 1, 1]}
+    config = {**TINY_TEACHER, "look": 0.15, "mend": True}
     recipe = dataclasses.replace(RECIPE, looks=True, patch=64, steps=4, lr=5e-3, architecture="paper", model=config)
     run = Run(recipe, tmp_path, device=CPU)
     batches = Batches(recipe, load(root), network=run.network)
