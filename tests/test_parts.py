@@ -12,6 +12,7 @@ import tifffile
 from conftest import command, contents, scene
 from hypothesis import given
 from hypothesis import strategies as st
+from phantom import SMALL, SMALL_HEAD
 
 from fusecli.stream.parts import Part
 
@@ -91,11 +92,9 @@ def test_a_part_replaces_no_input_of_another(pairs, fusecli):
 
 
 def test_volumes_come_in_parts_too(tmp_path, fusecli, average):
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
-    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
     for name in "abcd":
         for side in ("ct", "mri"):
-            phantom.nifti(tmp_path / side / f"{name}.nii", values, small)
+            phantom.nifti(tmp_path / side / f"{name}.nii", SMALL_HEAD, SMALL)
     base = ["fuse", "--ct", tmp_path / "ct", "--mri", tmp_path / "mri", "-m", average]
     assert fusecli(*base, "-o", tmp_path / "whole")[0] == 0
     for part in range(2):
