@@ -927,7 +927,7 @@ def test_teacher_reads_text_and_is_distilled_without_the_encoder(root, tmp_path,
     resumed.fit(Batches(recipe, load(root), texts=Texts.of(encode.open_encoder("minilm"), load(root))), {})
     assert resumed.text_table()["vectors"].keys() == state["text"]["vectors"].keys()
     teacher = checkpoint.load(str(tmp_path / "teacher" / "last.pt"), "ir-vis")
-    vectors = {key: vector.numpy() for key, vector in state["text"]["vectors"].items()}
+    vectors = encode.carried_vectors(state["text"])
     student = dataclasses.replace(recipe, architecture="nano", model=TINY)
     path = session.train(
         student, root, tmp_path / "student", device="cpu", teacher=teacher, text_vectors=vectors, quiet=True
