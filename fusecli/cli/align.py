@@ -73,7 +73,7 @@ def align(
     for pair in chosen:
         sides = zip(pair.files, ranges, strict=True)
         try:
-            visible, infrared = (luma(frames.read(path, intensity=range_)[0].pixels) for path, range_ in sides)
+            visible, infrared = (luma(frames.read(path, intensity=intensity)[0].pixels) for path, intensity in sides)
         except InputError as error:
             log.warning("left out: %s", error)
             continue
