@@ -1,6 +1,7 @@
 """What several test files share: folders of small pairs, sample frames, and the command line called in-process."""
 
 import functools
+import importlib
 import io
 import logging
 import os
@@ -134,6 +135,20 @@ def on_stdin(monkeypatch) -> Callable[[str], None]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(table.encode()), encoding="cp1252"))
 
     return put
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory) -> Path:
+    """A folder for all examples of a property, which hypothesis gives no ``tmp_path`` of their own."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="session")
+def head():
+    """sample_data/head.py, which makes the phantom."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SAMPLES)
+        return importlib.import_module("head")
 
 
 @pytest.fixture(scope="session")

@@ -66,11 +66,6 @@ def stored(path: Path) -> np.ndarray:
     return page
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
-    return tmp_path_factory.mktemp("frames")
-
-
 # Writing and reading back
 
 

@@ -1,6 +1,5 @@
 """What the released medical weights keep, region by region: of the phantom, and of validation slices if at hand."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,16 +18,6 @@ from fusecli.stream.work import EngineSpec
 MRI = SAMPLES / "mr" / "head.nii.gz"
 LEVEL = 1 / 255
 needs_slices = pytest.mark.skipif(not (SHARED / "data" / "val").is_dir(), reason="needs the validation slices")
-
-
-@pytest.fixture(scope="module")
-def head():
-    sys.path.insert(0, str(SAMPLES))
-    try:
-        import head
-    finally:
-        sys.path.remove(str(SAMPLES))
-    return head
 
 
 def fuse(fusecli, tmp_path: Path, kind: str, *more: str) -> tuple[np.ndarray, nib.Nifti1Image]:

@@ -435,11 +435,6 @@ def test_dots_per_centimetre(tmp_path, vis):
         assert copied(tmp_path / "a.jpg", tmp_path / f"b{ending}").info["dpi"] == pytest.approx((299.72,) * 2, abs=0.3)
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
-    return tmp_path_factory.mktemp("metadata")
-
-
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(ENDINGS), st.data())
 def test_no_damage_of_metadata_costs_the_picture(scratch, ending, data):

@@ -360,11 +360,6 @@ def test_csv_names_stay_in_the_output_folder(tmp_path, name):
     assert "inside the output folder" in refused("", "", pairs_csv=table)
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
-    return tmp_path_factory.mktemp("pairing")
-
-
 STEMS = st.sets(st.text("ab_.-1é ", min_size=1, max_size=4).filter(lambda stem: stem[0] != "."), max_size=8)
 
 

@@ -47,10 +47,7 @@ def test_the_generator_makes_the_same_pixels_again(name, monkeypatch):
     assert np.array_equal(infrared, cv2.imread(str(SAMPLES / "ir" / f"{name}.png"), -1))
 
 
-def test_the_phantom_is_made_again(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(SAMPLES))
-    import head
-
+def test_the_phantom_is_made_again(tmp_path, head):
     head.phantom(tmp_path)
     for path in (path for path in tmp_path.rglob("*") if path.is_file()):
         kept = SAMPLES / path.relative_to(tmp_path)
@@ -62,11 +59,8 @@ def test_the_phantom_is_made_again(tmp_path, monkeypatch):
             assert path.read_bytes() == kept.read_bytes()
 
 
-def test_the_phantom_fuses_across_formats_grids_and_angles(tmp_path, monkeypatch, fusecli):
+def test_the_phantom_fuses_across_formats_grids_and_angles(tmp_path, fusecli, head):
     """PET hot spots stay where they are in the patient and keep their colour; the PET's grid stays the result's."""
-    monkeypatch.syspath_prepend(str(SAMPLES))
-    import head
-
     mri = SAMPLES / "mr" / "head.nii.gz"
     code, _, err = fusecli("fuse", "--ct", SAMPLES / "ct", "--mri", mri, "-o", tmp_path / "ct")
     assert code == 0, err
