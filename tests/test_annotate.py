@@ -438,7 +438,7 @@ def test_replies_are_read_leniently(reply, expected):
     assert all(description.sentences[side].strip() for side in ("vis", "ir"))
 
 
-def test_medical_replies():
+def test_replies_about_scans_name_the_side_that_they_mention():
     reply = (
         "Event Type: Edge Preservation\nDescription: The CT skull border is soft.\n"
         "Event Type: Structure Consistency\nDescription: In the MR image, shading.\n"

@@ -122,7 +122,7 @@ def test_a_reader_that_has_seen_enough(arguments):
     pytest.skip("the reader was there until the end")
 
 
-def test_text_named_png(pairs, fusecli):
+def test_text_named_png_fails_its_pair_by_name(pairs, fusecli):
     root = pairs(1)
     (root / "vis" / "000.png").write_text("I am no picture")
     code, _, err = fusecli(*command(root))
@@ -131,7 +131,7 @@ def test_text_named_png(pairs, fusecli):
     assert "Traceback" not in err
 
 
-def test_empty_and_missing_folders(tmp_path, pairs, fusecli):
+def test_empty_and_missing_folders_are_named(tmp_path, pairs, fusecli):
     root = pairs(1)
     (tmp_path / "empty").mkdir()
     code, _, err = fusecli(*command(root, "--ir", tmp_path / "empty"))
@@ -259,7 +259,7 @@ def test_two_inputs_to_one_output(pairs, fusecli):
     assert "2 pairs" in err
 
 
-def test_unwritable_output(pairs, fusecli):
+def test_an_output_folder_that_is_a_file_is_refused(pairs, fusecli):
     root = pairs(1)
     (root / "out").write_text("a file where the folder should be")
     code, _, err = fusecli(*command(root))
@@ -649,7 +649,7 @@ def test_accents_pair_however_they_are_written(pairs, fusecli):
     assert list(contents(root / "out")) == [unicodedata.normalize("NFC", "Zürich") + ".png"]
 
 
-def test_names_that_shells_dislike(pairs, fusecli):
+def test_names_that_shells_dislike_are_fused(pairs, fusecli):
     root = pairs(1)
     for name in ("two words.png", "ünïcode — 夜.png", "new\nline.png", "'quote\".png"):
         for side in ("vis", "ir"):

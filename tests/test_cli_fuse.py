@@ -151,7 +151,7 @@ def test_pages_of_a_tiff_are_fused_one_by_one(tmp_path, fusecli):
     assert tifffile.imread(tmp_path / "o.tif").shape == (3, 48, 64)
 
 
-def test_report_json_and_preview(pairs, fusecli):
+def test_report_totals_and_preview_show_what_was_done(pairs, fusecli):
     root = pairs(3)
     report = root / "report.json"
     arguments = command(root, "--report", report, "--json", "--preview")
@@ -226,7 +226,7 @@ def test_recursive_mirrors_sub_folders(pairs, fusecli):
 @pytest.mark.parametrize(
     ("kind", "ending"), [("jpg", "jpg"), ("webp", "webp"), ("jpeg", "jpg"), ("JPG", "jpg"), ("tif", "tif")]
 )
-def test_names_patterns_and_formats(pairs, fusecli, kind, ending):
+def test_results_are_named_by_pattern_task_model_and_format(pairs, fusecli, kind, ending):
     root = pairs(1)
     (root / "ir" / "000.png").rename(root / "ir" / "000_IR.png")
     code, _, err = fusecli(*command(root, "--pair-by", "ir=*_IR", "--name", "{stem}_{task}_{model}", "--format", kind))
@@ -266,7 +266,7 @@ def test_resize_brings_one_side_to_the_other(tmp_path, fusecli):
     assert "--resize stretches 40×24 to 64×48" in err
 
 
-def test_color_gray(pairs, fusecli):
+def test_color_gray_gives_gray_results(pairs, fusecli):
     root = pairs(1)
     assert fusecli(*command(root, "--color", "gray"))[0] == 0
     assert read(root / "out" / "000.png").ndim == 2

@@ -99,7 +99,7 @@ def test_a_file_that_shrinks_does_not_end_the_process(tmp_path, kind):
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-def test_names_at_the_limit(pairs, fusecli):
+def test_names_at_the_limit_are_fused(pairs, fusecli):
     root = pairs(1, size=(24, 32))
     names = [
         "x" * 251 + ".png",
@@ -200,7 +200,7 @@ def test_the_limit_holds_for_what_settles_the_range_too(pairs, fusecli, monkeypa
     assert 0 < max(sizes) < 10_000
 
 
-def test_a_read_only_output(pairs, fusecli, tmp_path):
+def test_a_read_only_output_is_refused_unless_nothing_is_left_to_write(pairs, fusecli, tmp_path):
     root = pairs(1)
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -361,7 +361,7 @@ def test_a_system_without_locks_sweeps_what_is_a_day_old(tmp_path, monkeypatch, 
     assert os.listdir(tmp_path) == ["a.png"]
 
 
-def test_sigterm_while_it_starts(pairs):
+def test_sigterm_while_it_starts_leaves_nothing_half_written(pairs):
     root = pairs(30, size=(24, 32))
     for seconds in (0.3, 2.0):
         process = subprocess.Popen(

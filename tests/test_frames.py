@@ -142,7 +142,7 @@ def test_tiff_pages_that_go_round_in_a_circle_are_refused(tmp_path):
     assert "in a circle" in refused(path)
 
 
-def test_several_pages_of_different_size(tmp_path):
+def test_several_pages_of_different_size_come_back(tmp_path):
     pages = [picture(9, 7, dtype="uint16"), picture(4, 5, 3, dtype="uint16"), picture(9, 7, dtype="uint16", seed=1)]
     path = tmp_path / "stack.tif"
     frames.write(path, pages)
@@ -221,7 +221,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_a_file(tmp_path):
+def test_a_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "taken").write_text("x")
     with pytest.raises(OutputError, match="taken"):
         frames.write(tmp_path / "taken" / "a.png", [picture(4, 4)])
@@ -395,7 +395,7 @@ TIFFS = {
 
 @pytest.mark.parametrize("variant", TIFFS)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-def test_tiff_varieties(tmp_path, variant, dtype):
+def test_tiff_varieties_keep_every_value(tmp_path, variant, dtype):
     image = picture(37, 45, dtype=dtype)
     path = tmp_path / "a.tiff"
     tifffile.imwrite(path, image, **TIFFS[variant])
@@ -404,7 +404,7 @@ def test_tiff_varieties(tmp_path, variant, dtype):
     np.testing.assert_array_equal(found, image)
 
 
-def test_tiff_colour_varieties(tmp_path):
+def test_tiff_colour_varieties_keep_every_value(tmp_path):
     path, image = tmp_path / "a.tif", picture(20, 30, 3, dtype="uint16")
     tifffile.imwrite(path, np.moveaxis(image, -1, 0), photometric="rgb", planarconfig="separate")
     np.testing.assert_array_equal(stored(path), image)
@@ -511,7 +511,7 @@ def test_an_imagej_stack_in_one_page_is_not_taken_for_its_first_image(tmp_path):
     np.testing.assert_array_equal(stored(tmp_path / "a.tif"), stack[1])
 
 
-def test_float_with_gaps(tmp_path):
+def test_gaps_in_floats_are_black_and_infinities_the_ends(tmp_path):
     path = tmp_path / "a.tif"
     image = np.array([[np.nan, 250, 300], [np.inf, -np.inf, 350]], np.float32)
     tifffile.imwrite(path, image)
@@ -654,7 +654,7 @@ for name in ("planes", "alpha", "png", "zstd"):
     assert done.stderr == ""
 
 
-def test_sixteen_bit_colour(tmp_path):
+def test_sixteen_bit_colour_keeps_every_value(tmp_path):
     image = picture(20, 30, 3, dtype="uint16")
     assert cv2.imwrite(str(tmp_path / "a.png"), image[..., ::-1])
     frame = one(tmp_path / "a.png")

@@ -122,7 +122,7 @@ def test_more_black_around_a_head_changes_little(task, levels):
 
 @needs_slices
 @pytest.mark.parametrize("task", ["ct-mri", "pet-mri", "spect-mri"])
-def test_regions_of_validation_slices(task):
+def test_validation_slices_keep_black_hot_spots_colour_and_edges(task):
     engine = EngineSpec("nano", task, device="cpu").build()
     kind = task.partition("-")[0]
     for name, first, second in slices(task):

@@ -425,7 +425,7 @@ def test_all_in_a_tiff_lies_at_even_places(tmp_path):
         assert all(at % 2 == 0 for at in places)
 
 
-def test_dots_per_centimetre(tmp_path, vis):
+def test_dots_per_centimetre_become_dots_per_inch(tmp_path, vis):
     save(tmp_path / "a.jpg", vis, dpi=(118, 118))
     data = bytearray((tmp_path / "a.jpg").read_bytes())
     assert data[13] == 1

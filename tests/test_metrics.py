@@ -42,7 +42,7 @@ def _scene(height: int = 180, width: int = 200, seed: int = 0) -> np.ndarray:
 
 @needs_golden
 @pytest.mark.parametrize(("method", "name", "expected"), _golden("tang"))
-def test_tang_golden(method: str, name: str, expected: dict[str, float]) -> None:
+def test_tang_gives_the_golden_values(method: str, name: str, expected: dict[str, float]) -> None:
     values = metrics.evaluate(
         "tang", _rgb("vis", name), _rgb("ir", name), _rgb(method, name), [n.removesuffix("_std") for n in expected]
     )
@@ -52,7 +52,7 @@ def test_tang_golden(method: str, name: str, expected: dict[str, float]) -> None
 
 @needs_golden
 @pytest.mark.parametrize(("method", "name", "expected"), _golden("vifb"))
-def test_vifb_golden(method: str, name: str, expected: dict[str, float]) -> None:
+def test_vifb_gives_the_golden_values(method: str, name: str, expected: dict[str, float]) -> None:
     values = metrics.evaluate("vifb", _rgb("vis", name), _rgb("ir", name), _rgb(method, name))
     assert set(values) == set(expected)
     for metric, value in expected.items():

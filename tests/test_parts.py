@@ -111,7 +111,7 @@ def test_volumes_come_in_parts_too(tmp_path, fusecli, average):
         (["--num-parts", 4, "--part-id", 0, "--preview"], "--preview"),
     ],
 )
-def test_mistyped_parts(pairs, fusecli, options, reason):
+def test_mistyped_parts_are_refused(pairs, fusecli, options, reason):
     root = pairs(1)
     code, _, err = fusecli(*command(root, *options))
     assert code == 2

@@ -202,7 +202,7 @@ def test_student_costs_a_tenth_of_the_teacher():
 
 
 @pytest.mark.parametrize(("architecture", "extra"), [("teacher", {"text_dim": 6}), ("paper", {})])
-def test_written_and_read_back(architecture, extra, tmp_path):
+def test_weights_written_and_read_back_give_the_same_result(architecture, extra, tmp_path):
     config = json.loads(json.dumps({**SMALL, **extra}))
     network = perturb(checkpoint.build(architecture, config))
     checkpoint.save(tmp_path / "x.safetensors", network, architecture, config, ["ir-vis"])

@@ -85,7 +85,7 @@ def fuse(fusecli, average, tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".mov", ".avi"])
-def test_frames_times_and_pixels(clips, fuse, ending):
+def test_frames_keep_their_times_and_are_fused_with_their_partners(clips, fuse, ending):
     code, _, err = fuse("--report", clips / "report.json", output=f"out{ending}")
     assert code == 0, err
     times, frames = decoded(clips / f"out{ending}")
@@ -330,7 +330,7 @@ def test_an_avi_whose_camera_dropped_frames_is_whole(tmp_path, fuse):
     assert (code, "24 frames" in err) == (0, True), err
 
 
-def test_no_video_and_usage(clips, fuse, fusecli, pairs):
+def test_what_is_no_video_and_what_is_not_for_videos_is_told(clips, fuse, fusecli, pairs):
     (clips / "text.mp4").write_text("I am no video")
     code, _, err = fuse(ir="text.mp4")
     assert code == 1
@@ -353,7 +353,7 @@ def test_no_video_and_usage(clips, fuse, fusecli, pairs):
     assert "--raw 99999x99999: 9,999,800,001 pixels a frame are more than" in err
 
 
-def test_folders_of_clips(tmp_path, fuse):
+def test_folders_and_globs_of_clips_are_fused_one_by_one(tmp_path, fuse):
     for name in ("a", "b"):
         vis, ir = moving(3, seed=ord(name))
         (tmp_path / "vis").mkdir(exist_ok=True)
@@ -514,7 +514,7 @@ def test_a_reader_that_leaves_on_windows(monkeypatch):
         RawWriter(1).write(Fraction(0), np.zeros((2, 2), np.uint8))
 
 
-def test_raw_format():
+def test_the_format_of_raw_frames_is_size_samples_and_rate():
     assert RawFormat.parse("640x512") == RawFormat(640, 512, "gray", None)
     assert RawFormat.parse("640x512,gray16le,30000/1001") == RawFormat(640, 512, "gray16le", Fraction(30000, 1001))
     assert RawFormat.parse("64x48,9").rate == 9
