@@ -243,7 +243,7 @@ def read_volume(path: Path) -> None:
     first = None if typed.is_dir() else "0"
     pairs = volume_pairs.find((str(typed), str(typed)), task, volume=first, max_voxels=MAX_PIXELS) or []
     for pair in pairs:
-        for side in (pair.first, pair.second):
+        for side in pair.inputs:
             volume = side.read()
             shown_range(volume, side.side, None).apply(volume.voxels)
     volume_jobs.plan(pairs, path.parent.parent / "out", Naming())  # last, since it refuses one volume on both sides
@@ -447,7 +447,7 @@ def _in_zip(data: bytes, dice: random.Random) -> bytes:
 # Running -------------------------------------------------------------------------------------------------------------
 
 
-def case(target: Target, seeds: Seeds, number: int, seed: int) -> tuple[str, bytes, random.Random]:
+def case(seeds: Seeds, number: int, seed: int) -> tuple[str, bytes, random.Random]:
     """The damaged file of that number: the same in every run."""
     dice = random.Random(f"{seed}-{number}")
     name, data = dice.choice(seeds)
@@ -461,7 +461,7 @@ def _examine(target: Target, seeds: Seeds, number: int, seed: int, root: Path) -
     folder = root / "case"
     shutil.rmtree(root, ignore_errors=True)
     folder.mkdir(parents=True)
-    name, data, dice = case(target, seeds, number, seed)
+    name, data, dice = case(seeds, number, seed)
     path = folder / name
     if name.endswith(".dcm"):
         for other, content in seeds:
@@ -562,7 +562,7 @@ def run(files: int, seed: int, only: list[str], keep: Path | None = None, tell: 
                     found[f"{name}-{number}"] = reason
                     if keep:
                         keep.mkdir(parents=True, exist_ok=True)
-                        file, data, _ = case(target, seeds, number, seed)
+                        file, data, _ = case(seeds, number, seed)
                         (keep / f"{name}-{number}-{file}").write_bytes(data)
             if tell:
                 print(f"{name:10s} {count:6d} files  {time.monotonic() - began:6.1f} s  {reasons.total()} failures")

@@ -65,6 +65,10 @@ def head(where: Grid, mark: tuple[float, float, float] | None = None, size: floa
     return np.clip(body + 0.5 * np.exp(-(((radius - 0.9) / 0.05) ** 2)), 0, 1)
 
 
+SMALL = grid((12, 10, 4), (8, 8, 20))
+SMALL_HEAD = np.rint(head(SMALL) * 1000).astype(np.int16)  # for tests that look at names and counts, not at voxels
+
+
 def dicom_series(
     folder: Path, voxels: np.ndarray, where: Grid, modality: str = "CT", *, number: int = 1, **tags: object
 ) -> list[Path]:

@@ -131,7 +131,7 @@ def test_medical_pairs_get_medical_events(pairs, fusecli):
     assert ("noise suppression", "mri") in {(event.type, event.side) for event in description.events}
 
 
-def test_sixteen_bit_infrared_is_described_like_its_eight_bit_view(tmp_path, pairs, fusecli):
+def test_sixteen_bit_infrared_is_described_like_its_eight_bit_view(pairs, fusecli):
     root = pairs(4)
     assert fusecli(*measured(root))[0] == 0
     eight = load(root / "d.jsonl")
@@ -300,7 +300,7 @@ def test_a_busy_server_is_tried_again_with_longer_pauses(pairs, fusecli, pauses)
     assert len(load(root / "d.jsonl")) == 1
 
 
-def test_pairs_that_fail_are_left_for_the_next_run(pairs, fusecli, pauses):
+def test_pairs_that_fail_are_left_for_the_next_run(pairs, fusecli):
     root = pairs(4)
     replies = {2: "I see a nice street with cars and people, and a tree that stands beside the road, quite far away.",
                3: (500, b"oops")}  # fmt: skip
@@ -361,7 +361,7 @@ def test_no_server_no_json_and_silence_are_explained(pairs, fusecli, pauses):
 
 
 @pytest.mark.parametrize("content", [None, "", "<think>The first image is\nEvent Type: Noise"])
-def test_a_model_that_thinks_for_too_long_is_told(pairs, fusecli, pauses, content):
+def test_a_model_that_thinks_for_too_long_is_told(pairs, fusecli, content):
     reply = {"choices": [{"message": {"content": content}, "finish_reason": "length"}]}
     with FakeModel(lambda n, body: (200, reply)) as server:
         code, _, err = fusecli(*openai(pairs(1), server, "--retries", 0))
@@ -369,7 +369,7 @@ def test_a_model_that_thinks_for_too_long_is_told(pairs, fusecli, pauses, conten
     assert "came to no answer in 400 tokens" in err
 
 
-def test_odd_answers_cost_their_pairs_or_are_mended(pairs, fusecli, pauses):
+def test_odd_answers_cost_their_pairs_or_are_mended(pairs, fusecli):
     root = pairs(2)
     parts = {"choices": [{"message": {"content": [{"type": "text", "text": "Event"}]}, "finish_reason": "length"}]}
     with FakeModel(lambda n, body: (200, parts) if n == 1 else REPLY.replace("dark", "dark \ud83d")) as server:
@@ -381,7 +381,7 @@ def test_odd_answers_cost_their_pairs_or_are_mended(pairs, fusecli, pauses):
     assert described.sentences["vis"] == "The visible image is severely dark ?."  # half an emoji
 
 
-def test_overwriting_begins_only_with_the_first_answer(pairs, fusecli, pauses):
+def test_overwriting_begins_only_with_the_first_answer(pairs, fusecli):
     root = pairs(1)
     assert fusecli(*measured(root))[0] == 0
     before = (root / "d.jsonl").read_bytes()
@@ -438,7 +438,7 @@ def test_replies_are_read_leniently(reply, expected):
     assert all(description.sentences[side].strip() for side in ("vis", "ir"))
 
 
-def test_medical_replies():
+def test_replies_about_scans_name_the_side_that_they_mention():
     reply = (
         "Event Type: Edge Preservation\nDescription: The CT skull border is soft.\n"
         "Event Type: Structure Consistency\nDescription: In the MR image, shading.\n"

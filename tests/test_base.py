@@ -1,11 +1,11 @@
 import dataclasses
-from pathlib import Path
 
 import cv2
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import SAMPLES
 
 from fusecli import registry
 from fusecli.errors import UsageError
@@ -18,7 +18,6 @@ from fusecli.training.data import LumaPair, PairSet
 from fusecli.training.loop import Run
 from fusecli.training.recipe import Recipe
 
-SAMPLES = Path(__file__).parents[1] / "sample_data"
 CPU = torch.device("cpu")
 TINY_NANO = {"fine": 4, "middle": 4, "coarse": 4, "steer": 8, "look": 0.15}
 TINY = {"widths": [8, 8, 8], "blocks": [1, 1, 1], "steer": 8}
@@ -130,7 +129,7 @@ def test_it_learns_to_make_of_damaged_sources_what_nano_makes_of_clean_ones(rele
     assert again.look == 0.15
 
 
-def test_it_starts_from_a_nano_or_a_base(released, data, tmp_path):
+def test_it_starts_from_a_nano_or_a_base(released, tmp_path):
     with pytest.raises(UsageError, match="base starts from a nano; add init = nano"):
         Run(RECIPE, tmp_path / "none", device=CPU)
     run = Run(dataclasses.replace(RECIPE, init=released), tmp_path / "first", device=CPU)
@@ -147,7 +146,7 @@ def test_it_starts_from_a_nano_or_a_base(released, data, tmp_path):
         )
 
 
-def test_gradients_reach_all_but_nano(base):
+def test_gradients_reach_all_but_nano():
     network = perturbed(Base(TINY_NANO, **TINY)).train()
     network(*torch.rand(2, 2, 1, 24, 40)).square().sum().backward()
     silent = {name for name, item in network.named_parameters() if item.grad is None or not item.grad.abs().max() > 0}

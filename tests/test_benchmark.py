@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHARED
 from rich.console import Console
 
 from fusecli import metrics, registry
@@ -29,7 +30,6 @@ from fusecli.images.opencv import cv2
 from fusecli.images.pair import Pair
 from fusecli.training.degrade import degrade_pair
 
-SHARED = Path(os.environ.get("FUSECLI_SHARED", Path(__file__).parents[1].parent / "shared"))
 NAMES = ("a", "b", "c", "d")
 QUICK = ["--no-speed", "--no-html", "--quiet"]
 
@@ -113,7 +113,7 @@ def test_json_has_the_documented_shape(data: Path) -> None:
         assert table["methods"]["maximum"]["values"][name][1] == pytest.approx(value)
 
 
-def test_files_of_every_kind(data: Path) -> None:
+def test_csv_latex_and_markdown_hold_every_method_and_metric(data: Path) -> None:
     options = ("--csv", "out/a.csv", "--latex", "a.tex", "--markdown", "a.md")
     assert _run("--dataset", "tno", "--methods", "average,wavelet", "--metrics", "en,VIF", *options, *QUICK) == 0
     with Path("out/a.csv").open(newline="", encoding="utf-8") as file:
@@ -472,7 +472,9 @@ def test_pairs_of_unequal_size_are_named(data: Path, capsys: pytest.CaptureFixtu
         ((), "nothing to measure on"),
     ],
 )
-def test_usage_errors(options: tuple[str, ...], expected: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_makes_no_sense_is_a_usage_error(
+    options: tuple[str, ...], expected: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert _run(*options, *QUICK) == 2
     assert expected in capsys.readouterr().err
 
@@ -821,7 +823,7 @@ def test_compare_shows_what_moved_and_gates(data: Path, capsys: pytest.CaptureFi
     assert "is above" in capsys.readouterr().err
 
 
-def test_gate_of_a_run(data: Path) -> None:
+def test_a_mean_below_the_gate_fails_the_run(data: Path) -> None:
     assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--fail-below", "SSIM=0.1") == 0
     assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--fail-below", "SSIM=1.99") == 1
     assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--fail-below", "ssim=1.99") == 1

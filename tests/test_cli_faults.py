@@ -8,30 +8,21 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import unicodedata
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from conftest import scene
+from conftest import command, contents, scene, wait_for_results
 
 from fusecli.images import decode, intensity
 from fusecli.stream import run
 
 
-def command(root, *more):
-    return ["fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", *more]
-
-
 def launch(root, *more, **options):
     arguments = [str(argument) for argument in command(root, *more)]
     return subprocess.Popen([sys.executable, "-m", "fusecli", *arguments], stderr=subprocess.PIPE, text=True, **options)
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_missing_partner_is_listed(pairs, fusecli):
@@ -131,7 +122,7 @@ def test_a_reader_that_has_seen_enough(arguments):
     pytest.skip("the reader was there until the end")
 
 
-def test_text_named_png(pairs, fusecli):
+def test_text_named_png_fails_its_pair_by_name(pairs, fusecli):
     root = pairs(1)
     (root / "vis" / "000.png").write_text("I am no picture")
     code, _, err = fusecli(*command(root))
@@ -140,13 +131,13 @@ def test_text_named_png(pairs, fusecli):
     assert "Traceback" not in err
 
 
-def test_empty_and_missing_folders(tmp_path, pairs, fusecli):
+def test_empty_and_missing_folders_are_named(tmp_path, pairs, fusecli):
     root = pairs(1)
     (tmp_path / "empty").mkdir()
-    code, _, err = fusecli("fuse", "--ir", tmp_path / "empty", "--vis", root / "vis", "-o", root / "out")
+    code, _, err = fusecli(*command(root, "--ir", tmp_path / "empty"))
     assert code == 2
     assert "the folder is empty" in err
-    code, _, err = fusecli("fuse", "--ir", tmp_path / "nowhere", "--vis", root / "vis", "-o", root / "out")
+    code, _, err = fusecli(*command(root, "--ir", tmp_path / "nowhere"))
     assert code == 2
     assert "nowhere: no such file or folder" in err
 
@@ -203,7 +194,7 @@ def test_partners_of_the_first_frames_may_come_until_the_next_run(pairs, fusecli
 def test_output_in_an_input_folder_is_refused(pairs, fusecli, where, said):
     root = pairs(2)
     before = contents(root)
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / where, "--overwrite")
+    code, _, err = fusecli(*command(root, "-o", root / where, "--overwrite"))
     assert code == 2
     assert said in err
     assert contents(root) == before
@@ -225,7 +216,7 @@ def test_output_in_an_input_folder_by_another_spelling_is_refused(pairs, fusecli
     root = pairs(1)
     (root / "VIS").symlink_to(root / "vis")
     monkeypatch.setattr("pathlib.Path.resolve", Path.absolute)  # which there does not tell either
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "VIS" / "new")
+    code, _, err = fusecli(*command(root, "-o", root / "VIS" / "new"))
     assert code == 2
     assert "lies in the input folder" in err
 
@@ -268,7 +259,7 @@ def test_two_inputs_to_one_output(pairs, fusecli):
     assert "2 pairs" in err
 
 
-def test_unwritable_output(pairs, fusecli):
+def test_an_output_folder_that_is_a_file_is_refused(pairs, fusecli):
     root = pairs(1)
     (root / "out").write_text("a file where the folder should be")
     code, _, err = fusecli(*command(root))
@@ -352,9 +343,7 @@ def whole(many_pairs, tmp_path_factory):
 def test_interrupted_and_resumed_gives_the_same_bytes(many_pairs, whole, tmp_path, fusecli, number, code):
     report, out = tmp_path / "report.json", tmp_path / "out"
     process = launch(many_pairs, "-o", out, "--report", report)
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit and len(list(out.glob("*.png"))) < 5:
-        time.sleep(0.01)
+    wait_for_results(process, out, 5)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     begun = contents(out)
@@ -376,9 +365,7 @@ def test_a_run_under_nohup_outlives_its_terminal(many_pairs, whole, tmp_path):
         process = launch(many_pairs, "-o", out)
     finally:
         signal.signal(signal.SIGHUP, before)
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit and not list(out.glob("*.png")):
-        time.sleep(0.01)
+    wait_for_results(process, out)
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=60)
     assert (process.returncode, contents(out)) == (0, whole)
@@ -387,10 +374,8 @@ def test_a_run_under_nohup_outlives_its_terminal(many_pairs, whole, tmp_path):
 def test_killed_and_resumed_gives_the_same_bytes(many_pairs, whole, tmp_path, fusecli):
     out = tmp_path / "out"
     process = launch(many_pairs, "-o", out)
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit and not list(out.glob("*.png")):
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    wait_for_results(process, out)
+    process.kill()
     process.wait()
     assert fusecli(*command(many_pairs, "-o", out, "--skip-existing"))[0] == 0
     assert contents(out) == whole  # no temporary file is left either
@@ -664,20 +649,13 @@ def test_accents_pair_however_they_are_written(pairs, fusecli):
     assert list(contents(root / "out")) == [unicodedata.normalize("NFC", "Zürich") + ".png"]
 
 
-def test_names_that_shells_dislike(pairs, fusecli):
+def test_names_that_shells_dislike_are_fused(pairs, fusecli):
     root = pairs(1)
     for name in ("two words.png", "ünïcode — 夜.png", "new\nline.png", "'quote\".png"):
         for side in ("vis", "ir"):
             shutil.copy(root / side / "000.png", root / side / name)
     assert fusecli(*command(root))[0] == 0
     assert len(contents(root / "out")) == 5
-
-
-def test_too_many_pixels_are_refused_before_decoding(pairs, fusecli):
-    root = pairs(1)
-    code, _, err = fusecli(*command(root, "--max-pixels", "100"))
-    assert code == 1
-    assert "000.png" in err
 
 
 def test_a_limit_of_the_environment_that_is_no_number_is_told_once(pairs, fusecli, monkeypatch):

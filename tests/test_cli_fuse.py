@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from conftest import scene
+from conftest import command, scene
 
 from fusecli.cli.fuse import Fuse, fuse
 from fusecli.images.preview import contact_sheet, row
@@ -81,7 +81,7 @@ def test_every_option_of_fuse_stands_under_one_heading():
 
 def test_switches_have_opposites_all_the_same(pairs, fusecli):
     root = pairs(1)
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--no-overwrite")
+    code, _, err = fusecli(*command(root, "--no-overwrite"))
     assert code == 0, err
 
 
@@ -96,7 +96,7 @@ def test_a_bar_takes_no_lock_between_processes():
 
 def test_a_folder_is_fused_with_size_colour_and_names_kept(pairs, fusecli):
     root = pairs(4)
-    code, out, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
+    code, out, err = fusecli(*command(root))
     assert (code, out) == (0, "")
     assert "4 done" in err
     for index in range(4):
@@ -114,7 +114,7 @@ def test_gray_stays_gray_and_odd_and_mixed_sizes_are_fine(pairs, fusecli):
     root = pairs(2, size=(33, 57), color=False)
     for side, image in zip(("vis", "ir"), scene(9, (20, 81), color=False), strict=True):
         cv2.imwrite(str(root / side / "zz.png"), image)
-    assert fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")[0] == 0
+    assert fusecli(*command(root))[0] == 0
     assert read(root / "out" / "001.png").shape == (33, 57)
     assert read(root / "out" / "zz.png").shape == (20, 81)
 
@@ -151,23 +151,12 @@ def test_pages_of_a_tiff_are_fused_one_by_one(tmp_path, fusecli):
     assert tifffile.imread(tmp_path / "o.tif").shape == (3, 48, 64)
 
 
-def test_report_json_and_preview(pairs, fusecli):
+def test_report_totals_and_preview_show_what_was_done(pairs, fusecli):
     root = pairs(3)
     report = root / "report.json"
-    arguments = [
-        "--ir",
-        root / "ir",
-        "--vis",
-        root / "vis",
-        "-o",
-        root / "out",
-        "--report",
-        report,
-        "--json",
-        "--preview",
-    ]
+    arguments = command(root, "--report", report, "--json", "--preview")
     before = datetime.now(timezone.utc)
-    code, out, _ = fusecli("fuse", *arguments)
+    code, out, _ = fusecli(*arguments)
     assert code == 0
     assert json.loads(out)["done"] == 3
     account = json.loads(report.read_text())
@@ -180,7 +169,7 @@ def test_report_json_and_preview(pairs, fusecli):
     sheet = root / "out" / "preview.png"
     assert read(sheet).shape[1] > 3 * 300
     sheet.unlink()
-    code, _, err = fusecli("fuse", *arguments, "--skip-existing")
+    code, _, err = fusecli(*arguments, "--skip-existing")
     assert code == 0
     assert f"--preview: nothing was fused now, so {sheet} was not written" in err
     assert re.search(r"3 skipped in [\d.]+ s\n", err)
@@ -203,13 +192,13 @@ def test_contact_sheets_show_every_sample_type_alike(tmp_path):
 def test_seconds_are_right_where_the_clock_is_set_back(pairs, fusecli, monkeypatch):
     root, clock = pairs(1), itertools.count(2e9, -1000)
     monkeypatch.setattr(time, "time", lambda: next(clock))
-    totals = json.loads(fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--json")[1])
+    totals = json.loads(fusecli(*command(root, "--json"))[1])
     assert totals["pairs_per_second"] > 0
 
 
 def test_existing_results_are_refused_skipped_or_replaced(pairs, fusecli):
     root = pairs(3)
-    arguments = ["fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out"]
+    arguments = command(root)
     assert fusecli(*arguments)[0] == 0
     first = root / "out" / "000.png"
     whole = first.read_bytes()
@@ -230,20 +219,17 @@ def test_recursive_mirrors_sub_folders(pairs, fusecli):
     for side in ("vis", "ir"):
         (root / side / "night").mkdir()
         (root / side / "000.png").rename(root / side / "night" / "a b.png")
-    assert fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "-r")[0] == 0
+    assert fusecli(*command(root, "-r"))[0] == 0
     assert (root / "out" / "night" / "a b.png").is_file()
 
 
 @pytest.mark.parametrize(
     ("kind", "ending"), [("jpg", "jpg"), ("webp", "webp"), ("jpeg", "jpg"), ("JPG", "jpg"), ("tif", "tif")]
 )
-def test_names_patterns_and_formats(pairs, fusecli, kind, ending):
+def test_results_are_named_by_pattern_task_model_and_format(pairs, fusecli, kind, ending):
     root = pairs(1)
     (root / "ir" / "000.png").rename(root / "ir" / "000_IR.png")
-    code, _, err = fusecli(
-        *("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out"),
-        *("--pair-by", "ir=*_IR", "--name", "{stem}_{task}_{model}", "--format", kind),
-    )
+    code, _, err = fusecli(*command(root, "--pair-by", "ir=*_IR", "--name", "{stem}_{task}_{model}", "--format", kind))
     assert code == 0, err
     assert (root / "out" / f"000_ir-vis_nano.{ending}").is_file()
     assert fusecli("fuse", "--ir", "x", "--vis", "y", "-o", "z", "--name", "{nonsense}")[0] == 2
@@ -280,15 +266,15 @@ def test_resize_brings_one_side_to_the_other(tmp_path, fusecli):
     assert "--resize stretches 40×24 to 64×48" in err
 
 
-def test_color_gray(pairs, fusecli):
+def test_color_gray_gives_gray_results(pairs, fusecli):
     root = pairs(1)
-    assert fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--color", "gray")[0] == 0
+    assert fusecli(*command(root, "--color", "gray"))[0] == 0
     assert read(root / "out" / "000.png").ndim == 2
 
 
 def test_log_format_json_is_json(pairs, fusecli):
     root = pairs(1)
-    _, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--log-format", "json")
+    _, _, err = fusecli(*command(root, "--log-format", "json"))
     lines = [json.loads(line) for line in err.splitlines()]
     assert any("1 done" in line["message"] for line in lines)
 
@@ -305,10 +291,9 @@ def test_log_format_json_is_json_in_every_encoding(pairs, fusecli, monkeypatch, 
     for side in ("ir", "vis"):
         (root / side / "000.png").rename(root / side / "🌃.png")
     (root / "ir" / "🌃.png").write_text("é × …")
-    command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--log-format", "json")
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, encoding, errors="backslashreplace"))
-    fusecli(*command)
+    fusecli(*command(root, "--log-format", "json"))
     sys.stderr.flush()
     messages = [json.loads(line.decode("utf-8"))["message"] for line in written.getvalue().splitlines()]
     assert any("🌃.png: not an image" in message for message in messages)
@@ -317,17 +302,17 @@ def test_log_format_json_is_json_in_every_encoding(pairs, fusecli, monkeypatch, 
 def test_log_format_json_shows_no_bar_on_a_terminal(pairs, fusecli, monkeypatch):
     root = pairs(1)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--overwrite")
-    assert "1/1" in fusecli(*command)[2]
-    assert all(json.loads(line) for line in fusecli(*command, "--log-format", "json")[2].splitlines())
+    assert "1/1" in fusecli(*command(root))[2]
+    err = fusecli(*command(root, "--overwrite", "--log-format", "json"))[2]
+    assert all(json.loads(line) for line in err.splitlines())
 
 
 def test_the_look_is_a_word_or_a_number(pairs, fusecli, average):
     root = pairs(1)
-    command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "--overwrite", "-o", root / "out")
+    arguments = command(root, "--overwrite")
 
     def with_look(*look: str) -> bytes:
-        code, _, err = fusecli(*command, *look)
+        code, _, err = fusecli(*arguments, *look)
         assert code == 0, err
         return (root / "out" / "000.png").read_bytes()
 
@@ -335,10 +320,10 @@ def test_the_look_is_a_word_or_a_number(pairs, fusecli, average):
     assert len({thermal, natural, usual}) == 3
     assert [with_look("--look", number) for number in ("0", "1.0", "0.15")] == [thermal, natural, usual]
     for look in ("warm", "-0.1", "1.5", "nan"):
-        code, _, err = fusecli(*command, "--look", look)
+        code, _, err = fusecli(*arguments, "--look", look)
         assert code == 2
         assert f"--look {look}: write thermal, natural or a number from 0 to 1" in err
-    code, _, err = fusecli(*command, "--look", "0", "-m", average)
+    code, _, err = fusecli(*arguments, "--look", "0", "-m", average)
     assert code == 2
     assert "was trained for one look only" in err
 
@@ -355,22 +340,6 @@ def test_models_lists_what_is_released(fusecli):
     assert code == 0
     score = f"{cards['nano-ir-vis']['scores']['tno']['VIF']:.3f}"
     assert all(said in out for said in ("nano for ir-vis", "0.15 by default", "tno", "VIF", score)), out
-
-
-def test_parts_of_a_batch_system_make_together_what_one_run_makes(pairs, fusecli):
-    root = pairs(7)
-    inputs = ("--ir", root / "ir", "--vis", root / "vis", "--report", root / "report.json")
-    assert fusecli("fuse", *inputs, "-o", root / "whole")[0] == 0
-    done = []
-    for part in range(3):
-        code, _, err = fusecli("fuse", *inputs, "-o", root / "parts", "--num-parts", 3, "--part-id", part)
-        assert code == 0, err
-        done += [pair["name"] for pair in json.loads((root / "report.json").read_text())["pairs"]]
-    assert sorted(done) == [f"{index:03d}" for index in range(7)]
-    for path in (root / "whole").iterdir():
-        assert (root / "parts" / path.name).read_bytes() == path.read_bytes()
-    assert fusecli("fuse", *inputs, "-o", root / "parts", "--num-parts", 3, "--part-id", 3)[0] == 2
-    assert fusecli("fuse", *inputs, "-o", root / "parts", "--num-parts", 3)[0] == 2
 
 
 def test_a_steady_sequence_keeps_its_exposure(tmp_path, fusecli):
@@ -396,7 +365,7 @@ def test_a_damaged_pair_costs_itself_in_a_steady_sequence_too(pairs, fusecli):
     root = pairs(3)
     damaged = root / "ir" / "001.png"
     damaged.write_bytes(damaged.read_bytes()[:200])
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--steady")
+    code, _, err = fusecli(*command(root, "--steady"))
     assert code == 8
     assert "001.png" in err
     assert sorted(path.name for path in (root / "out").iterdir()) == ["000.png", "002.png"]
@@ -411,7 +380,7 @@ def test_a_pair_without_memory_for_it_costs_itself_in_a_steady_sequence(pairs, f
             raise found
 
     monkeypatch.setattr("fusecli.stream.engine.Engine.context", look)
-    assert fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--steady")[0] == 0
+    assert fusecli(*command(root, "--steady"))[0] == 0
 
 
 def test_memory_that_is_short_before_the_first_pair_is_told(pairs, fusecli, monkeypatch):
@@ -421,7 +390,7 @@ def test_memory_that_is_short_before_the_first_pair_is_told(pairs, fusecli, monk
         raise MemoryError("Unable to allocate 8 GiB")
 
     monkeypatch.setattr("fusecli.images.intensity._sample", short)
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
+    code, _, err = fusecli(*command(root))
     assert (code, err) == (1, "fusecli: out of memory (Unable to allocate 8 GiB)\n")
 
 
@@ -431,7 +400,7 @@ def test_threads_that_may_not_be_started_are_told(pairs, fusecli, monkeypatch):
 
     root = pairs(2)
     monkeypatch.setattr(threading.Thread, "start", start)
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
+    code, _, err = fusecli(*command(root))
     assert (code, err) == (
         1,
         "fusecli: no more threads may be started here (ulimit -u, or the container's limit of processes)\n",
@@ -441,9 +410,8 @@ def test_threads_that_may_not_be_started_are_told(pairs, fusecli, monkeypatch):
 def test_a_log_shows_that_a_long_run_goes_on(pairs, fusecli, monkeypatch):
     root = pairs(3)
     monkeypatch.setattr("fusecli.cli.fuse.TELL_SECONDS", -1)
-    command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--overwrite")
-    assert "fusecli: 2 of 3\n" in fusecli(*command)[2]
-    assert not fusecli(*command, "--quiet")[2]
+    assert "fusecli: 2 of 3\n" in fusecli(*command(root))[2]
+    assert not fusecli(*command(root, "--overwrite", "--quiet"))[2]
 
 
 def test_a_model_that_is_not_there_is_told_before_frames_are_looked_at(pairs, fusecli, monkeypatch):
@@ -453,9 +421,8 @@ def test_a_model_that_is_not_there_is_told_before_frames_are_looked_at(pairs, fu
         raise AssertionError
 
     monkeypatch.setattr("fusecli.images.intensity.pair_ranges", looked_at)
-    sides = ("--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
     for options, said in ((("-m", "nope"), "no model 'nope'"), (("-d", "cuda:9"), "--device cuda:9")):
-        code, _, err = fusecli("fuse", *sides, *options)
+        code, _, err = fusecli(*command(root, *options))
         assert code == 2
         assert said in err
 
@@ -471,14 +438,13 @@ def test_a_file_beside_the_result_is_not_the_result_however_it_is_spelled(pairs,
 
 def test_a_report_replaces_nothing_that_the_run_reads(pairs, fusecli, average):
     root = pairs(1)
-    sides = ("--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
     (root / "pairs.csv").write_text("vis,ir\n000.png,000.png\n")
     (root / "rig.json").write_text('{"scale": 1, "shift": [0, 0]}')
     model = root / "mine.safetensors"
     model.write_bytes(average.read_bytes())
     for option, path in (("--pairs", root / "pairs.csv"), ("--align", root / "rig.json"), ("-m", model)):
         before = path.read_bytes()
-        code, _, err = fusecli("fuse", *sides, option, path, "--report", path)
+        code, _, err = fusecli(*command(root, option, path, "--report", path))
         assert code == 2, err
         assert f"--report {path}: this is an input" in err
         assert path.read_bytes() == before
@@ -489,7 +455,7 @@ def test_what_was_fused_counts_where_its_totals_cannot_be_written(pairs, fusecli
     root = pairs(2)
     full = open("/dev/full", "w")  # noqa: SIM115 - closing it would fail
     monkeypatch.setattr(sys, "stdout", full)
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--json")
+    code, _, err = fusecli(*command(root, "--json"))
     assert code == 8
     assert "standard output: cannot be written: No space left on device" in err
     assert "2 done" in err
@@ -498,8 +464,7 @@ def test_what_was_fused_counts_where_its_totals_cannot_be_written(pairs, fusecli
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
 def test_a_report_that_cannot_be_written_counts_where_other_things_are_written(pairs, fusecli):
     root = pairs(1)
-    command = ("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--report", "/dev/full")
-    code, out, err = fusecli(*command, "--json", "--preview")
+    code, out, err = fusecli(*command(root, "--report", "/dev/full", "--json", "--preview"))
     assert (code, json.loads(out)["done"]) == (8, 1)
     assert "/dev/full: cannot be written: No space left on device" in err
     assert "1 done" in err
@@ -509,18 +474,17 @@ def test_a_report_that_cannot_be_written_counts_where_other_things_are_written(p
 def test_a_dash_is_a_stream(pairs, fusecli, monkeypatch, tmp_path):
     root = pairs(1)
     monkeypatch.chdir(tmp_path)
-    arguments = [sys.executable, "-m", "fusecli", "fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", "out"]
     table = "vis,ir,name\n000.png,000.png,one\n"
-    command = [*map(str, arguments), "--pairs", "-", "--report", "-"]
+    typed = [sys.executable, "-m", "fusecli", *map(str, command(root, "--pairs", "-", "--report", "-"))]
     log = tmp_path / "log"
     log.write_text("before\n")
     with log.open("a") as file:  # as the shell's >> does
-        subprocess.run(command, input=table, stdout=file, text=True, check=True)
+        subprocess.run(typed, input=table, stdout=file, text=True, check=True)
     before, report = log.read_text().split("\n", 1)
     assert before == "before"
     assert [pair["name"] for pair in json.loads(report)["pairs"]] == ["one"]
     assert not (tmp_path / "-").exists()
-    code, _, err = fusecli(*arguments[3:], "--report", "-", "--json")
+    code, _, err = fusecli(*command(root, "--report", "-", "--json"))
     assert code == 2
     assert "--report - and --json would both write to stdout" in err
 
@@ -556,9 +520,8 @@ def test_the_home_folder_is_found_where_the_shell_has_not_expanded_it(pairs, fus
 def test_pairs_from_stdin_lie_in_the_current_folder(pairs, fusecli, monkeypatch, on_stdin):
     root = pairs(1)
     monkeypatch.chdir(root)
-    sides = ("--ir", root / "ir", "--vis", root / "vis", "-o", root / "out")
     for table, expected in (("vis/000.png,ir/000.png", 0), ("vis/000.png,ir/009.png", 2)):
         on_stdin(f"vis,ir\n{table}\n")
-        code, _, err = fusecli("fuse", *sides, "--pairs", "-")
+        code, _, err = fusecli(*command(root, "--pairs", "-"))
         assert code == expected, err
     assert "line 2: ir/009.png" in err

@@ -8,6 +8,7 @@ import numpy as np
 import phantom
 import pydicom
 import pytest
+from phantom import SMALL, SMALL_HEAD
 
 from fusecli.images import colormap, dicom, dicom_series, nifti
 
@@ -361,10 +362,8 @@ def test_the_same_input_gives_the_same_bytes(heads, fusecli, average):
 
 
 def test_the_result_of_a_file_named_by_its_uid_keeps_the_whole_name(tmp_path, fusecli, average):
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
-    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
-    mri = phantom.nifti(tmp_path / "mri.nii.gz", values, small)
-    for index, path in enumerate(phantom.dicom_series(tmp_path / "ct", values + 1024, small)[1:3]):
+    mri = phantom.nifti(tmp_path / "mri.nii.gz", SMALL_HEAD, SMALL)
+    for index, path in enumerate(phantom.dicom_series(tmp_path / "ct", SMALL_HEAD + 1024, SMALL)[1:3]):
         ct = path.rename(path.with_name(f"1.2.840.{index}"))
         code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", tmp_path / "out", "-m", average)
         assert code == 0, err
@@ -480,11 +479,9 @@ def test_slices_as_pictures_are_upright_whatever_the_plane(tmp_path, fusecli, av
 
 
 def test_a_cohort_of_folders_is_mirrored(tmp_path, fusecli, average):
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
     for patient in ("p1", "p2"):
-        values = phantom.head(small) * 1000
-        phantom.dicom_series(tmp_path / "ct" / patient / "thin", (values / 10 + 1024).astype(np.int16), small)
-        phantom.dicom_series(tmp_path / "mr" / patient / "thin", values.astype(np.int16), small, "MR", number=2)
+        phantom.dicom_series(tmp_path / "ct" / patient / "thin", SMALL_HEAD // 10 + 1024, SMALL)
+        phantom.dicom_series(tmp_path / "mr" / patient / "thin", SMALL_HEAD, SMALL, "MR", number=2)
     (tmp_path / "ct" / "p2" / "thin" / "IM0000.dcm").write_bytes(b"damaged")
     arguments = ("fuse", "--ct", tmp_path / "ct", "--mri", tmp_path / "mr", "-o", tmp_path / "out", "-m", average)
     code, _, err = fusecli(*arguments, "-r")
@@ -496,13 +493,11 @@ def test_a_cohort_of_folders_is_mirrored(tmp_path, fusecli, average):
 
 
 def test_a_glob_of_folders_is_a_cohort_named_by_its_wildcards(tmp_path, fusecli, average):
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
-    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
     for patient in ("p1", "p2"):
-        phantom.dicom_series(tmp_path / "dicom" / patient / "CT", values + 1024, small)
-        phantom.dicom_series(tmp_path / "dicom" / patient / "MR" / "T1", values, small, "MR", number=2)
+        phantom.dicom_series(tmp_path / "dicom" / patient / "CT", SMALL_HEAD + 1024, SMALL)
+        phantom.dicom_series(tmp_path / "dicom" / patient / "MR" / "T1", SMALL_HEAD, SMALL, "MR", number=2)
         for side in ("CT", "MR"):
-            phantom.nifti(tmp_path / "nifti" / patient / side / "head.nii", values, small)
+            phantom.nifti(tmp_path / "nifti" / patient / side / "head.nii", SMALL_HEAD, SMALL)
     for kind, results in (("dicom", ["p1/0001.dcm", "p2/0001.dcm"]), ("nifti", ["p1/head.nii", "p2/head.nii"])):
         mri = "*/MR/T1" if kind == "dicom" else "*/MR"
         arguments = ("fuse", "--ct", tmp_path / kind / "*/CT", "--mri", tmp_path / kind / mri, "-m", average)
@@ -514,10 +509,8 @@ def test_a_glob_of_folders_is_a_cohort_named_by_its_wildcards(tmp_path, fusecli,
 
 
 def test_a_glob_of_the_files_of_an_export_gives_all_its_series(tmp_path, fusecli, average):
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
-    values = (phantom.head(small) * 1000).astype(np.int16)
     for number, modality in ((1, "CT"), (2, "MR")):
-        phantom.dicom_series(tmp_path / "disk" / "ST0" / f"SE{number}", values, small, modality, number=number)
+        phantom.dicom_series(tmp_path / "disk" / "ST0" / f"SE{number}", SMALL_HEAD, SMALL, modality, number=number)
     files = tmp_path / "disk" / "**" / "*.dcm"
     code, _, err = fusecli("fuse", "--ct", files, "--mri", files, "-o", tmp_path / "out", "-m", average)
     assert code == 0, err
@@ -547,12 +540,10 @@ def test_a_series_that_a_patient_has_not_costs_that_patient(tmp_path, fusecli, a
 
 def test_what_lies_beside_the_series_of_a_cohort_changes_nothing(tmp_path, fusecli, average):
     """A multi-frame file of another modality, which comes first. What is said of a choice is said once."""
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
-    values = (phantom.head(small) * 1000).astype(np.int16)
     for patient in ("p1", "p2"):
-        phantom.dicom_series(tmp_path / "ct" / patient, values // 10 + 1024, small)
-        phantom.dicom_series(tmp_path / "mr" / patient, values, small, "MR", number=2)
-        phantom.enhanced(tmp_path / "ct" / patient / "A.dcm", values.astype(np.uint16), small)
+        phantom.dicom_series(tmp_path / "ct" / patient, SMALL_HEAD // 10 + 1024, SMALL)
+        phantom.dicom_series(tmp_path / "mr" / patient, SMALL_HEAD, SMALL, "MR", number=2)
+        phantom.enhanced(tmp_path / "ct" / patient / "A.dcm", SMALL_HEAD.astype(np.uint16), SMALL)
     code, _, err = fusecli(
         *("fuse", "--ct", tmp_path / "ct", "--mri", tmp_path / "mr", "-r", "-o", tmp_path / "out", "-m", average)
     )
@@ -562,10 +553,8 @@ def test_what_lies_beside_the_series_of_a_cohort_changes_nothing(tmp_path, fusec
 
 
 def test_folders_that_are_links_are_found(tmp_path, fusecli, average):
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
-    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
     for side in ("pet", "mr"):
-        phantom.nifti(tmp_path / "disk" / side / "head.nii.gz", values, small)
+        phantom.nifti(tmp_path / "disk" / side / "head.nii.gz", SMALL_HEAD, SMALL)
         (tmp_path / side).mkdir()
         (tmp_path / side / "p1").symlink_to(tmp_path / "disk" / side)
         (tmp_path / side / "p1" / "again").symlink_to(tmp_path / side)  # leads back
@@ -576,11 +565,9 @@ def test_folders_that_are_links_are_found(tmp_path, fusecli, average):
 
 
 def test_a_folder_of_both_kinds_is_refused(tmp_path, fusecli, average):
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
-    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
-    phantom.dicom_series(tmp_path / "mix", values, small)
+    phantom.dicom_series(tmp_path / "mix", SMALL_HEAD, SMALL)
     for folder in ("mix", "mr"):
-        phantom.nifti(tmp_path / folder / "head.nii.gz", values, small)
+        phantom.nifti(tmp_path / folder / "head.nii.gz", SMALL_HEAD, SMALL)
     rest = ("--mri", tmp_path / "mr", "-m", average)
     for ct in (tmp_path / "mix", tmp_path / "mix" / "*"):
         code, _, err = fusecli("fuse", "--ct", ct, *rest, "-o", tmp_path / "out")
@@ -594,10 +581,8 @@ def test_a_folder_of_both_kinds_is_refused(tmp_path, fusecli, average):
 
 
 def test_a_table_names_volumes_wherever_they_lie(tmp_path, fusecli, average, on_stdin):
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
-    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
     for path in ("ct/a/x.nii.gz", "mri/b/y.nii.gz"):
-        phantom.nifti(tmp_path / path, values, small)
+        phantom.nifti(tmp_path / path, SMALL_HEAD, SMALL)
     (tmp_path / "empty").mkdir()
     table = tmp_path / "pairs.csv"
     table.write_text("ct,mri\nct/a/x.nii.gz,mri/b/y.nii.gz\n")
@@ -618,13 +603,11 @@ def test_a_table_names_volumes_wherever_they_lie(tmp_path, fusecli, average, on_
 
 
 def test_a_table_names_folders_of_dicom_too(tmp_path, fusecli, average):
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
-    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
     for patient in ("p1", "p2"):
-        phantom.dicom_series(tmp_path / patient / "CT", values + 1024, small)
-        phantom.dicom_series(tmp_path / patient / "T1", values, small, "MR", number=2)
-    phantom.enhanced(tmp_path / "p2" / "t1.dcm", values.astype(np.uint16), small)
-    phantom.nifti(tmp_path / "p2" / "t1.nii.gz", values, small)
+        phantom.dicom_series(tmp_path / patient / "CT", SMALL_HEAD + 1024, SMALL)
+        phantom.dicom_series(tmp_path / patient / "T1", SMALL_HEAD, SMALL, "MR", number=2)
+    phantom.enhanced(tmp_path / "p2" / "t1.dcm", SMALL_HEAD.astype(np.uint16), SMALL)
+    phantom.nifti(tmp_path / "p2" / "t1.nii.gz", SMALL_HEAD, SMALL)
     table, out = tmp_path / "pairs.csv", tmp_path.with_name(f"{tmp_path.name}-out")
     arguments = ("fuse", "--ct", tmp_path, "--mri", tmp_path, "--pairs", table, "-o", out, "-m", average)
     table.write_text("ct,mri,name\np1/CT,p1/T1,a\np2/CT,p2/t1.dcm,sub/b\np2/CT/,p2/t1.nii.gz,c\n")
@@ -666,12 +649,10 @@ def test_nested_exports_are_answered_with_the_option_that_takes_them(tmp_path, f
 
 
 def test_a_cohort_of_nifti_files_pairs_by_name(tmp_path, fusecli, average):
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
-    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
     for name in ("p1", "p2"):
-        phantom.nifti(tmp_path / "pet" / f"{name}.nii.gz", values, small)
-        phantom.nifti(tmp_path / "mr" / f"{name}.nii", values, small)
-    phantom.nifti(tmp_path / "mr" / "p3.nii", values, small)
+        phantom.nifti(tmp_path / "pet" / f"{name}.nii.gz", SMALL_HEAD, SMALL)
+        phantom.nifti(tmp_path / "mr" / f"{name}.nii", SMALL_HEAD, SMALL)
+    phantom.nifti(tmp_path / "mr" / "p3.nii", SMALL_HEAD, SMALL)
     arguments = ("fuse", "--pet", tmp_path / "pet", "--mri", tmp_path / "mr", "-o", tmp_path / "out", "-m", average)
     code, _, err = fusecli(*arguments)
     assert code == 2
@@ -702,10 +683,8 @@ def test_results_do_not_go_where_a_glob_found_their_sources(tmp_path, fusecli, a
 
 
 def test_slices_do_not_go_where_a_glob_of_files_would_find_them(tmp_path, fusecli, average):
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
-    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
-    phantom.dicom_series(tmp_path / "ct" / "p1", values + 1024, small)
-    phantom.dicom_series(tmp_path / "mri" / "p1", values, small, "MR", number=2)
+    phantom.dicom_series(tmp_path / "ct" / "p1", SMALL_HEAD + 1024, SMALL)
+    phantom.dicom_series(tmp_path / "mri" / "p1", SMALL_HEAD, SMALL, "MR", number=2)
     sides = ("--ct", tmp_path / "ct" / "**" / "*.dcm", "--mri", tmp_path / "mri" / "**" / "*.dcm")
     code, _, err = fusecli("fuse", *sides, "-m", average, "-o", tmp_path / "ct" / "fused")
     assert (code, "would find the results as inputs" in err) == (2, True)
@@ -721,11 +700,9 @@ def test_series_are_not_chosen_where_none_is(tmp_path, fusecli, average):
 
 
 def test_one_echo_of_several_is_chosen(tmp_path, fusecli, average):
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
-    values = (phantom.head(small) * 1000).astype(np.int16)
-    phantom.nifti(tmp_path / "ct.nii", values, small)
+    phantom.nifti(tmp_path / "ct.nii", SMALL_HEAD, SMALL)
     for echo in (1, 0):
-        for index, path in enumerate(phantom.dicom_series(tmp_path / "echo", values, small, "MR", EchoTime=echo)):
+        for index, path in enumerate(phantom.dicom_series(tmp_path / "echo", SMALL_HEAD, SMALL, "MR", EchoTime=echo)):
             phantom.edit(path, SOPInstanceUID=f"1.2.{echo}.{index}", InstanceNumber=2 * index + echo)
             (tmp_path / "mr").mkdir(exist_ok=True)
             path.rename(tmp_path / "mr" / f"{echo}-{path.name}")
@@ -759,11 +736,9 @@ def test_the_index_of_a_disk_is_no_volume(tmp_path, fusecli, average):
 
 @pytest.mark.parametrize("side", ["pet", "mr"])
 def test_a_damaged_nifti_file_of_a_cohort_costs_its_pair(tmp_path, fusecli, average, side):
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
-    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
     for name in ("p1", "p2"):
         for folder in ("pet", "mr"):
-            phantom.nifti(tmp_path / folder / f"{name}.nii", values, small)
+            phantom.nifti(tmp_path / folder / f"{name}.nii", SMALL_HEAD, SMALL)
     (tmp_path / side / "p1.nii").write_bytes(b"damaged")
     sides = ("--pet", tmp_path / "pet", "--mri", tmp_path / "mr")
     code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "out", "-m", average)
@@ -773,10 +748,8 @@ def test_a_damaged_nifti_file_of_a_cohort_costs_its_pair(tmp_path, fusecli, aver
 
 
 def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
-    small = phantom.grid((12, 10, 4), (8, 8, 20))
-    values = np.rint(phantom.head(small) * 1000).astype(np.int16)
     for number, modality in ((4, "CT"), (5, "MR"), (6, "MR")):
-        for path in phantom.dicom_series(tmp_path / f"{number}", values + 1024, small, modality, number=number):
+        for path in phantom.dicom_series(tmp_path / f"{number}", SMALL_HEAD + 1024, SMALL, modality, number=number):
             (tmp_path / "study").mkdir(exist_ok=True)
             path.rename(tmp_path / "study" / f"{number}{path.name}")
     study = tmp_path / "study"
@@ -792,7 +765,7 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
     assert [item.ReferencedSOPInstanceUID.split(".")[-2:] for item in references] == [["4", "2"], ["6", "2"]]
     alone = ("fuse", "--ct", tmp_path / "ct", "--mri", tmp_path / "mr", "-o", tmp_path / "alone", "-m", average)
     for number, modality in ((8, "CT"), (9, "MR")):
-        phantom.dicom_series(tmp_path / modality.lower(), values + 1024, small, modality, number=number)
+        phantom.dicom_series(tmp_path / modality.lower(), SMALL_HEAD + 1024, SMALL, modality, number=number)
     for wrong in ("3", "ct=9"):
         code, _, err = fusecli(*alone, "--series", wrong)
         assert code == 2
@@ -800,9 +773,9 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
     assert fusecli(*alone, "--series", "9")[0] == 0
     uid = pydicom.dcmread(next((tmp_path / "mr").iterdir())).SeriesInstanceUID
     assert fusecli(*alone, "--overwrite", "--series", uid.partition(".")[2])[0] == 0
-    series = np.stack([values, values[::-1]]).astype(np.int16)
-    nib.save(nib.Nifti1Image(series.T, small.affine), tmp_path / "pet.nii")
-    mr = phantom.nifti(tmp_path / "mr.nii", values, small)
+    series = np.stack([SMALL_HEAD, SMALL_HEAD[::-1]]).astype(np.int16)
+    nib.save(nib.Nifti1Image(series.T, SMALL.affine), tmp_path / "pet.nii")
+    mr = phantom.nifti(tmp_path / "mr.nii", SMALL_HEAD, SMALL)
     arguments = ("fuse", "--pet", tmp_path / "pet.nii", "--mri", mr, "-o", tmp_path / "fused", "-m", average)
     assert "holds 2 volumes; choose one by --volume 0 … 1" in fusecli(*arguments)[2]
     assert fusecli(*arguments, "--volume", "x")[0] == 2
@@ -847,7 +820,7 @@ def test_what_makes_no_sense_is_refused_before_any_work(heads, fusecli, average,
     assert not (root / "out").exists()
 
 
-def test_a_colormap_that_does_not_exist_is_answered_with_the_nearest(tmp_path, fusecli, average):
+def test_a_colormap_that_does_not_exist_is_answered_with_the_nearest(tmp_path, fusecli):
     pet, mri = (put(tmp_path, "nifti", side, CT, phantom.head(CT)) for side in ("pet", "mri"))
     code, _, err = fusecli("fuse", "--pet", pet, "--mri", mri, "-o", tmp_path / "out", "--colormap", "hott")
     assert code == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from conftest import contents, wait_for_results
 
 from fusecli.errors import Stopped, UsageError
 from fusecli.stream import cluster
@@ -22,10 +23,6 @@ ray = pytest.importorskip("ray")
 
 
 SIDES = ("fuse", "--ir", "ir", "--vis", "vis")
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def workers_in(folder: Path) -> list[int]:
@@ -51,9 +48,7 @@ def test_a_killed_worker_costs_nothing(pairs, fusecli, monkeypatch):
     command += ["--cluster", "auto", "-j", "1", "--report", "report.json"]
     environment = {**os.environ, "RAY_ADDRESS": "local"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    limit = time.monotonic() + 240  # Ray takes long to start where others are at work
-    while time.monotonic() < limit and len(list(root.glob("out/*.png"))) < 12 and process.poll() is None:
-        time.sleep(0.01)
+    wait_for_results(process, root / "out", 12, seconds=240)  # Ray takes long to start where others are at work
     killed = workers_in(root)
     assert killed
     os.kill(killed[0], signal.SIGKILL)

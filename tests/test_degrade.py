@@ -136,7 +136,7 @@ def test_black_background_of_a_scan_stays_black():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (33, 18)])
-def test_any_size(size):
+def test_images_of_any_size_are_degraded(size):
     for side, made in DEGRADATIONS.items():
         for kind in made:
             out = apply(torch.rand(2, 1, *size, generator=seeded()), side, {kind: torch.tensor([0.5, 1.0])}, seeded())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import SHARED
 
 from fusecli.errors import InputError, OutputError
 from fusecli.images.opencv import cv2
@@ -18,7 +19,6 @@ from fusecli.text.sentences import VARIANTS, sentence, variant_of
 from fusecli.training.degrade import DEGRADATIONS, apply
 from fusecli.training.losses import EVENT_WEIGHTS
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 MEASURED = {side: [k for k in DEGRADATIONS[side] if k not in ("artifact", "uneven")] for side in MEDICAL_SIDES} | {
     "vis": list(DEGRADATIONS["vis"]),
     "ir": list(DEGRADATIONS["ir"]),
@@ -81,11 +81,11 @@ def test_tiny_and_constant_images_are_described(size, value):
         assert all(result.sentences.values())
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs the training pairs")
+@pytest.mark.skipif(not (SHARED / "data" / "val").is_dir(), reason="needs the validation pairs")
 @pytest.mark.parametrize("side", ["vis", "ir", "ct", "pet", "spect", "mri"])
 def test_recall_and_precision_on_real_images(side):
     """Validation images, which no threshold has seen: severities 0.5 to 1 are detected, and little else is."""
-    folders = sorted((SHARED / "val").glob(f"*/{side}"))
+    folders = sorted((SHARED / "data" / "val").glob(f"*/{side}"))
     assert folders
     hits, total, wrong, errors = Counter(), Counter(), Counter(), []
     for folder in folders:

@@ -19,18 +19,10 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from conftest import scene
+from conftest import command, contents, png_chunk, scene
 
 from fusecli.images import atomic, decode, intensity, tiff
 from fusecli.images.atomic import PARTIAL, by_turns, file_hash, replacing, sweep
-
-
-def command(root, *more):
-    return ["fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", *more]
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def meddle(path, how):
@@ -82,7 +74,7 @@ def test_a_file_that_changes_while_it_is_read(pairs, fusecli, monkeypatch, how, 
 
 
 @pytest.mark.parametrize("kind", ["png", "nii"])
-def test_a_file_that_shrinks_does_not_end_the_process(pairs, tmp_path, kind):
+def test_a_file_that_shrinks_does_not_end_the_process(tmp_path, kind):
     """A mapped file would: touching what is gone raises SIGBUS."""
     code = {
         "png": """
@@ -107,7 +99,7 @@ def test_a_file_that_shrinks_does_not_end_the_process(pairs, tmp_path, kind):
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-def test_names_at_the_limit(pairs, fusecli):
+def test_names_at_the_limit_are_fused(pairs, fusecli):
     root = pairs(1, size=(24, 32))
     names = [
         "x" * 251 + ".png",
@@ -160,13 +152,11 @@ def bomb(ending):
         )
         return buffer.getvalue()
 
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     packer = zlib.compressobj(1)
     rows = b"".join(packer.compress(bytes(60001 * 60)) for _ in range(10)) + packer.flush()
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*each) for each in chunks)
 
 
 def decoded_sizes(monkeypatch) -> list[int]:
@@ -210,7 +200,7 @@ def test_the_limit_holds_for_what_settles_the_range_too(pairs, fusecli, monkeypa
     assert 0 < max(sizes) < 10_000
 
 
-def test_a_read_only_output(pairs, fusecli, tmp_path):
+def test_a_read_only_output_is_refused_unless_nothing_is_left_to_write(pairs, fusecli, tmp_path):
     root = pairs(1)
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -218,7 +208,7 @@ def test_a_read_only_output(pairs, fusecli, tmp_path):
         pytest.skip("may not mount a disk here")
     try:
         for where in (disk, disk / "out"):
-            code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", where)
+            code, _, err = fusecli(*command(root, "-o", where))
             assert code == 2
             assert "Read-only file system" in err
             assert "Traceback" not in err
@@ -371,7 +361,7 @@ def test_a_system_without_locks_sweeps_what_is_a_day_old(tmp_path, monkeypatch, 
     assert os.listdir(tmp_path) == ["a.png"]
 
 
-def test_sigterm_while_it_starts(pairs):
+def test_sigterm_while_it_starts_leaves_nothing_half_written(pairs):
     root = pairs(30, size=(24, 32))
     for seconds in (0.3, 2.0):
         process = subprocess.Popen(
@@ -382,4 +372,4 @@ def test_sigterm_while_it_starts(pairs):
         _, err = process.communicate(timeout=60)
         assert process.returncode in (0, 143, -signal.SIGTERM)
         assert b"Traceback" not in err
-    assert all(not name.startswith(".") for name in contents(root / "out")) if (root / "out").exists() else True
+    assert not any(name.startswith(".") for name in contents(root / "out"))

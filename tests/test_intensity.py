@@ -82,13 +82,13 @@ def test_full_takes_all_that_the_type_holds(tmp_path):
 @pytest.mark.parametrize(
     ("option", "expected"), [("7000,9500", (7000, 9500)), (" -40 , 1.5e2 ", (-40, 150)), ("0,1", (0, 1))]
 )
-def test_two_numbers(option, expected):
+def test_two_numbers_are_the_ends_of_the_range(option, expected):
     found = sequence_range(option, [])
     assert (found.lo, found.hi) == expected
 
 
 @pytest.mark.parametrize("option", ["", "automatic", "7000", "1,2,3", "a,b", "9500,7000", "5,5", "nan,1", "0,inf"])
-def test_mistyped_ranges(option):
+def test_mistyped_ranges_are_refused(option):
     with pytest.raises(UsageError, match="--range"):
         sequence_range(option, [])
 
@@ -206,7 +206,7 @@ def test_the_cost_is_bounded_and_the_sample_covers_both_ends(tmp_path, monkeypat
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 64))
-def test_evenly_spaced_items(count, limit):
+def test_evenly_takes_both_ends_and_no_more_than_the_limit(count, limit):
     chosen = intensity.evenly(range(count), limit)
     assert chosen == sorted(set(chosen))
     assert len(chosen) == min(count, limit)
@@ -214,7 +214,7 @@ def test_evenly_spaced_items(count, limit):
     assert limit == 1 or chosen[-1] == count - 1
 
 
-def test_visible_floats(tmp_path, caplog):
+def test_visible_floats_are_kept_within_0_and_1_else_spanned(tmp_path, caplog):
     unit, wide = tmp_path / "unit.tif", tmp_path / "wide.tif"
     values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
     frames.write(unit, [values])
@@ -231,7 +231,7 @@ def test_visible_floats(tmp_path, caplog):
     np.testing.assert_allclose(found.invert(frame.pixels), values * 4000 - 1000, atol=1e-2)
 
 
-def test_gaps_and_constants():
+def test_gaps_and_constants_have_a_range():
     gaps = np.array([np.nan, np.inf, -np.inf, 15.0], np.float32)
     np.testing.assert_array_equal(Range(10, 20).apply(gaps), np.float32([0, 1, 0, 0.5]))
     assert full_range(np.full((2, 2), np.nan, np.float32)) == Range(0, 1)

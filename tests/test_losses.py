@@ -64,7 +64,7 @@ def test_each_weight_acts_on_its_own_term():
     assert (torch.stack(parts).mean(1) > 0.01).all()
 
 
-def test_distances_of_flat_images():
+def test_flat_images_are_as_far_apart_as_their_levels():
     fused, first, second = (torch.full((1, 1, 96, 96), level) for level in (0.5, 0.2, 0.9))
     none = dict.fromkeys(("ssim", "max", "consist", "grad"), 0.0)
     for term, distance in (("max", 0.4), ("consist", 0.35)):

@@ -1,13 +1,12 @@
 """What the released medical weights keep, region by region: of the phantom, and of validation slices if at hand."""
 
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import SAMPLES, SHARED
 
 from fusecli.images import frames, nifti
 from fusecli.images.colour import as_float, luma
@@ -16,26 +15,14 @@ from fusecli.images.opencv import cv2
 from fusecli.images.volume import shown_range
 from fusecli.stream.work import EngineSpec
 
-SAMPLE = Path(__file__).parents[1] / "sample_data"
-SHARED = Path(os.environ.get("FUSECLI_SHARED", Path(__file__).parents[1].parent / "shared"))
-MRI = SAMPLE / "mr" / "head.nii.gz"
+MRI = SAMPLES / "mr" / "head.nii.gz"
 LEVEL = 1 / 255
 needs_slices = pytest.mark.skipif(not (SHARED / "data" / "val").is_dir(), reason="needs the validation slices")
 
 
-@pytest.fixture(scope="module")
-def head():
-    sys.path.insert(0, str(SAMPLE))
-    try:
-        import head
-    finally:
-        sys.path.remove(str(SAMPLE))
-    return head
-
-
 def fuse(fusecli, tmp_path: Path, kind: str, *more: str) -> tuple[np.ndarray, nib.Nifti1Image]:
     """The fused phantom on the grid of ``kind`` as it is shown, in [0, 1]."""
-    source, result = SAMPLE / kind / ("" if kind == "ct" else "head.nii.gz"), tmp_path / f"{kind}.nii.gz"
+    source, result = SAMPLES / kind / ("" if kind == "ct" else "head.nii.gz"), tmp_path / f"{kind}.nii.gz"
     code, _, err = fusecli("fuse", f"--{kind}", source, "--mri", MRI, "-o", result, "--bit-depth", "8", *more)
     assert code == 0, err
     image = nib.load(result)
@@ -47,7 +34,7 @@ def fuse(fusecli, tmp_path: Path, kind: str, *more: str) -> tuple[np.ndarray, ni
 
 def sources() -> tuple[np.ndarray, np.ndarray]:
     """PET and MRI of the phantom on the PET's grid as they are shown, in [0, 1]."""
-    pet, mri = nifti.read(SAMPLE / "pet" / "head.nii.gz"), nifti.read(MRI)
+    pet, mri = nifti.read(SAMPLES / "pet" / "head.nii.gz"), nifti.read(MRI)
     shown = []
     for volume, side in ((pet, "pet"), (mri, "mri")):
         black_white = volume.stored(shown_range(volume, side))
@@ -135,7 +122,7 @@ def test_more_black_around_a_head_changes_little(task, levels):
 
 @needs_slices
 @pytest.mark.parametrize("task", ["ct-mri", "pet-mri", "spect-mri"])
-def test_regions_of_validation_slices(task):
+def test_validation_slices_keep_black_hot_spots_colour_and_edges(task):
     engine = EngineSpec("nano", task, device="cpu").build()
     kind = task.partition("-")[0]
     for name, first, second in slices(task):

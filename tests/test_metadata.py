@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from conftest import scene
+from conftest import png_chunk, scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
@@ -188,11 +188,11 @@ def test_a_png_says_what_its_colours_mean_as_its_source_does(tmp_path, vis, colo
         (plain | wide, {b"cICP": wide[b"cICP"]}),
         (broken, {}),
     ):
-        chunks = b"".join(chunk(*each) for each in source.items())
+        chunks = b"".join(png_chunk(*each) for each in source.items())
         (tmp_path / "vis.png").write_bytes(data[:33] + chunks + data[33:])
         copied(tmp_path / "vis.png", tmp_path / "out.png")
         result = (tmp_path / "out.png").read_bytes()
-        assert [chunk(*each) in result for each in source.items()] == [name in expected for name in source]
+        assert [png_chunk(*each) in result for each in source.items()] == [name in expected for name in source]
         copied(tmp_path / "vis.png", tmp_path / "out.jpg")  # which has no place for them
 
 
@@ -345,27 +345,23 @@ def test_too_much_is_left_out(tmp_path, vis):
         assert (tmp_path / f"b{ending}").read_bytes() == (tmp_path / f"c{ending}").read_bytes()
 
 
-def chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
 DAMAGED = {
-    "bomb": chunk(b"iCCP", b"bomb\0\0" + zlib.compress(bytes(2**26))),
-    "cut profile": chunk(b"iCCP", b"cut\0\0" + zlib.compress(COLOUR)[:-9]),
-    "noise for a profile": chunk(b"iCCP", b"noise\0\0" + bytes(range(99))),
-    "short profile": chunk(b"iCCP", b"small\0\0" + zlib.compress(b"profile")),
-    "no profile": chunk(b"iCCP", b""),
-    "no density": chunk(b"pHYs", bytes(9)),
-    "density of no unit": chunk(b"pHYs", struct.pack(">IIB", 2835, 2835, 0)),
-    "short density": chunk(b"pHYs", b"\0"),
-    "long density": chunk(b"pHYs", b"\1" * 12),
-    "density out of this world": chunk(b"pHYs", b"\xff" * 8 + b"\1"),
-    "empty block": chunk(b"eXIf", b""),
-    "prefix alone": chunk(b"eXIf", b"Exif\0\0"),
-    "directory beyond the end": chunk(b"eXIf", b"II*\0\xff\xff\xff\xff"),
-    "no fields": chunk(b"eXIf", b"MM\0*\0\0\0\x08\xff\xff"),
-    "cut block": chunk(b"eXIf", block_of(camera())[:40]),
-    "directories within themselves": chunk(
+    "bomb": png_chunk(b"iCCP", b"bomb\0\0" + zlib.compress(bytes(2**26))),
+    "cut profile": png_chunk(b"iCCP", b"cut\0\0" + zlib.compress(COLOUR)[:-9]),
+    "noise for a profile": png_chunk(b"iCCP", b"noise\0\0" + bytes(range(99))),
+    "short profile": png_chunk(b"iCCP", b"small\0\0" + zlib.compress(b"profile")),
+    "no profile": png_chunk(b"iCCP", b""),
+    "no density": png_chunk(b"pHYs", bytes(9)),
+    "density of no unit": png_chunk(b"pHYs", struct.pack(">IIB", 2835, 2835, 0)),
+    "short density": png_chunk(b"pHYs", b"\0"),
+    "long density": png_chunk(b"pHYs", b"\1" * 12),
+    "density out of this world": png_chunk(b"pHYs", b"\xff" * 8 + b"\1"),
+    "empty block": png_chunk(b"eXIf", b""),
+    "prefix alone": png_chunk(b"eXIf", b"Exif\0\0"),
+    "directory beyond the end": png_chunk(b"eXIf", b"II*\0\xff\xff\xff\xff"),
+    "no fields": png_chunk(b"eXIf", b"MM\0*\0\0\0\x08\xff\xff"),
+    "cut block": png_chunk(b"eXIf", block_of(camera())[:40]),
+    "directories within themselves": png_chunk(
         b"eXIf", b"II*\0\x08\0\0\0" + b"\xff\xff" + struct.pack("<HHII", EXIF, 4, 1, 8) * 65535 + bytes(4)
     ),
 }
@@ -429,7 +425,7 @@ def test_all_in_a_tiff_lies_at_even_places(tmp_path):
         assert all(at % 2 == 0 for at in places)
 
 
-def test_dots_per_centimetre(tmp_path, vis):
+def test_dots_per_centimetre_become_dots_per_inch(tmp_path, vis):
     save(tmp_path / "a.jpg", vis, dpi=(118, 118))
     data = bytearray((tmp_path / "a.jpg").read_bytes())
     assert data[13] == 1
@@ -437,11 +433,6 @@ def test_dots_per_centimetre(tmp_path, vis):
     (tmp_path / "a.jpg").write_bytes(data)
     for ending in (".png", ".jpg", ".tif"):
         assert copied(tmp_path / "a.jpg", tmp_path / f"b{ending}").info["dpi"] == pytest.approx((299.72,) * 2, abs=0.3)
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
-    return tmp_path_factory.mktemp("metadata")
 
 
 @settings(max_examples=200, deadline=None)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHARED
 
 from fusecli import metrics, registry
 from fusecli.errors import UsageError
@@ -15,7 +14,6 @@ from fusecli.images.opencv import cv2
 from fusecli.metrics import fmi, information, structure
 from fusecli.metrics.protocols import STANDARD, TANG, VIFB
 
-SHARED = Path(os.environ.get("FUSECLI_SHARED", Path(__file__).parents[1].parent / "shared"))
 GOLDEN = SHARED / "data" / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden images are not part of the package")
 
@@ -44,7 +42,7 @@ def _scene(height: int = 180, width: int = 200, seed: int = 0) -> np.ndarray:
 
 @needs_golden
 @pytest.mark.parametrize(("method", "name", "expected"), _golden("tang"))
-def test_tang_golden(method: str, name: str, expected: dict[str, float]) -> None:
+def test_tang_gives_the_golden_values(method: str, name: str, expected: dict[str, float]) -> None:
     values = metrics.evaluate(
         "tang", _rgb("vis", name), _rgb("ir", name), _rgb(method, name), [n.removesuffix("_std") for n in expected]
     )
@@ -54,7 +52,7 @@ def test_tang_golden(method: str, name: str, expected: dict[str, float]) -> None
 
 @needs_golden
 @pytest.mark.parametrize(("method", "name", "expected"), _golden("vifb"))
-def test_vifb_golden(method: str, name: str, expected: dict[str, float]) -> None:
+def test_vifb_gives_the_golden_values(method: str, name: str, expected: dict[str, float]) -> None:
     values = metrics.evaluate("vifb", _rgb("vis", name), _rgb("ir", name), _rgb(method, name))
     assert set(values) == set(expected)
     for metric, value in expected.items():
@@ -251,13 +249,16 @@ def test_all_black_result_has_values() -> None:
 
 
 @pytest.mark.parametrize(("protocol", "name"), [("tang", "VIF"), ("tang", "Qabf"), ("tang", "Nabf"), ("vifb", "Qcv")])
-def test_black_sources_give_a_reason_not_nan(protocol: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_black_sources_give_a_reason_not_nan(protocol: str, name: str) -> None:
     black = np.zeros((64, 64), np.uint8)
     with pytest.raises(metrics.MetricError, match=f"{name} .*has no value"):
         metrics.evaluate(protocol, black, black, _noise((64, 64)), [name])
+
+
+def test_a_value_that_is_not_finite_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TANG, "EN", lambda trio: np.nan)
     with pytest.raises(metrics.MetricError, match=r"EN \(tang\) is not finite"):
-        metrics.evaluate("tang", black, black, black, ["EN"])
+        metrics.evaluate("tang", *[_noise()] * 3, ["EN"])
 
 
 @pytest.mark.parametrize("protocol", ["tang", "standard", "vifb"])

@@ -66,7 +66,7 @@ def test_nothing_beyond_the_halo_is_seen(nano):
     torch.testing.assert_close(part[..., nano.halo :, nano.halo :], whole[..., 96:, 96:], atol=1e-5, rtol=0)
 
 
-def test_noise_is_left_out_when_the_gains_are_zero(nano):
+def test_noise_is_left_out_when_the_gains_are_zero():
     """The finest detail is the sources' own times a gain: without gain no pixel pattern can appear."""
     quiet = Nano()
     quiet.head.bias.data[2:4] = 0

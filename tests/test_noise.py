@@ -1,9 +1,9 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import FRAMES, frame
 
 from fusecli.models import noise
 from fusecli.models.mending import mend, samples
@@ -11,14 +11,6 @@ from fusecli.models.nano import Nano
 from fusecli.models.noise import measure_noise, shrink
 from fusecli.stream.engine import Engine
 from fusecli.training import degrade
-from fusecli.training.data import read_luma
-
-SAMPLES = Path(__file__).parent.parent / "sample_data"
-FRAMES = sorted([*(SAMPLES / "ir").glob("*.*"), *(SAMPLES / "vis").glob("*.*")])
-
-
-def frame(path: Path) -> torch.Tensor:
-    return torch.from_numpy(read_luma(path)).float()[None, None] / 255
 
 
 def noisy(image: torch.Tensor, severity: float, seed: int = 0) -> torch.Tensor:

@@ -139,7 +139,7 @@ def test_partners_of_a_kind_that_is_not_read_are_named(tmp_path, caplog, ending)
     assert "not read" not in refused(vis, make(tmp_path / "few", "a.png", "a.txt", "d.txt"))
 
 
-def test_two_files_of_one_name_on_one_side(tmp_path):
+def test_two_files_of_one_name_on_one_side_are_named(tmp_path):
     vis, ir = make(tmp_path / "vis", "a.png", "a.tif"), make(tmp_path / "ir", "a.png")
     message = refused(vis, ir)
     assert "a.png" in message
@@ -162,7 +162,7 @@ def test_each_way_to_find_nothing_has_its_message(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")
-def test_a_folder_without_permission(tmp_path):
+def test_a_folder_without_permission_is_named(tmp_path):
     vis = make(tmp_path / "vis", "a.png")
     Path(vis).chmod(0)
     try:
@@ -171,7 +171,7 @@ def test_a_folder_without_permission(tmp_path):
         Path(vis).chmod(0o755)
 
 
-def test_single_files(tmp_path):
+def test_single_files_pair_whatever_their_names(tmp_path):
     folder = make(tmp_path, "scene.png", "thermal.tif", "ir/scene.tif", "ir/other.tif")
     assert pairs(tmp_path / "scene.png", tmp_path / "thermal.tif") == [
         Pair("scene", tmp_path / "scene.png", tmp_path / "thermal.tif")
@@ -241,7 +241,7 @@ def test_no_pattern_is_offered_where_none_would_help(tmp_path):
     assert "'dawn'" in message
 
 
-def test_csv(tmp_path):
+def test_a_table_pairs_by_its_columns_and_names(tmp_path):
     make(tmp_path, "v/a.png", "t/7.tif", "v/b.png", "t/9.tif")
     table = tmp_path / "pairs.csv"
     table.write_text("\ufeffir;VIS\r\nt/7.tif;v/a.png\r\n\r\nt/9.tif;v/b.png\r\n", encoding="utf-8")
@@ -267,7 +267,7 @@ def test_csv_may_begin_with_blank_lines(tmp_path, above):
     assert f"line {above.count(chr(10)) + 2}: " in refused("", "", pairs_csv=table)
 
 
-def test_csv_of_a_spreadsheet_on_windows(tmp_path):
+def test_a_table_of_a_spreadsheet_on_windows_is_read(tmp_path):
     make(tmp_path, "v/day/a.png", "t/day/7.tif")
     table = tmp_path / "pairs.csv"
     table.write_text(
@@ -276,7 +276,7 @@ def test_csv_of_a_spreadsheet_on_windows(tmp_path):
     assert pairs("", "", pairs_csv=table) == [Pair("a", tmp_path / "v/day/a.png", tmp_path / "t/day/7.tif")]
 
 
-def test_csv_on_stdin(tmp_path, monkeypatch, on_stdin):
+def test_a_table_may_come_on_stdin(tmp_path, monkeypatch, on_stdin):
     """Of any system: Windows has no /dev/stdin."""
     make(tmp_path, "v/a.png", "t/7.tif")
     on_stdin("\ufeffvis,ir\r\nv/a.png,t/7.tif\r\n")
@@ -285,7 +285,7 @@ def test_csv_on_stdin(tmp_path, monkeypatch, on_stdin):
         assert pairs("v", "t", pairs_csv=Path("-")) == [Pair("a", Path("v/a.png"), Path("t/7.tif"))]
 
 
-def test_csv_names_on_windows(tmp_path, monkeypatch):
+def test_names_in_a_table_on_windows_stay_in_the_output_folder(tmp_path, monkeypatch):
     make(tmp_path, "v/a.png", "t/a.png")
     table = tmp_path / "pairs.csv"
     monkeypatch.setattr("fusecli.images.pair_table.PurePath", PureWindowsPath)
@@ -327,7 +327,7 @@ def test_a_pipe_is_refused_before_anyone_waits_for_it(tmp_path):
     assert "a.png: a pipe or device" in refused(vis, tmp_path / "a.png")
 
 
-def test_csv_mistakes(tmp_path):
+def test_mistakes_in_a_table_are_named(tmp_path):
     make(tmp_path, "v/a.png", "w/a.png", "t/7.tif", "t/9.tif", "note.txt")
     table = tmp_path / "pairs.csv"
 
@@ -358,11 +358,6 @@ def test_csv_names_stay_in_the_output_folder(tmp_path, name):
     table = tmp_path / "pairs.csv"
     table.write_text(f"vis,ir,name\na.png,a.tif,{name}\n")
     assert "inside the output folder" in refused("", "", pairs_csv=table)
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
-    return tmp_path_factory.mktemp("pairing")
 
 
 STEMS = st.sets(st.text("ab_.-1é ", min_size=1, max_size=4).filter(lambda stem: stem[0] != "."), max_size=8)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from conftest import scene
+from conftest import SAMPLES, scene
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```sh runnable\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
@@ -33,11 +33,10 @@ def folder(tmp_path) -> Path:
         tifffile.imwrite(tmp_path / "radiometric" / f"{name}.tif", 27000 + 15 * ir.astype(np.uint16))
         cv2.imwrite(str(tmp_path / "mixed" / f"{name}_IR.png"), ir)
         cv2.imwrite(str(tmp_path / "mixed" / f"{name}_RGB.png"), vis)
-    rig = README.parent / "sample_data"
     for side in ("ir", "vis"):
         (tmp_path / "rig" / side).mkdir(parents=True)
         for name in ("back_yard", "day_street", "fog_road"):
-            shutil.copy(rig / side / f"{name}.png", tmp_path / "rig" / side)
+            shutil.copy(SAMPLES / side / f"{name}.png", tmp_path / "rig" / side)
     (tmp_path / "days" / "tuesday" / "vis" / "b.png").write_bytes(b"\x89PNG broken")
     return tmp_path
 

@@ -4,12 +4,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import SAMPLES
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import registration
 from fusecli.images.registration import Calibration
 
-SAMPLES = Path(__file__).parents[1] / "sample_data"
 RIG = ("back_yard", "day_street", "fog_road")
 CAMERA = (288, 216)  # width and height of the infrared of the rig below
 
@@ -206,7 +206,7 @@ def test_align_takes_sub_folders_when_asked(pairs, fusecli):
     assert json.loads((root / "rig.json").read_text())["pairs"] == ["day/000"]
 
 
-def test_align_then_fuse(tmp_path, fusecli, monkeypatch):
+def test_what_align_finds_lets_fuse_give_what_an_aligned_rig_would(tmp_path, fusecli, monkeypatch):
     for name in RIG:
         for side in ("vis", "ir"):
             (tmp_path / side).mkdir(exist_ok=True)

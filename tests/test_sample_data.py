@@ -2,7 +2,6 @@
 
 import gzip
 import sys
-from pathlib import Path
 
 import cv2
 import nibabel as nib
@@ -10,17 +9,16 @@ import numpy as np
 import pydicom
 import pytest
 import tifffile
-
-SAMPLE = Path(__file__).parents[1] / "sample_data"
+from conftest import SAMPLES
 
 
 def test_it_is_small():
-    assert sum(path.stat().st_size for path in SAMPLE.rglob("*") if path.is_file()) < 5_000_000
+    assert sum(path.stat().st_size for path in SAMPLES.rglob("*") if path.is_file()) < 5_000_000
 
 
 def test_both_sides_have_the_same_scenes_in_the_same_size():
-    vis = {path.stem: path for path in (SAMPLE / "vis").iterdir()}
-    ir = {path.stem: path for path in (SAMPLE / "ir").iterdir()}
+    vis = {path.stem: path for path in (SAMPLES / "vis").iterdir()}
+    ir = {path.stem: path for path in (SAMPLES / "ir").iterdir()}
     assert vis.keys() == ir.keys()
     assert len(vis) >= 8
     sizes, kinds = set(), set()
@@ -37,7 +35,7 @@ def test_both_sides_have_the_same_scenes_in_the_same_size():
 
 @pytest.mark.parametrize("name", ["corridor"])
 def test_the_generator_makes_the_same_pixels_again(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(SAMPLE))
+    monkeypatch.syspath_prepend(str(SAMPLES))
     for module in ("make", "scenes", "render", "things", "noise"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     import make
@@ -45,17 +43,14 @@ def test_the_generator_makes_the_same_pixels_again(name, monkeypatch):
 
     index = [scene.__name__ for scene in scenes.SCENES].index(name)
     visible, infrared = make.picture(index)[1:]
-    assert np.array_equal(visible[..., ::-1], cv2.imread(str(SAMPLE / "vis" / f"{name}.png"), -1))
-    assert np.array_equal(infrared, cv2.imread(str(SAMPLE / "ir" / f"{name}.png"), -1))
+    assert np.array_equal(visible[..., ::-1], cv2.imread(str(SAMPLES / "vis" / f"{name}.png"), -1))
+    assert np.array_equal(infrared, cv2.imread(str(SAMPLES / "ir" / f"{name}.png"), -1))
 
 
-def test_the_phantom_is_made_again(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(SAMPLE))
-    import head
-
+def test_the_phantom_is_made_again(tmp_path, head):
     head.phantom(tmp_path)
     for path in (path for path in tmp_path.rglob("*") if path.is_file()):
-        kept = SAMPLE / path.relative_to(tmp_path)
+        kept = SAMPLES / path.relative_to(tmp_path)
         if path.suffix == ".gz":  # compressed bytes depend on the zlib at hand
             assert gzip.decompress(path.read_bytes()) == gzip.decompress(kept.read_bytes())
         elif path.suffix == ".dcm":  # the file's preface names the version of pydicom
@@ -64,17 +59,14 @@ def test_the_phantom_is_made_again(tmp_path, monkeypatch):
             assert path.read_bytes() == kept.read_bytes()
 
 
-def test_the_phantom_fuses_across_formats_grids_and_angles(tmp_path, monkeypatch, fusecli):
+def test_the_phantom_fuses_across_formats_grids_and_angles(tmp_path, fusecli, head):
     """PET hot spots stay where they are in the patient and keep their colour; the PET's grid stays the result's."""
-    monkeypatch.syspath_prepend(str(SAMPLE))
-    import head
-
-    mri = SAMPLE / "mr" / "head.nii.gz"
-    code, _, err = fusecli("fuse", "--ct", SAMPLE / "ct", "--mri", mri, "-o", tmp_path / "ct")
+    mri = SAMPLES / "mr" / "head.nii.gz"
+    code, _, err = fusecli("fuse", "--ct", SAMPLES / "ct", "--mri", mri, "-o", tmp_path / "ct")
     assert code == 0, err
     assert "resampled" in err
     assert len(list((tmp_path / "ct").rglob("*.dcm"))) == 24
-    source, result = SAMPLE / "pet" / "head.nii.gz", tmp_path / "pet.nii.gz"
+    source, result = SAMPLES / "pet" / "head.nii.gz", tmp_path / "pet.nii.gz"
     assert fusecli("fuse", "--pet", source, "--mri", mri, "-o", result)[0] == 0
     pet, fused = nib.load(source), nib.load(result)
     assert np.array_equal(pet.affine, fused.affine)
@@ -87,7 +79,7 @@ def test_the_phantom_fuses_across_formats_grids_and_angles(tmp_path, monkeypatch
 
 
 def test_mistakes_are_reported_one_by_one(tmp_path, fusecli):
-    folder = SAMPLE / "mistakes"
+    folder = SAMPLES / "mistakes"
     arguments = ["fuse", "--ir", folder / "ir", "--vis", folder / "vis", "-o", tmp_path / "out"]
     code, _, err = fusecli(*arguments)
     assert code == 2

@@ -265,8 +265,8 @@ def test_a_name_that_leads_elsewhere_on_windows(tmp_path, monkeypatch, name):
 
 def test_explicit_files_may_have_their_result_beside_them_folders_may_not(jobs, tmp_path):
     vis, ir = tmp_path / "vis", tmp_path / "ir"
-    pair = [Pair("00", vis / "00.png", ir / "00.png")]
-    one = (str(vis / "00.png"), str(ir / "00.png"))
+    pair = [Pair("00", jobs[0].first, jobs[0].second)]
+    one = (str(jobs[0].first), str(jobs[0].second))
     for name in ("fused.png", "fused.tiff", "fused.tif", "fused.JPEG"):
         assert planned(pair, vis / name, inputs=one) == [vis / name]
     assert planned(pair, vis / "fused.tiff", inputs=one, file_format="tiff") == [vis / "fused.tiff"]

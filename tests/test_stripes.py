@@ -1,24 +1,16 @@
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import FRAMES, SAMPLES, frame
 
 from fusecli.models.mending import examine, mend, samples
 from fusecli.models.nano import Nano
 from fusecli.models.stripes import LEAST, find_stripes, may_have_stripes
 from fusecli.stream.engine import Engine
-from fusecli.training.data import read_luma
 from fusecli.training.degrade import stripes
-
-SAMPLES = Path(__file__).parent.parent / "sample_data"
-FRAMES = sorted([*(SAMPLES / "ir").glob("*.*"), *(SAMPLES / "vis").glob("*.*")])
-
-
-def frame(path: Path) -> torch.Tensor:
-    return torch.from_numpy(read_luma(path)).float()[None, None] / 255
 
 
 def striped(image: torch.Tensor, severity: float, seed: int = 0) -> torch.Tensor:

@@ -28,7 +28,7 @@ def test_spans_cover_an_axis_once_and_see_enough(length, tile, overlap, align):
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([8, 16, 40]))
-def test_tiled_is_whole(height, width, tile):
+def test_tiled_gives_what_the_whole_gives(height, width, tile):
     first, second = torch.rand(2, 2, height, width)
     tiled = fuse_tiled(local_mean, first, second, tile=tile, overlap=3, align=2)
     torch.testing.assert_close(tiled, local_mean(first, second), atol=1e-6, rtol=0)

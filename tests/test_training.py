@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import SAMPLES
 from safetensors.torch import save_file
 
 from fusecli import registry
@@ -213,7 +214,7 @@ def test_weights_of_a_run_that_cannot_go_on_are_not_replaced(root, tmp_path):
     assert made.read_bytes() == before
 
 
-def test_scores_on_other_pairs_are_not_compared(root, tmp_path):
+def test_scores_on_other_pairs_are_not_compared(tmp_path):
     run = Run(RECIPE, tmp_path, device=CPU)
     run.best, run.val_sha256 = 1.5, {"ir-vis/set": "some"}
     run.save(loop.BEST)
@@ -238,7 +239,7 @@ def test_best_weights_that_were_removed_cost_no_run(root, tmp_path, step):
     assert score < 9 if step < recipe.steps else score is None
 
 
-def test_a_run_from_before_a_field_was_known_is_taken_up(root, tmp_path):
+def test_a_run_from_before_a_field_was_known_is_taken_up(tmp_path):
     run = Run(RECIPE, tmp_path, device=CPU)
     state = run.state()
     del state["recipe"]["jitter"]
@@ -268,7 +269,7 @@ def test_processes_that_draw_leave_a_stop_to_the_one_that_saves(root):
     assert count + len(list(drawn)) == 12
 
 
-def test_resume_with_another_recipe_is_refused(root, tmp_path):
+def test_resume_with_another_recipe_is_refused(tmp_path):
     Run(RECIPE, tmp_path, device=CPU).save("last.pt")
     with pytest.raises(UsageError, match="lr"):
         Run(dataclasses.replace(RECIPE, lr=5e-4), tmp_path, device=CPU).resume()
@@ -289,7 +290,7 @@ def test_resume_with_other_pairs_is_refused(root, tmp_path):
     session.train(recipe, root, tmp_path / "run", device="cpu", quiet=True)  # the same, elsewhere
 
 
-def test_resume_with_other_descriptions_is_refused(root, tmp_path):
+def test_resume_with_other_descriptions_is_refused(tmp_path):
     run = Run(RECIPE, tmp_path, device=CPU)
     run.texts_sha256 = "before"
     run.save("last.pt")
@@ -306,7 +307,7 @@ def test_two_runs_do_not_share_a_folder(root, tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 1000])
-def test_a_damaged_checkpoint_is_named_on_resume(root, tmp_path, kept):
+def test_a_damaged_checkpoint_is_named_on_resume(tmp_path, kept):
     path = Run(RECIPE, tmp_path, device=CPU).save("last.pt")
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UsageError, match=r"last\.pt: not a fusecli checkpoint, or a damaged one"):
@@ -314,14 +315,14 @@ def test_a_damaged_checkpoint_is_named_on_resume(root, tmp_path, kept):
 
 
 @pytest.mark.parametrize("part", ["network", "optimizer"])
-def test_a_checkpoint_of_another_version_is_named_on_resume(root, tmp_path, part):
+def test_a_checkpoint_of_another_version_is_named_on_resume(tmp_path, part):
     path = Run(RECIPE, tmp_path, device=CPU).save("last.pt")
     torch.save({**torch.load(path, weights_only=True), "fusecli": "0.1", part: {}}, path)
     with pytest.raises(UsageError, match=r"last\.pt: fusecli 0\.1 made it of other parts"):
         Run(RECIPE, tmp_path, device=CPU).resume()
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(root, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     run = Run(RECIPE, tmp_path, device=CPU)
     before = run.save("last.pt").read_bytes()
 
@@ -335,7 +336,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(root, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_what_a_killed_save_left_is_removed(root, tmp_path, monkeypatch):
+def test_what_a_killed_save_left_is_removed(tmp_path, monkeypatch):
     run = Run(RECIPE, tmp_path, device=CPU)
     monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)  # as if there had been no time for it
     monkeypatch.setattr(Path, "write_bytes", lambda path, data: 1 / 0)
@@ -347,7 +348,7 @@ def test_what_a_killed_save_left_is_removed(root, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_looks_need_a_network_that_has_them(root, tmp_path):
+def test_looks_need_a_network_that_has_them(tmp_path):
     with pytest.raises(UsageError, match="looks = true"):
         Run(dataclasses.replace(RECIPE, looks=True), tmp_path, device=CPU)
 
@@ -470,7 +471,7 @@ def test_sparse_scenes_are_small_within_black_on_both_sides(root):
 
 
 def test_what_is_mended_is_not_aimed_at():
-    data = {"ir-vis": PairSet.load(registry.TASKS["ir-vis"], Path(__file__).parents[1], ["sample_data"])}
+    data = {"ir-vis": PairSet.load(registry.TASKS["ir-vis"], SAMPLES.parent, [SAMPLES.name])}
     recipe = dataclasses.replace(RECIPE, batch=6, patch=128, wear=1.0, worn=1.0, degrade=0.0)
 
     def drawn(recipe: Recipe, step: int) -> list[Batch]:
@@ -625,7 +626,7 @@ def test_a_folder_that_cannot_be_is_told_before_training(root, tmp_path):
         session.train(RECIPE, root / "none", tmp_path / "out", device="cpu", quiet=True)
 
 
-def test_a_pair_without_a_score_is_left_out_of_it(root, tmp_path, caplog):
+def test_a_pair_without_a_score_is_left_out_of_it(root, caplog):
     pairs = load(root)["ir-vis"]
     black = torch.zeros_like(pairs.pairs[0].second)
     blind = dataclasses.replace(pairs, pairs=[*pairs.pairs, LumaPair("ir-vis/set/black", pairs.pairs[0].first, black)])
@@ -757,7 +758,7 @@ def test_a_teacher_that_sees_statistics_has_those_of_whole_scenes(root, tmp_path
     assert not torch.equal(batch.context, teacher.context(batch.first, batch.second))
 
 
-def test_a_distillation_is_taken_up_with_its_own_teacher_only(root, tmp_path):
+def test_a_distillation_is_taken_up_with_its_own_teacher_only(tmp_path):
     def run(seed: int, feature: float = 0.1) -> Run:
         result = Run(RECIPE, tmp_path, device=CPU)
         torch.manual_seed(seed)
@@ -926,7 +927,7 @@ def test_teacher_reads_text_and_is_distilled_without_the_encoder(root, tmp_path,
     resumed.fit(Batches(recipe, load(root), texts=Texts.of(encode.open_encoder("minilm"), load(root))), {})
     assert resumed.text_table()["vectors"].keys() == state["text"]["vectors"].keys()
     teacher = checkpoint.load(str(tmp_path / "teacher" / "last.pt"), "ir-vis")
-    vectors = {key: vector.numpy() for key, vector in state["text"]["vectors"].items()}
+    vectors = encode.carried_vectors(state["text"])
     student = dataclasses.replace(recipe, architecture="nano", model=TINY)
     path = session.train(
         student, root, tmp_path / "student", device="cpu", teacher=teacher, text_vectors=vectors, quiet=True
@@ -985,7 +986,7 @@ def test_training_starts_from_other_weights(root, tmp_path):
     assert Run(recipe, tmp_path / "second", device=CPU).resume()
 
 
-def test_a_model_is_as_the_weights_that_it_starts_from(root, tmp_path):
+def test_a_model_is_as_the_weights_that_it_starts_from(tmp_path):
     made = dict(TINY, look=0.25, mend=True)
     start = tmp_path / "start.safetensors"
     checkpoint.save(start, Nano(**made), "nano", made, ["ir-vis"])
@@ -1163,7 +1164,7 @@ def test_the_loss_of_a_batch_with_looks_is_the_distance_from_its_target(root):
     assert torch.equal(batch.loss(batch.second), expected.mean())
 
 
-def test_batches_drawn_ahead_are_the_same(root, tmp_path):
+def test_batches_drawn_ahead_are_the_same(root):
     recipe = dataclasses.replace(RECIPE, looks=True, degrade=0.8)
     batches = Batches(recipe, load(root), network=Nano(look=0.15))
     ahead = list(batches.ahead(3, 8, CPU, workers=2))
@@ -1176,8 +1177,7 @@ def test_batches_drawn_ahead_are_the_same(root, tmp_path):
 
 
 def test_teacher_and_the_papers_student_learn_looks(root, tmp_path):
-    config = {"width": 4, "blocks": [1, 1, 1, 1], "refinement": 1, "head_dim": 4, "look": 0.15, "mend": True}
-    config |= {"channel_heads": [1, 1, 1, 1], "spatial_heads": [1, 1, 1, 1]}
+    config = {**TINY_TEACHER, "look": 0.15, "mend": True}
     recipe = dataclasses.replace(RECIPE, looks=True, patch=64, steps=4, lr=5e-3, architecture="paper", model=config)
     run = Run(recipe, tmp_path, device=CPU)
     batches = Batches(recipe, load(root), network=run.network)

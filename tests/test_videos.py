@@ -62,12 +62,16 @@ def decoded(path):
         return [frame.pts * frame.time_base for frame in frames], [frame.to_ndarray(format="rgb24") for frame in frames]
 
 
+def put_clips(folder, count, ending=".mp4", **options):
+    """The scene that moves as vis and ir."""
+    for name, images in zip(("vis", "ir"), moving(count), strict=True):
+        write(folder / f"{name}{ending}", images, **options)
+
+
 @pytest.fixture
 def clips(tmp_path):
     """Two clips of 12 frames, and their folder."""
-    vis, ir = moving(12)
-    write(tmp_path / "vis.mp4", vis)
-    write(tmp_path / "ir.mp4", ir)
+    put_clips(tmp_path, 12)
     return tmp_path
 
 
@@ -81,7 +85,7 @@ def fuse(fusecli, average, tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".mov", ".avi"])
-def test_frames_times_and_pixels(clips, fuse, ending):
+def test_frames_keep_their_times_and_are_fused_with_their_partners(clips, fuse, ending):
     code, _, err = fuse("--report", clips / "report.json", output=f"out{ending}")
     assert code == 0, err
     times, frames = decoded(clips / f"out{ending}")
@@ -284,8 +288,7 @@ def test_colours_come_back(tmp_path, size):
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".avi"])
 @pytest.mark.parametrize("side", ["ir", "vis"])
 def test_a_truncated_file_is_named_and_leaves_nothing(tmp_path, fuse, ending, side):
-    for name, images in zip(("vis", "ir"), moving(40, (48, 64)), strict=True):
-        write(tmp_path / f"{name}{ending}", images)
+    put_clips(tmp_path, 40, ending)
     broken = tmp_path / f"{side}{ending}"
     broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
     code, _, err = fuse(ir=f"ir{ending}", vis=f"vis{ending}")
@@ -298,8 +301,7 @@ def test_a_truncated_file_is_named_and_leaves_nothing(tmp_path, fuse, ending, si
 def test_a_segment_of_a_recording_is_whole(tmp_path, fuse):
     """Its times go on where the segment before ended, and Matroska says when it ends, not how long it is."""
     times = [60_000 + 40 * index for index in range(30)]
-    for name, images in zip(("vis", "ir"), moving(30), strict=True):
-        write(tmp_path / f"{name}.mkv", images, times=times)
+    put_clips(tmp_path, 30, ".mkv", times=times)
     assert VideoFile(tmp_path / "vis.mkv").frames == 30
     code, _, err = fuse(ir="ir.mkv", vis="vis.mkv", output="out.mkv")
     assert (code, "30 frames" in err) == (0, True), err
@@ -309,15 +311,13 @@ def test_a_segment_of_a_recording_is_whole(tmp_path, fuse):
 
 
 def test_a_last_segment_of_one_frame_is_whole(tmp_path, fuse):
-    for name, images in zip(("vis", "ir"), moving(1), strict=True):
-        write(tmp_path / f"{name}.mkv", images, times=[60_000])
+    put_clips(tmp_path, 1, ".mkv", times=[60_000])
     code, _, err = fuse(ir="ir.mkv", vis="vis.mkv", output="out.mkv")
     assert (code, "1 frame," in err) == (0, True), err
 
 
 def test_a_picture_that_begins_after_its_sound_is_whole(tmp_path, fuse):
-    for name, images in zip(("vis", "ir"), moving(30), strict=True):
-        write(tmp_path / f"{name}.mkv", images, times=[5000 + 40 * index for index in range(30)], sound=True)
+    put_clips(tmp_path, 30, ".mkv", times=[5000 + 40 * index for index in range(30)], sound=True)
     assert VideoFile(tmp_path / "vis.mkv").frames == 30
     code, _, err = fuse(ir="ir.mkv", vis="vis.mkv", output="out.mkv")
     assert (code, "30 frames" in err) == (0, True), err
@@ -325,13 +325,12 @@ def test_a_picture_that_begins_after_its_sound_is_whole(tmp_path, fuse):
 
 def test_an_avi_whose_camera_dropped_frames_is_whole(tmp_path, fuse):
     times = [40 * index + 2000 * (index > 10) for index in range(24)]
-    for name, images in zip(("vis", "ir"), moving(24), strict=True):
-        write(tmp_path / f"{name}.avi", images, times=times, codec="mjpeg", pix_fmt="yuvj420p")
+    put_clips(tmp_path, 24, ".avi", times=times, codec="mjpeg", pix_fmt="yuvj420p")
     code, _, err = fuse(ir="ir.avi", vis="vis.avi", output="out.mkv")
     assert (code, "24 frames" in err) == (0, True), err
 
 
-def test_no_video_and_usage(clips, fuse, fusecli, pairs):
+def test_what_is_no_video_and_what_is_not_for_videos_is_told(clips, fuse, fusecli, pairs):
     (clips / "text.mp4").write_text("I am no video")
     code, _, err = fuse(ir="text.mp4")
     assert code == 1
@@ -354,7 +353,7 @@ def test_no_video_and_usage(clips, fuse, fusecli, pairs):
     assert "--raw 99999x99999: 9,999,800,001 pixels a frame are more than" in err
 
 
-def test_folders_of_clips(tmp_path, fuse):
+def test_folders_and_globs_of_clips_are_fused_one_by_one(tmp_path, fuse):
     for name in ("a", "b"):
         vis, ir = moving(3, seed=ord(name))
         (tmp_path / "vis").mkdir(exist_ok=True)
@@ -381,8 +380,7 @@ def test_json_lines_are_mixed_with_no_bar(clips, fuse, monkeypatch):
 
 
 def test_a_stopped_run_leaves_no_file(tmp_path, fuse):
-    for name, images in zip(("vis", "ir"), moving(400, (48, 64)), strict=True):
-        write(tmp_path / f"{name}.mp4", images)
+    put_clips(tmp_path, 400)
     threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGTERM)).start()
     code, _, err = fuse("--report", tmp_path / "report.json", "-m", "nano")
     assert code == 143, err
@@ -516,7 +514,7 @@ def test_a_reader_that_leaves_on_windows(monkeypatch):
         RawWriter(1).write(Fraction(0), np.zeros((2, 2), np.uint8))
 
 
-def test_raw_format():
+def test_the_format_of_raw_frames_is_size_samples_and_rate():
     assert RawFormat.parse("640x512") == RawFormat(640, 512, "gray", None)
     assert RawFormat.parse("640x512,gray16le,30000/1001") == RawFormat(640, 512, "gray16le", Fraction(30000, 1001))
     assert RawFormat.parse("64x48,9").rate == 9

@@ -5,6 +5,7 @@ import nibabel as nib
 import numpy as np
 import phantom
 import pytest
+from conftest import SAMPLES
 from nibabel import orientations
 
 from fusecli import registry
@@ -17,7 +18,6 @@ from fusecli.stream import volume_jobs, volume_pairs, volumes
 from fusecli.stream.engine import Engine
 from fusecli.stream.plan import Naming
 
-SAMPLE = Path(__file__).parents[1] / "sample_data"
 TASK = registry.TASKS["pet-mri"]
 PET = phantom.grid((20, 24, 11), (5, 5, 7), "axial", (4, -3, 2))
 MR = phantom.grid((30, 32, 34), (4, 4, 4), "sagittal")
@@ -125,7 +125,7 @@ def test_how_a_file_stores_its_voxels_does_not_matter(tmp_path, fusecli, codes):
     turn = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), orientations.axcodes2ornt(codes))
     for name, kept in (("plain", None), ("turned", turn)):
         for side in ("pet", "mr"):
-            image = nib.as_closest_canonical(nib.load(SAMPLE / side / "head.nii.gz"))
+            image = nib.as_closest_canonical(nib.load(SAMPLES / side / "head.nii.gz"))
             nib.save(image if kept is None else image.as_reoriented(kept), tmp_path / f"{name}-{side}.nii")
         pet, mri, out = (tmp_path / f"{name}-{part}.nii" for part in ("pet", "mr", "fused"))
         code, _, err = fusecli("fuse", "--pet", pet, "--mri", mri, "-o", out, "--color", "gray")

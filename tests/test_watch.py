@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import scene
+from conftest import command, scene, until
 
 from fusecli.stream import watch
 from fusecli.stream.run import Job, Outcome
@@ -28,14 +28,8 @@ def settled(monkeypatch):
         through.update([outcome.job.name] * final)
         return final
 
-    def wait(name, seconds=20):
-        end = time.monotonic() + seconds
-        while name not in through:
-            assert time.monotonic() < end, f"{name} is not through"
-            time.sleep(0.02)
-
     monkeypatch.setattr(watch.Watcher, "is_final", seen)
-    return wait
+    return lambda name: until(lambda: name in through, f"the end of {name}")
 
 
 @pytest.fixture
@@ -89,11 +83,8 @@ def put_pair(root, index, size=(48, 64)):
         put(root / side, f"{index:03d}.png", image)
 
 
-def wait_for(path, seconds=20):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, f"{path.name} did not come"
-        time.sleep(0.02)
+def wait_for(path):
+    until(path.exists, path.name)
 
 
 def test_what_comes_is_fused_as_a_plain_run_would(tmp_path, watched, fusecli, average):
@@ -152,10 +143,7 @@ def test_an_empty_file_is_no_result(tmp_path, watched):
 
     def act():
         put_pair(tmp_path, 0)
-        end = time.monotonic() + 20
-        while not (tmp_path / "out" / "000.png").stat().st_size:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        until(lambda: (tmp_path / "out" / "000.png").stat().st_size, "a result")
 
     code, report, err = watched(act)
     assert code == 0, err
@@ -171,10 +159,7 @@ def test_what_is_written_again_is_fused_again_if_results_may_be_replaced(tmp_pat
         before = (tmp_path / "out" / "000.png").read_bytes()
         time.sleep(1)  # long done
         put(tmp_path / "vis", "000.png", scene(5)[0])
-        end = time.monotonic() + 20
-        while (tmp_path / "out" / "000.png").read_bytes() == before:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        until(lambda: (tmp_path / "out" / "000.png").read_bytes() != before, "another result")
         (tmp_path / "vis" / "000.png").unlink()
         time.sleep(0.3)
 
@@ -411,11 +396,11 @@ def test_what_changes_soon_after_it_was_fused_is_fused_again(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("option", [("--preview",), ("--steady",), ("--name", "{index}"), ("--pairs", "pairs.csv")])
-def test_options_that_need_all_pairs_are_refused(tmp_path, pairs, fusecli, option):
+def test_options_that_need_all_pairs_are_refused(pairs, fusecli, option):
     root = pairs(1)
     (root / "pairs.csv").write_text("ir,vis\n000.png,000.png\n")
     option = [root / one if one.endswith("csv") else one for one in option]
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--watch", *option)
+    code, _, err = fusecli(*command(root, "--watch", *option))
     assert code == 2
     assert option[0] in err
     assert "--watch" in err
@@ -424,9 +409,9 @@ def test_options_that_need_all_pairs_are_refused(tmp_path, pairs, fusecli, optio
 def test_it_needs_two_folders_and_an_output_folder(pairs, fusecli):
     root = pairs(1)
     for ir in (root / "ir/000.png", ""):
-        code, _, err = fusecli("fuse", "--ir", ir, "--vis", root / "vis", "-o", root / "out", "--watch")
+        code, _, err = fusecli(*command(root, "--watch", "--ir", ir))
         assert (code, "needs a folder" in err) == (2, True)
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out.png", "--watch")
+    code, _, err = fusecli(*command(root, "--watch", "-o", root / "out.png"))
     assert (code, "needs a folder" in err) == (2, True)
 
 
@@ -443,8 +428,7 @@ def test_what_makes_no_sense_is_told_before_anything_comes(tmp_path, fusecli, op
 @pytest.mark.parametrize("name", ["{foo}", "{stem}.png", "latest"])
 def test_a_name_that_is_none_is_told_before_anything_comes(pairs, fusecli, name):
     root = pairs(1)
-    sides = ("--ir", root / "ir", "--vis", root / "vis")
-    code, _, err = fusecli("fuse", *sides, "-o", root / "out", "--watch", "--name", name)
+    code, _, err = fusecli(*command(root, "--watch", "--name", name))
     assert code == 2
     assert f"--name {name}" in err
 
@@ -452,14 +436,13 @@ def test_a_name_that_is_none_is_told_before_anything_comes(pairs, fusecli, name)
 def test_a_report_into_a_watched_folder_is_refused(pairs, fusecli):
     root = pairs(1)
     before = (root / "vis" / "000.png").read_bytes()
-    sides = ("--ir", root / "ir", "--vis", root / "vis")
-    code, _, err = fusecli("fuse", *sides, "-o", root / "out", "--watch", "--report", root / "vis" / "000.png")
+    code, _, err = fusecli(*command(root, "--watch", "--report", root / "vis" / "000.png"))
     assert code == 2
     assert f"--report {root / 'vis' / '000.png'}: lies in the input folder" in err
     assert (root / "vis" / "000.png").read_bytes() == before
-    assert fusecli("fuse", *sides, "-o", root / "out", "--watch", "--report", root / "vis" / "new" / "r.json")[0] == 2
+    assert fusecli(*command(root, "--watch", "--report", root / "vis" / "new" / "r.json"))[0] == 2
     assert not (root / "vis" / "new").exists()
-    err = fusecli("fuse", *sides, "-o", root / "out", "--watch", "--report", root / "out")[2]
+    err = fusecli(*command(root, "--watch", "--report", root / "out"))[2]
     assert "--report" in err
     assert "results go into a folder of this name" in err
 
@@ -470,7 +453,7 @@ def test_a_folder_that_cannot_be_listed_is_named(pairs, fusecli, monkeypatch):
 
     root = pairs(1)
     monkeypatch.setattr(watch.Watcher, "existing", denied)
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--watch")
+    code, _, err = fusecli(*command(root, "--watch"))
     assert code == 2
     assert "vis/night: cannot be listed: Permission denied" in err
 
@@ -478,6 +461,6 @@ def test_a_folder_that_cannot_be_listed_is_named(pairs, fusecli, monkeypatch):
 @pytest.mark.parametrize("option", [("--series", "3"), ("--raw", "3x3")])
 def test_options_of_other_inputs_are_refused(pairs, fusecli, option):
     root = pairs(1)
-    code, _, err = fusecli("fuse", "--ir", root / "ir", "--vis", root / "vis", "-o", root / "out", "--watch", *option)
+    code, _, err = fusecli(*command(root, "--watch", *option))
     assert code == 2
     assert option[0] in err

@@ -57,20 +57,20 @@ class Job:
     def files(self) -> Iterator[Path]:
         """All files that are read."""
         for pair in self.pair_set.pairs:
-            yield from (pair.first, pair.second)
+            yield from pair.files
         for method in self.methods:
             yield from method.files()
 
     def read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """Both sources as `fusecli fuse` reads them: uint8, or float32 in [0, 1]. Raises UsageError if sizes differ."""
         sides = []
-        for path, intensity in zip((pair.first, pair.second), self.ranges, strict=True):
+        for path, intensity in zip(pair.files, self.ranges, strict=True):
             pages = frames.read(path, intensity=intensity)
             if len(pages) != 1:
                 raise UsageError(f"{path}: holds {len(pages)} pages; the benchmark measures single images")
             sides.append(pages[0])
         if sides[0].size != sides[1].size:
-            both = zip((pair.first, pair.second), sides, strict=True)
+            both = zip(pair.files, sides, strict=True)
             shapes = " and ".join(f"{path} has {side.size[1]}×{side.size[0]}" for path, side in both)
             raise UsageError(f"pair {pair.name}: {shapes} pixels; both sides of a pair must have one size")
         return sides[0].pixels, sides[1].pixels

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             _tell(f"{error.filename}: longer than a file's name can be")
             return EXIT_USAGE
         _tell(f"out of memory ({error})" if isinstance(error, MemoryError) else str(error))
-        return error.exit_code if isinstance(error, FusecliError) else 1
+        return error.exit_code if isinstance(error, FusecliError) else EXIT_NOTHING_DONE
 
 
 def _tell(message: str) -> None:
@@ -97,4 +97,4 @@ def _exit_code(argv: list[str] | None) -> int:
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # typer and rich turn it into a SystemExit
             raise stop.__context__ from None
-        return stop.code if isinstance(stop.code, int) else 1
+        return stop.code if isinstance(stop.code, int) else EXIT_NOTHING_DONE

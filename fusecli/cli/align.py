@@ -64,16 +64,16 @@ def align(
     if resolved(output.parent) in one ^ other:  # a folder that holds one camera's frames only
         raise UsageError(f"-o {output}: {picture.name} would be taken for a frame there; choose another folder")
     files = {"-o": output, "the picture beside -o": picture}
-    check_files(files, (path for pair in found for path in (pair.first, pair.second)))
+    check_files(files, (path for pair in found for path in pair.files))
     chosen = evenly(found, pairs)
     firsts, seconds = [pair.first for pair in chosen], [pair.second for pair in chosen]
     ranges = pair_ranges(firsts, seconds, infrared=True, option=range_)
     warn_of_colored(colored(seconds))
     names, images = [], []
     for pair in chosen:
-        sides = zip((pair.first, pair.second), ranges, strict=True)
+        sides = zip(pair.files, ranges, strict=True)
         try:
-            visible, infrared = (luma(frames.read(path, intensity=range_)[0].pixels) for path, range_ in sides)
+            visible, infrared = (luma(frames.read(path, intensity=intensity)[0].pixels) for path, intensity in sides)
         except InputError as error:
             log.warning("left out: %s", error)
             continue

@@ -98,7 +98,7 @@ def annotate(
         sides=task.sides,
         ignore_unmatched=ignore_unmatched,
     )
-    check_files({"-o": output}, (path for pair in found for path in (pair.first, pair.second)))
+    check_files({"-o": output}, (path for pair in found for path in pair.files))
     if backend is Backend.measure:
         describe, source = _measured(task), backend.value
     else:

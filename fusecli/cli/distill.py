@@ -38,6 +38,7 @@ def distill(
     options.set_up_logging("text", quiet=quiet, verbose=False)
     options.sleep_when_waiting()
     from fusecli.models import checkpoint
+    from fusecli.text.encode import carried_vectors
     from fusecli.training import session
     from fusecli.training.recipe import Recipe
 
@@ -66,7 +67,7 @@ def distill(
             device=device,
             teacher=networks[0],
             feature_weight=feature_weight,
-            text_vectors={key: vector.numpy() for key, vector in carried.get("vectors", {}).items()},
+            text_vectors=carried_vectors(carried),
             workers=workers,
             quiet=quiet,
             stop=stop,

@@ -23,6 +23,7 @@ from fusecli import registry
 from fusecli.cli import options, videos, volumes, watch
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, OutputError, UsageError, counted
+from fusecli.images.atomic import STDOUT, sweep, write_text
 from fusecli.machine import cores
 from fusecli.stream.stop import stopping
 
@@ -271,7 +272,6 @@ def fuse(
     if cluster is not None and not work.divisible:
         raise UsageError("--cluster divides pictures and volumes among machines; videos and --watch are for one")
 
-    from fusecli.images.atomic import STDOUT, sweep, write_text
     from fusecli.images.intensity import evenly
     from fusecli.stream.report import Report
 
@@ -406,7 +406,7 @@ def _nothing_yet(request: Request) -> tuple[Plan, Work] | None:
 
     typed, output, naming = request.sides.values(), request.output, request.naming
     unmatched = request.pairing["ignore_unmatched"]
-    repeated = (unmatched or naming.skip_existing) and str(output) != "-" and request.pairing["pairs_csv"] is None
+    repeated = (unmatched or naming.skip_existing) and output != STDOUT and request.pairing["pairs_csv"] is None
     if not repeated or not all(Path(folder).is_dir() for folder in typed):
         return None
     empty = [folder for folder in typed if is_empty(folder)]
@@ -488,7 +488,7 @@ def _tell_left(left: Sequence[Job], signal: Signals | None, output: Path, *, wat
     if watching:
         log.warning("%s left, which --watch finds again, for example %s", count, left[0].name)
     elif signal is not None:
-        hint = "" if str(output) == "-" else "; go on with --skip-existing"
+        hint = "" if output == STDOUT else "; go on with --skip-existing"
         log.error("stopped by %s: %s left%s", signal.name, count, hint)
 
 

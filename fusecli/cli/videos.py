@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.errors import InputError, UsageError
+from fusecli.images.atomic import STDOUT
 from fusecli.machine import cores
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
     task, output = request.task, request.output
     typed = request.typed
     moving = [text == PIPE or is_video(text, request.pairing["recursive"]) for text in typed]
-    to_video = output == Path(PIPE) or (output.suffix.lower() in ENDINGS and not output.is_dir())
+    to_video = output == STDOUT or (output.suffix.lower() in ENDINGS and not output.is_dir())
     if not any(moving):
         if to_video:
             raise UsageError(f"-o {output}: is for videos, and the inputs are pictures; name a folder")
@@ -85,7 +86,7 @@ def _refuse(request: Request, options: FrameOptions, raw: str | None) -> None:
             ("--format", naming.file_format != "auto"),
             ("--bit-depth 16", request.bit_depth == 16),
             ("--compress", request.compress),
-            ("--preview", request.output == Path(PIPE) and "--preview" in naming.beside),
+            ("--preview", request.output == STDOUT and "--preview" in naming.beside),
             ("--steady", options.steady),
         )
         if is_given
@@ -133,8 +134,8 @@ def _named(request: Request, *, single: bool) -> Plan:
         pairs = find_pairs(*typed, endings=ENDINGS, sides=request.task.sides, **request.pairing)
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one result for {len(pairs)} pairs; name a folder")
-    if output == Path(PIPE):
-        check_files(naming.beside, chain(naming.reads, (path for pair in pairs for path in (pair.first, pair.second))))
+    if output == STDOUT:
+        check_files(naming.beside, chain(naming.reads, (path for pair in pairs for path in pair.files)))
         return Plan([Job(pair.name, pair.first, pair.second, output) for pair in pairs], [])
     if single and output.suffix.lower() not in WRITES:
         raise UsageError(f"-o {output}: fusecli writes {', '.join(WRITES)}")
@@ -143,7 +144,7 @@ def _named(request: Request, *, single: bool) -> Plan:
         own = first.suffix.lower()
         return own if own in WRITES else ".mp4"
 
-    inputs = () if PIPE in typed else request.inputs(path for pair in pairs for path in (pair.first, pair.second))
+    inputs = () if PIPE in typed else request.inputs(path for pair in pairs for path in pair.files)
     return place(pairs, output, naming, ending, single=single, inputs=inputs, written=WRITES)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fusecli.cli.request import Request
 from fusecli.errors import UsageError
+from fusecli.images.atomic import STDOUT
 from fusecli.machine import cores
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
     if pairs is None:
         options.refuse("for DICOM and NIfTI volumes only, and both sides are pictures")
         return None
-    if str(request.output) == "-":
+    if request.output == STDOUT:
         raise UsageError("-o -: is for videos, and the inputs are volumes; name a folder or a file")
     if steady:
         raise UsageError("--steady is for pictures; all slices of a volume are treated alike without it")
@@ -75,7 +76,7 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
         pairs,
         request.output,
         request.naming,
-        inputs=request.inputs(path for pair in pairs for path in (pair.first.path, pair.second.path)),
+        inputs=request.inputs(one.path for pair in pairs for one in pair.inputs),
         reference=reference,
         gray=request.gray,
         colormap=colors is not None,

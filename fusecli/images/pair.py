@@ -16,6 +16,10 @@ class Pair:
     first: Path
     second: Path
 
+    @property
+    def files(self) -> tuple[Path, Path]:
+        return self.first, self.second
+
 
 def same_file(first: Path, second: Path) -> bool:
     """Whether two paths lead to one file."""

@@ -17,8 +17,7 @@ from fusecli.errors import UsageError
 from fusecli.metrics import fmi, gradients, information, perception, statistics, structure
 from fusecli.metrics.errors import MetricError
 
-VERSION = 2
-"""Part of every cache key: raise it when any value changes."""
+VERSION = 2  # part of every cache key: raise it when any value changes
 
 Image = np.ndarray
 OVER = 1e-3  # how far floats may exceed [0, 1], by what rounding adds; less than half a level

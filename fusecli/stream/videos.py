@@ -24,7 +24,7 @@ import torch
 
 from fusecli.errors import InputError, counted
 from fusecli.images import frames, intensity
-from fusecli.images.atomic import file_hash, replacing
+from fusecli.images.atomic import STDOUT, file_hash, replacing
 from fusecli.images.intensity import Range
 from fusecli.images.preview import row
 from fusecli.images.rawvideo import PIPE, RawFormat, RawPipe, RawWriter
@@ -122,7 +122,7 @@ class _Fusion:
         self, job: Job, engine: Engine, settings: VideoSettings, stop: Stop, tick: Callable[[int, int], None]
     ) -> None:
         self.job, self.engine, self.settings, self.stop, self.tick = job, engine, settings, stop, tick
-        self.piped = job.output == Path(PIPE)
+        self.piped = job.output == STDOUT
         self.readahead = Readahead()
         self.mended: Found = {}
 

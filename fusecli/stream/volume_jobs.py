@@ -78,7 +78,7 @@ def plan(
         mine = naming.part is None or naming.part.takes(pair.name)  # pairs of other parts are only named, not checked
         settled = False if gray else colormap or None
         known, slices, multi_frame, color = _examined(pair, reference, settled, alone, mine)
-        target = (pair.first, pair.second)[reference]
+        target = pair.inputs[reference]
         kind = _kind(output if single else None, naming.file_format, target)
         _check_bits(bit_depth, kind, color)
         folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not multi_frame)))
@@ -112,7 +112,7 @@ def _examined(pair: VolumePair, reference: int, color: bool | None, alone: bool,
     """
     try:
         known = pair.chosen() if alone or mine else pair
-        slices, _, multi_frame = (known.first, known.second)[reference].layout()
+        slices, _, multi_frame = known.inputs[reference].layout()
         colored = known.first.layout()[1] if color is None else color
     except (InputError, UsageError):
         if alone:
@@ -125,7 +125,7 @@ def _examined(pair: VolumePair, reference: int, color: bool | None, alone: bool,
 
 def _tell_how_many(pairs: Sequence[VolumePair]) -> None:
     """Log that many headers are about to be read, which takes its time."""
-    count = sum(len(one.files) for pair in pairs for one in (pair.first, pair.second) if not one.is_nifti)
+    count = sum(len(one.files) for pair in pairs for one in pair.inputs if not one.is_nifti)
     if count > MANY:
         log.info("reading the headers of %d DICOM files", count)
 
@@ -137,9 +137,7 @@ def _without_headers(pair: VolumePair) -> VolumePair:
 
 def _check_two(pair: VolumePair) -> None:
     """Raises UsageError where both sides of a pair whose series are chosen are the same volume."""
-    first, second = (
-        (one.volume, [file.resolve() for file in one.own or one.files]) for one in (pair.first, pair.second)
-    )
+    first, second = ((one.volume, [file.resolve() for file in one.own or one.files]) for one in pair.inputs)
     if first == second:
         a, b = pair.first.side, pair.second.side
         raise UsageError(

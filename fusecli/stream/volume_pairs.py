@@ -110,9 +110,13 @@ class VolumePair:
     first: Input
     second: Input
 
+    @property
+    def inputs(self) -> tuple[Input, Input]:
+        return self.first, self.second
+
     def chosen(self) -> VolumePair:
         """The pair with its DICOM series chosen. Raises as `Input.choose`, also where --series fits neither side."""
-        first, second = (one if one.is_nifti else _of_series(one, one.choose()) for one in (self.first, self.second))
+        first, second = (one if one.is_nifti else _of_series(one, one.choose()) for one in self.inputs)
         found = [one.chosen for one in (first, second) if one.chosen]
         wanted = None if first.series.certain else first.series.value  # said of both sides: it has to fit one of them
         if found and wanted and not any(wanted == one.number or one.ends_in(wanted) for one in found):
@@ -216,11 +220,11 @@ def _listed(table: Path, pair_by: str, typed: tuple[str, str], task: Task) -> li
     listed = partial(pairing.find_pairs, *typed, pair_by=pair_by, pairs_csv=table, folders=True, sides=task.sides)
     pairs = listed(endings=(*volumes, *frames.ENDINGS))
     found: list[dict[str, list[Path]]] = [{}, {}]
-    paths = [path for pair in pairs for path in (pair.first, pair.second)]
+    paths = [path for pair in pairs for path in pair.files]
     if not any(path.is_dir() or path.name.lower().endswith(volumes) for path in paths):
         return found
     for pair in listed(endings=volumes):
-        for side, path, units in zip(task.sides, (pair.first, pair.second), found, strict=True):
+        for side, path, units in zip(task.sides, pair.files, found, strict=True):
             held = list(_collect(side, str(path), False).values())
             if len(held) != 1:
                 raise UsageError(

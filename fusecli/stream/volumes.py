@@ -91,7 +91,7 @@ class _Fusion:
         self.began = time.perf_counter()
         self.mended: Found = {}  # of any slice
         pair = job.volumes.chosen()
-        self.volumes: list[Volume] = list(pool.map(lambda source: source.read(), (pair.first, pair.second)))
+        self.volumes: list[Volume] = list(pool.map(lambda source: source.read(), pair.inputs))
         sides = settings.task.sides
         self.shown = [
             shown_range(volume, side, settings.window if side == "ct" else None)

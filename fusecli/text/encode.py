@@ -191,6 +191,11 @@ def open_encoder(choice: str, *, vectors: Mapping[str, np.ndarray] | None = None
     return Remembered(encoder, registry.cache_dir() / f"text-{encoder.name}.safetensors", vectors)
 
 
+def carried_vectors(text: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Text key -> vector, of the ``text`` that a training checkpoint carries (see training.loop.Run.text_table)."""
+    return {key: vector.numpy() for key, vector in text.get("vectors", {}).items()}
+
+
 def vector_dim(encoder: TextEncoder) -> int:
     """Length of a description's vector: two sentence vectors and the severities of both sides (minilm: 784)."""
     return 2 * encoder.dim + SEVERITY_DIM

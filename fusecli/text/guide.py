@@ -14,7 +14,7 @@ from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.models.teacher import Teacher
 from fusecli.text.describe import describe
-from fusecli.text.encode import Remembered, description_vectors, open_encoder, vector_dim
+from fusecli.text.encode import Remembered, carried_vectors, description_vectors, open_encoder, vector_dim
 
 log = logging.getLogger("fusecli")
 
@@ -27,8 +27,7 @@ def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
     network = checkpoint.load(model, task, look)
     if isinstance(network, Teacher) and network.text_dim:
         carried = checkpoint.training_state(Path(model)).get("text", {})
-        vectors = {key: vector.numpy() for key, vector in carried.get("vectors", {}).items()}
-        encoder = open_encoder(carried.get("encoder", "minilm"), vectors=vectors)
+        encoder = open_encoder(carried.get("encoder", "minilm"), vectors=carried_vectors(carried))
         if vector_dim(encoder) == network.text_dim:
             network.describe = describer(encoder, registry.TASKS[task].sides)
         else:

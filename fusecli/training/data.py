@@ -78,7 +78,7 @@ class PairSet:
                 for pair, (a, b) in zip(found, pool.map(partial(_read_pair, ranges), found), strict=True):
                     name = f"{folder}/{pair.name}"
                     whole = name.encode("utf-8", "surrogateescape")  # of a file, so perhaps no UTF-8
-                    for part in (whole, *(file_hash(file).encode() for file in (pair.first, pair.second))):
+                    for part in (whole, *(file_hash(file).encode() for file in pair.files)):
                         digest.update(part)
                     pairs.append(LumaPair(f"{task.name}/{name}", torch.from_numpy(a), torch.from_numpy(b)))
         return cls(task, pairs, digest.hexdigest())

@@ -27,6 +27,7 @@ from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.models.teacher import Teacher
 from fusecli.stream.stop import Stop
+from fusecli.text.encode import carried_vectors
 from fusecli.text.guide import describer
 from fusecli.training.batches import Batch, Batches
 from fusecli.training.data import PairSet
@@ -202,7 +203,7 @@ class Run:
             log.warning("%s: validated on other pairs before; the best weights are those from here on", path)
         elif (self.out / BEST).exists():  # else the next validation makes another
             self.best = state["best"]
-        self.text_vectors = {key: vector.numpy() for key, vector in state["text"].get("vectors", {}).items()}
+        self.text_vectors = carried_vectors(state["text"])
         return True
 
     # -- steps ---------------------------------------------------------------------------------------------------
