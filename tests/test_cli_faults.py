@@ -158,6 +158,10 @@ def test_a_run_that_comes_before_its_inputs_is_no_failure(tmp_path, fusecli, sid
         assert json.loads(out)["done"] == json.loads((tmp_path / "report.json").read_text())["totals"]["done"] == 0
         assert fusecli(*arguments, *options, "--quiet") == (0, "", "")
     assert fusecli(*arguments[:-2], folders[0] / "out", "--skip-existing")[0] == 2  # would be refused later
+    lost = folders[1] / "today" / "lost.png"
+    lost.symlink_to(tmp_path / "gone.png")
+    assert fusecli(*arguments, "--skip-existing")[0] == 2
+    lost.unlink()
     cv2.imwrite(str(folders[0] / "a.png"), scene(0)[0])
     assert fusecli(*arguments, "--ignore-unmatched")[0] == 0
     code, _, err = fusecli(*arguments, "--skip-existing")
@@ -654,8 +658,9 @@ def test_names_that_shells_dislike_are_fused(pairs, fusecli):
     for name in ("two words.png", "ünïcode — 夜.png", "new\nline.png", "'quote\".png"):
         for side in ("vis", "ir"):
             shutil.copy(root / side / "000.png", root / side / name)
-    assert fusecli(*command(root))[0] == 0
+    assert fusecli(*command(root, "--report", root / "report.json"))[0] == 0
     assert len(contents(root / "out")) == 5
+    assert "ünïcode — 夜" in (root / "report.json").read_text(encoding="utf-8")  # to be read and searched by people
 
 
 def test_a_limit_of_the_environment_that_is_no_number_is_told_once(pairs, fusecli, monkeypatch):
@@ -755,6 +760,15 @@ def test_what_cannot_be_written_is_told_before_any_work(pairs, fusecli, tmp_path
     assert code == 2
     assert message in err
     assert not (tmp_path / "x.pgm").exists()
+
+
+def test_a_damaged_file_that_would_become_pgm_is_named(pairs, fusecli):
+    root = pairs(1)
+    broken = root / "vis" / "000.png"
+    broken.write_bytes(b"")
+    code, _, err = fusecli("fuse", "--ir", root / "ir" / "000.png", "--vis", broken, "-o", root / "o.pgm")
+    assert code == 1
+    assert f"{broken}: the file is empty" in err
 
 
 def test_what_would_steer_a_terminal_is_spelled_out(pairs, fusecli):

@@ -164,6 +164,7 @@ def test_report_totals_and_preview_show_what_was_done(pairs, fusecli):
     assert {"fusecli", "torch", "device", "precision", "options", "totals", "pairs"} <= set(account)
     for pair in account["pairs"]:
         assert pair["status"] == "done"
+        assert 0 < pair["seconds"] < 60
         with open(pair["output"], "rb") as file:
             assert hashlib.sha256(file.read()).hexdigest() == pair["sha256"]
     sheet = root / "out" / "preview.png"
@@ -205,7 +206,8 @@ def test_existing_results_are_refused_skipped_or_replaced(pairs, fusecli):
     first.write_bytes(b"kept")
     code, _, err = fusecli(*arguments)
     assert code == 2
-    assert "--overwrite or --skip-existing" in err
+    assert "results exist already for 3 of 3 pairs (" in err
+    assert f"{root / 'out' / '002.png'}); --overwrite or --skip-existing" in err
     (root / "out" / "001.png").unlink()
     code, out, _ = fusecli(*arguments, "--skip-existing", "--json")
     assert (code, json.loads(out)["skipped"], json.loads(out)["done"]) == (0, 2, 1)

@@ -220,6 +220,9 @@ def test_visible_floats_are_kept_within_0_and_1_else_spanned(tmp_path, caplog):
     frames.write(unit, [values])
     frames.write(wide, [values * 4000 - 1000])
     assert visible_range([unit]) is None
+    dim = tmp_path / "dim.tif"
+    frames.write(dim, [0.2 + values / 2])
+    assert visible_range([dim]) is None
     np.testing.assert_array_equal(frames.read(unit)[0].pixels, values)
     assert not caplog.messages
     found = visible_range([wide, unit])
@@ -355,7 +358,9 @@ def test_a_range_that_holds_nothing_of_the_frames_is_said(tmp_path, caplog, opti
 @pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.uint16, 4095), (np.float32, 1)])
 def test_colour_is_told_from_gray_stored_as_rgb(dtype, white):
     gray = np.linspace(0, white, 40 * 50).reshape(40, 50, 1).repeat(3, 2).astype(dtype)
-    tinted, logo = gray.copy(), gray.copy()
+    tinted, logo, jpeg = gray.copy(), gray.copy(), gray.copy()
     tinted[..., 2] = gray[..., 2] // 2 if white > 1 else gray[..., 2] / 2
     logo[:2, :, 1:] = 0
-    assert [is_colored(image) for image in (gray, gray[..., 0], logo, tinted, gray * 0)] == [False] * 3 + [True, False]
+    jpeg[..., 2] = (gray[..., 2] * 0.95).astype(gray.dtype)
+    assert not any(is_colored(image) for image in (gray, gray[..., 0], logo, jpeg, gray * 0))
+    assert is_colored(tinted)

@@ -275,6 +275,7 @@ def test_constant_sources_have_no_vif_and_no_correlation_at_any_level() -> None:
             metrics.evaluate("tang", noise, np.full_like(noise, level), noise, ["VIF"])
     flat = np.full((64, 64, 3), (10, 200, 31), np.uint8)  # of a luma that is no integer
     assert metrics.evaluate("standard", flat, flat[..., 1], flat, ["CC", "SCD"]) == {"CC": 0, "SCD": 0}
+    assert metrics.evaluate("standard", flat, noise, noise, ["CC"])["CC"] == pytest.approx(0.5)  # of 0 and 1
 
 
 def test_bad_images_are_named() -> None:

@@ -69,15 +69,16 @@ def test_all_that_is_not_there_is_named(tmp_path):
     )
 
 
-def test_folders_pair_by_stem_whatever_the_ending(tmp_path):
+def test_folders_pair_by_stem_whatever_the_ending(tmp_path, caplog):
     vis = make(tmp_path / "vis", "b.PNG", "a.jpg", "scan.nii.gz", "Thumbs.db", ".hidden.png", ".a.png.1-0.partial")
-    ir = make(tmp_path / "ir", "a.tif", "b.tif", "scan.png")
+    ir = make(tmp_path / "ir", "a.tif", "b.tif", "scan.png", "Thumbs.db")
     found = pairs(vis, ir)
     assert [(pair.name, pair.first.name, pair.second.name) for pair in found] == [
         ("a", "a.jpg", "a.tif"),
         ("b", "b.PNG", "b.tif"),
         ("scan", "scan.nii.gz", "scan.png"),
     ]
+    assert not caplog.messages
 
 
 def test_sub_folders_are_mirrored_only_when_asked(tmp_path):
@@ -236,9 +237,11 @@ def test_the_pattern_that_would_help_is_offered_and_works(tmp_path, vis, ir, hin
 
 
 def test_no_pattern_is_offered_where_none_would_help(tmp_path):
-    message = refused(make(tmp_path / "vis", "dawn.png"), make(tmp_path / "ir", "dusk.png"))
-    assert "Did you mean" not in message
-    assert "'dawn'" in message
+    for vis, ir in (("dawn", "dusk"), ("day/0001_rgb", "night/0001_ir")):
+        sides = make(tmp_path / f"{vis[:3]} vis", f"{vis}.png"), make(tmp_path / f"{vis[:3]} ir", f"{ir}.png")
+        message = refused(*sides, recursive=True)
+        assert "Did you mean" not in message
+        assert repr(vis) in message
 
 
 def test_a_table_pairs_by_its_columns_and_names(tmp_path):
@@ -283,6 +286,19 @@ def test_a_table_may_come_on_stdin(tmp_path, monkeypatch, on_stdin):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):  # whoever looks for volumes or for pictures in it asks
         assert pairs("v", "t", pairs_csv=Path("-")) == [Pair("a", Path("v/a.png"), Path("t/7.tif"))]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="no files of open descriptors")
+def test_csv_from_a_pipe(tmp_path, monkeypatch):
+    """As shells give it for <(…); it can be read only once."""
+    make(tmp_path, "v/a.png", "t/7.tif")
+    monkeypatch.chdir(tmp_path)
+    end, begin = os.pipe()
+    os.write(begin, b"vis,ir\nv/a.png,t/7.tif\n")
+    os.close(begin)
+    for _ in range(2):
+        assert pairs("", "", pairs_csv=Path(f"/dev/fd/{end}")) == [Pair("a", Path("v/a.png"), Path("t/7.tif"))]
+    os.close(end)
 
 
 def test_names_in_a_table_on_windows_stay_in_the_output_folder(tmp_path, monkeypatch):
@@ -339,7 +355,8 @@ def test_mistakes_in_a_table_are_named(tmp_path):
     assert "no pair" in message("vis,ir\n")
     assert "the first line must name the columns" in message("\n,,\n")
     assert "two columns 'ir'" in message("vis,ir,IR\nv/a.png,t/7.tif,t/9.tif\n")
-    assert "line 2" in message("vis,ir\nv/a.png,\n")
+    assert "line 2: a cell is empty" in message("vis,ir\nv/a.png,\n")
+    assert "larger than field limit" in message('vis,ir\n"' + 9000 * "v/a.png,t/7.tif\n")  # a quote that nobody closes
     assert "line 3: " in message("vis,ir\nv/a.png,t/7.tif\nv/none.png,t/9.tif\n")
     assert "column called name" in message("vis,ir\nv/a.png,t/7.tif\nw/a.png,t/9.tif\n")
     assert "line 3: --vis and --ir name the same file" in message("vis,ir\nv/a.png,t/7.tif\nt/9.tif,t/9.tif\n")
@@ -352,7 +369,7 @@ def test_mistakes_in_a_table_are_named(tmp_path):
     assert "leave out one of them" in refused("", "", pairs_csv=table, pair_by="ir=*_IR")
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "..", "night/.x", "night/"])
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "..", ".", "night/.x", "night/"])
 def test_csv_names_stay_in_the_output_folder(tmp_path, name):
     make(tmp_path, "a.png", "a.tif")
     table = tmp_path / "pairs.csv"
@@ -412,8 +429,9 @@ def test_links_to_nothing_are_named(tmp_path):
         (tmp_path / side / "a.png").touch()
     (tmp_path / "vis" / "b.png").touch()
     (tmp_path / "ir" / "b.png").symlink_to(tmp_path / "moved.png")
-    with pytest.raises(UsageError, match=r"1 link leads to what is not there, as .*b\.png to .*moved\.png"):
-        find_pairs(str(tmp_path / "vis"), str(tmp_path / "ir"), endings=[".png"])
+    for typed in ("", "/*"):
+        with pytest.raises(UsageError, match=r"1 link leads to what is not there, as .*b\.png to .*moved\.png"):
+            find_pairs(f"{tmp_path}/vis{typed}", f"{tmp_path}/ir{typed}", endings=[".png"])
     (tmp_path / "vis" / "b.png").unlink()
     (tmp_path / "vis" / "b.png").symlink_to(tmp_path / "moved.png")  # on both sides: no one lacks a partner
     with pytest.raises(UsageError, match="1 link leads to what is not there"):

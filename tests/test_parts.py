@@ -107,7 +107,7 @@ def test_volumes_come_in_parts_too(tmp_path, fusecli, average):
     [
         (["--num-parts", 4], "go together"),
         (["--part-id", 0], "go together"),
-        (["--num-parts", 4, "--part-id", 4], "counted from 0"),
+        (["--num-parts", 4, "--part-id", 4], "counted from 0, so the last of 4 is 3"),
         (["--num-parts", 4, "--part-id", 0, "--preview"], "--preview"),
     ],
 )

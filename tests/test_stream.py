@@ -22,7 +22,7 @@ from fusecli.models.network import FusionNetwork
 from fusecli.stream import run as stream
 from fusecli.stream import videos, volumes
 from fusecli.stream.engine import Engine
-from fusecli.stream.plan import Naming, plan
+from fusecli.stream.plan import Naming, check_files, plan
 from fusecli.stream.run import Job, Settings
 from fusecli.stream.stop import stopping
 
@@ -97,6 +97,19 @@ def test_pages_of_several_files_share_batches(tmp_path):
     whole = [engine.fuse(tifffile.imread(job.first), tifffile.imread(job.second)) for job in jobs]
     for job, result in zip(jobs, whole, strict=True):
         assert np.array_equal(tifffile.imread(job.output), result)
+
+
+def test_files_of_unlike_numbers_of_pages_are_named(tmp_path):
+    job = Job("a", tmp_path / "v.tif", tmp_path / "i.tif", tmp_path / "o.tif")
+    for path, pages in ((job.first, 3), (job.second, 1)):
+        tifffile.imwrite(path, np.zeros((pages, 16, 24), np.uint8), photometric="minisblack")
+    (outcome,) = stream.run([job], Engine(Local(), "cpu"), Settings())
+    assert outcome.error == f"{job.first} has 3 pages, {job.second} has 1"
+
+
+def test_a_batch_is_bounded_by_its_pixels_and_its_pairs():
+    shapes = ((20, 30), (1000, 2000, 3), (9000, 9000))
+    assert [stream.full_batch(shape, None) for shape in shapes] == [stream.BATCH_PAIRS, 5, 1]
 
 
 def test_a_batch_that_the_device_refuses_costs_its_own_pairs(jobs):
@@ -229,7 +242,8 @@ def test_what_is_made_smaller_skips_no_pixel(tmp_path):
     """Else fine patterns would come out as coarse ones."""
     job, small = Job("a", tmp_path, tmp_path, tmp_path), np.zeros((16, 20), np.uint8)
     lines = np.tile(np.uint8([0, 0, 200, 0]), (64, 20))
-    (_, second), (first, _) = stream.of_one_size(small, lines, job, 1), stream.of_one_size(lines, small, job, 0)
+    color = np.dstack([small] * 3)
+    (_, second), (first, _) = stream.of_one_size(small, lines, job, 1), stream.of_one_size(lines, color, job, 0)
     for made in (first, second):
         np.testing.assert_array_equal(made, np.full_like(small, 50))
 
@@ -287,6 +301,13 @@ def test_reports_and_sheets_take_no_input_s_place(jobs, tmp_path):
         planned(pair, tmp_path / "out", beside={"--preview": tmp_path / "out" / "preview.png"})
     with pytest.raises(UsageError, match="--report"):
         planned(pair, tmp_path / "out", beside={"--report": jobs[0].second / "below" / "a.json"})
+    pair.append(Pair("night/a", jobs[1].first, jobs[1].second))
+    with pytest.raises(UsageError, match=r"--report .*night: results go into a folder of this name"):
+        planned(pair, tmp_path / "out", beside={"--report": tmp_path / "out" / "night"})
+
+
+def test_devices_may_be_written_to_by_several():
+    check_files({"--report": Path(os.devnull), "--timings": Path(os.devnull)})
 
 
 def test_links_to_an_input_are_seen_through(jobs, tmp_path):

@@ -145,7 +145,7 @@ def _reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Cal
     if known.mean() < 0.05:
         log.warning("--align: the infrared reaches %.0f %% of the visible frame; is it that rig's?", 100 * known.mean())
     square = np.ones((FEATHER, FEATHER), np.uint8)
-    inner = cv2.erode((known >= 1).astype(np.float32), square, borderType=cv2.BORDER_REPLICATE)
+    inner = cv2.erode((known >= 1).astype(np.float32), square)
     return cv2.blur(inner, (FEATHER, FEATHER), borderType=cv2.BORDER_REPLICATE)
 
 

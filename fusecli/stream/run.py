@@ -118,7 +118,7 @@ class Loaded:
     reaches: list[np.ndarray | None]  # see `reach`; None for pages that the infrared covers entirely
     levels: int | None
     metadata: list[Metadata]  # of the first
-    began: float = field(default_factory=time.perf_counter)
+    began: float
     results: dict[int, np.ndarray] = field(default_factory=dict)  # by page
     mended: Found = field(default_factory=dict)  # of any page
     lost: bool = False  # a page failed on the device
