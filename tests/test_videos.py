@@ -134,6 +134,23 @@ def test_frames_on_stdin_have_one_partner(clips, fusecli, option):
     assert f"{option}: frames on stdin pair with the one video" in err
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_what_is_no_file_is_called_so_beside_frames_on_stdin(tmp_path, fusecli):
+    os.mkfifo(tmp_path / "pipe.mkv")
+    for name, said in (("pipe.mkv", "not a regular file"), ("none.mkv", "no such file")):
+        sides = ("--ir", "-", "--raw", "64x48", "--vis", tmp_path / name)
+        code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "out.mp4")
+        assert code == 2
+        assert f"{name}: {said}; beside frames on stdin" in err
+
+
+@pytest.mark.parametrize("url", ["rtsp://camera/ir", "http://camera/ir.mp4"])
+def test_a_stream_is_refused_with_the_way_to_pipe_it_in(clips, fusecli, url):
+    code, _, err = fusecli("fuse", "--ir", url, "--vis", clips / "vis.mp4", "-o", clips / "out.mp4")
+    assert code == 2
+    assert f"--ir {url}: streams are not opened; pipe one side in as raw frames by --raw" in err
+
+
 def test_irregular_times_are_kept_and_the_nearest_frame_is_taken(tmp_path, fuse):
     times = [0, 40, 95, 120, 200, 230, 320]
     vis = [np.full((32, 32), 100, np.uint8)] * len(times)

@@ -292,11 +292,11 @@ def test_files_without_a_partner_are_named_where_the_run_ends_early(tmp_path, wa
     def act():
         put(tmp_path / "vis", "cam_000.png", scene(0)[0])
         put(tmp_path / "ir", "therm_000.png", scene(0)[1])
-        time.sleep(1.0)
+        time.sleep(1.2)
 
     code, _, err = watched(act)
     assert code == 0
-    assert re.search(r"no partner has come in .* for 2 files, such as .*therm_000\.png", err)
+    assert re.search(r"no partner has come in [1-9] s for 2 files, such as .*therm_000\.png", err)  # as long as it was
 
 
 def test_the_pairs_that_wait_longest_go_first(tmp_path, monkeypatch):

@@ -75,7 +75,7 @@ def annotate(
 
     Run it again to go on after an interruption.
 
-    Exit codes: 0 all done, 1 nothing could be done, 2 wrong usage, 8 some pairs failed.
+    Exit codes: 0 all done, 1 every pair failed, 2 refused before any work, 8 some pairs failed.
     """
     options.set_up_logging(log_format, quiet=quiet, verbose=verbose)
     task, sides = options.task_of(ir=ir, vis=vis, ct=ct, pet=pet, spect=spect, mri=mri)

@@ -205,7 +205,8 @@ def fuse(
 
     fusecli fuse --ir thermal/ --vis camera/ -o fused/
 
-    Exit codes: 0 all done, 1 nothing could be done, 2 wrong usage, 8 some pairs failed, 130, 143 and 129 interrupted.
+    Exit codes: 0 all done, 1 every pair failed, 2 refused before any work, 8 some pairs failed, 130, 143 and 129
+    interrupted.
     """
     given = _as_given(locals())
     options.set_up_logging(log_format, quiet=quiet, verbose=verbose)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -33,6 +34,9 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
 
     task, output = request.task, request.output
     typed = request.typed
+    for side, text in zip(task.sides, typed, strict=True):
+        if re.match(r"[a-z]+://", text):
+            raise UsageError(f"--{side} {text}: streams are not opened; pipe one side in as raw frames by --raw")
     moving = [text == PIPE or is_video(text, request.pairing["recursive"]) for text in typed]
     to_video = output == STDOUT or (output.suffix.lower() in ENDINGS and not output.is_dir())
     if not any(moving):
@@ -128,7 +132,8 @@ def _named(request: Request, *, single: bool) -> Plan:
                 raise UsageError(f"{option}: frames on stdin pair with the one video that the other side is")
         file = Path(typed[typed[0] == PIPE])
         if not file.is_file():
-            raise UsageError(f"{file}: no such file; beside frames on stdin the other side is one video")
+            what = "not a regular file" if file.exists() else "no such file"
+            raise UsageError(f"{file}: {what}; beside frames on stdin the other side is one video")
         pairs = [Pair(file.stem, Path(typed[0]), Path(typed[1]))]
     else:
         pairs = find_pairs(*typed, endings=ENDINGS, sides=request.task.sides, **request.pairing)

@@ -146,16 +146,15 @@ class Watcher:
     def _tell_partnerless(self, first: dict[str, Path], second: dict[str, Path], seconds: float) -> None:
         """Warn, once, of the files whose partner has not come in that time."""
         now = time.monotonic()
-        lonely = []
+        lonely = {}  # the file -> how long it has waited
         for name in first.keys() ^ second.keys():
             entry = self.waiting.get(name)
             if entry and now - entry.since > seconds and not (entry.told or entry.done):
-                lonely.append(first.get(name) or second[name])
+                lonely[first.get(name) or second[name]] = now - entry.since
                 entry.told = True
         if lonely:
-            log.warning(
-                "no partner has come in %.0f s for %s, such as %s", seconds, counted(len(lonely), "file"), min(lonely)
-            )
+            waited, number = min(lonely.values()), counted(len(lonely), "file")
+            log.warning("no partner has come in %.0f s for %s, such as %s", waited, number, min(lonely))
 
     def _hand_out(self, job: Job) -> bool:
         """Whether a ready job is to be done now; it is not where a result is there that may not be replaced."""
