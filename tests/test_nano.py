@@ -97,6 +97,12 @@ def test_look_and_exposure_of_the_whole_image_matter():
     assert (network(*pair, of_a_darker_image) - fused).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("look", [-0.1, 7, float("nan"), "natural"])
+def test_a_look_outside_of_0_and_1_is_refused(look):
+    with pytest.raises(UsageError, match="look must be a number from 0 to 1"):
+        checkpoint.load("nano", "ir-vis", look)
+
+
 def test_statistics_once_known_vary_alike_and_independently():
     """Two causes and some noise in all the numbers, and one number that never changes."""
     generator = torch.Generator().manual_seed(0)

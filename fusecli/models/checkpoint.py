@@ -46,10 +46,14 @@ def build(architecture: str, config: dict[str, Any]) -> FusionNetwork:
         made = made_as(**config)
     except (TypeError, ValueError, RuntimeError, LookupError, ZeroDivisionError) as error:  # torch raises many types
         raise UsageError(f"architecture {architecture} cannot be built with {config}: {error}") from error
-    look: Any = made.look  # of a base: its nano's
-    if look is not None and not (isinstance(look, int | float) and 0 <= look <= 1):
-        raise UsageError(f"architecture {architecture}: look must be a number from 0 to 1, not {look!r}")
+    if made.look is not None:  # of a base: its nano's
+        _check_look(made.look, f"architecture {architecture}")
     return made
+
+
+def _check_look(look: Any, whose: str) -> None:
+    if not (isinstance(look, int | float) and 0 <= look <= 1):
+        raise UsageError(f"{whose}: look must be a number from 0 to 1, not {look!r}")
 
 
 def save(path: Path, model: nn.Module, architecture: str, config: dict[str, Any], tasks: list[str]) -> None:
@@ -155,8 +159,8 @@ def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
     """The model that ``--model`` names for a task: a released name or a file. In eval mode, on the CPU, float32.
 
     look: replaces the default look of the weights.
-    Raises UsageError if there is no such model, if it was trained for other tasks or without looks, or if its numbers
-    are not all finite.
+    Raises UsageError if there is no such model, if it was trained for other tasks or without looks, for a look outside
+    of [0, 1], or if its numbers are not all finite.
     """
     path = find(model, task)
     architecture, config, tasks, tensors = read(path)
@@ -177,5 +181,6 @@ def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
     if look is not None:
         if network.look is None:
             raise UsageError(f"--look: {path.name} was trained for one look only")
+        _check_look(look, path.name)
         network.look = look
     return network.eval()

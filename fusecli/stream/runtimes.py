@@ -123,7 +123,7 @@ def hand_over(network: FusionNetwork, runtime: str, device: str, precision: str)
     not for this device or precision, and for a model that has no graph.
     """
     if runtime not in CHOICES:
-        raise UsageError(registry.unknown("engine", runtime, CHOICES))
+        raise UsageError(f"--engine: {registry.unknown('engine', runtime, CHOICES)}")
     if runtime in ("auto", "torch"):
         return network, device, precision
     if device not in ("auto", "cpu"):
