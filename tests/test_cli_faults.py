@@ -244,6 +244,17 @@ def test_output_that_a_glob_would_find_is_refused(pairs, fusecli):
         assert list(contents(root / output)) == ["000.png"]
 
 
+def test_a_glob_that_would_find_some_of_the_results_is_refused(pairs, fusecli):
+    root = pairs(1)
+    for place in ("street", "vis"):  # results are street/000.png and vis/000.png
+        for side in ("ir", "vis"):
+            shutil.copytree(root / side, root / "all" / place / side)
+    sides = ("--ir", root / "all" / "**" / "ir" / "*.png", "--vis", root / "all" / "**" / "vis" / "*.png")
+    code, _, err = fusecli("fuse", *sides, "-o", root / "all" / "fused")
+    assert code == 2
+    assert "would find the results as inputs" in err
+
+
 def test_output_file_that_is_an_input_is_refused(pairs, fusecli):
     root = pairs(1)
     files = ["--ir", root / "ir" / "000.png", "--vis", root / "vis" / "000.png"]

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -249,6 +250,7 @@ def test_a_dicom_series_gives_a_series_and_nothing_else_knows_the_patient(heads,
     assert result.PatientID == "ID-4711"
     assert result.SeriesDescription == "Fused CT + MRI (average)"
     assert "MRI resampled to the grid of the other (linear)" in result.DerivationDescription
+    assert "coloured" not in result.DerivationDescription
     written = everything_written(out, stdout, err)
     assert not re.search(rb"Doe|Jane|4711|19700101|1\.2\.826", written)
     report = json.loads((out / "report.json").read_text())
@@ -622,7 +624,7 @@ def test_a_table_names_folders_of_dicom_too(tmp_path, fusecli, average):
     ):
         table.write_text(f"ct,mri,name\n{cells}\n")
         code, _, err = fusecli(*arguments[:-3], tmp_path if "p1/T1" in cells else out, *arguments[-2:])
-        assert (code, message in err) == (2, True), err
+        assert (code, message in err) == (2, True)
 
 
 def test_volumes_of_one_name_are_not_taken_for_one(tmp_path, fusecli, average):
@@ -659,9 +661,29 @@ def test_a_cohort_of_nifti_files_pairs_by_name(tmp_path, fusecli, average):
     assert "p3.nii" in err
     assert fusecli(*arguments, "--ignore-unmatched")[0] == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p1.nii.gz", "p2.nii.gz"]
+    (tmp_path / "out" / "p2.nii.gz").unlink()
+    assert "1 done, 1 skipped" in fusecli(*arguments, "--ignore-unmatched", "--skip-existing")[2]
     code, _, err = fusecli(*arguments, "--ignore-unmatched", "--name", "{index}", "--skip-existing")
     assert code == 2
     assert "cannot tell what {index} was given to before" in err
+
+
+def test_a_cohort_of_dicom_series_goes_on_without_those_that_lack_a_partner(tmp_path, fusecli, average):
+    for name in ("p1", "p2"):
+        put(tmp_path / "all" / name, "dicom", "ct", SMALL, phantom.head(SMALL))
+    for name in ("p2", "p3"):
+        put(tmp_path / "all" / name, "dicom", "mri", SMALL, phantom.head(SMALL))
+    sides = ("--ct", tmp_path / "all" / "*" / "ct", "--mri", tmp_path / "all" / "*" / "mri")
+    arguments = ("fuse", *sides, "-o", tmp_path / "out", "-m", average)
+    code, _, err = fusecli(*arguments)
+    assert (code, "volumes without partner of the same name" in err) == (2, True)
+    code, _, err = fusecli(*arguments, "--ignore-unmatched")
+    assert (code, "volumes without partner of the same name" in err) == (0, True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["p2"]
+    shutil.rmtree(tmp_path / "all" / "p2" / "mri")  # now none has
+    put(tmp_path / "all" / "p4", "dicom", "mri", SMALL, phantom.head(SMALL))
+    code, _, err = fusecli(*arguments, "--ignore-unmatched", "--overwrite")
+    assert (code, "volumes without partner of the same name" in err) == (2, True)
 
 
 def test_results_do_not_go_where_a_glob_found_their_sources(tmp_path, fusecli, average):
@@ -855,7 +877,7 @@ def test_too_many_voxels_are_refused_before_they_are_read(heads, fusecli, averag
     ct, mr, root = heads
     code, _, err = fusecli("fuse", "--ct", ct, "--mri", mr, "-o", root / "out", "-m", average, "--max-pixels", 1000)
     assert code == 1
-    assert "voxels are more than the limit of 1,000; --max-pixels or FUSECLI_MAX_PIXELS raises it" in err
+    assert f"{ct}: {36 * 40 * 22:,} voxels are more than the limit of 1,000; --max-pixels or FUSECLI_MAX_PIXELS" in err
 
 
 # Previews ------------------------------------------------------------------------------------------------------------
@@ -880,6 +902,17 @@ def test_previews_show_three_planes_upright_whatever_the_orientation(plane):
             elif axis == down:  # front and head are up
                 assert rows.mean() < middle[0] + GAP
                 assert abs(columns.mean() - middle[1]) < 2
+
+
+def test_previews_of_volumes_without_a_place_take_slices_for_axial_ones():
+    from fusecli.images.planes import planes
+
+    voxels = np.random.default_rng(0).integers(0, 256, (30, 50, 40)).astype(np.uint8)
+    picture = planes(voxels, None)
+    where = phantom.grid((40, 50, 30), (1, 1, 1), "axial")
+    assert np.array_equal(picture, planes(voxels, where))
+    axial = picture[:50, (picture.shape[1] - 40) // 2 :][:, :40]
+    assert np.array_equal(axial, voxels[15])
 
 
 def test_previews_of_very_thin_slices_are_no_larger_than_can_be_looked_at():

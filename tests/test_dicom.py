@@ -455,6 +455,9 @@ def test_several_series_are_listed_and_chosen(tmp_path, caplog):
     for wrong in ("9", "98.3", "8.498", ".", ""):  # whole components alone make the end of a UID
         with pytest.raises(UsageError, match=f"no single series is '{wrong}'"):
             open_(tmp_path / "study", "mri", wrong)
+    for path in (tmp_path / "study").glob("3-*"):
+        edit(path, Modality=None, SeriesNumber=None)
+    assert re.search(r"\(no number\): no modality, 6 slices of 9×8", refused(tmp_path / "study", "pet"))
 
 
 def test_a_number_that_series_of_two_studies_have_is_that_of_the_side_s_modality(tmp_path):
@@ -496,6 +499,10 @@ def test_localizers_and_captures_are_taken_only_where_nothing_else_is_there(tmp_
     assert "series 2 is the only one of its modality, but for localizers and secondary captures" in caplog.text
     assert np.array_equal(read(tmp_path / "study", series="1").voxels, VALUES + 1)
     assert np.array_equal(read(tmp_path / "1").voxels, VALUES + 1)
+    shutil.copytree(tmp_path / "1", tmp_path / "mixed")
+    for path in phantom.dicom_series(tmp_path / "mr", VALUES, WHERE, "MR", number=4):
+        shutil.copy(path, tmp_path / "mixed" / f"4-{path.name}")
+    assert np.array_equal(read(tmp_path / "mixed").voxels, VALUES + 1)  # the only CT
     for path in (tmp_path / "1").iterdir():  # beside its slices, in one series
         edit(path, SeriesInstanceUID="1.2.826.0.1.3680043.8.498.2", SOPInstanceUID=None)
         shutil.copy(path, tmp_path / "2" / f"0-{path.name}")
@@ -779,7 +786,8 @@ def test_a_missing_codec_is_named_with_the_extra(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [b"", b"no DICOM file at all" * 50, bytes(128) + b"DICM", bytes(400)])
 def test_files_that_only_look_like_dicom_are_refused(tmp_path, content):
     (tmp_path / "a.dcm").write_bytes(content)
-    assert str(tmp_path / "a.dcm") in refused(tmp_path / "a.dcm")
+    assert f"{tmp_path / 'a.dcm'}: " in refused(tmp_path / "a.dcm")
+    assert "holds no DICOM image" not in refused(tmp_path / "a.dcm")
 
 
 def test_volumes_of_other_patients_and_frames_of_reference_are_told_apart(tmp_path):

@@ -15,6 +15,7 @@ from fusecli.models.network import FusionNetwork
 from fusecli.stream import engine as engines
 from fusecli.stream import recording
 from fusecli.stream.engine import Engine
+from fusecli.stream.work import EngineSpec
 
 
 class Mean(FusionNetwork):
@@ -314,6 +315,14 @@ def test_vivid_colours_keep_luma_and_hue():
     assert np.abs(luma(clipped) - (luma(first) + second) / 2).max() > 5
     white = Engine(Second(), "cpu", "fp32", vivid=True).fuse(first[:, :1, :1], np.full((1, 1, 1), 255, np.uint8))
     np.testing.assert_array_equal(white[0, 0, 0], [255, 217, 217])  # half of red's chroma, however bright the MRI
+
+
+@pytest.mark.parametrize("task", ["ir-vis", "ct-mri", "pet-mri", "spect-mri"])
+def test_only_colours_of_medical_images_are_vivid(average, task):
+    first, second = np.full((1, 32, 32, 3), (255, 0, 0), np.uint8), np.full((1, 32, 32), 230, np.uint8)
+    fused = EngineSpec(str(average), task, device="cpu").build().fuse(first, second)
+    reaches = np.abs(luma(fused) - (luma(first) + second) / 2).max() < 1
+    assert reaches == (task != "ir-vis")
 
 
 @pytest.mark.parametrize(

@@ -608,6 +608,7 @@ def test_tiff_without_imagecodecs(tmp_path):
             for page in (image, image[::-1]):
                 file.write(page, metadata=None, **options)
     tifffile.imwrite(tmp_path / "white.tif", image, compression="lzw", photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "white8.tif", picture(20, 30), compression="lzw", photometric="miniswhite")
     frames.write(tmp_path / "small.tif", [picture(20, 30, dtype="float32")], compress=True)
     write_12_bits(tmp_path / "deep.tif", image >> 4)
     Image.fromarray(picture(20, 30, 3)).save(tmp_path / "zstd.tif", compression="zstd")
@@ -628,7 +629,7 @@ from fusecli.errors import InputError
 from fusecli.images import frames
 from fusecli.images.decode import decode
 folder = Path(sys.argv[1])
-for name in ("lzw", "pages", "white", "bytes"):
+for name in ("lzw", "pages", "white", "white8", "bytes"):
     np.save(folder / f"{name}.npy", np.stack([page.pixels for page in frames.read(folder / f"{name}.tif")]))
 np.save(folder / "small.npy", frames.read(folder / "small.tif")[0].pixels)
 frames.write(folder / "again.tif", [np.load(folder / "small.npy")], compress=True)
@@ -644,6 +645,7 @@ for name in ("planes", "alpha", "png", "zstd"):
     for name in ("lzw", "pages"):
         np.testing.assert_array_equal(np.rint(np.load(tmp_path / f"{name}.npy") * 65535), [image, image[::-1]])
     np.testing.assert_array_equal(np.rint(np.load(tmp_path / "white.npy") * 65535), [65535 - image])
+    np.testing.assert_array_equal(np.load(tmp_path / "white8.npy"), [255 - picture(20, 30)])
     np.testing.assert_array_equal(np.load(tmp_path / "bytes.npy"), [color])
     np.testing.assert_array_equal(np.load(tmp_path / "small.npy"), picture(20, 30, dtype="float32"))
     np.testing.assert_array_equal(np.load(tmp_path / "deep.npy"), image >> 4)

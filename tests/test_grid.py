@@ -98,10 +98,14 @@ def test_slices_resampled_alone_equal_those_of_the_whole():
 
 
 def test_a_coarse_grid_takes_means_and_does_not_alias():
-    fine, coarse = make((32, 32, 8), (1, 1, 1)), make((8, 8, 8), (4, 4, 1))
+    fine, coarse = make((32, 32, 8), (1, 1, 1)), make((8, 8, 8), (4, 4, 1), centre=(0.5, 0, 0))  # on voxels' centres
     stripes = np.broadcast_to(np.arange(32) % 2, (8, 32, 32)).astype(np.float32)
     assert grid.resample(stripes, fine, coarse, 0)[:, 1:-1, 1:-1] == pytest.approx(0.5)
+    turned = make((8, 8, 8), (1, 4, 1), "coronal", centre=(0, 0, 0.5))  # whose rows follow the slices
+    layers, tall = np.moveaxis(stripes, 2, 0), make((32, 8, 32), (1, 1, 1))
+    assert grid.resample(layers, tall, turned, 0)[1:-1, 1:-1, 1:-1] == pytest.approx(0.5)
     columns = np.broadcast_to(np.repeat(np.arange(8), 4), (8, 32, 32)).astype(np.float32)
+    coarse = make((8, 8, 8), (4, 4, 1))
     assert grid.resample(columns, fine, coarse, 0)[4, 4, 1:-1] == pytest.approx(np.arange(1, 7))
 
 

@@ -429,6 +429,7 @@ def test_links_to_nothing_are_named(tmp_path):
         (tmp_path / side / "a.png").touch()
     (tmp_path / "vis" / "b.png").touch()
     (tmp_path / "ir" / "b.png").symlink_to(tmp_path / "moved.png")
+    (tmp_path / "ir" / "c.png").symlink_to(tmp_path / "vis")  # a folder is there, whatever its name
     for typed in ("", "/*"):
         with pytest.raises(UsageError, match=r"1 link leads to what is not there, as .*b\.png to .*moved\.png"):
             find_pairs(f"{tmp_path}/vis{typed}", f"{tmp_path}/ir{typed}", endings=[".png"])

@@ -20,6 +20,7 @@ from conftest import scene
 av = pytest.importorskip("av")
 
 from fusecli.errors import InputError, UsageError  # noqa: E402
+from fusecli.images.preview import GAP, WIDTH  # noqa: E402
 from fusecli.images.rawvideo import RawFormat, RawWriter  # noqa: E402
 from fusecli.images.video import Look, VideoFile, VideoWriter  # noqa: E402
 
@@ -99,6 +100,18 @@ def test_frames_keep_their_times_and_are_fused_with_their_partners(clips, fuse, 
     (entry,) = json.loads((clips / "report.json").read_text())["pairs"]
     assert (entry["status"], entry["frames"], entry["fps"]) == ("done", 12, 25.0)
     assert len(entry["sha256"]) == 64
+
+
+def test_a_preview_shows_a_frame_of_the_second_half(clips, fuse):
+    assert fuse("--preview")[0] == 0
+    sheet = cv2.imread(str(clips / "out-preview.png"), cv2.IMREAD_GRAYSCALE).astype(float)
+    _, ir = moving(12)
+    height, width = ir[0].shape
+    infrared = cv2.resize(sheet[: round(height * WIDTH / width), WIDTH + GAP :][:, :WIDTH], (width, height))
+    off = [np.abs(infrared - image).mean() for image in ir]
+    assert np.argmin(off) in range(6, 12)
+    assert min(off) < 6
+    assert sheet.shape[1] == 3 * (WIDTH + GAP)
 
 
 def test_the_same_bytes_twice(clips, fuse):
