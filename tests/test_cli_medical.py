@@ -324,14 +324,28 @@ def test_gray_or_another_colormap_on_demand(tmp_path, fusecli, average):
     assert np.array_equal(gray.affine, nib.load(pet).affine)
 
 
-def test_colours_that_a_source_has_are_kept(tmp_path, fusecli, average):
+@pytest.mark.parametrize("kind", ["dicom", "nifti"])
+def test_colours_that_a_source_has_are_kept(tmp_path, fusecli, average, kind):
     colors = np.zeros((22, 40, 36, 3), np.uint8)
     colors[..., 0], colors[..., 2] = 120, 40
-    pet = phantom.nifti(tmp_path / "pet.nii", colors, CT)
+    if kind == "nifti":
+        pet = phantom.nifti(tmp_path / "pet.nii", colors, CT)
+    else:  # as a workstation exports what it has coloured
+        pet = tmp_path / "pet"
+        for path in phantom.dicom_series(pet, np.zeros(colors.shape[:3], np.uint16), CT, "PT"):
+            dataset = pydicom.dcmread(path)
+            dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+            dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+            dataset.PixelData = colors[0].tobytes()
+            dataset.save_as(path)
     mr = put(tmp_path, "nifti", "mri", MR, phantom.head(MR))
-    code, _, err = fusecli("fuse", "--pet", pet, "--mri", mr, "-o", tmp_path / "out.nii", "-m", average)
+    out = tmp_path / ("out.nii" if kind == "nifti" else "out")
+    code, _, err = fusecli("fuse", "--pet", pet, "--mri", mr, "-o", out, "-m", average)
     assert code == 0, err
-    fused = nifti.read(tmp_path / "out.nii").voxels.astype(int)
+    assert "coloured by" not in err
+    volume = nifti.read(out) if kind == "nifti" else read(out / "pet", "pet")
+    assert volume.is_color
+    fused = volume.voxels.astype(int)
     inside = (fused > 0).all(-1)
     assert inside.any()
     assert abs(fused[inside][:, 0] - fused[inside][:, 2] - 80).max() <= 1
