@@ -95,6 +95,13 @@ def test_tiles_that_are_mostly_overlap_are_told(caplog):
         assert bool(said) == bool(caplog.text)
 
 
+def test_tiles_that_share_less_than_the_model_sees_are_told(nano, caplog):
+    for tile, overlap, told in (("300", nano.halo - 1, True), ("300", nano.halo, False), ("0", 0, False)):
+        caplog.clear()
+        Engine(nano, "cpu", tile=tile, overlap=overlap)
+        assert ("may show seams" in caplog.text) == told
+
+
 @pytest.mark.parametrize(
     ("scene", "whitest"),
     [("forest_edge", 250), ("day_street", 240), ("back_yard", 240)],  # the latter are bright in both bands

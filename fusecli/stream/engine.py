@@ -86,6 +86,11 @@ class Engine:
                 "--tile %d: with the %d pixels around each, tiles take %.0f times as long; from %d on 4 times at most",
                 *(self.tile, self.overlap, times, 2 * self.overlap),
             )
+        if self.tile and self.overlap < model.halo:
+            log.warning(
+                "--tile-overlap %d: the model sees %d pixels around each, so tiles may show seams",
+                *(self.overlap, model.halo),
+            )
         self._mends: int | None = None  # pairs mended at once; None: all that come
         self._steady: Tensor | None = None  # 1×D, one context for every pair; see `keep_steady`
         self._streams = [torch.cuda.Stream(self.device) for _ in range(2)] if self.device.type == "cuda" else []
