@@ -292,9 +292,10 @@ def _quantities(pixels: np.ndarray, dataset: Dataset, scale: _Scale) -> np.ndarr
         values = pixels.astype(np.float64) * scale.slope + scale.intercept
     values[_padded(pixels, scale) | ~np.isfinite(values)] = np.nan
     for value, limit in FLOAT_PADDING.items():
-        first = number(dataset, value, np.nan)
-        low, high = sorted([first, number(dataset, limit, first)])
-        values[(low <= pixels) & (pixels <= high)] = np.nan
+        if value in dataset:
+            first = number(dataset, value, np.nan)
+            low, high = sorted([first, number(dataset, limit, first)])
+            values[(low <= pixels) & (pixels <= high)] = np.nan
     return (-values if scale.inverted else values).astype(np.float32)
 
 
