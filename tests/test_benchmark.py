@@ -131,6 +131,15 @@ def test_csv_latex_and_markdown_hold_every_method_and_metric(data: Path) -> None
     assert "protocol tang" in markdown
 
 
+def test_several_names_are_given_by_repeating_an_option_or_with_commas(data: Path) -> None:
+    shutil.copytree(data / "tno", data / "msrs")
+    twice = ("--methods", "average", "--methods", "maximum, wavelet")
+    report = _report("--dataset", "tno,msrs", *twice, "--metrics", "EN", "--metrics", "SD")
+    assert list(report["datasets"]) == ["tno", "msrs"]
+    assert list(report["datasets"]["tno"]["methods"]) == ["average", "maximum", "wavelet"]
+    assert set(report["datasets"]["tno"]["methods"]["average"]["mean"]) == {"EN", "SD"}
+
+
 def test_json_on_stdout_is_nothing_but_json(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--json", "-") == 0
     assert json.loads(capsys.readouterr().out)["datasets"]["tno"]["n"] == 4

@@ -215,11 +215,16 @@ class Folder(Method):
 
 
 def choose(
-    names: str, task: str, device: str, precision: str, look: float | None = None, teacher: Path | None = None
+    names: Sequence[str],
+    task: str,
+    device: str,
+    precision: str,
+    look: float | None = None,
+    teacher: Path | None = None,
 ) -> list[Method]:
     """The methods that ``--methods`` names for a task.
 
-    names: comma-separated; released models, checkpoint files (or NAME=FILE), classical rules, and the words all,
+    names: released models, checkpoint files (or NAME=FILE), classical rules, and the words all,
     released, classical, none. Raises UsageError for a name that is none of these, and for two methods of one name.
     """
     released = list(dict.fromkeys(card["name"] for card in registry.released().values() if task in card["tasks"]))
@@ -242,7 +247,7 @@ def choose(
             files = " and ".join(str(path) for each in (first, method) for path in each.files())
             raise UsageError(f"two methods are called {method.name} ({files}); name a file by NAME=FILE")
 
-    for word in (part.strip() for part in names.split(",") if part.strip()):
+    for word in names:
         for name in words.get(word, [word]):
             label, equals, file = name.partition("=")
             if not equals or Path(name).is_file():  # no label: the = is in a path, such as lr=0.1/last.pt

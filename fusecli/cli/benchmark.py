@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(cls=options.Group, context_settings={"help_option_names": ["-h", "--help"]})
 
+
+def _listed(given: list[str]) -> list[str]:
+    """The names that an option gives, be it repeated or with commas."""
+    return [name for part in given for word in part.split(",") if (name := word.strip())]
+
+
 FailBelow = Annotated[
     list[str],
     typer.Option(
@@ -37,7 +43,12 @@ FailBelow = Annotated[
 def benchmark(
     context: typer.Context,
     dataset: Annotated[
-        list[str], typer.Option("--dataset", help=f"{', '.join(registry.DATASETS)}, or harvard; repeat for several.")
+        list[str],
+        typer.Option(
+            "--dataset",
+            callback=_listed,
+            help=f"{', '.join(registry.DATASETS)}, or harvard; for several repeat it or use commas.",
+        ),
     ] = [],  # noqa: B006 - typer copies it
     data_root: options.DataRoot = None,
     split: Annotated[str, typer.Option(help="all, or an agreed list of names such as test (roadscene, vifb).")] = "all",
@@ -58,14 +69,15 @@ def benchmark(
     ] = False,
     range_: options.Range = "auto",
     methods: Annotated[
-        str,
+        list[str],
         typer.Option(
             "--methods",
             "-m",
-            help="Comma-separated: released models, checkpoint files (NAME=FILE), classical rules; or all, released, "
-            "classical, none.",
+            callback=_listed,
+            help="Released models, checkpoint files (NAME=FILE), classical rules; or all, released, classical, none. "
+            "Several as for --dataset.",
         ),
-    ] = "all",
+    ] = ["all"],  # noqa: B006
     teacher: Annotated[Path | None, typer.Option(help="Checkpoint of a teacher to compare with.")] = None,
     look: options.Look = None,
     degraded: Annotated[
@@ -84,7 +96,9 @@ def benchmark(
         ),
     ] = [],  # noqa: B006
     protocol: Annotated[str, typer.Option(help=f"What metric names mean: {', '.join(registry.METRICS)}.")] = "tang",
-    metrics: Annotated[str, typer.Option("--metrics", help="Comma-separated names, or all.")] = "",
+    metrics: Annotated[
+        list[str], typer.Option("--metrics", callback=_listed, help="Names, several as for --dataset; or all.")
+    ] = [],  # noqa: B006
     csv: Annotated[Path | None, typer.Option(help="Write every value, a row each.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON; - for stdout.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write tables for LaTeX.")] = None,
@@ -187,7 +201,10 @@ def benchmark(
 def compare_reports(
     before: Annotated[Path, typer.Argument(metavar="A.json", help="Report of --json, the older one.")],
     after: Annotated[Path, typer.Argument(metavar="B.json", help="Report of --json, the newer one.")],
-    methods: Annotated[str, typer.Option("--methods", "-m", help="Only these, comma-separated.")] = "",
+    methods: Annotated[
+        list[str],
+        typer.Option("--methods", "-m", callback=_listed, help="Only these; for several repeat it or use commas."),
+    ] = [],  # noqa: B006
     fail_below: FailBelow = [],  # noqa: B006
     fail_worse: Annotated[
         bool, typer.Option("--fail-worse", help="Exit 1 if any metric became significantly worse.")
@@ -198,7 +215,7 @@ def compare_reports(
 
     old, new = results.load(before), results.load(after)
     gates = compare.gates(fail_below, new.protocol, new.metrics)
-    only = [name.strip() for name in methods.split(",") if name.strip()] or None
+    only = methods or None
     moves, remarks = compare.compare(old, new, only)
     compare.show(moves, remarks, new.protocol, _console())
     failed = compare.failures(new, gates, only)
@@ -211,16 +228,16 @@ def compare_reports(
     _stop_if(failed)
 
 
-def _metric_names(text: str, protocol: str) -> list[str]:
+def _metric_names(given: list[str], protocol: str) -> list[str]:
     """Metric names of ``--metrics`` in the order of the protocol."""
     from fusecli.benchmark.results import DEFAULT_METRICS
 
     if protocol not in registry.METRICS:
         raise UsageError(registry.unknown("protocol", protocol, registry.METRICS))
     known = registry.METRICS[protocol]
-    if text == "all" or (not text and protocol == "vifb"):
+    if "all" in given or (not given and protocol == "vifb"):
         return list(known)
-    wanted = [name.strip() for name in text.split(",") if name.strip()] or list(DEFAULT_METRICS)
+    wanted = given or list(DEFAULT_METRICS)
     spelled = {name.lower(): name for name in known}
     for name in wanted:
         if name.lower() not in spelled:
@@ -242,7 +259,7 @@ def _fused_folders(texts: list[str]) -> dict[str, Path]:
 
 
 def _methods(
-    names: str,
+    names: list[str],
     found: PairSet,
     device: str,
     precision: str,
