@@ -264,7 +264,7 @@ def _check_length(path: Path) -> None:
 
 def format_of(ending: str) -> str:
     """The one ending that stands for its format: .tif for .tiff, .jpg for .jpeg."""
-    return {".tiff": ".tif", ".jpeg": ".jpg"}.get(ending.lower(), ending.lower())
+    return FORMATS.get(ending.lower()[1:], ending.lower())
 
 
 def _file_name(pattern: str, values: dict[str, str]) -> str:
