@@ -227,7 +227,7 @@ def fuse(
     mine = part(num_parts, part_id)
     if mine and preview:
         raise UsageError("--preview shows a whole run; leave it out with --num-parts")
-    sheet = None if not preview else _sheet(output)
+    sheet = _sheet(output) if preview else None
     spec = EngineSpec(model, task.name, options.look_of(look), device, precision, tile, tile_overlap, engine)
     built = cache(spec.build)
     request = Request(
@@ -280,7 +280,7 @@ def fuse(
     sweep(path for path in chain(results, request.naming.beside.values()) if path != STDOUT)
     shown = {job.output for job in evenly(planned.jobs, PREVIEWED)} if preview else set()
     with (
-        _machines(cluster, spec, built, work, planned.jobs, output, workers) as (machine, outcomes),
+        _machines(cluster, spec, built, work, planned.jobs, request) as (machine, outcomes),
         stopping() as stop,
         _progress(len(planned.jobs) or None, hidden) as bar,
     ):
@@ -366,14 +366,7 @@ def _written(write: Callable[[], None]) -> bool:
 def _as_given(values: dict[str, Any]) -> dict[str, Any]:
     """Options as the user spells them, with values that JSON holds."""
     spelled = {"range_": "range", "file_format": "format", "as_json": "json", "watching": "watch"}
-    return {
-        spelled.get(key, key): value.value
-        if isinstance(value, Enum)
-        else str(value)
-        if isinstance(value, Path)
-        else value
-        for key, value in values.items()
-    }
+    return {spelled.get(key, key): str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
 @contextmanager
@@ -383,8 +376,7 @@ def _machines(
     built: Callable[[], Engine],
     work: Work,
     jobs: Sequence[Job],
-    output: Path,
-    workers: int | None,
+    request: Request,
 ) -> Iterator[tuple[Engine | Node, Callable[..., Generator[Outcome, None, None]]]]:
     """What computes, this machine or a cluster, and the function that starts the run."""
     if cluster is None:
@@ -392,8 +384,8 @@ def _machines(
         return
     from fusecli.stream.cluster import connect
 
-    folder = output if output.is_dir() else output.parent
-    with connect(cluster, spec, work, jobs, folder, workers=workers) as joined:
+    folder = request.output if request.output.is_dir() else request.output.parent
+    with connect(cluster, spec, work, jobs, folder, workers=request.workers) as joined:
         yield joined.node, partial(joined.run, jobs)
 
 
@@ -454,7 +446,6 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     settings = replace(
         request.settings(ranges, options.calibration()),
         workers=request.workers or max(1, min(cores(), len(planned.jobs))),
-        anonymous=task.second == "mri",
         steady=tuple(evenly(pairs, stream.SAMPLED)) if options.steady else (),
     )
     return planned, Work(stream.run, settings)
