@@ -66,14 +66,14 @@ def benchmark(
             "classical, none.",
         ),
     ] = "all",
-    teacher: Annotated[Path | None, typer.Option(help="Checkpoint of a teacher to compare with.")] = None,
+    teacher: Annotated[Path | None, options.place("Checkpoint of a teacher to compare with.")] = None,
     look: options.Look = None,
     degraded: Annotated[
         bool, typer.Option("--degraded", help="Damage the inputs (noise, blur, haze, …); compare with the clean ones.")
     ] = False,
     save_degraded: Annotated[
         Path | None,
-        typer.Option(help="Write the damaged inputs there, gray PNG, for other methods; then measure their results."),
+        options.place("Write the damaged inputs there, gray PNG, for other methods; then measure their results."),
     ] = None,
     fused: Annotated[
         list[str],
@@ -85,11 +85,11 @@ def benchmark(
     ] = [],  # noqa: B006
     protocol: Annotated[str, typer.Option(help=f"What metric names mean: {', '.join(registry.METRICS)}.")] = "tang",
     metrics: Annotated[str, typer.Option("--metrics", help="Comma-separated names, or all.")] = "",
-    csv: Annotated[Path | None, typer.Option(help="Write every value, a row each.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON; - for stdout.")] = None,
-    latex: Annotated[Path | None, typer.Option(help="Write tables for LaTeX.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write tables for Markdown.")] = None,
-    html: Annotated[Path, typer.Option(help="Write the page: tables, charts, images.")] = Path("benchmark.html"),
+    csv: Annotated[Path | None, options.place("Write every value, a row each.")] = None,
+    json_file: Annotated[Path | None, options.place("Write the report as JSON; - for stdout.", "--json")] = None,
+    latex: Annotated[Path | None, options.place("Write tables for LaTeX.")] = None,
+    markdown: Annotated[Path | None, options.place("Write tables for Markdown.")] = None,
+    html: Annotated[Path, options.place("Write the page: tables, charts, images.")] = Path("benchmark.html"),
     no_html: Annotated[bool, typer.Option("--no-html", help="Do not write the page.")] = False,
     cases: Annotated[int, typer.Option(min=0, help="Worst and best pairs per data set on the page, each.")] = 3,
     fail_below: FailBelow = [],  # noqa: B006
@@ -109,8 +109,8 @@ def benchmark(
         return
     options.set_up_logging("text", quiet=quiet, verbose=False)
     folders = {"vis": vis, "ir": ir, "ct": ct, "pet": pet, "spect": spect, "mri": mri}
-    sides = {side: folder for side, folder in folders.items() if folder is not None}
-    if not dataset and not sides:
+    own = options.task_of(**folders) if set(folders.values()) != {None} else None
+    if not dataset and own is None:
         raise UsageError(
             f"nothing to measure on: --dataset ({', '.join(registry.DATASETS)}) or two folders, --vis DIR --ir DIR"
         )
@@ -122,7 +122,7 @@ def benchmark(
         "--recursive": recursive,
         "--ignore-unmatched": ignore_unmatched,
     }
-    if not sides and (given := [option for option, is_given in of_own.items() if is_given]):
+    if own is None and (given := [option for option, is_given in of_own.items() if is_given]):
         raise UsageError(f"{given[0]}: of own pairs; name their folders, too, as --vis DIR --ir DIR")
     if save_degraded and not degraded:
         raise UsageError(f"--save-degraded {save_degraded}: of --degraded; give both")
@@ -138,8 +138,8 @@ def benchmark(
 
     gates = compare.gates(fail_below, protocol, names)
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]
-    if sides:
-        sets.append(datasets.from_folders(sides, recursive, pair_by, pairs, ignore_unmatched))
+    if own is not None:
+        sets.append(datasets.from_folders(*own, recursive, pair_by, pairs, ignore_unmatched))
         if sets[-1].name in [found.name for found in sets[:-1]]:
             sets[-1].name += " (own)"
     if range_ != "auto" and any(found.task.second != "ir" for found in sets):
@@ -237,7 +237,7 @@ def _fused_folders(texts: list[str]) -> dict[str, Path]:
             raise UsageError(f"--fused {text}: expected NAME=DIR, such as MyMethod=results/")
         if name in found:
             raise UsageError(f"--fused {text}: a second folder called {name}")
-        found[name] = Path(folder)
+        found[name] = options.path(folder)
     return found
 
 

@@ -22,7 +22,7 @@ def distill(
         str | None,
         typer.Option(help="nano, base (nano and a U-Net) or paper (the paper's). Default: the recipe's, else nano."),
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML). Default: the teacher's sets.")] = None,
+    recipe: Annotated[Path | None, options.place("Recipe (TOML). Default: the teacher's sets.")] = None,
     data_root: options.DataRoot = None,
     output: Annotated[Path, options.output("Folder of the run; resumed if it has one.")] = Path("runs/student"),
     feature_weight: Annotated[float, typer.Option(help="Weight of the feature loss; 0 leaves it out.", min=0)] = 0.1,
