@@ -131,6 +131,7 @@ def benchmark(
 
     options.sleep_when_waiting()  # as fuse does: spinning threads made a busy machine's times fifty times as long
     from fusecli.benchmark import compare, datasets, run
+    from fusecli.benchmark import methods as kinds
     from fusecli.benchmark.cache import Cache
     from fusecli.images.atomic import STDOUT
     from fusecli.machine import cores
@@ -147,7 +148,9 @@ def benchmark(
     count = workers or cores()
     jobs = []
     for found in sets:
-        chosen = _methods(methods, found, device, precision, options.look_of(look), teacher, results, include_seen)
+        chosen = kinds.choose(methods, found.task.name, device, precision, options.look_of(look), teacher)
+        _add_results(chosen, results)
+        _leave_out_seen(found, chosen, include_seen)
         jobs.append(run.prepare(found, chosen, count, degraded, range_))
     page_file = None if no_html else html
     named = {"--csv": csv, "--json": json_file, "--latex": latex, "--markdown": markdown, "--html": page_file}
@@ -241,35 +244,30 @@ def _fused_folders(texts: list[str]) -> dict[str, Path]:
     return found
 
 
-def _methods(
-    names: str,
-    found: PairSet,
-    device: str,
-    precision: str,
-    look: float | None,
-    teacher: Path | None,
-    results: dict[str, Path],
-    include_seen: bool,
-) -> list[Method]:
-    """The methods for one data set; drops from it the pairs that the released ones among them have seen."""
-    from fusecli.benchmark import datasets
-    from fusecli.benchmark import methods as kinds
+def _add_results(methods: list[Method], results: dict[str, Path]) -> None:
+    """Add the folders of ``--fused``. Raises UsageError for a name that is taken, and where there is no method then."""
+    from fusecli.benchmark.methods import Folder
 
-    chosen = kinds.choose(names, found.task.name, device, precision, look, teacher)
-    taken = {method.name for method in chosen}
+    taken = {method.name for method in methods}
     for name in results:
         if name in taken:
             raise UsageError(f"--fused {name}=…: there is a method of that name; give it another")
-    networks = [method for method in chosen if isinstance(method, kinds.Network)]
+    methods += [Folder(name, folder) for name, folder in results.items()]
+    if not methods:
+        raise UsageError("no method to measure: --methods none needs at least one --fused NAME=DIR")
+
+
+def _leave_out_seen(found: PairSet, methods: list[Method], include_seen: bool) -> None:
+    """Drop the pairs that released ones among the methods have seen; note what is known of others."""
+    from fusecli.benchmark import datasets
+    from fusecli.benchmark.methods import Network
+
+    networks = [method for method in methods if isinstance(method, Network)]
     datasets.leave_out_seen(found, [method.card for method in networks if method.card], include_seen)
     own = [method for method in networks if method.card is None]
     unknown = [one.name for one in own if not datasets.note_own_training(found, one.name, one.path)]
     if unknown:
         found.notes.append(f"{', '.join(unknown)}: no model card, so pairs seen in training could not be left out")
-    chosen += [kinds.Folder(name, folder) for name, folder in results.items()]
-    if not chosen:
-        raise UsageError("no method to measure: --methods none needs at least one --fused NAME=DIR")
-    return chosen
 
 
 def _write_files(report: Report, files: dict[str, Path]) -> None:
