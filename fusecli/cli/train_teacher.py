@@ -48,10 +48,7 @@ def train_teacher(
     plan = (
         Recipe.read(recipe, settings)
         if recipe
-        else Recipe.from_dict(
-            {**session.default_recipe(registry.TASKS[task], root, "teacher"), "text": "minilm", "degrade": 0.6},
-            settings,
-        )
+        else Recipe.from_dict(session.default_recipe(registry.TASKS[task], root), settings)
     )
     with stopping() as stop:
         path = session.train(plan, root, output, device=device, workers=workers, quiet=quiet, stop=stop)
