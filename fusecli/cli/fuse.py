@@ -280,7 +280,7 @@ def fuse(
         stopping() as stop,
         _progress(len(planned.jobs) or None, hidden) as bar,
     ):
-        account = Report(given, {"name": model}, machine, keep=watch.KEPT if watching else None)
+        account = Report(given, model, machine, keep=watch.KEPT if watching else None)
         account.skipped(planned.skipped)
         coming = outcomes(preview=lambda job: job.output in shown, stop=stop)
         rows = _followed(coming, account, len(planned.jobs), bar, stop if fail_fast else None)
