@@ -43,6 +43,7 @@ class LossWeights:
                 raise UsageError(f"the weight {name} of the loss must be a number of at least 0, not {value!r}")
 
     def tensor(self) -> Tensor:
+        """The nine values in the order of the fields."""
         return torch.tensor(astuple(self))
 
     @property
