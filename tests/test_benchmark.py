@@ -321,7 +321,19 @@ def test_own_pairs_are_named_by_their_folder(
     data: Path, place: str, visible: str, infrared: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(data.parent / place)
-    assert datasets.from_folders({"vis": visible, "ir": infrared}).name == name
+    assert datasets.from_folders(registry.TASKS["ir-vis"], {"vis": visible, "ir": infrared}).name == name
+
+
+def test_the_home_folder_is_found_where_the_shell_has_not_expanded_it(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(data))
+    _fused_folder().rename(data / "mine")
+    sides = ("--vis=~/tno/vis", "--ir=~/tno/ir", "--fused", "mine=~/mine")
+    assert _run(*sides, "--methods", "none", *QUICK, "--csv=~/values.csv") == 0
+    assert (data / "values.csv").is_file()
+    assert _run("--data-root=~", "--dataset", "tno", "--methods", "average", *QUICK) == 0
 
 
 def test_results_of_others_may_be_named_in_their_own_way(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import pytest
 import tifffile
 from conftest import command, scene
 
+from fusecli import registry
 from fusecli.cli.fuse import Fuse, fuse
 from fusecli.images.preview import contact_sheet, row
 
@@ -512,7 +514,17 @@ def test_the_home_folder_is_found_where_the_shell_has_not_expanded_it(pairs, fus
         monkeypatch.setenv(variable, str(root))
     monkeypatch.chdir(root)
     (root / "~").mkdir()
-    assert fusecli("fuse", "--ir=~/ir", "--vis=~/vis", "--output=~/out", "--report=~/r.json")[0] == 0
+    (root / "rig.json").write_text('{"scale": 1, "shift": [0, 0]}')
+    shutil.copy(registry.released_path("nano", "ir-vis"), root / "own.safetensors")
+    places = (
+        "--model=~/own.safetensors",
+        "--ir=~/ir",
+        "--vis=~/vis",
+        "--output=~/out",
+        "--report=~/r.json",
+        "--align=~/rig.json",
+    )
+    assert fusecli("fuse", *places)[0] == 0
     assert (root / "out" / "000.png").is_file()
     assert (root / "r.json").is_file()
     assert fusecli("fuse", "--ir=ir/000.png", "--vis=vis/000.png", "--output=./~")[0] == 0

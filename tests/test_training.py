@@ -1102,7 +1102,7 @@ def test_pairs_to_choose_the_weights_on_are_not_trained_on(tmp_path, sets, train
     for folder in sets:
         for side in ("vis", "ir"):
             (tmp_path / folder / side).mkdir(parents=True)
-    recipe = session.default_recipe(registry.TASKS["ir-vis"], tmp_path, "teacher")
+    recipe = session.default_recipe(registry.TASKS["ir-vis"], tmp_path)
     assert (recipe["train"], recipe["val"]) == ({"ir-vis": train}, {"ir-vis": val})
 
 

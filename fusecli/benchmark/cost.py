@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fusecli.benchmark import classical
 from fusecli.benchmark.methods import Classical, Method, Network
@@ -83,8 +84,6 @@ def _runs_on(method: Method) -> tuple[str, str | None]:
     """(device by its own name, precision of a network)."""
     if not isinstance(method, Network):
         return machine(), None
-    import torch
-
     engine = method.engine
     name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else machine()
     return name, engine.precision
@@ -102,8 +101,6 @@ def _alone(method: Method, first: np.ndarray, second: np.ndarray) -> Callable[[]
     if isinstance(method, Classical):
         return lambda: classical.METHODS[method.name][1](*lumas)
     assert isinstance(method, Network)
-    import torch
-
     engine = method.engine
     tensors = [torch.from_numpy(luma)[None, None].to(engine.device) for luma in lumas]
     reduced = engine.dtype != torch.float32
@@ -121,7 +118,6 @@ def _network_size(method: Method, size: tuple[int, int]) -> tuple[int | None, in
     """(parameters, multiply-accumulates at H×W)."""
     if not isinstance(method, Network):
         return 0, None
-    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     model = method.engine.model
@@ -136,8 +132,6 @@ def _peak(method: Method, run: Callable[[], object]) -> float | None:
     """Peak memory of one pair beyond what was held, in MB: of the GPU, else resident memory on Linux, else None."""
     run()  # libraries load and pools fill on the first call
     if isinstance(method, Network) and method.engine.device.type == "cuda":
-        import torch
-
         device = method.engine.device
         torch.cuda.reset_peak_memory_stats(device)
         run()

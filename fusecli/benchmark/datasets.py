@@ -71,6 +71,7 @@ def load(name: str, root: Path | None, split: str = "all") -> PairSet:
 
 
 def from_folders(
+    task: registry.Task,
     sides: dict[str, str],
     recursive: bool = False,
     pair_by: str = "stem",
@@ -78,11 +79,6 @@ def from_folders(
     ignore_unmatched: bool = False,
 ) -> PairSet:
     """Pairs of two folders (files, globs) given by side name, such as ``{"vis": …, "ir": …}``."""
-    task = registry.task_of(set(sides))
-    if task is None:
-        valid = ", ".join(f"--{task.first} with --{task.second}" for task in registry.TASKS.values())
-        given = ", ".join(f"--{side}" for side in sides)
-        raise UsageError(f"{given}: no pair of modalities that fusecli knows; valid are {valid}")
     first, second = (sides[side] for side in task.sides)
     pairs = find_pairs(
         first,

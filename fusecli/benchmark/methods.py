@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +25,8 @@ from fusecli.images.pair import Pair
 from fusecli.images.pairing import key_of
 from fusecli.metrics import MetricError
 from fusecli.metrics.protocols import to_levels
-
-if TYPE_CHECKING:
-    from fusecli.stream.engine import Engine
+from fusecli.stream.engine import Engine
+from fusecli.stream.work import EngineSpec
 
 LOOKED_AT = 10  # files that show how all of a folder are named
 
@@ -80,26 +79,16 @@ class Network(Method):
 
     kind = "network"
 
-    def __init__(
-        self,
-        name: str,
-        path: Path,
-        task: str,
-        device: str,
-        precision: str,
-        look: float | None,
-        card: dict[str, Any] | None,
-    ) -> None:
-        super().__init__(name, path.name)
-        self.path, self.task, self.device, self.precision, self.card = path, task, device, precision, card
-        self.look = look
+    def __init__(self, name: str, spec: EngineSpec, card: dict[str, Any] | None) -> None:
+        self.path = Path(spec.model)
+        super().__init__(name, self.path.name)
+        self.spec, self.card = spec, card
         self._lock = Lock()
 
     @cached_property
     def _identity(self) -> str:
-        return (
-            f"{file_hash(self.path)} {digest_of('models', 'stream', 'text')} {self.device} {self.precision} {self.look}"
-        )
+        code, spec = digest_of("models", "stream", "text"), self.spec
+        return f"{file_hash(self.path)} {code} {spec.device} {spec.precision} {spec.look}"
 
     def identity(self, pair: Pair) -> str:
         return self._identity
@@ -109,9 +98,7 @@ class Network(Method):
 
     @cached_property
     def engine(self) -> Engine:
-        from fusecli.stream.work import EngineSpec
-
-        return EngineSpec(str(self.path), self.task, self.look, self.device, self.precision).build()
+        return self.spec.build()
 
     def load(self) -> None:
         _ = self.engine
@@ -239,7 +226,7 @@ def choose(
     def network(name: str, path: Path, look: float | None = look, card: dict[str, Any] | None = None) -> Network:
         if not path.is_file():
             raise UsageError(f"{path}: no such model file")
-        return Network(name, path, task, device, precision, look, card)
+        return Network(name, EngineSpec(str(path), task, look, device, precision), card)
 
     def add(method: Method) -> None:
         first = chosen.setdefault(method.name, method)

@@ -115,20 +115,18 @@ def terminal(report: Report, console: Console) -> None:
 
 def _dataset_table(report: Report, dataset: DatasetResult, width: int) -> RenderableType:
     rows = rows_of(report, dataset, _cell, lambda rank: Text(f"{rank:.2f}"))
-    label = max(map(len, rows))
     blocks: list[list[tuple[str, tuple[Text, ...]]]] = [[]]
-    room = width - label - 4
+    room = whole = width - max(map(len, rows)) - 4
     for header, cells in zip(headers(report, dataset)[1:], zip(*rows.values(), strict=True), strict=True):
         needs = max(len(header), *(cell.cell_len for cell in cells)) + 3
         if blocks[-1] and needs > room:
             blocks.append([])
-            room = width - label - 4
+            room = whole
         blocks[-1].append((header, cells))
         room -= needs
     tables: list[RenderableType] = []
     for block in blocks:
-        title = caption(report, dataset) if not tables else None
-        table = titled(title)
+        table = titled(None if tables else caption(report, dataset))
         table.add_column("method", no_wrap=True)
         for header, _ in block:
             table.add_column(header, justify="right", no_wrap=True)

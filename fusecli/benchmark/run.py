@@ -83,8 +83,6 @@ def prepare(
 
     option: ``--range``, see `pair_ranges`.
     """
-    if not pair_set.pairs:
-        raise UsageError(f"{pair_set.name}: no pairs to measure on")
     faults = []
     for method in methods:
         try:

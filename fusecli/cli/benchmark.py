@@ -78,14 +78,14 @@ def benchmark(
             "Several as for --dataset.",
         ),
     ] = ["all"],  # noqa: B006
-    teacher: Annotated[Path | None, typer.Option(help="Checkpoint of a teacher to compare with.")] = None,
+    teacher: Annotated[Path | None, options.place("Checkpoint of a teacher to compare with.")] = None,
     look: options.Look = None,
     degraded: Annotated[
         bool, typer.Option("--degraded", help="Damage the inputs (noise, blur, haze, …); compare with the clean ones.")
     ] = False,
     save_degraded: Annotated[
         Path | None,
-        typer.Option(help="Write the damaged inputs there, gray PNG, for other methods; then measure their results."),
+        options.place("Write the damaged inputs there, gray PNG, for other methods; then measure their results."),
     ] = None,
     fused: Annotated[
         list[str],
@@ -99,11 +99,11 @@ def benchmark(
     metrics: Annotated[
         list[str], typer.Option("--metrics", callback=_listed, help="Names, several as for --dataset; or all.")
     ] = [],  # noqa: B006
-    csv: Annotated[Path | None, typer.Option(help="Write every value, a row each.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON; - for stdout.")] = None,
-    latex: Annotated[Path | None, typer.Option(help="Write tables for LaTeX.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write tables for Markdown.")] = None,
-    html: Annotated[Path, typer.Option(help="Write the page: tables, charts, images.")] = Path("benchmark.html"),
+    csv: Annotated[Path | None, options.place("Write every value, a row each.")] = None,
+    json_file: Annotated[Path | None, options.place("Write the report as JSON; - for stdout.", "--json")] = None,
+    latex: Annotated[Path | None, options.place("Write tables for LaTeX.")] = None,
+    markdown: Annotated[Path | None, options.place("Write tables for Markdown.")] = None,
+    html: Annotated[Path, options.place("Write the page: tables, charts, images.")] = Path("benchmark.html"),
     no_html: Annotated[bool, typer.Option("--no-html", help="Do not write the page.")] = False,
     cases: Annotated[int, typer.Option(min=0, help="Worst and best pairs per data set on the page, each.")] = 3,
     fail_below: FailBelow = [],  # noqa: B006
@@ -123,8 +123,8 @@ def benchmark(
         return
     options.set_up_logging("text", quiet=quiet, verbose=False)
     folders = {"vis": vis, "ir": ir, "ct": ct, "pet": pet, "spect": spect, "mri": mri}
-    sides = {side: folder for side, folder in folders.items() if folder is not None}
-    if not dataset and not sides:
+    own = options.task_of(**folders) if set(folders.values()) != {None} else None
+    if not dataset and own is None:
         raise UsageError(
             f"nothing to measure on: --dataset ({', '.join(registry.DATASETS)}) or two folders, --vis DIR --ir DIR"
         )
@@ -136,7 +136,7 @@ def benchmark(
         "--recursive": recursive,
         "--ignore-unmatched": ignore_unmatched,
     }
-    if not sides and (given := [option for option, is_given in of_own.items() if is_given]):
+    if own is None and (given := [option for option, is_given in of_own.items() if is_given]):
         raise UsageError(f"{given[0]}: of own pairs; name their folders, too, as --vis DIR --ir DIR")
     if save_degraded and not degraded:
         raise UsageError(f"--save-degraded {save_degraded}: of --degraded; give both")
@@ -145,6 +145,7 @@ def benchmark(
 
     options.sleep_when_waiting()  # as fuse does: spinning threads made a busy machine's times fifty times as long
     from fusecli.benchmark import compare, datasets, run
+    from fusecli.benchmark import methods as kinds
     from fusecli.benchmark.cache import Cache
     from fusecli.images.atomic import STDOUT
     from fusecli.machine import cores
@@ -152,8 +153,8 @@ def benchmark(
 
     gates = compare.gates(fail_below, protocol, names)
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]
-    if sides:
-        sets.append(datasets.from_folders(sides, recursive, pair_by, pairs, ignore_unmatched))
+    if own is not None:
+        sets.append(datasets.from_folders(*own, recursive, pair_by, pairs, ignore_unmatched))
         if sets[-1].name in [found.name for found in sets[:-1]]:
             sets[-1].name += " (own)"
     if range_ != "auto" and any(found.task.second != "ir" for found in sets):
@@ -161,7 +162,9 @@ def benchmark(
     count = workers or cores()
     jobs = []
     for found in sets:
-        chosen = _methods(methods, found, device, precision, options.look_of(look), teacher, results, include_seen)
+        chosen = kinds.choose(methods, found.task.name, device, precision, options.look_of(look), teacher)
+        _add_results(chosen, results)
+        _leave_out_seen(found, chosen, include_seen)
         jobs.append(run.prepare(found, chosen, count, degraded, range_))
     page_file = None if no_html else html
     named = {"--csv": csv, "--json": json_file, "--latex": latex, "--markdown": markdown, "--html": page_file}
@@ -254,39 +257,34 @@ def _fused_folders(texts: list[str]) -> dict[str, Path]:
             raise UsageError(f"--fused {text}: expected NAME=DIR, such as MyMethod=results/")
         if name in found:
             raise UsageError(f"--fused {text}: a second folder called {name}")
-        found[name] = Path(folder)
+        found[name] = options.path(folder)
     return found
 
 
-def _methods(
-    names: list[str],
-    found: PairSet,
-    device: str,
-    precision: str,
-    look: float | None,
-    teacher: Path | None,
-    results: dict[str, Path],
-    include_seen: bool,
-) -> list[Method]:
-    """The methods for one data set; drops from it the pairs that the released ones among them have seen."""
-    from fusecli.benchmark import datasets
-    from fusecli.benchmark import methods as kinds
+def _add_results(methods: list[Method], results: dict[str, Path]) -> None:
+    """Add the folders of ``--fused``. Raises UsageError for a name that is taken, and where there is no method then."""
+    from fusecli.benchmark.methods import Folder
 
-    chosen = kinds.choose(names, found.task.name, device, precision, look, teacher)
-    taken = {method.name for method in chosen}
+    taken = {method.name for method in methods}
     for name in results:
         if name in taken:
             raise UsageError(f"--fused {name}=…: there is a method of that name; give it another")
-    networks = [method for method in chosen if isinstance(method, kinds.Network)]
+    methods += [Folder(name, folder) for name, folder in results.items()]
+    if not methods:
+        raise UsageError("no method to measure: --methods none needs at least one --fused NAME=DIR")
+
+
+def _leave_out_seen(found: PairSet, methods: list[Method], include_seen: bool) -> None:
+    """Drop the pairs that released ones among the methods have seen; note what is known of others."""
+    from fusecli.benchmark import datasets
+    from fusecli.benchmark.methods import Network
+
+    networks = [method for method in methods if isinstance(method, Network)]
     datasets.leave_out_seen(found, [method.card for method in networks if method.card], include_seen)
     own = [method for method in networks if method.card is None]
     unknown = [one.name for one in own if not datasets.note_own_training(found, one.name, one.path)]
     if unknown:
         found.notes.append(f"{', '.join(unknown)}: no model card, so pairs seen in training could not be left out")
-    chosen += [kinds.Folder(name, folder) for name, folder in results.items()]
-    if not chosen:
-        raise UsageError("no method to measure: --methods none needs at least one --fused NAME=DIR")
-    return chosen
 
 
 def _write_files(report: Report, files: dict[str, Path]) -> None:

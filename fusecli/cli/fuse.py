@@ -129,8 +129,7 @@ def fuse(
         str | None, typer.Option(help="Side to bring to the other's size, such as ir. Default: other sizes are errors.")
     ] = None,
     align: Annotated[
-        Path | None,
-        typer.Option(help="Calibration that `fusecli align` wrote: the infrared is moved onto the visible."),
+        Path | None, options.place("Calibration that `fusecli align` wrote: the infrared is moved onto the visible.")
     ] = None,
     color: Annotated[
         Color, typer.Option(metavar="<str>", help="auto or ycbcr (luma fused, Cb and Cr kept), or gray.")
@@ -192,10 +191,7 @@ def fuse(
         str | None, typer.Option(help="Fuse on a Ray cluster with shared storage: HOST:PORT of its head, or auto.")
     ] = None,
     preview: Annotated[bool, typer.Option(help="Write preview.png: sources beside results, of some pairs.")] = False,
-    report: Annotated[
-        Path | None,
-        typer.Option(parser=options.path, metavar="PATH", help="Write a JSON report to this file; - for stdout."),
-    ] = None,
+    report: Annotated[Path | None, options.place("Write a JSON report to this file; - for stdout.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON on stdout.")] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -227,7 +223,7 @@ def fuse(
     mine = part(num_parts, part_id)
     if mine and preview:
         raise UsageError("--preview shows a whole run; leave it out with --num-parts")
-    sheet = None if not preview else _sheet(output)
+    sheet = _sheet(output) if preview else None
     spec = EngineSpec(model, task.name, options.look_of(look), device, precision, tile, tile_overlap, engine)
     built = cache(spec.build)
     request = Request(
@@ -280,11 +276,11 @@ def fuse(
     sweep(path for path in chain(results, request.naming.beside.values()) if path != STDOUT)
     shown = {job.output for job in evenly(planned.jobs, PREVIEWED)} if preview else set()
     with (
-        _machines(cluster, spec, built, work, planned.jobs, output, workers) as (machine, outcomes),
+        _machines(cluster, spec, built, work, planned.jobs, request) as (machine, outcomes),
         stopping() as stop,
         _progress(len(planned.jobs) or None, hidden) as bar,
     ):
-        account = Report(given, {"name": model}, machine, keep=watch.KEPT if watching else None)
+        account = Report(given, model, machine, keep=watch.KEPT if watching else None)
         account.skipped(planned.skipped)
         coming = outcomes(preview=lambda job: job.output in shown, stop=stop)
         rows = _followed(coming, account, len(planned.jobs), bar, stop if fail_fast else None)
@@ -366,14 +362,7 @@ def _written(write: Callable[[], None]) -> bool:
 def _as_given(values: dict[str, Any]) -> dict[str, Any]:
     """Options as the user spells them, with values that JSON holds."""
     spelled = {"range_": "range", "file_format": "format", "as_json": "json", "watching": "watch"}
-    return {
-        spelled.get(key, key): value.value
-        if isinstance(value, Enum)
-        else str(value)
-        if isinstance(value, Path)
-        else value
-        for key, value in values.items()
-    }
+    return {spelled.get(key, key): str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
 @contextmanager
@@ -383,8 +372,7 @@ def _machines(
     built: Callable[[], Engine],
     work: Work,
     jobs: Sequence[Job],
-    output: Path,
-    workers: int | None,
+    request: Request,
 ) -> Iterator[tuple[Engine | Node, Callable[..., Generator[Outcome, None, None]]]]:
     """What computes, this machine or a cluster, and the function that starts the run."""
     if cluster is None:
@@ -392,8 +380,8 @@ def _machines(
         return
     from fusecli.stream.cluster import connect
 
-    folder = output if output.is_dir() else output.parent
-    with connect(cluster, spec, work, jobs, folder, workers=workers) as joined:
+    folder = request.output if request.output.is_dir() else request.output.parent
+    with connect(cluster, spec, work, jobs, folder, workers=request.workers) as joined:
         yield joined.node, partial(joined.run, jobs)
 
 
@@ -454,7 +442,6 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     settings = replace(
         request.settings(ranges, options.calibration()),
         workers=request.workers or max(1, min(cores(), len(planned.jobs))),
-        anonymous=task.second == "mri",
         steady=tuple(evenly(pairs, stream.SAMPLED)) if options.steady else (),
     )
     return planned, Work(stream.run, settings)

@@ -33,10 +33,12 @@ def path(typed: str) -> Path:
     return spelled.absolute() if str(spelled) == "-" != typed else spelled
 
 
-DataRoot = Annotated[
-    Path | None,
-    typer.Option("--data-root", help="Folder of the data sets, <root>/<set>/<side>/; default $FUSECLI_DATA."),
-]
+def place(text: str, *names: str) -> Any:
+    """An option that names a file or folder, with its help text."""
+    return typer.Option(*names, parser=path, metavar="<path>", help=text)
+
+
+DataRoot = Annotated[Path | None, place("Folder of the data sets, <root>/<set>/<side>/; default $FUSECLI_DATA.")]
 Device = Annotated[str, typer.Option("--device", "-d", help="Where networks run: auto, cpu, cuda, cuda:N or mps.")]
 Settings = Annotated[
     list[str],
@@ -54,15 +56,18 @@ DrawWorkers = Annotated[
         "--workers", "-j", help="Processes that draw batches. Default: with CUDA one per core, else none.", min=0
     ),
 ]
-Model = Annotated[str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")]
-Precision = Annotated[str, typer.Option(help="What networks compute in: auto, fp32, bf16 or fp16.")]
-PairBy = Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")]
-Pairs = Annotated[
-    Path | None,
+Model = Annotated[
+    str,
     typer.Option(
-        parser=path, metavar="PATH", help="CSV of explicit pairs: a column per side, and name (optional); - for stdin."
+        *("--model", "-m"),
+        parser=os.path.expanduser,
+        metavar="<str>",
+        help="Released model (see `fusecli models`) or a weight file.",
     ),
 ]
+Precision = Annotated[str, typer.Option(help="What networks compute in: auto, fp32, bf16 or fp16.")]
+PairBy = Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")]
+Pairs = Annotated[Path | None, place("CSV of explicit pairs: a column per side, and name (optional); - for stdin.")]
 Range = Annotated[
     str,
     typer.Option(
@@ -146,7 +151,7 @@ def output(text: str) -> Any:
             raise UsageError("-o: names nothing; write -o . for this folder")
         return path(typed)
 
-    return typer.Option("--output", "-o", parser=parse, metavar="PATH", help=text)
+    return typer.Option("--output", "-o", parser=parse, metavar="<path>", help=text)
 
 
 def task_of(**given: str | None) -> tuple[registry.Task, dict[str, str]]:

@@ -72,6 +72,7 @@ class Request:
             max_pixels=self.max_pixels,
             compress=self.compress,
             digest=self.digest,
+            anonymous=self.task.second == "mri",
         )
 
 

@@ -15,7 +15,7 @@ from fusecli.stream.stop import stopping
 
 def train_teacher(
     recipe: Annotated[
-        Path | None, typer.Option(help="Recipe (TOML). Default: every set in train/ of the data root.")
+        Path | None, options.place("Recipe (TOML). Default: every set in train/ of the data root.")
     ] = None,
     task: Annotated[
         str | None, typer.Option(help=f"Without a recipe: {', '.join(registry.TASKS)}. Default: ir-vis.")
@@ -48,10 +48,7 @@ def train_teacher(
     plan = (
         Recipe.read(recipe, settings)
         if recipe
-        else Recipe.from_dict(
-            {**session.default_recipe(registry.TASKS[task], root, "teacher"), "text": "minilm", "degrade": 0.6},
-            settings,
-        )
+        else Recipe.from_dict(session.default_recipe(registry.TASKS[task], root), settings)
     )
     with stopping() as stop:
         path = session.train(plan, root, output, device=device, workers=workers, quiet=quiet, stop=stop)

@@ -114,9 +114,9 @@ def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
         voxels[index] = pixels
         datasets.append(dataset)
     assert voxels is not None
-    scale = _scaling(datasets[0])
+    scale = _scaling(datasets[0]) if plain else None
     window = Counter(_window(dataset) for dataset in datasets).most_common(1)[0][0]
-    return _volume(voxels, affine, source, series, scale, window, Origin(datasets), plain)
+    return _volume(voxels, affine, source, series, scale, window, Origin(datasets))
 
 
 def _slice(path: Path, place: Place | None, index: int, count: int) -> tuple[Dataset, np.ndarray]:
@@ -215,7 +215,7 @@ def _read_frames(series: Series, among: Callable[[int], str | None]) -> Volume:
     if not plain and not series.is_color:
         pixels = np.stack([_quantities(one, dataset, scale) for one, scale in zip(pixels, scales, strict=True)])
     window = Counter(_window(dataset, frame) for frame in order).most_common(1)[0][0]
-    return _volume(pixels, affine, path, series, scales[0], window, Origin([dataset], order), plain)
+    return _volume(pixels, affine, path, series, scales[0] if plain else None, window, Origin([dataset], order))
 
 
 @dataclass(frozen=True)
@@ -317,16 +317,16 @@ def _volume(
     affine: np.ndarray | None,
     source: Path,
     series: Series,
-    scale: _Scale,
+    scale: _Scale | None,
     window: tuple[float, float] | None,
     origin: Origin,
-    plain: bool,
 ) -> Volume:
+    """The volume of stored values with their ``scale``; None: of quantities (NaN: padding) or colours."""
     grid = None if affine is None else Grid((voxels.shape[2], voxels.shape[1], voxels.shape[0]), affine)
     dtype = np.dtype(np.uint8 if voxels.dtype == np.uint8 else np.uint16)
-    slope, intercept = (scale.slope, scale.intercept) if plain else (1.0, 0.0)
-    if (scale.padding or not plain) and not series.is_color:
-        padded = _padded(voxels, scale) if plain else np.isnan(voxels)
+    slope, intercept = (scale.slope, scale.intercept) if scale else (1.0, 0.0)
+    if not series.is_color and (scale is None or scale.padding):
+        padded = _padded(voxels, scale) if scale else np.isnan(voxels)
         # The lowest value, at most 0: padding's own would widen the shown range and bleed into voxels on resampling.
         voxels[padded] = voxels.min(where=~padded, initial=0)
     return Volume(

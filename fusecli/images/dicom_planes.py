@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -93,14 +93,13 @@ def frame_plane(label: str, dataset: Dataset, frame: int, default: Dataset) -> P
 
 
 def _plane(label: str, position: Dataset, orientation: Dataset, measures: Dataset) -> Plane:
-    found = {
+    found: dict[str, Any] = {
         "ImagePositionPatient": _numbers(position, "ImagePositionPatient", 3),
         "ImageOrientationPatient": _numbers(orientation, "ImageOrientationPatient", 6),
         "PixelSpacing": _numbers(measures, "PixelSpacing", 2),
     }
     missing = [name for name, value in found.items() if value is None]
-    values = () if missing else (*found.values(), _units(position.ImagePositionPatient))
-    place = None if missing else Place(*(value for value in values if value is not None))
+    place = None if missing else Place(*(*found.values(), _units(position.ImagePositionPatient)))
     return Plane(label, place, ", ".join(missing), _between(measures) or 1.0)
 
 

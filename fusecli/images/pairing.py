@@ -184,12 +184,9 @@ class _Side:
         return side
 
     def without_partner(self, partner: _Side) -> list[Path]:
-        taken = set(partner.files.values()) if self.other else set()
-        return [path for key, path in self.files.items() if key not in partner.files] + [
-            path
-            for path in self.other
-            if path not in taken  # both sides may share a folder
-        ]
+        lonely = [path for key, path in self.files.items() if key not in partner.files]
+        taken = set(partner.files.values()) if self.other else set()  # both sides may share a folder
+        return lonely + [path for path in self.other if path not in taken]
 
 
 def patterns(pair_by: str, sides: tuple[str, str]) -> list[tuple[str, str]]:
@@ -264,25 +261,21 @@ def _nothing_in_common(a: _Side, b: _Side, endings: Collection[str], sides: tupl
     if alike is not None:
         return f"{message}. The sub-folders must agree, too; --pairs matches files wherever they lie."
     ends = [name.rpartition("/")[2] for name in names]
-    start, stop = _agreement(*ends), _agreement(ends[0][::-1], ends[1][::-1])
-    if start >= stop:
-        start = len(ends[0][:start].rstrip(SEPARATORS))
-        differ = [name[start:] for name in ends]
-        patterns = [("", rest) for rest in differ]
+    start, stop = _shared(*ends), _shared(*(name[::-1] for name in ends))[::-1]
+    if len(start) >= len(stop):
+        patterns = [("", name.removeprefix(start.rstrip(SEPARATORS))) for name in ends]
     else:
-        stop = len(ends[0][len(ends[0]) - stop :].lstrip(SEPARATORS))
-        differ = [name[: len(name) - stop][::-1] for name in ends]
-        patterns = [(rest[::-1], "") for rest in differ]
-    apart = all(not rest or rest[0] in SEPARATORS for rest in differ)
+        patterns = [(name.removesuffix(stop.lstrip(SEPARATORS)), "") for name in ends]
+    apart = all(before[-1:] in SEPARATORS and after[:1] in SEPARATORS for before, after in patterns)  # as "" is
     if sides and apart and _keys(a.files, patterns[0]) & _keys(b.files, patterns[1]):
         option = ",".join(f"{side}={before}*{after}" for side, (before, after) in zip(sides, patterns, strict=True))
         return f"{message}. Did you mean --pair-by '{option}'?"
     return f"{message}. --pair-by and --pairs match names that differ."
 
 
-def _agreement(a: str, b: str) -> int:
-    """How many characters two names share from their start."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+def _shared(a: str, b: str) -> str:
+    """What two names share from their start."""
+    return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def _keys(names: Collection[str], pattern: tuple[str, str]) -> set[str]:

@@ -244,7 +244,6 @@ class VideoWriter:
 
     def __init__(self, path: Path, look: Look, size: tuple[int, int]) -> None:
         av = pyav()
-        self.path, self.look = path, look
         self._counts = path.suffix.lower() == ".avi"
         self._base = 1 / look.rate if self._counts else look.time_base
         self._pts = -1

@@ -168,8 +168,8 @@ def check_outside(option: str, path: Path, inputs: Iterable[str]) -> None:
     """Raises UsageError where what is written would lie in a folder among the inputs."""
     target = resolved(path)
     around = {_identity(place) for place in (target, *target.parents) if _exists(place)}  # names may differ: out, Out
-    for folder in () if path == STDOUT else map(Path, inputs):
-        if os.path.isdir(folder) and _identity(folder) in around:
+    for folder in map(Path, inputs):
+        if path != STDOUT and os.path.isdir(folder) and _identity(folder) in around:
             raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
 
 
@@ -264,7 +264,7 @@ def _check_length(path: Path) -> None:
 
 def format_of(ending: str) -> str:
     """The one ending that stands for its format: .tif for .tiff, .jpg for .jpeg."""
-    return {".tiff": ".tif", ".jpeg": ".jpg"}.get(ending.lower(), ending.lower())
+    return FORMATS.get(ending.lower()[1:], ending.lower())
 
 
 def _file_name(pattern: str, values: dict[str, str]) -> str:
@@ -301,8 +301,10 @@ def _check_distinct(jobs: Sequence[Job], root: Path, beside: Mapping[str, Path])
         alike += folded.setdefault(str(job.output).casefold(), job) is not job
     if alike:
         log.warning("results whose names differ from another one's in case only, one file on some systems: %d", alike)
-    places = {os.path.abspath(path): job for path, job in seen.items()} if beside else {}
-    folders = {Path(os.path.abspath(folder)) for folder in {root, *(path.parent for path in seen)}} if beside else ()
+    if not beside:
+        return
+    places = {os.path.abspath(path): job for path, job in seen.items()}
+    folders = {Path(os.path.abspath(folder)) for folder in {root, *(path.parent for path in seen)}}
     for option, path in beside.items():
         place = os.path.abspath(path)
         clash = places.get(place)

@@ -49,9 +49,7 @@ class Report:
     keep: how many pairs are listed (the last ones; None: all). Totals always count every pair.
     """
 
-    def __init__(
-        self, options: dict[str, Any], model: dict[str, Any], engine: Engine | Node, keep: int | None = None
-    ) -> None:
+    def __init__(self, options: dict[str, Any], model: str, engine: Engine | Node, keep: int | None = None) -> None:
         self.began = time.monotonic()  # the wall clock may be set during the run
         self.head = {
             "fusecli": __version__,
@@ -61,7 +59,7 @@ class Report:
             "device": str(engine.device),
             "precision": engine.precision,
             "engine": engine.runtime,
-            "model": model,
+            "model": {"name": model},
             "options": options,
             "tile": engine.tile,
             "tile_overlap": engine.overlap,

@@ -206,14 +206,14 @@ class _Fusion:
         prepared = self._prepared(steps)
         for item in prepared:
             if not self.engine.batches:
-                yield pool.submit(self._fuse, [item], 1).result
+                yield pool.submit(self._fuse, item).result
                 continue
             full = full_batch(item.sides[0].shape, self.settings.batch)
             batch = [item, *itertools.islice(prepared, full - 1)]
             yield self._start(batch, full)
 
-    def _fuse(self, batch: list[_Prepared], full: int) -> list[_Result]:
-        return self._start(batch, full)()
+    def _fuse(self, item: _Prepared) -> list[_Result]:
+        return self._start([item], 1)()
 
     def _start(self, batch: list[_Prepared], full: int) -> Callable[[], list[_Result]]:
         """Begin a batch, padded to ``full``; the function returned waits for its results."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from functools import cache
 
 import torch
@@ -43,12 +43,13 @@ class LossWeights:
                 raise UsageError(f"the weight {name} of the loss must be a number of at least 0, not {value!r}")
 
     def tensor(self) -> Tensor:
-        return torch.tensor([getattr(self, field.name) for field in fields(self)])
+        """The nine values in the order of the fields."""
+        return torch.tensor(astuple(self))
 
     @property
     def terms(self) -> tuple[str, ...]:
         """The names of those that are not 0."""
-        return tuple(field.name for field in fields(self) if getattr(self, field.name))
+        return tuple(name for name, value in vars(self).items() if value)
 
 
 COLUMN = {field.name: index for index, field in enumerate(fields(LossWeights))}  # of ``LossWeights.tensor``

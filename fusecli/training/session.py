@@ -51,8 +51,8 @@ def data_root(given: Path | None, remembered: str = "") -> Path:
     return root
 
 
-def default_recipe(task: registry.Task, root: Path, architecture: str) -> dict[str, Any]:
-    """Recipe values for every data set below ``root`` that has both sides of the task.
+def default_recipe(task: registry.Task, root: Path) -> dict[str, Any]:
+    """Recipe values of a teacher for every data set below ``root`` that has both sides of the task.
 
     Sets are ``<root>/train/<set>`` or ``<root>/<set>``; those in ``<root>/val/<set>`` choose the best weights.
     ``train`` and ``val`` may be sets themselves. Raises UsageError if there is none.
@@ -67,7 +67,8 @@ def default_recipe(task: registry.Task, root: Path, architecture: str) -> dict[s
     train = sets(root / "train") or [name for name in sets(root) if name not in val]
     if not train:
         raise UsageError(f"{root}: no folder below it holds {task.first}/ and {task.second}/")
-    return {"architecture": architecture, "train": {task.name: train}, "val": {task.name: val}}
+    named = {"train": {task.name: train}, "val": {task.name: val}}
+    return {"architecture": "teacher", "text": "minilm", "degrade": 0.6, **named}
 
 
 def train(
