@@ -926,6 +926,25 @@ def test_other_methods_get_the_same_damaged_inputs(data: Path, fusecli) -> None:
     assert fusecli("benchmark", *options[:-1], "--save-degraded", "new")[0] == 2
 
 
+def test_each_pair_can_be_damaged_in_several_ways(data: Path, fusecli) -> None:
+    options = ("--dataset", "tno", "--methods", "average", "--degraded")
+    once = _report(*options)["datasets"]["tno"]["methods"]["average"]["values"]["VIF"]
+    found = _report(*options, "--draws", "3", "--save-degraded", "damaged")["datasets"]["tno"]
+    values = found["methods"]["average"]["values"]["VIF"]
+    assert values[: len(once)] == once
+    assert len({*values}) == 3 * len(once)
+    assert any("each pair in 3 ways" in note for note in found["notes"])
+    for path in Path("damaged/tno/vis").rglob("*.png"):
+        name = path.relative_to("damaged/tno/vis")
+        sides = [frames.read(Path("damaged/tno") / side / name)[0].pixels for side in ("vis", "ir")]
+        frames.write(Path("theirs") / name, [classical.fuse("average", *sides)])
+    theirs = _report(*options, "--draws", "3", "--methods", "none", "--fused", "other=theirs")
+    assert theirs["datasets"]["tno"]["methods"]["other"]["values"]["VIF"] == values
+    code, _, err = fusecli("benchmark", *options[:-1], "--draws", "3")
+    assert code == 2
+    assert "--draws 3: of --degraded" in err
+
+
 def test_page_of_damaged_inputs_shows_what_the_methods_got(data: Path) -> None:
     _page(data, "--methods", "average")  # whose pictures in the cache are of clean inputs
     for case in _cases(_page(data, "--methods", "average", "--degraded")):

@@ -125,7 +125,7 @@ class Folder(Method):
             self.endings = frozenset({ending}) if ending in ENDINGS else ENDINGS
         if not self.folder.is_dir():
             raise UsageError(f"--fused {name}={folder}: no such folder")
-        self.paths: dict[Path, Path] = {}  # a pair's first side -> its result
+        self.paths: dict[Pair, Path] = {}
         self.range = WHOLE
 
     def check(self, dataset: str, pairs: Sequence[Pair]) -> None:
@@ -141,7 +141,7 @@ class Folder(Method):
         wrong = [fault for pair, paths in found.items() if (fault := self._fault(root, pair, paths))]
         if wrong:
             raise UsageError(f"--fused {self.name}: cannot be compared on {dataset}{itemized(wrong)}{hint}")
-        self.paths = {pair.first: path for pair, (path,) in found.items()}
+        self.paths = {pair: path for pair, (path,) in found.items()}
         self.range = camera_range(f"--fused {self.name}", self._of_sixteen_bits())
 
     def _hint(self, files: Iterable[list[Path]], pairs: Sequence[Pair]) -> str:
@@ -190,14 +190,14 @@ class Folder(Method):
                     return
 
     def identity(self, pair: Pair) -> str:
-        return "file " + file_hash(self.paths[pair.first]) + ("" if self.range == WHOLE else str(self.range))
+        return "file " + file_hash(self.paths[pair]) + ("" if self.range == WHOLE else str(self.range))
 
     def files(self) -> Iterable[Path]:
         return self.paths.values()
 
     def fuse(self, pair: Pair, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """The stored result as it is; but uint16 of fewer bits (see `camera_range`) is scaled to [0, 1]."""
-        image = decode(self.paths[pair.first]).pages[0]
+        image = decode(self.paths[pair]).pages[0]
         return self.range.apply(image) if image.dtype == np.uint16 and self.range != WHOLE else image
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +76,15 @@ class Job:
         return sides[0].pixels, sides[1].pixels
 
 
-def prepare(
-    pair_set: PairSet, methods: list[Method], workers: int, degraded: bool = False, option: str = "auto"
-) -> Job:
+def prepare(pair_set: PairSet, methods: list[Method], workers: int, draws: int = 0, option: str = "auto") -> Job:
     """Check everything that can be checked before work starts. Raises UsageError with names.
 
+    draws: in how many ways each pair is damaged; from the second on it is called draw2/NAME …; 0: not at all.
     option: ``--range``, see `pair_ranges`.
     """
+    sources = pair_set.pairs
+    again = [replace(pair, name=f"draw{draw}/{pair.name}") for draw in range(2, draws + 1) for pair in sources]
+    pair_set.pairs = [*sources, *again]
     faults = []
     for method in methods:
         try:
@@ -92,24 +94,27 @@ def prepare(
     if faults:
         raise UsageError("\n".join(faults))
     ranges = pair_ranges(
-        [pair.first for pair in pair_set.pairs],
-        [pair.second for pair in pair_set.pairs],
+        [pair.first for pair in sources],
+        [pair.second for pair in sources],
         infrared=pair_set.task.second == "ir",
         option=option,
     )
     with ThreadPoolExecutor(workers) as pool:
         digests = pool.map(lambda pair: file_hash(pair.first) + file_hash(pair.second), pair_set.pairs)
         hashes = {
-            pair.name: Cache.key(digest, *ranges, *(("degraded 1", pair.name) if degraded else ()))
+            pair.name: Cache.key(digest, *ranges, *(("degraded 1", pair.name) if draws else ()))
             for pair, digest in zip(pair_set.pairs, digests, strict=True)
         }
-    if degraded:
-        pair_set.notes.append("inputs damaged (luma alone, by fixed seeds); results compared with the clean sources")
+    if draws:
+        ways = f", each pair in {draws} ways" if draws > 1 else ""
+        pair_set.notes.append(
+            f"inputs damaged (luma alone, by fixed seeds{ways}); results compared with the clean sources"
+        )
         if folders := [method.name for method in methods if method.kind == "folder"]:
             pair_set.notes.append(
                 f"{', '.join(folders)}: as found, which compares only if made of these damaged inputs (--save-degraded)"
             )
-    return Job(pair_set, methods, ranges, hashes, degraded)
+    return Job(pair_set, methods, ranges, hashes, draws > 0)
 
 
 def save_inputs(jobs: list[Job], folder: Path, workers: int) -> None:

@@ -83,6 +83,10 @@ def benchmark(
     degraded: Annotated[
         bool, typer.Option("--degraded", help="Damage the inputs (noise, blur, haze, …); compare with the clean ones.")
     ] = False,
+    draws: Annotated[
+        int,
+        typer.Option(min=1, help="With --degraded: damage each pair in so many ways. More are needed on few pairs."),
+    ] = 1,
     save_degraded: Annotated[
         Path | None,
         options.place("Write the damaged inputs there, gray PNG, for other methods; then measure their results."),
@@ -138,8 +142,9 @@ def benchmark(
     }
     if own is None and (given := [option for option, is_given in of_own.items() if is_given]):
         raise UsageError(f"{given[0]}: of own pairs; name their folders, too, as --vis DIR --ir DIR")
-    if save_degraded and not degraded:
-        raise UsageError(f"--save-degraded {save_degraded}: of --degraded; give both")
+    of_degraded = {f"--save-degraded {save_degraded}": save_degraded is not None, f"--draws {draws}": draws > 1}
+    if not degraded and (given := [option for option, is_given in of_degraded.items() if is_given]):
+        raise UsageError(f"{given[0]}: of --degraded; give both")
     names = _metric_names(metrics, protocol)
     results = _fused_folders(fused)
 
@@ -165,7 +170,7 @@ def benchmark(
         chosen = kinds.choose(methods, found.task.name, device, precision, options.look_of(look), teacher)
         _add_results(chosen, results)
         _leave_out_seen(found, chosen, include_seen)
-        jobs.append(run.prepare(found, chosen, count, degraded, range_))
+        jobs.append(run.prepare(found, chosen, count, draws if degraded else 0, range_))
     page_file = None if no_html else html
     named = {"--csv": csv, "--json": json_file, "--latex": latex, "--markdown": markdown, "--html": page_file}
     files = {option: path for option, path in named.items() if path is not None}
