@@ -159,7 +159,9 @@ def test_each_way_to_find_nothing_has_its_message(tmp_path):
     assert ".nii.gz .png .tif" in message
     assert "not a supported kind of file" in refused(tmp_path / "notes" / "a.txt", ir)
     assert "no file matches" in refused(tmp_path / "ir" / "*.tif", ir)
-    assert "only folders match; add /* for their files" in refused(tmp_path / "i*", ir)
+    make(tmp_path / "deep" / "1", "ir/a.png")
+    assert "the folders that match hold only sub-folders; --recursive takes" in refused(tmp_path / "deep" / "*", ir)
+    assert "the folders that match are empty" in refused(tmp_path / "emp*", ir)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")
@@ -199,6 +201,22 @@ def test_globs_are_named_by_what_they_leave_open(tmp_path):
         "s2/1",
         "s2/2",
     ]
+
+
+def test_globs_of_folders_mean_the_files_in_them(tmp_path):
+    make(tmp_path, *(f"{scene}/{side}/{n}.png" for scene in ("s1", "s2") for side in ("vis", "ir") for n in (1, "b/2")))
+    globs = tmp_path / "*" / "vis", tmp_path / "*" / "ir"
+    assert names(*globs) == ["s1/1", "s2/1"]
+    assert names(*globs, recursive=True) == ["s1/1", "s1/b/2", "s2/1", "s2/b/2"]
+
+
+def test_where_globs_leave_only_folders_open_these_name_the_pairs(tmp_path):
+    make(tmp_path, *(f"{scene}/{name}" for scene in ("s1", "s2") for name in ("vis.png", "ir.tif", "mask.png")))
+    assert pairs(tmp_path / "*" / "vis.png", tmp_path / "*" / "ir.tif") == [
+        Pair(scene, tmp_path / scene / "vis.png", tmp_path / scene / "ir.tif") for scene in ("s1", "s2")
+    ]
+    make(tmp_path, *(f"{scene}/{side}/0.png" for scene in ("s1", "s2") for side in ("v", "t")))
+    assert names(tmp_path / "*" / "v" / "0.png", tmp_path / "*" / "t" / "0.png") == ["s1/0", "s2/0"]
 
 
 def test_patterns_for_suffixes_and_prefixes(tmp_path):

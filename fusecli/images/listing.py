@@ -19,10 +19,22 @@ def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]
         yield relative + name, Path(location)
 
 
-def files_of(pattern: str) -> Iterator[tuple[str, Path]]:
-    """The same for the files that match a glob; the parts with wildcards form the sub-folder."""
-    for relative, name, location in matching(pattern, []):
+def files_of(pattern: str, recursive: bool = False) -> Iterator[tuple[str, Path]]:
+    """The same for a glob, see `matching`."""
+    for relative, name, location in matching(pattern, recursive, []):
         yield relative + name, Path(location)
+
+
+def folders_of(typed: str) -> list[Path]:
+    """The folders that a glob matches, if it matches only folders."""
+    found = [] if os.path.exists(typed) else [Path(name) for name in sorted(glob.glob(typed, recursive=True))]
+    return found if all(path.is_dir() for path in found) else []
+
+
+def leaves_open_folders(typed: str) -> bool:
+    """Whether a glob of files leaves open only their folders, as ``*/ct.nii.gz`` does."""
+    folder, name = os.path.split(typed)
+    return glob.has_magic(folder) and not glob.has_magic(name) and not os.path.exists(typed) and not folders_of(typed)
 
 
 def is_empty(folder: str) -> bool:
@@ -94,8 +106,13 @@ def _tell_closed(folder: str) -> None:
     log.warning("%s: cannot be listed: no permission", folder)
 
 
-def matching(pattern: str, broken: list[str]) -> Iterator[tuple[str, str, str]]:
-    """As `walk`, for the files that match a glob; the sub-folder keeps those parts of a path that wildcards matched."""
+def matching(pattern: str, recursive: bool, broken: list[str]) -> Iterator[tuple[str, str, str]]:
+    """As `walk`, for the files that match a glob, or that lie in the folders if it matches only folders.
+
+    The sub-folder keeps those parts of a path that wildcards matched.
+    """
+    if folders_of(pattern):
+        pattern = os.path.join(pattern, "**/*" if recursive else "*")
     parts = Path(pattern).parts[:-1]
     deep = [index for index, part in enumerate(parts) if part == "**"]
     head, tail = (deep[0], len(parts) - 1 - deep[-1]) if deep else (len(parts), 0)

@@ -15,7 +15,7 @@ from pathlib import Path
 from fusecli.errors import UsageError, itemized
 from fusecli.images import pair_table, video
 from fusecli.images.atomic import is_device
-from fusecli.images.listing import matching, reads, stem_of, walk
+from fusecli.images.listing import folders_of, leaves_open_folders, matching, reads, stem_of, walk
 from fusecli.images.pair import Pair, same_file
 
 log = logging.getLogger("fusecli")
@@ -44,7 +44,8 @@ def find_pairs(
     first, second: a folder, a file or a glob, as typed. A folder gives its files whose ending is in ``endings`` (lower
     case, with the dot; "" admits names without one), hidden ones excepted; ``recursive``: those of its sub-folders too.
     In a glob such as ``set*/ir/*.png`` the parts with wildcards form the name (set1/0001), so both sides may differ in
-    the fixed parts. Two files are a pair whatever their names; one file is paired with its namesake in a folder.
+    the fixed parts, even in the names of files (``*/ir.png``, ``*/vis.png``). A glob of folders (``set*/ir``) means the
+    files in them. Two files are a pair whatever their names; one file is paired with its namesake in a folder.
 
     pair_by: "stem" (same name, whatever the ending), or one pattern for each side, as ``ir=*_IR,vis=*_RGB``: the part
     under the star must agree, and names the result. A side without pattern has ``*``.
@@ -59,8 +60,9 @@ def find_pairs(
         return pair_table.read(pairs_csv, (first, second), sides, tuple(endings), folders)
     by_side = patterns(pair_by, sides)
     _check_there(zip(options, (first, second), strict=True))
+    by_folder = pair_by == "stem" and _differ_in_folders(first, second, endings)
     a, b = (
-        _Side.collect(option, typed, pattern, tuple(endings), recursive)
+        _Side.collect(option, typed, pattern, tuple(endings), recursive, by_folder)
         for option, typed, pattern in zip(options, (first, second), by_side, strict=True)
     )
     if a.single and b.single:
@@ -76,6 +78,12 @@ def find_pairs(
     if not a.single and not b.single:  # else one file is asked for, against a folder
         _tell_unmatched(a, b, endings, ignore_unmatched)
     return _distinct([Pair(name, a.files[name], b.files[name]) for name in common], sides)
+
+
+def _differ_in_folders(first: str, second: str, endings: Collection[str]) -> bool:
+    """Whether folders alone tell which files of two globs are a pair, as for ``*/ct.nii.gz`` and ``*/mr.nii.gz``."""
+    stems = {stem_of(os.path.basename(typed), endings) for typed in (first, second)}
+    return len(stems) == 2 and leaves_open_folders(first) and leaves_open_folders(second)
 
 
 def _check_there(sides: Iterable[tuple[str, str]]) -> None:
@@ -143,7 +151,13 @@ class _Side:
 
     @classmethod
     def collect(
-        cls, option: str, typed: str, pattern: tuple[str, str], endings: tuple[str, ...], recursive: bool
+        cls,
+        option: str,
+        typed: str,
+        pattern: tuple[str, str],
+        endings: tuple[str, ...],
+        recursive: bool,
+        by_folder: bool,
     ) -> _Side:
         path = Path(typed)
         broken: list[str] = []
@@ -155,7 +169,7 @@ class _Side:
             elif path.exists():
                 found = [("", path.name, typed)]
             else:
-                found = list(matching(typed, broken))
+                found = list(matching(typed, recursive, broken))
         except OSError as error:
             raise UsageError(
                 f"{option} {error.filename or typed}: cannot be listed: {error.strerror or error}"
@@ -165,7 +179,8 @@ class _Side:
         for folder, name, location in found:
             stem = stem_of(name, endings)
             middle = _middle(Path(name).stem if stem is None else stem, pattern)
-            key = unicodedata.normalize("NFC", folder + middle)  # macOS decomposes accented letters
+            name_within = folder[:-1] if by_folder and folder else folder + middle
+            key = unicodedata.normalize("NFC", name_within)  # macOS decomposes accented letters
             if stem is None:
                 side.foreign[key] = Path(name).suffix.lower()
                 continue
@@ -228,17 +243,20 @@ def _why_none(names: list[str], path: Path, endings: tuple[str, ...], recursive:
     readable = reads(endings)
     if names and path.is_file():
         return f"not a supported kind of file; {readable}"
-    nested = path.is_dir() and not recursive and any(entry.is_dir() for entry in path.iterdir())
+    folders = [path] if path.is_dir() else folders_of(str(path))
+    nested = not recursive and any(entry.is_dir() for folder in folders for entry in folder.iterdir())
     if names:
         kinds = Counter(Path(name).suffix.lower() or "no ending" for name in names)
         found = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(5))
         deeper = "; --recursive takes its sub-folders too" if nested else ""
         return f"no supported file among those found ({found}); {readable}{deeper}"
-    if not path.is_dir():
-        return "only folders match; add /* for their files" if glob.glob(str(path)) else "no file matches"
+    if not folders:
+        return "no file matches"
+    one = path.is_dir()
     if nested:
-        return "the folder holds only sub-folders; --recursive takes these too"
-    return "the folder is empty"
+        what = "the folder holds" if one else "the folders that match hold"
+        return f"{what} only sub-folders; --recursive takes these too"
+    return "the folder is empty" if one else "the folders that match are empty"
 
 
 def _list_of(side: _Side, paths: list[Path]) -> str:

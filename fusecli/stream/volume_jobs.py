@@ -12,7 +12,7 @@ from fusecli.errors import InputError, UsageError
 from fusecli.images import frames, nifti
 from fusecli.stream.plan import FORMATS, VOLUMES, Naming, Plan, check_depth, format_of, settle
 from fusecli.stream.run import Job
-from fusecli.stream.volume_pairs import Input, VolumePair, folders_of
+from fusecli.stream.volume_pairs import Input, VolumePair
 
 log = logging.getLogger("fusecli")
 
@@ -90,8 +90,7 @@ def plan(
             path = naming.path(output, pair.name, "" if folder else _ending(kind, target), index)
         volumes = known if alone else _without_headers(known)
         jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, color))
-    matched = [str(folder) for text in inputs for folder in folders_of(text)]
-    return settle(jobs, output, naming, single=single, inputs=(*inputs, *matched), written=VOLUMES)
+    return settle(jobs, output, naming, single=single, inputs=inputs, written=VOLUMES)
 
 
 class _Seen(NamedTuple):
