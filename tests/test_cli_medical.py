@@ -535,6 +535,7 @@ def test_a_glob_of_the_files_of_an_export_gives_all_its_series(tmp_path, fusecli
     disk = tmp_path / "disk"
     code, _, err = fusecli("fuse", "-r", "--ct", disk, "--mri", disk, "-o", tmp_path / "none", "-m", average)
     assert (code, "SE1; name another file or folder for one of them, or choose" in err) == (2, True)
+    assert "by globs, as --ct 'patients/*/ct' --mri 'patients/*/mri'" in err
 
 
 def test_a_series_that_a_patient_has_not_costs_that_patient(tmp_path, fusecli, average):
@@ -715,6 +716,7 @@ def test_a_cohort_of_dicom_series_goes_on_without_those_that_lack_a_partner(tmp_
     put(tmp_path / "all" / "p4", "dicom", "mri", SMALL, phantom.head(SMALL))
     code, _, err = fusecli(*arguments, "--ignore-unmatched", "--overwrite")
     assert (code, "volumes without partner of the same name" in err) == (2, True)
+    assert "by what the wildcards of globs stand for (as */ct and */mri); --pairs" in err
 
 
 def test_results_do_not_go_where_a_glob_found_their_sources(tmp_path, fusecli, average):

@@ -1,5 +1,6 @@
 import errno
 import os
+import shlex
 import shutil
 import time
 import unicodedata
@@ -260,6 +261,52 @@ def test_no_pattern_is_offered_where_none_would_help(tmp_path):
         message = refused(*sides, recursive=True)
         assert "Did you mean" not in message
         assert repr(vis) in message
+
+
+def test_no_pattern_is_offered_that_fits_one_pair_of_many_by_chance(tmp_path):
+    vis = make(tmp_path / "vis", "video-Hb7-frame-000000-wbb.jpg", "video-Hb7-frame-000030-kLt.jpg")
+    ir = make(tmp_path / "ir", "video-iN8-frame-000002-HMq.jpg", "video-iN8-frame-000032-aaQ.jpg")
+    assert "Did you mean" not in refused(vis, ir)
+
+
+@pytest.mark.parametrize(
+    ("names_of_two", "hint", "named"),
+    [
+        (("infrared/{}/a.png", "visible/{}/a.png"), "--vis @/visible --ir @/infrared --recursive", ["1/a", "2/a"]),
+        (("all/{}/lwir/a.png", "all/{}/visible/a.png"), "--vis @/all/*/visible --ir @/all/*/lwir", ["1/a", "2/a"]),
+        (("{}/vi/a.png", "{}/ir/a.png", "{}/labels/a.png"), "--vis @/*/vi --ir @/*/ir", ["1/a", "2/a"]),
+        (("RGB/{}.jpg", "thermal_8_bit/{}.jpg", "t16/{}.tif"), "--vis @/RGB --ir @/thermal_8_bit", ["1", "2"]),
+        (("{}/IR.png", "{}/VIS.png", "{}/mask.png"), "--vis @/*/VIS.png --ir @/*/IR.png", ["1", "2"]),
+        (("{}_co.png", "{}_ir.png"), "--pair-by vis=*_co,ir=*_ir", ["1", "2"]),
+        (("n/IR{}.png", "n/VIS{}.png"), "--pair-by vis=VIS*,ir=IR*", ["n/1", "n/2"]),
+    ],
+)
+def test_what_tells_two_sides_of_one_folder_apart_is_offered_and_works(tmp_path, names_of_two, hint, named):
+    folder = make(tmp_path / "set", *(name.format(n) for name in names_of_two for n in (1, 2)))
+    hint = hint.replace("@", folder)
+    message = refused(folder, folder, recursive=True)
+    offered = shlex.split(message.partition("did you mean ")[2].removesuffix("?"))
+    assert " ".join(offered) == hint, message
+    recursive = "--recursive" in offered
+    if recursive:
+        offered.remove("--recursive")
+    options = dict(zip(offered[::2], offered[1::2], strict=True))
+    if "--pair-by" in options:
+        found = names(folder, folder, pair_by=options["--pair-by"], recursive=True)
+    else:
+        found = names(options["--vis"], options["--ir"], recursive=recursive)
+    assert found == named
+
+
+def test_a_pattern_that_fits_no_name_gets_the_same_hint(tmp_path):
+    folder = make(tmp_path, "1/ir.png", "1/vis.png")
+    message = refused(folder, folder, pair_by="vis=vis*,ir=ir*", recursive=True)
+    assert f"Did you mean --vis {folder}/1/vis.png --ir {folder}/1/ir.png?" in message
+
+
+def test_one_folder_without_any_hint_of_the_sides(tmp_path):
+    folder = make(tmp_path, "trainimg/1.jpg", "trainimgr/1.jpg")
+    assert "--pair-by 'vis=*_vis,ir=*_ir', say, or by a folder or glob" in refused(folder, folder, recursive=True)
 
 
 def test_a_table_pairs_by_its_columns_and_names(tmp_path):

@@ -57,6 +57,13 @@ def stem_of(name: str, endings: Collection[str]) -> str | None:
     return name[:dot] if name[dot:].lower() in endings else None
 
 
+def middle_of(stem: str, pattern: tuple[str, str]) -> str:
+    """The part of a stem that the star of a pattern (before it, after it) matches; empty where this does not fit."""
+    before, after = pattern
+    fits = stem.startswith(before) and stem.endswith(after)
+    return stem[len(before) : len(stem) - len(after)] if fits else ""
+
+
 def walk(
     folder: str,
     recursive: bool,

@@ -9,18 +9,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 
 from fusecli.errors import UsageError, itemized
-from fusecli.images import pair_table, video
+from fusecli.images import pair_table, pairing_hints, video
 from fusecli.images.atomic import is_device
-from fusecli.images.listing import folders_of, leaves_open_folders, matching, reads, stem_of, walk
+from fusecli.images.listing import folders_of, leaves_open_folders, matching, middle_of, reads, stem_of, walk
 from fusecli.images.pair import Pair, same_file
 
 log = logging.getLogger("fusecli")
-
-SEPARATORS = "_-. "  # between what two names share and what tells the sides apart
 
 
 class NoPair(UsageError):
@@ -67,17 +64,17 @@ def find_pairs(
     )
     if a.single and b.single:
         (one,), (other,) = a.paths, b.paths
-        return _distinct([Pair(stem_of(one.name, endings) or one.stem, one, other)], sides)
+        return _distinct([Pair(stem_of(one.name, endings) or one.stem, one, other)], a, b, endings, sides)
     common = sorted(a.files.keys() & b.files.keys())
     if not common:
-        message = _nothing_in_common(a, b, endings, sides if pair_by == "stem" else None)
+        message = _nothing_in_common(a, b, endings, sides, pair_by)
         raise NoPair("\n".join([message, *_not_taken(a, b, endings)]))
     videos = sorted(key for key in a.foreign.keys() & b.foreign.keys() if a.foreign[key] in video.ENDINGS)
     if videos:
         log.warning("videos among pictures are left out, for example %s; fuse them in a run of their own", videos[0])
     if not a.single and not b.single:  # else one file is asked for, against a folder
         _tell_unmatched(a, b, endings, ignore_unmatched)
-    return _distinct([Pair(name, a.files[name], b.files[name]) for name in common], sides)
+    return _distinct([Pair(name, a.files[name], b.files[name]) for name in common], a, b, endings, sides)
 
 
 def _differ_in_folders(first: str, second: str, endings: Collection[str]) -> bool:
@@ -115,18 +112,26 @@ def _tell_unmatched(a: _Side, b: _Side, endings: Collection[str], ignore: bool) 
 def key_of(name: str, *, pattern: tuple[str, str], endings: Collection[str]) -> str | None:
     """The pair's name of a file, given with its sub-folder; None where ending or pattern (`patterns`) does not fit."""
     folder, slash, own = name.rpartition("/")
-    middle = _middle(stem_of(own, endings) or "", pattern)
+    middle = middle_of(stem_of(own, endings) or "", pattern)
     return unicodedata.normalize("NFC", folder + slash + middle) if middle else None
 
 
-def _distinct(pairs: list[Pair], sides: tuple[str, str]) -> list[Pair]:
+def _distinct(pairs: list[Pair], a: _Side, b: _Side, endings: Collection[str], sides: tuple[str, str]) -> list[Pair]:
     """The pairs, unless both sides turn out to be the same files."""
     if same_file(pairs[0].first, pairs[0].second):
-        raise UsageError(
-            f"--{sides[0]} and --{sides[1]} name the same file ({pairs[0].first}); where both sides share a folder, "
-            f"tell them apart by --pair-by, as --pair-by '{sides[0]}=*_{sides[0]},{sides[1]}=*_{sides[1]}'"
-        )
+        hint = _hint_in_one_folder(a, b, endings, sides)
+        example = pairing_hints.option([("", f"_{side}") for side in sides], sides)
+        apart = f"tell them apart by {example}, say, or by a folder or glob for each"
+        how = f"did you mean {hint}?" if hint else f"where both sides share a folder, {apart}"
+        raise UsageError(f"{a.option} and {b.option} name the same file ({pairs[0].first}); {how}")
     return pairs
+
+
+def _hint_in_one_folder(a: _Side, b: _Side, endings: Collection[str], sides: tuple[str, str]) -> str:
+    """The options that would tell both sides apart where they are one folder; "" where it is none, or nothing does."""
+    if not (os.path.isdir(a.typed) and same_file(Path(a.typed), Path(b.typed))):
+        return ""
+    return pairing_hints.for_one_folder(a.typed, a.paths, sides, endings)
 
 
 @dataclass
@@ -178,7 +183,7 @@ class _Side:
         side = cls(option, typed, single=path.is_file(), broken=broken)
         for folder, name, location in found:
             stem = stem_of(name, endings)
-            middle = _middle(Path(name).stem if stem is None else stem, pattern)
+            middle = middle_of(Path(name).stem if stem is None else stem, pattern)
             name_within = folder[:-1] if by_folder and folder else folder + middle
             key = unicodedata.normalize("NFC", name_within)  # macOS decomposes accented letters
             if stem is None:
@@ -264,13 +269,15 @@ def _list_of(side: _Side, paths: list[Path]) -> str:
     return f"{side.option}: {what} no partner of the same name:{itemized(paths)}"
 
 
-def _nothing_in_common(a: _Side, b: _Side, endings: Collection[str], sides: tuple[str, str] | None) -> str:
-    """The message where the sides share no name; given ``sides``, it suggests patterns that match, if it finds any."""
+def _nothing_in_common(a: _Side, b: _Side, endings: Collection[str], sides: tuple[str, str], pair_by: str) -> str:
+    """The message where the sides share no name; it suggests options that would tell them apart, if it finds any."""
     for side in (a, b):
         if not side.files:
             stem = stem_of(side.paths[0].name, endings)
+            hint = _hint_in_one_folder(a, b, endings, sides)
             return (
                 f"{side.option}: no name there, without its ending, fits the pattern of --pair-by, {stem!r} for example"
+                + (f". Did you mean {hint}?" if hint else "")
             )
     bases = [{key.rpartition("/")[2]: key for key in side.files} for side in (a, b)]
     alike = min(bases[0].keys() & bases[1].keys(), default=None)
@@ -280,38 +287,9 @@ def _nothing_in_common(a: _Side, b: _Side, endings: Collection[str], sides: tupl
         f"{a.typed} has {names[0]!r}, {b.typed} has {names[1]!r}, for example"
     )
     if alike is not None:
-        return f"{message}. The sub-folders must agree, too; --pairs matches files wherever they lie."
-    ends = [name.rpartition("/")[2] for name in names]
-    start, stop = _agreement(*ends), _agreement(ends[0][::-1], ends[1][::-1])
-    if start >= stop:
-        start = len(ends[0][:start].rstrip(SEPARATORS))
-        differ = [name[start:] for name in ends]
-        patterns = [("", rest) for rest in differ]
-    else:
-        stop = len(ends[0][len(ends[0]) - stop :].lstrip(SEPARATORS))
-        differ = [name[: len(name) - stop][::-1] for name in ends]
-        patterns = [(rest[::-1], "") for rest in differ]
-    apart = all(not rest or rest[0] in SEPARATORS for rest in differ)
-    if sides and apart and _keys(a.files, patterns[0]) & _keys(b.files, patterns[1]):
-        option = ",".join(f"{side}={before}*{after}" for side, (before, after) in zip(sides, patterns, strict=True))
-        return f"{message}. Did you mean --pair-by '{option}'?"
-    return f"{message}. --pair-by and --pairs match names that differ."
-
-
-def _agreement(a: str, b: str) -> int:
-    """How many characters two names share from their start."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
-
-
-def _keys(names: Collection[str], pattern: tuple[str, str]) -> set[str]:
-    """The keys of those names that a pattern fits."""
-    split = (name.rpartition("/") for name in names)
-    middles = ((folder, slash, _middle(stem, pattern)) for folder, slash, stem in split)
-    return {folder + slash + middle for folder, slash, middle in middles if middle}
-
-
-def _middle(stem: str, pattern: tuple[str, str]) -> str:
-    """The part of a stem that the star matches; empty where the pattern does not fit."""
-    before, after = pattern
-    fits = stem.startswith(before) and stem.endswith(after)
-    return stem[len(before) : len(stem) - len(after)] if fits else ""
+        return (
+            f"{message}. The sub-folders must agree, too, but for the fixed parts of two globs (as */{sides[0]} and "
+            f"*/{sides[1]}); --pairs matches files wherever they lie."
+        )
+    hint = pairing_hints.for_names((names[0], names[1]), (a.files, b.files), sides) if pair_by == "stem" else ""
+    return f"{message}. Did you mean {hint}?" if hint else f"{message}. --pair-by and --pairs match names that differ."

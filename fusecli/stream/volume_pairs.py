@@ -209,7 +209,11 @@ def _matched(
     if lonely:
         message = f"volumes without partner of the same name:{itemized(lonely)}"
         if not ignore_unmatched or not common:
-            raise UsageError(f"{message}\nAdd the missing ones, or go on without these by --ignore-unmatched.")
+            raise UsageError(
+                f"{message}\nAdd the missing ones, or go on without these by --ignore-unmatched. Folders pair by their "
+                f"path below both sides, or by what the wildcards of globs stand for (as */{task.first} and "
+                f"*/{task.second}); --pairs matches volumes wherever they lie."
+            )
         log.warning("%s", message)
     return [(key or _stem(Path(typed[0])), first[key], second[key]) for key in sorted(common)]
 
