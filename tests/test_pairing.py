@@ -141,6 +141,13 @@ def test_partners_of_a_kind_that_is_not_read_are_named(tmp_path, caplog, ending)
     assert "not read" not in refused(vis, make(tmp_path / "few", "a.png", "a.txt", "d.txt"))
 
 
+def test_pairs_of_pictures_that_are_not_read_are_told_of(tmp_path, caplog):
+    for side in ("vis", "ir"):
+        make(tmp_path / side, "a.png", "b.gif", "b.xml", "c.gif", "a.gif", "a.xml", "d.xml")
+    assert names(tmp_path / "vis", tmp_path / "ir") == ["a"]
+    assert caplog.messages == ["2 pairs of a kind that is not read left out, for example b.gif"]
+
+
 def test_two_files_of_one_name_on_one_side_are_named(tmp_path):
     vis, ir = make(tmp_path / "vis", "a.png", "a.tif"), make(tmp_path / "ir", "a.png")
     message = refused(vis, ir)

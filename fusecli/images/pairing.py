@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import mimetypes
 import os
 import unicodedata
 from collections import Counter
@@ -11,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fusecli.errors import UsageError, itemized
+from fusecli.errors import UsageError, counted, itemized
 from fusecli.images import pair_table, pairing_hints, video
 from fusecli.images.atomic import is_device
 from fusecli.images.listing import folders_of, leaves_open_folders, matching, middle_of, reads, stem_of, walk
@@ -72,9 +73,17 @@ def find_pairs(
     videos = sorted(key for key in a.foreign.keys() & b.foreign.keys() if a.foreign[key] in video.ENDINGS)
     if videos:
         log.warning("videos among pictures are left out, for example %s; fuse them in a run of their own", videos[0])
+    kinds = a.foreign.items() & b.foreign.items() if ".png" in endings else ()  # not of snapshots beside volumes
+    unread = sorted(key + kind for key, kind in kinds if key not in a.files and _is_medium(kind, ("image/",)))
+    if unread:
+        log.warning("%s of a kind that is not read left out, for example %s", counted(len(unread), "pair"), unread[0])
     if not a.single and not b.single:  # else one file is asked for, against a folder
         _tell_unmatched(a, b, endings, ignore_unmatched)
     return _distinct([Pair(name, a.files[name], b.files[name]) for name in common], a, b, endings, sides)
+
+
+def _is_medium(ending: str, kinds: tuple[str, ...] = ("image/", "video/")) -> bool:
+    return (mimetypes.guess_type(f"a{ending}")[0] or "").startswith(kinds)
 
 
 def _differ_in_folders(first: str, second: str, endings: Collection[str]) -> bool:
@@ -187,7 +196,9 @@ class _Side:
             name_within = folder[:-1] if by_folder and folder else folder + middle
             key = unicodedata.normalize("NFC", name_within)  # macOS decomposes accented letters
             if stem is None:
-                side.foreign[key] = Path(name).suffix.lower()
+                kind = Path(name).suffix.lower()
+                if key not in side.foreign or _is_medium(kind):  # which labels of that name do not hide
+                    side.foreign[key] = kind
                 continue
             if not middle:
                 side.other.append(Path(location))
