@@ -717,6 +717,11 @@ def test_a_cohort_of_dicom_series_goes_on_without_those_that_lack_a_partner(tmp_
     code, _, err = fusecli(*arguments, "--ignore-unmatched", "--overwrite")
     assert (code, "volumes without partner of the same name" in err) == (2, True)
     assert "by what the wildcards of globs stand for (as */ct and */mri); --pairs" in err
+    shutil.rmtree(tmp_path / "all" / "p2")
+    shutil.rmtree(tmp_path / "all" / "p4")
+    err = fusecli(*arguments, "--overwrite")[2]
+    assert "p1/ct and " in err
+    assert "p3/mri are a pair as the only ones, though wildcards differ" in err
 
 
 def test_results_do_not_go_where_a_glob_found_their_sources(tmp_path, fusecli, average):

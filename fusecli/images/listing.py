@@ -27,8 +27,14 @@ def files_of(pattern: str, recursive: bool = False) -> Iterator[tuple[str, Path]
 
 def folders_of(typed: str) -> list[Path]:
     """The folders that a glob matches, if it matches only folders."""
-    found = [] if os.path.exists(typed) else [Path(name) for name in sorted(glob.glob(typed, recursive=True))]
-    return found if all(path.is_dir() for path in found) else []
+    if os.path.exists(typed):
+        return []
+    found = []
+    for name in glob.iglob(typed, recursive=True):
+        if not os.path.isdir(name):
+            return []  # at once: there may be many files
+        found.append(Path(name))
+    return sorted(found)
 
 
 def leaves_open_folders(typed: str) -> bool:

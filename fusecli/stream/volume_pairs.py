@@ -198,7 +198,9 @@ def _matched(
         for text, units in zip(typed, found, strict=True)
     )
     if len(first) == len(second) == 1:
-        ((key, one),), (other,) = first.items(), second.values()
+        ((key, one),), ((namesake, other),) = first.items(), second.items()
+        if key != namesake and all(listing.folders_of(text) for text in typed):  # perhaps of two patients
+            log.warning("%s and %s are a pair as the only ones, though wildcards differ", one[0], other[0])
         return [(key or _stem(one[0]), one, other)]
     common = first.keys() & second.keys()
     lonely = [
