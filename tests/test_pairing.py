@@ -311,6 +311,12 @@ def test_a_pattern_that_fits_no_name_gets_the_same_hint(tmp_path):
     assert f"Did you mean --vis {folder}/1/vis.png --ir {folder}/1/ir.png?" in message
 
 
+def test_one_glob_for_both_sides_gets_such_a_hint(tmp_path):
+    make(tmp_path, *(f"{scene}/{side}.png" for scene in ("1", "2") for side in ("ir", "vis")))
+    glob = tmp_path / "*"
+    assert f"did you mean --vis '{glob}/vis.png' --ir '{glob}/ir.png'?" in refused(glob, glob)
+
+
 def test_one_folder_without_any_hint_of_the_sides(tmp_path):
     folder = make(tmp_path, "trainimg/1.jpg", "trainimgr/1.jpg")
     assert "--pair-by 'vis=*_vis,ir=*_ir', say, or by a folder or glob" in refused(folder, folder, recursive=True)

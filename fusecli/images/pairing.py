@@ -137,10 +137,13 @@ def _distinct(pairs: list[Pair], a: _Side, b: _Side, endings: Collection[str], s
 
 
 def _hint_in_one_folder(a: _Side, b: _Side, endings: Collection[str], sides: tuple[str, str]) -> str:
-    """The options that would tell both sides apart where they are one folder; "" where it is none, or nothing does."""
-    if not (os.path.isdir(a.typed) and same_file(Path(a.typed), Path(b.typed))):
-        return ""
-    return pairing_hints.for_one_folder(a.typed, a.paths, sides, endings)
+    """The options that would tell both sides apart where they are one folder or glob; "" where nothing would."""
+    if os.path.isdir(a.typed) and same_file(Path(a.typed), Path(b.typed)):
+        return pairing_hints.for_one_folder(a.typed, a.paths, sides, endings)
+    if glob.has_magic(a.typed) and a.typed == b.typed:
+        shared = os.path.commonpath([path.parent for path in a.paths])
+        return pairing_hints.for_one_folder(shared, a.paths, sides, endings)
+    return ""
 
 
 @dataclass
