@@ -244,6 +244,18 @@ def test_output_that_a_glob_would_find_is_refused(pairs, fusecli):
         assert list(contents(root / output)) == ["000.png"]
 
 
+def test_a_folder_of_results_that_a_glob_of_folders_would_match_is_refused(pairs, fusecli):
+    root = pairs(1)
+    for side in ("ir", "vis"):
+        (root / "all" / side).mkdir(parents=True)
+        shutil.move(root / side, root / "all" / side / "day")
+    sides = ("--ir", root / "all" / "ir" / "*", "--vis", root / "all" / "vis" / "*")
+    code, _, err = fusecli("fuse", *sides, "-o", root / "all" / "vis", "--name", "{stem}-2")
+    assert code == 2
+    assert f"{root / 'all' / 'vis' / '*'} would find the results as inputs" in err
+    assert fusecli("fuse", *sides, "-o", root / "fused")[0] == 0
+
+
 def test_a_glob_that_would_find_some_of_the_results_is_refused(pairs, fusecli):
     root = pairs(1)
     for place in ("street", "vis"):  # results are street/000.png and vis/000.png

@@ -535,6 +535,7 @@ def test_a_glob_of_the_files_of_an_export_gives_all_its_series(tmp_path, fusecli
     disk = tmp_path / "disk"
     code, _, err = fusecli("fuse", "-r", "--ct", disk, "--mri", disk, "-o", tmp_path / "none", "-m", average)
     assert (code, "SE1; name another file or folder for one of them, or choose" in err) == (2, True)
+    assert "by globs, as --ct 'patients/*/ct' --mri 'patients/*/mri'" in err
 
 
 def test_a_series_that_a_patient_has_not_costs_that_patient(tmp_path, fusecli, average):
@@ -646,11 +647,11 @@ def test_volumes_of_one_name_are_not_taken_for_one(tmp_path, fusecli, average):
     values = np.rint(phantom.head(MR) * 1000).astype(np.int16)
     for name in ("mri/t1.nii", "mri/t1.nii.gz", "cohort/a/t1.nii.gz", "cohort/b/t1.nii.gz"):
         phantom.nifti(tmp_path / name, values, MR)
-    for mri in ("mri", "cohort/*/t1.nii.gz"):
+    for mri, why in (("mri", "have the same name"), ("cohort/*/t1.nii.gz", "volumes without partner of the same name")):
         arguments = ("fuse", "--ct", ct, "--mri", tmp_path / mri, "-o", tmp_path / "out", "-m", average)
         code, _, err = fusecli(*arguments)
         assert code == 2
-        assert "have the same name" in err
+        assert why in err
 
 
 def test_nested_exports_are_answered_with_the_option_that_takes_them(tmp_path, fusecli, average):
@@ -682,6 +683,23 @@ def test_a_cohort_of_nifti_files_pairs_by_name(tmp_path, fusecli, average):
     assert "cannot tell what {index} was given to before" in err
 
 
+def test_files_of_one_name_in_a_folder_per_patient_pair_by_these_folders(tmp_path, fusecli, average):
+    for patient in ("p1", "p2"):
+        for name in ("ct/0", "mr/0", "ct", "mr", "mask"):
+            phantom.nifti(tmp_path / "all" / patient / f"{name}.nii.gz", SMALL_HEAD, SMALL)
+        phantom.dicom_series(tmp_path / "all" / patient / "t1", SMALL_HEAD, SMALL, "MR")
+    for index, (ct, mri, result) in enumerate(
+        (
+            ("ct.nii.gz", "mr.nii.gz", "p2.nii.gz"),
+            ("ct.nii.gz", "t1", "p2.nii.gz"),  # a DICOM series
+            ("ct/0.nii.gz", "mr/0.nii.gz", "p2/0.nii.gz"),
+        )
+    ):
+        sides = ("--ct", tmp_path / "all" / "*" / ct, "--mri", tmp_path / "all" / "*" / mri)
+        code, _, err = fusecli("fuse", *sides, "-o", tmp_path / f"out{index}", "-m", average)
+        assert (code, (tmp_path / f"out{index}" / result).exists()) == (0, True), err
+
+
 def test_a_cohort_of_dicom_series_goes_on_without_those_that_lack_a_partner(tmp_path, fusecli, average):
     for name in ("p1", "p2"):
         put(tmp_path / "all" / name, "dicom", "ct", SMALL, phantom.head(SMALL))
@@ -698,6 +716,12 @@ def test_a_cohort_of_dicom_series_goes_on_without_those_that_lack_a_partner(tmp_
     put(tmp_path / "all" / "p4", "dicom", "mri", SMALL, phantom.head(SMALL))
     code, _, err = fusecli(*arguments, "--ignore-unmatched", "--overwrite")
     assert (code, "volumes without partner of the same name" in err) == (2, True)
+    assert "by what the wildcards of globs stand for (as */ct and */mri); --pairs" in err
+    shutil.rmtree(tmp_path / "all" / "p2")
+    shutil.rmtree(tmp_path / "all" / "p4")
+    err = fusecli(*arguments, "--overwrite")[2]
+    assert "p1/ct and " in err
+    assert "p3/mri are a pair as the only ones, though wildcards differ" in err
 
 
 def test_results_do_not_go_where_a_glob_found_their_sources(tmp_path, fusecli, average):

@@ -1,5 +1,6 @@
 import errno
 import os
+import shlex
 import shutil
 import time
 import unicodedata
@@ -140,6 +141,13 @@ def test_partners_of_a_kind_that_is_not_read_are_named(tmp_path, caplog, ending)
     assert "not read" not in refused(vis, make(tmp_path / "few", "a.png", "a.txt", "d.txt"))
 
 
+def test_pairs_of_pictures_that_are_not_read_are_told_of(tmp_path, caplog):
+    for side in ("vis", "ir"):
+        make(tmp_path / side, "a.png", "b.gif", "b.xml", "c.gif", "a.gif", "a.xml", "d.xml")
+    assert names(tmp_path / "vis", tmp_path / "ir") == ["a"]
+    assert caplog.messages == ["2 pairs of a kind that is not read left out, for example b.gif"]
+
+
 def test_two_files_of_one_name_on_one_side_are_named(tmp_path):
     vis, ir = make(tmp_path / "vis", "a.png", "a.tif"), make(tmp_path / "ir", "a.png")
     message = refused(vis, ir)
@@ -159,7 +167,9 @@ def test_each_way_to_find_nothing_has_its_message(tmp_path):
     assert ".nii.gz .png .tif" in message
     assert "not a supported kind of file" in refused(tmp_path / "notes" / "a.txt", ir)
     assert "no file matches" in refused(tmp_path / "ir" / "*.tif", ir)
-    assert "only folders match; add /* for their files" in refused(tmp_path / "i*", ir)
+    make(tmp_path / "deep" / "1", "ir/a.png")
+    assert "the folders that match hold only sub-folders; --recursive takes" in refused(tmp_path / "deep" / "*", ir)
+    assert "the folders that match are empty" in refused(tmp_path / "emp*", ir)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")
@@ -199,6 +209,22 @@ def test_globs_are_named_by_what_they_leave_open(tmp_path):
         "s2/1",
         "s2/2",
     ]
+
+
+def test_globs_of_folders_mean_the_files_in_them(tmp_path):
+    make(tmp_path, *(f"{scene}/{side}/{n}.png" for scene in ("s1", "s2") for side in ("vis", "ir") for n in (1, "b/2")))
+    globs = tmp_path / "*" / "vis", tmp_path / "*" / "ir"
+    assert names(*globs) == ["s1/1", "s2/1"]
+    assert names(*globs, recursive=True) == ["s1/1", "s1/b/2", "s2/1", "s2/b/2"]
+
+
+def test_where_globs_leave_only_folders_open_these_name_the_pairs(tmp_path):
+    make(tmp_path, *(f"{scene}/{name}" for scene in ("s1", "s2") for name in ("vis.png", "ir.tif", "mask.png")))
+    assert pairs(tmp_path / "*" / "vis.png", tmp_path / "*" / "ir.tif") == [
+        Pair(scene, tmp_path / scene / "vis.png", tmp_path / scene / "ir.tif") for scene in ("s1", "s2")
+    ]
+    make(tmp_path, *(f"{scene}/{side}/0.png" for scene in ("s1", "s2") for side in ("v", "t")))
+    assert names(tmp_path / "*" / "v" / "0.png", tmp_path / "*" / "t" / "0.png") == ["s1/0", "s2/0"]
 
 
 def test_patterns_for_suffixes_and_prefixes(tmp_path):
@@ -242,6 +268,58 @@ def test_no_pattern_is_offered_where_none_would_help(tmp_path):
         message = refused(*sides, recursive=True)
         assert "Did you mean" not in message
         assert repr(vis) in message
+
+
+def test_no_pattern_is_offered_that_fits_one_pair_of_many_by_chance(tmp_path):
+    vis = make(tmp_path / "vis", "video-Hb7-frame-000000-wbb.jpg", "video-Hb7-frame-000030-kLt.jpg")
+    ir = make(tmp_path / "ir", "video-iN8-frame-000002-HMq.jpg", "video-iN8-frame-000032-aaQ.jpg")
+    assert "Did you mean" not in refused(vis, ir)
+
+
+@pytest.mark.parametrize(
+    ("names_of_two", "hint", "named"),
+    [
+        (("infrared/{}/a.png", "visible/{}/a.png"), "--vis @/visible --ir @/infrared --recursive", ["1/a", "2/a"]),
+        (("all/{}/lwir/a.png", "all/{}/visible/a.png"), "--vis @/all/*/visible --ir @/all/*/lwir", ["1/a", "2/a"]),
+        (("{}/vi/a.png", "{}/ir/a.png", "{}/labels/a.png"), "--vis @/*/vi --ir @/*/ir", ["1/a", "2/a"]),
+        (("RGB/{}.jpg", "thermal_8_bit/{}.jpg", "t16/{}.tif"), "--vis @/RGB --ir @/thermal_8_bit", ["1", "2"]),
+        (("{}/IR.png", "{}/VIS.png", "{}/mask.png"), "--vis @/*/VIS.png --ir @/*/IR.png", ["1", "2"]),
+        (("{}_co.png", "{}_ir.png"), "--pair-by vis=*_co,ir=*_ir", ["1", "2"]),
+        (("n/IR{}.png", "n/VIS{}.png"), "--pair-by vis=VIS*,ir=IR*", ["n/1", "n/2"]),
+    ],
+)
+def test_what_tells_two_sides_of_one_folder_apart_is_offered_and_works(tmp_path, names_of_two, hint, named):
+    folder = make(tmp_path / "set", *(name.format(n) for name in names_of_two for n in (1, 2)))
+    hint = hint.replace("@", folder)
+    message = refused(folder, folder, recursive=True)
+    offered = shlex.split(message.partition("did you mean ")[2].removesuffix("?"))
+    assert " ".join(offered) == hint, message
+    recursive = "--recursive" in offered
+    if recursive:
+        offered.remove("--recursive")
+    options = dict(zip(offered[::2], offered[1::2], strict=True))
+    if "--pair-by" in options:
+        found = names(folder, folder, pair_by=options["--pair-by"], recursive=True)
+    else:
+        found = names(options["--vis"], options["--ir"], recursive=recursive)
+    assert found == named
+
+
+def test_a_pattern_that_fits_no_name_gets_the_same_hint(tmp_path):
+    folder = make(tmp_path, "1/ir.png", "1/vis.png")
+    message = refused(folder, folder, pair_by="vis=vis*,ir=ir*", recursive=True)
+    assert f"Did you mean --vis {folder}/1/vis.png --ir {folder}/1/ir.png?" in message
+
+
+def test_one_glob_for_both_sides_gets_such_a_hint(tmp_path):
+    make(tmp_path, *(f"{scene}/{side}.png" for scene in ("1", "2") for side in ("ir", "vis")))
+    glob = tmp_path / "*"
+    assert f"did you mean --vis '{glob}/vis.png' --ir '{glob}/ir.png'?" in refused(glob, glob)
+
+
+def test_one_folder_without_any_hint_of_the_sides(tmp_path):
+    folder = make(tmp_path, "trainimg/1.jpg", "trainimgr/1.jpg")
+    assert "--pair-by 'vis=*_vis,ir=*_ir', say, or by a folder or glob" in refused(folder, folder, recursive=True)
 
 
 def test_a_table_pairs_by_its_columns_and_names(tmp_path):

@@ -19,10 +19,28 @@ def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]
         yield relative + name, Path(location)
 
 
-def files_of(pattern: str) -> Iterator[tuple[str, Path]]:
-    """The same for the files that match a glob; the parts with wildcards form the sub-folder."""
-    for relative, name, location in matching(pattern, []):
+def files_of(pattern: str, recursive: bool = False) -> Iterator[tuple[str, Path]]:
+    """The same for a glob, see `matching`."""
+    for relative, name, location in matching(pattern, recursive, []):
         yield relative + name, Path(location)
+
+
+def folders_of(typed: str) -> list[Path]:
+    """The folders that a glob matches, if it matches only folders."""
+    if os.path.exists(typed):
+        return []
+    found = []
+    for name in glob.iglob(typed, recursive=True):
+        if not os.path.isdir(name):
+            return []  # at once: there may be many files
+        found.append(Path(name))
+    return sorted(found)
+
+
+def leaves_open_folders(typed: str) -> bool:
+    """Whether a glob of files leaves open only their folders, as ``*/ct.nii.gz`` does."""
+    folder, name = os.path.split(typed)
+    return glob.has_magic(folder) and not glob.has_magic(name) and not os.path.exists(typed) and not folders_of(typed)
 
 
 def is_empty(folder: str) -> bool:
@@ -43,6 +61,13 @@ def stem_of(name: str, endings: Collection[str]) -> str | None:
     if double > 0 and name[double:].lower() in endings:
         return name[:double]
     return name[:dot] if name[dot:].lower() in endings else None
+
+
+def middle_of(stem: str, pattern: tuple[str, str]) -> str:
+    """The part of a stem that the star of a pattern (before it, after it) matches; empty where this does not fit."""
+    before, after = pattern
+    fits = stem.startswith(before) and stem.endswith(after)
+    return stem[len(before) : len(stem) - len(after)] if fits else ""
 
 
 def walk(
@@ -94,8 +119,13 @@ def _tell_closed(folder: str) -> None:
     log.warning("%s: cannot be listed: no permission", folder)
 
 
-def matching(pattern: str, broken: list[str]) -> Iterator[tuple[str, str, str]]:
-    """As `walk`, for the files that match a glob; the sub-folder keeps those parts of a path that wildcards matched."""
+def matching(pattern: str, recursive: bool, broken: list[str]) -> Iterator[tuple[str, str, str]]:
+    """As `walk`, for the files that match a glob, or that lie in the folders if it matches only folders.
+
+    The sub-folder keeps those parts of a path that wildcards matched.
+    """
+    if folders_of(pattern):
+        pattern = os.path.join(pattern, "**/*" if recursive else "*")
     parts = Path(pattern).parts[:-1]
     deep = [index for index, part in enumerate(parts) if part == "**"]
     head, tail = (deep[0], len(parts) - 1 - deep[-1]) if deep else (len(parts), 0)

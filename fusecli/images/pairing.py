@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import glob
 import logging
+import mimetypes
 import os
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 
-from fusecli.errors import UsageError, itemized
-from fusecli.images import pair_table, video
+from fusecli.errors import UsageError, counted, itemized
+from fusecli.images import pair_table, pairing_hints, video
 from fusecli.images.atomic import is_device
-from fusecli.images.listing import matching, reads, stem_of, walk
+from fusecli.images.listing import folders_of, leaves_open_folders, matching, middle_of, reads, stem_of, walk
 from fusecli.images.pair import Pair, same_file
 
 log = logging.getLogger("fusecli")
-
-SEPARATORS = "_-. "  # between what two names share and what tells the sides apart
 
 
 class NoPair(UsageError):
@@ -44,7 +42,8 @@ def find_pairs(
     first, second: a folder, a file or a glob, as typed. A folder gives its files whose ending is in ``endings`` (lower
     case, with the dot; "" admits names without one), hidden ones excepted; ``recursive``: those of its sub-folders too.
     In a glob such as ``set*/ir/*.png`` the parts with wildcards form the name (set1/0001), so both sides may differ in
-    the fixed parts. Two files are a pair whatever their names; one file is paired with its namesake in a folder.
+    the fixed parts, even in the names of files (``*/ir.png``, ``*/vis.png``). A glob of folders (``set*/ir``) means the
+    files in them. Two files are a pair whatever their names; one file is paired with its namesake in a folder.
 
     pair_by: "stem" (same name, whatever the ending), or one pattern for each side, as ``ir=*_IR,vis=*_RGB``: the part
     under the star must agree, and names the result. A side without pattern has ``*``.
@@ -59,23 +58,38 @@ def find_pairs(
         return pair_table.read(pairs_csv, (first, second), sides, tuple(endings), folders)
     by_side = patterns(pair_by, sides)
     _check_there(zip(options, (first, second), strict=True))
+    by_folder = pair_by == "stem" and _differ_in_folders(first, second, endings)
     a, b = (
-        _Side.collect(option, typed, pattern, tuple(endings), recursive)
+        _Side.collect(option, typed, pattern, tuple(endings), recursive, by_folder)
         for option, typed, pattern in zip(options, (first, second), by_side, strict=True)
     )
     if a.single and b.single:
         (one,), (other,) = a.paths, b.paths
-        return _distinct([Pair(stem_of(one.name, endings) or one.stem, one, other)], sides)
+        return _distinct([Pair(stem_of(one.name, endings) or one.stem, one, other)], a, b, endings, sides)
     common = sorted(a.files.keys() & b.files.keys())
     if not common:
-        message = _nothing_in_common(a, b, endings, sides if pair_by == "stem" else None)
+        message = _nothing_in_common(a, b, endings, sides, pair_by)
         raise NoPair("\n".join([message, *_not_taken(a, b, endings)]))
     videos = sorted(key for key in a.foreign.keys() & b.foreign.keys() if a.foreign[key] in video.ENDINGS)
     if videos:
         log.warning("videos among pictures are left out, for example %s; fuse them in a run of their own", videos[0])
+    kinds = a.foreign.items() & b.foreign.items() if ".png" in endings else ()  # not of snapshots beside volumes
+    unread = sorted(key + kind for key, kind in kinds if key not in a.files and _is_medium(kind, ("image/",)))
+    if unread:
+        log.warning("%s of a kind that is not read left out, for example %s", counted(len(unread), "pair"), unread[0])
     if not a.single and not b.single:  # else one file is asked for, against a folder
         _tell_unmatched(a, b, endings, ignore_unmatched)
-    return _distinct([Pair(name, a.files[name], b.files[name]) for name in common], sides)
+    return _distinct([Pair(name, a.files[name], b.files[name]) for name in common], a, b, endings, sides)
+
+
+def _is_medium(ending: str, kinds: tuple[str, ...] = ("image/", "video/")) -> bool:
+    return (mimetypes.guess_type(f"a{ending}")[0] or "").startswith(kinds)
+
+
+def _differ_in_folders(first: str, second: str, endings: Collection[str]) -> bool:
+    """Whether folders alone tell which files of two globs are a pair, as for ``*/ct.nii.gz`` and ``*/mr.nii.gz``."""
+    stems = {stem_of(os.path.basename(typed), endings) for typed in (first, second)}
+    return len(stems) == 2 and leaves_open_folders(first) and leaves_open_folders(second)
 
 
 def _check_there(sides: Iterable[tuple[str, str]]) -> None:
@@ -107,18 +121,29 @@ def _tell_unmatched(a: _Side, b: _Side, endings: Collection[str], ignore: bool) 
 def key_of(name: str, *, pattern: tuple[str, str], endings: Collection[str]) -> str | None:
     """The pair's name of a file, given with its sub-folder; None where ending or pattern (`patterns`) does not fit."""
     folder, slash, own = name.rpartition("/")
-    middle = _middle(stem_of(own, endings) or "", pattern)
+    middle = middle_of(stem_of(own, endings) or "", pattern)
     return unicodedata.normalize("NFC", folder + slash + middle) if middle else None
 
 
-def _distinct(pairs: list[Pair], sides: tuple[str, str]) -> list[Pair]:
+def _distinct(pairs: list[Pair], a: _Side, b: _Side, endings: Collection[str], sides: tuple[str, str]) -> list[Pair]:
     """The pairs, unless both sides turn out to be the same files."""
     if same_file(pairs[0].first, pairs[0].second):
-        raise UsageError(
-            f"--{sides[0]} and --{sides[1]} name the same file ({pairs[0].first}); where both sides share a folder, "
-            f"tell them apart by --pair-by, as --pair-by '{sides[0]}=*_{sides[0]},{sides[1]}=*_{sides[1]}'"
-        )
+        hint = _hint_in_one_folder(a, b, endings, sides)
+        example = pairing_hints.option([("", f"_{side}") for side in sides], sides)
+        apart = f"tell them apart by {example}, say, or by a folder or glob for each"
+        how = f"did you mean {hint}?" if hint else f"where both sides share a folder, {apart}"
+        raise UsageError(f"{a.option} and {b.option} name the same file ({pairs[0].first}); {how}")
     return pairs
+
+
+def _hint_in_one_folder(a: _Side, b: _Side, endings: Collection[str], sides: tuple[str, str]) -> str:
+    """The options that would tell both sides apart where they are one folder or glob; "" where nothing would."""
+    if os.path.isdir(a.typed) and same_file(Path(a.typed), Path(b.typed)):
+        return pairing_hints.for_one_folder(a.typed, a.paths, sides, endings)
+    if glob.has_magic(a.typed) and a.typed == b.typed:
+        shared = os.path.commonpath([path.parent for path in a.paths])
+        return pairing_hints.for_one_folder(shared, a.paths, sides, endings)
+    return ""
 
 
 @dataclass
@@ -143,7 +168,13 @@ class _Side:
 
     @classmethod
     def collect(
-        cls, option: str, typed: str, pattern: tuple[str, str], endings: tuple[str, ...], recursive: bool
+        cls,
+        option: str,
+        typed: str,
+        pattern: tuple[str, str],
+        endings: tuple[str, ...],
+        recursive: bool,
+        by_folder: bool,
     ) -> _Side:
         path = Path(typed)
         broken: list[str] = []
@@ -155,7 +186,7 @@ class _Side:
             elif path.exists():
                 found = [("", path.name, typed)]
             else:
-                found = list(matching(typed, broken))
+                found = list(matching(typed, recursive, broken))
         except OSError as error:
             raise UsageError(
                 f"{option} {error.filename or typed}: cannot be listed: {error.strerror or error}"
@@ -164,10 +195,13 @@ class _Side:
         side = cls(option, typed, single=path.is_file(), broken=broken)
         for folder, name, location in found:
             stem = stem_of(name, endings)
-            middle = _middle(Path(name).stem if stem is None else stem, pattern)
-            key = unicodedata.normalize("NFC", folder + middle)  # macOS decomposes accented letters
+            middle = middle_of(Path(name).stem if stem is None else stem, pattern)
+            name_within = folder[:-1] if by_folder and folder else folder + middle
+            key = unicodedata.normalize("NFC", name_within)  # macOS decomposes accented letters
             if stem is None:
-                side.foreign[key] = Path(name).suffix.lower()
+                kind = Path(name).suffix.lower()
+                if key not in side.foreign or _is_medium(kind):  # which labels of that name do not hide
+                    side.foreign[key] = kind
                 continue
             if not middle:
                 side.other.append(Path(location))
@@ -225,17 +259,20 @@ def _why_none(names: list[str], path: Path, endings: tuple[str, ...], recursive:
     readable = reads(endings)
     if names and path.is_file():
         return f"not a supported kind of file; {readable}"
-    nested = path.is_dir() and not recursive and any(entry.is_dir() for entry in path.iterdir())
+    folders = [path] if path.is_dir() else folders_of(str(path))
+    nested = not recursive and any(entry.is_dir() for folder in folders for entry in folder.iterdir())
     if names:
         kinds = Counter(Path(name).suffix.lower() or "no ending" for name in names)
         found = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(5))
         deeper = "; --recursive takes its sub-folders too" if nested else ""
         return f"no supported file among those found ({found}); {readable}{deeper}"
-    if not path.is_dir():
-        return "only folders match; add /* for their files" if glob.glob(str(path)) else "no file matches"
+    if not folders:
+        return "no file matches"
+    one = path.is_dir()
     if nested:
-        return "the folder holds only sub-folders; --recursive takes these too"
-    return "the folder is empty"
+        what = "the folder holds" if one else "the folders that match hold"
+        return f"{what} only sub-folders; --recursive takes these too"
+    return "the folder is empty" if one else "the folders that match are empty"
 
 
 def _list_of(side: _Side, paths: list[Path]) -> str:
@@ -243,13 +280,15 @@ def _list_of(side: _Side, paths: list[Path]) -> str:
     return f"{side.option}: {what} no partner of the same name:{itemized(paths)}"
 
 
-def _nothing_in_common(a: _Side, b: _Side, endings: Collection[str], sides: tuple[str, str] | None) -> str:
-    """The message where the sides share no name; given ``sides``, it suggests patterns that match, if it finds any."""
+def _nothing_in_common(a: _Side, b: _Side, endings: Collection[str], sides: tuple[str, str], pair_by: str) -> str:
+    """The message where the sides share no name; it suggests options that would tell them apart, if it finds any."""
     for side in (a, b):
         if not side.files:
             stem = stem_of(side.paths[0].name, endings)
+            hint = _hint_in_one_folder(a, b, endings, sides)
             return (
                 f"{side.option}: no name there, without its ending, fits the pattern of --pair-by, {stem!r} for example"
+                + (f". Did you mean {hint}?" if hint else "")
             )
     bases = [{key.rpartition("/")[2]: key for key in side.files} for side in (a, b)]
     alike = min(bases[0].keys() & bases[1].keys(), default=None)
@@ -259,34 +298,9 @@ def _nothing_in_common(a: _Side, b: _Side, endings: Collection[str], sides: tupl
         f"{a.typed} has {names[0]!r}, {b.typed} has {names[1]!r}, for example"
     )
     if alike is not None:
-        return f"{message}. The sub-folders must agree, too; --pairs matches files wherever they lie."
-    ends = [name.rpartition("/")[2] for name in names]
-    start, stop = _shared(*ends), _shared(*(name[::-1] for name in ends))[::-1]
-    if len(start) >= len(stop):
-        patterns = [("", name.removeprefix(start.rstrip(SEPARATORS))) for name in ends]
-    else:
-        patterns = [(name.removesuffix(stop.lstrip(SEPARATORS)), "") for name in ends]
-    apart = all(before[-1:] in SEPARATORS and after[:1] in SEPARATORS for before, after in patterns)  # as "" is
-    if sides and apart and _keys(a.files, patterns[0]) & _keys(b.files, patterns[1]):
-        option = ",".join(f"{side}={before}*{after}" for side, (before, after) in zip(sides, patterns, strict=True))
-        return f"{message}. Did you mean --pair-by '{option}'?"
-    return f"{message}. --pair-by and --pairs match names that differ."
-
-
-def _shared(a: str, b: str) -> str:
-    """What two names share from their start."""
-    return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
-
-
-def _keys(names: Collection[str], pattern: tuple[str, str]) -> set[str]:
-    """The keys of those names that a pattern fits."""
-    split = (name.rpartition("/") for name in names)
-    middles = ((folder, slash, _middle(stem, pattern)) for folder, slash, stem in split)
-    return {folder + slash + middle for folder, slash, middle in middles if middle}
-
-
-def _middle(stem: str, pattern: tuple[str, str]) -> str:
-    """The part of a stem that the star matches; empty where the pattern does not fit."""
-    before, after = pattern
-    fits = stem.startswith(before) and stem.endswith(after)
-    return stem[len(before) : len(stem) - len(after)] if fits else ""
+        return (
+            f"{message}. The sub-folders must agree, too, but for the fixed parts of two globs (as */{sides[0]} and "
+            f"*/{sides[1]}); --pairs matches files wherever they lie."
+        )
+    hint = pairing_hints.for_names((names[0], names[1]), (a.files, b.files), sides) if pair_by == "stem" else ""
+    return f"{message}. Did you mean {hint}?" if hint else f"{message}. --pair-by and --pairs match names that differ."

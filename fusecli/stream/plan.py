@@ -17,6 +17,7 @@ from pathlib import Path, PurePath
 from fusecli.errors import UsageError, counted
 from fusecli.images import decode, frames
 from fusecli.images.atomic import STDOUT, is_device
+from fusecli.images.listing import folders_of
 from fusecli.images.pair import Pair
 from fusecli.stream.parts import Part
 from fusecli.stream.run import Job
@@ -165,10 +166,10 @@ def settle(
 
 
 def check_outside(option: str, path: Path, inputs: Iterable[str]) -> None:
-    """Raises UsageError where what is written would lie in a folder among the inputs."""
+    """Raises UsageError where what is written would lie in a folder among the inputs, or one that they match."""
     target = resolved(path)
     around = {_identity(place) for place in (target, *target.parents) if _exists(place)}  # names may differ: out, Out
-    for folder in map(Path, inputs):
+    for folder in (each for typed in inputs for each in (Path(typed), *folders_of(typed))):
         if path != STDOUT and os.path.isdir(folder) and _identity(folder) in around:
             raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
 
@@ -336,14 +337,16 @@ def _check_folders_hold_no_input(existing: Iterable[Job], jobs: Iterable[Job]) -
             raise UsageError(f"-o {folder}: holds inputs; choose another output, or another --name")
 
 
-def _would_find(pattern: str, output: Path, results: Iterable[Path]) -> bool:
-    """Whether a pattern with ** would match results: they lie below its fixed part, and match what follows the **."""
-    parts = Path(pattern).parts
-    if "**" not in parts:
-        return False
-    head = Path(*takewhile(lambda part: not glob.has_magic(part), parts)).resolve()
-    tail = os.path.join("*", *parts[len(parts) - parts[::-1].index("**") :])
-    return resolved(output).is_relative_to(head) and any(Path(os.path.abspath(path)).match(tail) for path in results)
+def _would_find(typed: str, output: Path, results: Iterable[Path]) -> bool:
+    """Whether a glob would match results: with ``**``, what lies below its fixed part and matches what follows."""
+    pattern = Path(os.path.join(typed, "*") if folders_of(typed) else typed)
+    tail, parts = os.path.abspath(pattern), pattern.parts
+    if "**" in parts:
+        head = Path(*takewhile(lambda part: not glob.has_magic(part), parts)).resolve()
+        if not resolved(output).is_relative_to(head):
+            return False
+        tail = os.path.join("*", *parts[len(parts) - parts[::-1].index("**") :])
+    return any(Path(os.path.abspath(path)).match(tail) for path in results)
 
 
 def _folders(paths: Iterable[Path]) -> set[Path]:

@@ -12,7 +12,7 @@ from fusecli.errors import InputError, UsageError
 from fusecli.images import frames, nifti
 from fusecli.stream.plan import FORMATS, VOLUMES, Naming, Plan, check_depth, format_of, settle
 from fusecli.stream.run import Job
-from fusecli.stream.volume_pairs import Input, VolumePair, folders_of
+from fusecli.stream.volume_pairs import Input, VolumePair
 
 log = logging.getLogger("fusecli")
 
@@ -90,8 +90,7 @@ def plan(
             path = naming.path(output, pair.name, "" if folder else _ending(kind, target), index)
         volumes = known if alone else _without_headers(known)
         jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, color))
-    matched = [str(folder) for text in inputs for folder in folders_of(text)]
-    return settle(jobs, output, naming, single=single, inputs=(*inputs, *matched), written=VOLUMES)
+    return settle(jobs, output, naming, single=single, inputs=inputs, written=VOLUMES)
 
 
 class _Seen(NamedTuple):
@@ -142,7 +141,8 @@ def _check_two(pair: VolumePair) -> None:
         a, b = pair.first.side, pair.second.side
         raise UsageError(
             f"--{a} and --{b} name the same volume: {pair.first.path}; name another file or folder for one of them, or "
-            f"choose among the series of one folder by --series {a}=NUMBER,{b}=NUMBER"
+            f"choose among the series of one folder by --series {a}=NUMBER,{b}=NUMBER; volumes in a folder for each "
+            f"patient are told apart by globs, as --{a} 'patients/*/{a}' --{b} 'patients/*/{b}'"
         )
 
 

@@ -168,7 +168,7 @@ def find(
     files_typed = all(Path(text).is_file() for text in typed)  # a pair, whatever their names
     if pairs_csv is None and not files_typed and not any(has_series.values()):
         pairs = pairing.find_pairs(
-            *(_within(text, recursive) if folders_of(text) else text for text in typed),
+            *typed,
             endings=nifti.ENDINGS,
             recursive=recursive,
             pair_by=pair_by,
@@ -198,7 +198,9 @@ def _matched(
         for text, units in zip(typed, found, strict=True)
     )
     if len(first) == len(second) == 1:
-        ((key, one),), (other,) = first.items(), second.values()
+        ((key, one),), ((namesake, other),) = first.items(), second.items()
+        if key != namesake and all(listing.folders_of(text) for text in typed):  # perhaps of two patients
+            log.warning("%s and %s are a pair as the only ones, though wildcards differ", one[0], other[0])
         return [(key or _stem(one[0]), one, other)]
     common = first.keys() & second.keys()
     lonely = [
@@ -209,7 +211,11 @@ def _matched(
     if lonely:
         message = f"volumes without partner of the same name:{itemized(lonely)}"
         if not ignore_unmatched or not common:
-            raise UsageError(f"{message}\nAdd the missing ones, or go on without these by --ignore-unmatched.")
+            raise UsageError(
+                f"{message}\nAdd the missing ones, or go on without these by --ignore-unmatched. Folders pair by their "
+                f"path below both sides, or by what the wildcards of globs stand for (as */{task.first} and "
+                f"*/{task.second}); --pairs matches volumes wherever they lie."
+            )
         log.warning("%s", message)
     return [(key or _stem(Path(typed[0])), first[key], second[key]) for key in sorted(common)]
 
@@ -240,16 +246,19 @@ def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
     Raises UsageError where two have one name, and where a folder holds both kinds.
     """
     path = Path(typed)
-    if path.is_dir() or folders_of(typed):
+    within: dict[Path, str] = {}  # the files of a glob, which are one series if they are DICOM -> the matched folders
+    if path.is_dir() or listing.folders_of(typed):
         folders = _folders(side, typed, recursive)
     else:
-        files = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(typed, recursive=True))]
-        folders = {"": files} if files else {}
+        within = {file: name.rpartition("/")[0] for name, file in listing.files_of(typed)}
+        folders = {"": [path] if path.is_file() else list(within)}
+    by_folder = listing.leaves_open_folders(typed)
     units: dict[str, list[Path]] = {}
     for relative, files in folders.items():
         images, series = _kinds(side, files)
         for file in images:
-            name = "/".join(filter(None, (relative, _stem(file))))
+            folder = within.get(file, relative)
+            name = folder if folder and by_folder else f"{folder}/{_stem(file)}".lstrip("/")
             if name in units:
                 raise UsageError(
                     f"--{side}: {units[name][0]} and {file} have the same name, so that no one can tell which to pair; "
@@ -261,22 +270,13 @@ def _collect(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
     return units
 
 
-def folders_of(typed: str) -> list[Path]:
-    """The folders that a glob matches, if it matches only folders; what the wildcards match names their volumes."""
-    found = [] if Path(typed).exists() else [Path(name) for name in sorted(glob.glob(typed, recursive=True))]
-    return found if all(path.is_dir() for path in found) else []
-
-
-def _within(typed: str, recursive: bool) -> str:
-    """A glob of the files in the folders that the glob ``typed`` matches."""
-    return os.path.join(typed, "**/*" if recursive else "*")
-
-
 def _why_none(typed: str, recursive: bool) -> str:
     """Why there is no volume on a side, where the other has one."""
     path = Path(typed)
-    if path.is_dir() and not recursive and any(entry.is_dir() for entry in path.iterdir()):
-        return "no volume lies in this folder itself; --recursive takes its sub-folders too"
+    folders = [path] if path.is_dir() else listing.folders_of(typed)
+    if not recursive and any(entry.is_dir() for folder in folders for entry in folder.iterdir()):
+        where = "this folder itself" if path.is_dir() else "these folders themselves"
+        return f"no volume lies in {where}; --recursive takes the sub-folders too"
     if path.exists() or glob.glob(typed):
         return "the other side is a volume, this is none (DICOM, or NIfTI as .nii, .nii.gz, or .img beside .hdr)"
     return "no such file or folder"
@@ -299,7 +299,7 @@ def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     try:
         is_glob = not Path(typed).is_dir()
-        listed = listing.files_of(_within(typed, recursive)) if is_glob else listing.files_in(typed, recursive)
+        listed = (listing.files_of if is_glob else listing.files_in)(typed, recursive)
         for name, path in listed:
             if path.name.upper() == "DICOMDIR":  # the index of a disk, which is DICOM and no image
                 continue
