@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import resource
 import struct
 import subprocess
@@ -414,6 +415,15 @@ def test_tiff_colour_varieties_keep_every_value(tmp_path):
     np.testing.assert_array_equal(stored(path), 65535 - image[..., 0])
     assert cv2.imwrite(str(path), cv2.cvtColor(picture(20, 30, 3), cv2.COLOR_RGB2BGR))  # LZW
     np.testing.assert_array_equal(stored(path), picture(20, 30, 3))
+
+
+@pytest.mark.parametrize(("photometric", "what"), [("cfa", "raw values (CFA)"), ("separated", "CMYK colours of 16")])
+def test_a_tiff_of_a_kind_that_is_not_read_is_said_to_be_one(tmp_path, photometric, what):
+    image = picture(20, 30, dtype="uint16")
+    samples = image if photometric == "cfa" else np.dstack([image] * 4)
+    tifffile.imwrite(tmp_path / "a.tif", samples, photometric=photometric)
+    with pytest.raises(InputError, match=re.escape(what)):
+        frames.read(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
