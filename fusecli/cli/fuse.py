@@ -337,6 +337,7 @@ def _followed(
     total: pairs to do, 0 if unknown. at_failure: set once a pair has failed.
     """
     rows = []
+    advised = ""
     told = time.monotonic()
     for outcome in outcomes:
         account.add(outcome)
@@ -347,7 +348,9 @@ def _followed(
         if outcome.preview:
             rows.append(outcome.preview)
         if outcome.error:
-            log.error("%s: %s", outcome.job.name, outcome.error)
+            what, _, advice = outcome.error.partition("; ")
+            log.error("%s: %s", outcome.job.name, what if advice == advised else outcome.error)
+            advised = advice
             if at_failure is not None:
                 at_failure.set()
     return rows
