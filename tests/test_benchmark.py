@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -827,6 +828,33 @@ def test_a_mean_below_the_gate_fails_the_run(data: Path) -> None:
     assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--fail-below", "SSIM=0.1") == 0
     assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--fail-below", "SSIM=1.99") == 1
     assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--fail-below", "ssim=1.99") == 1
+
+
+def test_compare_reads_a_report_from_stdin_and_takes_no_options_of_benchmark(
+    data: Path, capsys: pytest.CaptureFixture[str], on_stdin: Callable[[str], None]
+) -> None:
+    _report("--dataset", "tno", "--methods", "average")
+    on_stdin(Path("report.json").read_text(encoding="utf-8"))
+    assert main(["benchmark", "compare", "report.json", "-"]) == 0
+    capsys.readouterr()
+    for options in (["--quiet"], ["--ir", "ir"]):
+        assert _run(*options, "compare", "report.json", "report.json") == 2
+        assert f"{options[0]}: of `benchmark` alone" in capsys.readouterr().err
+    assert main(["benchmark", "compare", "report.json", "none.json"]) == 2
+    assert capsys.readouterr().err == "fusecli: none.json: no such file\n"
+
+
+def test_a_tilde_is_the_home_folder_and_a_path_of_a_hyphen_a_file(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(data))
+    folders = ("--vis=~/tno/vis", "--ir=~/tno/ir", "--methods", "average", "--fused", "mine=~/tno/vis")
+    assert _run(*folders, *QUICK, "--csv=~/a.csv", "--json", "./-") == 0
+    assert (data / "a.csv").is_file()
+    assert json.loads(Path("-").read_text(encoding="utf-8"))["protocol"] == "tang"
+    assert _run(*folders, *QUICK, "--teacher=~/none.pt") == 2
+    assert f"{data / 'none.pt'}: no such" in capsys.readouterr().err
 
 
 def test_compare_refuses_what_cannot_be_compared(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

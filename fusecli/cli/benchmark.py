@@ -66,14 +66,14 @@ def benchmark(
             "classical, none.",
         ),
     ] = "all",
-    teacher: Annotated[Path | None, typer.Option(help="Checkpoint of a teacher to compare with.")] = None,
+    teacher: Annotated[Path | None, options.file("Checkpoint of a teacher to compare with.")] = None,
     look: options.Look = None,
     degraded: Annotated[
         bool, typer.Option("--degraded", help="Damage the inputs (noise, blur, haze, …); compare with the clean ones.")
     ] = False,
     save_degraded: Annotated[
         Path | None,
-        typer.Option(help="Write the damaged inputs there, gray PNG, for other methods; then measure their results."),
+        options.file("Write the damaged inputs there, gray PNG, for other methods; then measure their results."),
     ] = None,
     fused: Annotated[
         list[str],
@@ -85,11 +85,11 @@ def benchmark(
     ] = [],  # noqa: B006
     protocol: Annotated[str, typer.Option(help=f"What metric names mean: {', '.join(registry.METRICS)}.")] = "tang",
     metrics: Annotated[str, typer.Option("--metrics", help="Comma-separated names, or all.")] = "",
-    csv: Annotated[Path | None, typer.Option(help="Write every value, a row each.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON; - for stdout.")] = None,
-    latex: Annotated[Path | None, typer.Option(help="Write tables for LaTeX.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write tables for Markdown.")] = None,
-    html: Annotated[Path, typer.Option(help="Write the page: tables, charts, images.")] = Path("benchmark.html"),
+    csv: Annotated[Path | None, options.file("Write every value, a row each.")] = None,
+    json_file: Annotated[Path | None, options.file("Write the report as JSON; - for stdout.", "--json")] = None,
+    latex: Annotated[Path | None, options.file("Write tables for LaTeX.")] = None,
+    markdown: Annotated[Path | None, options.file("Write tables for Markdown.")] = None,
+    html: Annotated[Path, options.file("Write the page: tables, charts, images.")] = Path("benchmark.html"),
     no_html: Annotated[bool, typer.Option("--no-html", help="Do not write the page.")] = False,
     cases: Annotated[int, typer.Option(min=0, help="Worst and best pairs per data set on the page, each.")] = 3,
     fail_below: FailBelow = [],  # noqa: B006
@@ -106,10 +106,10 @@ def benchmark(
     ~/.cache/fusecli, so a second run is instant. `benchmark compare A.json B.json` shows what moved between two runs.
     """
     if context.invoked_subcommand:
+        _refuse_ignored(context)
         return
     options.set_up_logging("text", quiet=quiet, verbose=False)
-    folders = {"vis": vis, "ir": ir, "ct": ct, "pet": pet, "spect": spect, "mri": mri}
-    sides = {side: folder for side, folder in folders.items() if folder is not None}
+    sides = options.sides_of(vis=vis, ir=ir, ct=ct, pet=pet, spect=spect, mri=mri)
     if not dataset and not sides:
         raise UsageError(
             f"nothing to measure on: --dataset ({', '.join(registry.DATASETS)}) or two folders, --vis DIR --ir DIR"
@@ -185,8 +185,13 @@ def benchmark(
 
 @app.command("compare")
 def compare_reports(
-    before: Annotated[Path, typer.Argument(metavar="A.json", help="Report of --json, the older one.")],
-    after: Annotated[Path, typer.Argument(metavar="B.json", help="Report of --json, the newer one.")],
+    before: Annotated[
+        Path,
+        typer.Argument(parser=options.path, metavar="A.json", help="Report of --json, the older one; - for stdin."),
+    ],
+    after: Annotated[
+        Path, typer.Argument(parser=options.path, metavar="B.json", help="Report of --json, the newer one.")
+    ],
     methods: Annotated[str, typer.Option("--methods", "-m", help="Only these, comma-separated.")] = "",
     fail_below: FailBelow = [],  # noqa: B006
     fail_worse: Annotated[
@@ -229,6 +234,15 @@ def _metric_names(text: str, protocol: str) -> list[str]:
     return [name for name in known if name in chosen]
 
 
+def _refuse_ignored(context: typer.Context) -> None:
+    """Raises UsageError for an option typed before a subcommand, which would have no effect."""
+    sources = ((param, context.get_parameter_source(param.name or "")) for param in context.command.params)
+    given = next((param.opts[0] for param, source in sources if source and source.name == "COMMANDLINE"), None)
+    if given:
+        command = f"benchmark {context.invoked_subcommand}"
+        raise UsageError(f"{given}: of `benchmark` alone; `{command}` takes its own options, after it")
+
+
 def _fused_folders(texts: list[str]) -> dict[str, Path]:
     found = {}
     for text in texts:
@@ -237,7 +251,7 @@ def _fused_folders(texts: list[str]) -> dict[str, Path]:
             raise UsageError(f"--fused {text}: expected NAME=DIR, such as MyMethod=results/")
         if name in found:
             raise UsageError(f"--fused {text}: a second folder called {name}")
-        found[name] = Path(folder)
+        found[name] = options.path(folder)
     return found
 
 

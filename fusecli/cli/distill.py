@@ -17,12 +17,12 @@ STUDENTS = ("nano", "base", "paper")
 
 
 def distill(
-    teacher: Annotated[str, typer.Option(help="Teacher's checkpoint (.pt or .safetensors).")],
+    teacher: Annotated[Path, options.file("Teacher's checkpoint (.pt or .safetensors).")],
     student: Annotated[
         str | None,
         typer.Option(help="nano, base (nano and a U-Net) or paper (the paper's). Default: the recipe's, else nano."),
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML). Default: the teacher's sets.")] = None,
+    recipe: Annotated[Path | None, options.file("Recipe (TOML). Default: the teacher's sets.")] = None,
     data_root: options.DataRoot = None,
     output: Annotated[Path, options.output("Folder of the run; resumed if it has one.")] = Path("runs/student"),
     feature_weight: Annotated[float, typer.Option(help="Weight of the feature loss; 0 leaves it out.", min=0)] = 0.1,
@@ -42,8 +42,7 @@ def distill(
     from fusecli.training import session
     from fusecli.training.recipe import Recipe
 
-    path = Path(teacher)
-    state = checkpoint.training_state(path)
+    state = checkpoint.training_state(teacher)
     root = session.data_root(data_root, state.get("data_root", ""))
     carried = state.get("text", {})
     told = {"text": carried["encoder"], "descriptions": state["recipe"]["descriptions"]} if carried else {}
@@ -53,10 +52,10 @@ def distill(
         taken = {key: state["recipe"][key] for key in ("train", "val", "degrade", "loss", "losses")}
         plan = Recipe.from_dict({**taken, **told, "architecture": student or STUDENTS[0]}, settings)
     else:
-        raise UsageError(f"{path}: holds weights without their recipe; name the data with --recipe")
+        raise UsageError(f"{teacher}: holds weights without their recipe; name the data with --recipe")
     if plan.architecture not in STUDENTS:
         raise UsageError(registry.unknown("student", plan.architecture, STUDENTS))
-    networks = [checkpoint.load(teacher, task) for task in plan.tasks]  # says so if it is a teacher of other tasks
+    networks = [checkpoint.load(str(teacher), task) for task in plan.tasks]  # says so if it is a teacher of other tasks
     if getattr(networks[0], "text_dim", 0) and not plan.text:
         plan = replace(plan, **(told or {"text": "minilm"}))
     with stopping() as stop:

@@ -129,8 +129,7 @@ def fuse(
         str | None, typer.Option(help="Side to bring to the other's size, such as ir. Default: other sizes are errors.")
     ] = None,
     align: Annotated[
-        Path | None,
-        typer.Option(help="Calibration that `fusecli align` wrote: the infrared is moved onto the visible."),
+        Path | None, options.file("Calibration that `fusecli align` wrote: the infrared is moved onto the visible.")
     ] = None,
     color: Annotated[
         Color, typer.Option(metavar="<str>", help="auto or ycbcr (luma fused, Cb and Cr kept), or gray.")
@@ -192,10 +191,7 @@ def fuse(
         str | None, typer.Option(help="Fuse on a Ray cluster with shared storage: HOST:PORT of its head, or auto.")
     ] = None,
     preview: Annotated[bool, typer.Option(help="Write preview.png: sources beside results, of some pairs.")] = False,
-    report: Annotated[
-        Path | None,
-        typer.Option(parser=options.path, metavar="PATH", help="Write a JSON report to this file; - for stdout."),
-    ] = None,
+    report: Annotated[Path | None, options.file("Write a JSON report to this file; - for stdout.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON on stdout.")] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,

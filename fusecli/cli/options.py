@@ -33,9 +33,13 @@ def path(typed: str) -> Path:
     return spelled.absolute() if str(spelled) == "-" != typed else spelled
 
 
+def file(text: str, *names: str) -> Any:
+    """An option that names a file or a folder, with its help text; see `path`."""
+    return typer.Option(*names, parser=path, metavar="<path>", help=text)
+
+
 DataRoot = Annotated[
-    Path | None,
-    typer.Option("--data-root", help="Folder of the data sets, <root>/<set>/<side>/; default $FUSECLI_DATA."),
+    Path | None, file("Folder of the data sets, <root>/<set>/<side>/; default $FUSECLI_DATA.", "--data-root")
 ]
 Device = Annotated[str, typer.Option("--device", "-d", help="Where networks run: auto, cpu, cuda, cuda:N or mps.")]
 Settings = Annotated[
@@ -54,14 +58,20 @@ DrawWorkers = Annotated[
         "--workers", "-j", help="Processes that draw batches. Default: with CUDA one per core, else none.", min=0
     ),
 ]
-Model = Annotated[str, typer.Option("--model", "-m", help="Released model (see `fusecli models`) or a weight file.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        parser=os.path.expanduser,
+        metavar="<str>",
+        help="Released model (see `fusecli models`) or a weight file.",
+    ),
+]
 Precision = Annotated[str, typer.Option(help="What networks compute in: auto, fp32, bf16 or fp16.")]
 PairBy = Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")]
 Pairs = Annotated[
-    Path | None,
-    typer.Option(
-        parser=path, metavar="PATH", help="CSV of explicit pairs: a column per side, and name (optional); - for stdin."
-    ),
+    Path | None, file("CSV of explicit pairs: a column per side, and name (optional); - for stdin.", "--pairs")
 ]
 Range = Annotated[
     str,
@@ -146,12 +156,17 @@ def output(text: str) -> Any:
             raise UsageError("-o: names nothing; write -o . for this folder")
         return path(typed)
 
-    return typer.Option("--output", "-o", parser=parse, metavar="PATH", help=text)
+    return typer.Option("--output", "-o", parser=parse, metavar="<path>", help=text)
+
+
+def sides_of(**given: str | None) -> dict[str, str]:
+    """The inputs that are given, by side."""
+    return {side: os.path.expanduser(value) for side, value in given.items() if value is not None}  # see `path`
 
 
 def task_of(**given: str | None) -> tuple[registry.Task, dict[str, str]]:
     """The task and its two inputs by side. Raises UsageError unless exactly one pair of modalities is given."""
-    sides = {side: os.path.expanduser(value) for side, value in given.items() if value is not None}  # see `path`
+    sides = sides_of(**given)
     task = registry.task_of(set(sides))
     if task is None:
         valid = ", ".join(f"--{task.first} with --{task.second}" for task in registry.TASKS.values())

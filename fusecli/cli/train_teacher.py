@@ -15,7 +15,7 @@ from fusecli.stream.stop import stopping
 
 def train_teacher(
     recipe: Annotated[
-        Path | None, typer.Option(help="Recipe (TOML). Default: every set in train/ of the data root.")
+        Path | None, options.file("Recipe (TOML). Default: every set in train/ of the data root.")
     ] = None,
     task: Annotated[
         str | None, typer.Option(help=f"Without a recipe: {', '.join(registry.TASKS)}. Default: ir-vis.")
