@@ -118,6 +118,18 @@ def test_files_on_the_memory_disk_are_no_devices(pairs, fusecli):
         assert os.stat(f"{folder}/one.png").st_ino != before  # replaced as a whole
 
 
+def test_an_option_of_which_only_the_last_counts_is_told(pairs, fusecli):
+    root = pairs(1)
+    code, _, err = fusecli(*command(root, "--pair-by", "vis=*_a", "--pair-by", "stem", "--overwrite", "--overwrite"))
+    assert (code, err.count("given")) == (0, 1)
+    assert "--pair-by: given 2 times; only the last one counts" in err
+    code, _, err = fusecli(*command(root, "--ir", root / "ir", "--overwrite", "--log-format", "json"))
+    assert json.loads(err.splitlines()[0])["message"].startswith("--ir: given 2 times")
+    assert "given" not in fusecli(*command(root, "--ir", root / "ir", "--overwrite", "--quiet"))[2]
+    arguments = ("--ir", root / "vis", "--ir", root / "ir", "--vis", root / "vis", "--no-html", "--methods", "none")
+    assert "--ir: given 2 times" in fusecli("benchmark", *arguments)[2]
+
+
 def test_an_advice_is_given_once(pairs, fusecli):
     root = pairs(3)
     for path in (root / "ir").iterdir():
