@@ -857,6 +857,21 @@ def test_a_tilde_is_the_home_folder_and_a_path_of_a_hyphen_a_file(
     assert f"{data / 'none.pt'}: no such" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data-root", "."], "--data-root .: of a --dataset"),
+        (["--html", "a.html", "--no-html"], "--html: of the page"),
+        (["--cases", "1", "--no-html"], "--cases: of the page"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    data: Path, fusecli: Callable[..., tuple[int, str, str]], options: list[str], said: str
+) -> None:
+    code, _, err = fusecli("benchmark", "--vis", data / "tno/vis", "--ir", data / "tno/ir", *options)
+    assert (code, said in err) == (2, True)
+
+
 def test_compare_refuses_what_cannot_be_compared(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for protocol in ("tang", "standard"):
         options = ("--methods", "average", "--protocol", protocol, "--json", f"{protocol}.json")

@@ -118,6 +118,12 @@ def test_files_on_the_memory_disk_are_no_devices(pairs, fusecli):
         assert os.stat(f"{folder}/one.png").st_ino != before  # replaced as a whole
 
 
+@pytest.mark.parametrize("option", ["--report", "--align", "--pairs"])
+def test_an_empty_path_is_not_this_folder(pairs, fusecli, option):
+    code, _, err = fusecli(*command(pairs(1), option, ""))
+    assert (code, f"'{option}': it names nothing" in err) == (2, True)
+
+
 def test_an_option_of_which_only_the_last_counts_is_told(pairs, fusecli):
     root = pairs(1)
     code, _, err = fusecli(*command(root, "--pair-by", "vis=*_a", "--pair-by", "stem", "--overwrite", "--overwrite"))

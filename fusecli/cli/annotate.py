@@ -32,6 +32,7 @@ class Backend(str, Enum):
 
 
 def annotate(
+    context: typer.Context,
     ir: Annotated[str | None, typer.Option(help=options.INPUT.format("infrared frames"))] = None,
     vis: Annotated[str | None, typer.Option(help=options.INPUT.format("visible frames"))] = None,
     ct: Annotated[str | None, typer.Option(help=options.INPUT.format("CT slices"))] = None,
@@ -78,6 +79,9 @@ def annotate(
     Exit codes: 0 all done, 1 every pair failed, 2 refused before any work, 8 some pairs failed.
     """
     options.set_up_logging(log_format, quiet=quiet, verbose=verbose)
+    asked = options.typed(context, "base_url", "vlm", "api_key", "timeout", "retries")
+    if asked and backend is not Backend.openai:
+        raise UsageError(f"{asked[0]}: of --backend openai; give both")
     task, sides = options.task_of(ir=ir, vis=vis, ct=ct, pet=pet, spect=spect, mri=mri)
     if output is None:
         raise UsageError("name the output: -o descriptions.jsonl")

@@ -106,7 +106,9 @@ def benchmark(
     ~/.cache/fusecli, so a second run is instant. `benchmark compare A.json B.json` shows what moved between two runs.
     """
     if context.invoked_subcommand:
-        _refuse_ignored(context)
+        if given := options.typed(context):
+            command = f"benchmark {context.invoked_subcommand}"
+            raise UsageError(f"{given[0]}: of `benchmark` alone; `{command}` takes its own options, after it")
         return
     options.set_up_logging("text", quiet=quiet, verbose=False)
     sides = options.sides_of(vis=vis, ir=ir, ct=ct, pet=pet, spect=spect, mri=mri)
@@ -116,6 +118,10 @@ def benchmark(
         )
     if split != "all" and not dataset:
         raise UsageError(f"--split {split}: of a --dataset; own pairs have none")
+    if not dataset and (given := options.typed(context, "data_root")):
+        raise UsageError(f"{given[0]} {data_root}: of a --dataset; own pairs have none")
+    if no_html and (given := options.typed(context, "html", "cases")):
+        raise UsageError(f"{given[0]}: of the page, which --no-html leaves out; give one of them")
     of_own = {
         f"--pairs {pairs}": pairs is not None,
         f"--pair-by {pair_by}": pair_by != "stem",
@@ -232,15 +238,6 @@ def _metric_names(text: str, protocol: str) -> list[str]:
             raise UsageError(registry.unknown(f"metric of protocol {protocol}", name, known))
     chosen = {spelled[name.lower()] for name in wanted}
     return [name for name in known if name in chosen]
-
-
-def _refuse_ignored(context: typer.Context) -> None:
-    """Raises UsageError for an option typed before a subcommand, which would have no effect."""
-    sources = ((param, context.get_parameter_source(param.name or "")) for param in context.command.params)
-    given = next((param.opts[0] for param, source in sources if source and source.name == "COMMANDLINE"), None)
-    if given:
-        command = f"benchmark {context.invoked_subcommand}"
-        raise UsageError(f"{given}: of `benchmark` alone; `{command}` takes its own options, after it")
 
 
 def _fused_folders(texts: list[str]) -> dict[str, Path]:

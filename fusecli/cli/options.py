@@ -29,8 +29,11 @@ MISUSE: type[Exception] = typer.BadParameter.__mro__[1]  # UsageError of whichev
 def path(typed: str) -> Path:
     """The path. ~ is the home folder in ``-o=~/fused``, too, where shells leave it as it is.
 
-    - alone stands for a stream, and ./- for the file of that name, which Path would also spell -.
+    - alone stands for a stream, and ./- for the file of that name, which Path would also spell -. An empty value, as
+    from a shell variable that is not set, raises BadParameter: Path takes it for this folder.
     """
+    if not typed:
+        raise typer.BadParameter("it names nothing")
     spelled = Path(os.path.expanduser(typed))
     return spelled.absolute() if str(spelled) == "-" != typed else spelled
 
@@ -177,6 +180,13 @@ def output(text: str) -> Any:
         return path(typed)
 
     return typer.Option("--output", "-o", parser=parse, metavar="<path>", help=text)
+
+
+def typed(context: typer.Context, *names: str) -> list[str]:
+    """Those of the parameters that stand on the command line, as options; without names, of all."""
+    sources = ((param, context.get_parameter_source(param.name or "")) for param in context.command.params)
+    given = [param for param, source in sources if source and source.name == "COMMANDLINE"]
+    return [param.opts[0] for param in given if not names or param.name in names]
 
 
 def sides_of(**given: str | None) -> dict[str, str]:
