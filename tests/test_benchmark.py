@@ -905,10 +905,15 @@ def _cases(page: str) -> list[dict]:
     return json.loads(re.search(r'id="cases">(.*?)</script>', page, re.S)[1])["tno"]  # type: ignore[index]
 
 
+def test_the_page_is_named_on_stderr(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("--dataset", "tno", "--methods", "average", "--metrics", "EN", "--no-speed", "--html", "a.html") == 0
+    assert "fusecli: page: a.html" in capsys.readouterr().err
+
+
 def test_page_is_whole_and_needs_no_network(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fused = _fused_folder()
     page = _page(data, "--methods", "average,maximum", "--fused", f"<b>&mine={fused}")
-    assert "page: benchmark.html" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""  # it is --quiet
     outside = re.sub(r'"data:image/webp;base64,[^"]*"', "", page)
     assert not re.search(r"https?://|@import|<link|src=[\"']?(?!data:)[\w/]|url\((?!\"\$)", outside)
     assert "default-src 'none'" in page

@@ -41,7 +41,10 @@ def annotate(
     mri: Annotated[str | None, typer.Option(help=options.INPUT.format("MRI slices"))] = None,
     output: Annotated[Path | None, options.output("JSON-lines file; pairs that it describes are skipped.")] = None,
     backend: Annotated[
-        Backend, typer.Option(help="measure (embedded, exact) or openai (a vision model behind --base-url).")
+        Backend,
+        typer.Option(
+            case_sensitive=False, help="measure (embedded, exact) or openai (a vision model behind --base-url)."
+        ),
     ] = Backend.measure,
     base_url: Annotated[
         str, typer.Option(help="OpenAI-compatible endpoint: vLLM, Ollama, llama.cpp, …", envvar="OPENAI_BASE_URL")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from fusecli.benchmark.datasets import PairSet
     from fusecli.benchmark.methods import Method
     from fusecli.benchmark.results import Report
+
+log = logging.getLogger("fusecli")
 
 app = typer.Typer(cls=options.Group, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -181,7 +184,7 @@ def benchmark(
         from fusecli.benchmark import page
 
         page.write(html, report, page.pick_cases(report, jobs, cases, cache))
-        typer.echo(f"page: {html}", err=True)
+        log.info("page: %s", html)
     if STDOUT not in files.values():
         from fusecli.benchmark.report import terminal
 
@@ -205,6 +208,7 @@ def compare_reports(
     ] = False,
 ) -> None:
     """Show what moved from report A to report B, with a paired test; --fail-below and --fail-worse judge B."""
+    options.set_up_logging("text", quiet=False, verbose=False)
     from fusecli.benchmark import compare, results
 
     old, new = results.load(before), results.load(after)
@@ -309,5 +313,5 @@ def _console() -> Console:
 def _stop_if(failed: list[str]) -> None:
     if failed:
         for line in failed:
-            typer.echo(f"failed: {line}", err=True)
+            log.error("failed: %s", line)
         raise typer.Exit(EXIT_NOTHING_DONE)

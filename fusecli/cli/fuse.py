@@ -132,7 +132,10 @@ def fuse(
         Path | None, options.file("Calibration that `fusecli align` wrote: the infrared is moved onto the visible.")
     ] = None,
     color: Annotated[
-        Color, typer.Option(metavar="<str>", help="auto or ycbcr (luma fused, Cb and Cr kept), or gray.")
+        Color,
+        typer.Option(
+            metavar="<str>", case_sensitive=False, help="auto or ycbcr (luma fused, Cb and Cr kept), or gray."
+        ),
     ] = Color.auto,
     bit_depth: Annotated[
         BitDepth, typer.Option(metavar="<str>", help="keep (as the visible, CT, PET or SPECT file), 8 or 16.")
