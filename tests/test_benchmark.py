@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -850,6 +851,48 @@ def test_a_mean_below_the_gate_fails_the_run(data: Path) -> None:
     assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--fail-below", "ssim=1.99") == 1
 
 
+def test_compare_reads_a_report_from_stdin_and_takes_no_options_of_benchmark(
+    data: Path, capsys: pytest.CaptureFixture[str], on_stdin: Callable[[str], None]
+) -> None:
+    _report("--dataset", "tno", "--methods", "average")
+    on_stdin(Path("report.json").read_text(encoding="utf-8"))
+    assert main(["benchmark", "compare", "report.json", "-"]) == 0
+    capsys.readouterr()
+    for options in (["--quiet"], ["--ir", "ir"]):
+        assert _run(*options, "compare", "report.json", "report.json") == 2
+        assert f"{options[0]}: of `benchmark` alone" in capsys.readouterr().err
+    assert main(["benchmark", "compare", "report.json", "none.json"]) == 2
+    assert capsys.readouterr().err == "fusecli: none.json: no such file\n"
+
+
+def test_a_tilde_is_the_home_folder_and_a_path_of_a_hyphen_a_file(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(data))
+    folders = ("--vis=~/tno/vis", "--ir=~/tno/ir", "--methods", "average", "--fused", "mine=~/tno/vis")
+    assert _run(*folders, *QUICK, "--csv=~/a.csv", "--json", "./-") == 0
+    assert (data / "a.csv").is_file()
+    assert json.loads(Path("-").read_text(encoding="utf-8"))["protocol"] == "tang"
+    assert _run(*folders, *QUICK, "--teacher=~/none.pt") == 2
+    assert f"{data / 'none.pt'}: no such" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data-root", "."], "--data-root .: of a --dataset"),
+        (["--html", "a.html", "--no-html"], "--html: of the page"),
+        (["--cases", "1", "--no-html"], "--cases: of the page"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    data: Path, fusecli: Callable[..., tuple[int, str, str]], options: list[str], said: str
+) -> None:
+    code, _, err = fusecli("benchmark", "--vis", data / "tno/vis", "--ir", data / "tno/ir", *options)
+    assert (code, said in err) == (2, True)
+
+
 def test_compare_refuses_what_cannot_be_compared(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for protocol in ("tang", "standard"):
         options = ("--methods", "average", "--protocol", protocol, "--json", f"{protocol}.json")
@@ -883,10 +926,15 @@ def _cases(page: str) -> list[dict]:
     return json.loads(re.search(r'id="cases">(.*?)</script>', page, re.S)[1])["tno"]  # type: ignore[index]
 
 
+def test_the_page_is_named_on_stderr(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("--dataset", "tno", "--methods", "average", "--metrics", "EN", "--no-speed", "--html", "a.html") == 0
+    assert "fusecli: page: a.html" in capsys.readouterr().err
+
+
 def test_page_is_whole_and_needs_no_network(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fused = _fused_folder()
     page = _page(data, "--methods", "average,maximum", "--fused", f"<b>&mine={fused}")
-    assert "page: benchmark.html" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""  # it is --quiet
     outside = re.sub(r'"data:image/webp;base64,[^"]*"', "", page)
     assert not re.search(r"https?://|@import|<link|src=[\"']?(?!data:)[\w/]|url\((?!\"\$)", outside)
     assert "default-src 'none'" in page

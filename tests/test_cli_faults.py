@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import unicodedata
 from pathlib import Path
 
@@ -89,6 +90,58 @@ def test_empty_files_are_no_results(pairs, fusecli):
     totals = json.loads(out)
     assert (code, totals["done"], totals["skipped"]) == (0, 1, 2)
     assert contents(root / "out") == before
+
+
+def test_a_folder_or_a_pipe_in_place_of_a_result_is_none(pairs, fusecli):
+    root = pairs(2)
+    (root / "out" / "000.png" / "sub").mkdir(parents=True)
+    (root / "out" / "000.png" / "notes.txt").write_text("mine")
+    code, _, err = fusecli(*command(root, "--skip-existing"))
+    assert (code, "000.png: cannot be written: Is a directory" in err) == (8, True)
+    (root / "out" / "001.png").unlink()
+    os.mkfifo(root / "out" / "001.png")  # writing there would wait for a reader
+    for option in ("--skip-existing", "--overwrite"):
+        code, _, err = fusecli(*command(root, option))
+        assert (code, "001.png is a pipe or device" in err) == (2, True)
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no memory disk")
+def test_files_on_the_memory_disk_are_no_devices(pairs, fusecli):
+    root = pairs(1)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for side in ("ir", "vis"):
+            shutil.copy(root / side / "000.png", f"{folder}/{side}.png")
+        arguments = ("fuse", "--ir", f"{folder}/ir.png", "--vis", f"{folder}/vis.png", "-o", f"{folder}/one.png")
+        assert fusecli(*arguments)[0] == 0
+        before = os.stat(f"{folder}/one.png").st_ino
+        assert fusecli(*arguments, "--overwrite")[0] == 0
+        assert os.stat(f"{folder}/one.png").st_ino != before  # replaced as a whole
+
+
+@pytest.mark.parametrize("option", ["--report", "--align", "--pairs"])
+def test_an_empty_path_is_not_this_folder(pairs, fusecli, option):
+    code, _, err = fusecli(*command(pairs(1), option, ""))
+    assert (code, f"'{option}': it names nothing" in err) == (2, True)
+
+
+def test_an_option_of_which_only_the_last_counts_is_told(pairs, fusecli):
+    root = pairs(1)
+    code, _, err = fusecli(*command(root, "--pair-by", "vis=*_a", "--pair-by", "stem", "--overwrite", "--overwrite"))
+    assert (code, err.count("given")) == (0, 1)
+    assert "--pair-by: given 2 times; only the last one counts" in err
+    code, _, err = fusecli(*command(root, "--ir", root / "ir", "--overwrite", "--log-format", "json"))
+    assert json.loads(err.splitlines()[0])["message"].startswith("--ir: given 2 times")
+    assert "given" not in fusecli(*command(root, "--ir", root / "ir", "--overwrite", "--quiet"))[2]
+    arguments = ("--ir", root / "vis", "--ir", root / "ir", "--vis", root / "vis", "--no-html", "--methods", "none")
+    assert "--ir: given 2 times" in fusecli("benchmark", *arguments)[2]
+
+
+def test_an_advice_is_given_once(pairs, fusecli):
+    root = pairs(3)
+    for path in (root / "ir").iterdir():
+        cv2.imwrite(str(path), np.zeros((20, 30), np.uint8))
+    code, _, err = fusecli(*command(root))
+    assert (code, err.count("sizes differ"), err.count("--resize")) == (1, 3, 1)
 
 
 def test_numbers_of_results_say_nothing_of_what_is_done(pairs, fusecli):
@@ -383,6 +436,17 @@ def test_interrupted_and_resumed_gives_the_same_bytes(many_pairs, whole, tmp_pat
     assert json.loads(report.read_text())["totals"]["interrupted"]
     assert fusecli(*command(many_pairs, "-o", out, "--skip-existing"))[0] == 0
     assert contents(out) == whole
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_before_the_work_is_told(pairs, number, code):
+    root = pairs(1)
+    os.mkfifo(root / "table")
+    process = launch(root, "--pairs", root / "table")
+    with (root / "table").open("w"):  # once the other end is opened; reading it then waits for its end
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, f"fusecli: stopped by {number.name}\n")
 
 
 def test_a_run_under_nohup_outlives_its_terminal(many_pairs, whole, tmp_path):

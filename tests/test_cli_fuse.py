@@ -525,6 +525,8 @@ def test_the_home_folder_is_found_where_the_shell_has_not_expanded_it(pairs, fus
         "--align=~/rig.json",
     )
     assert fusecli("fuse", *places)[0] == 0
+    code, _, err = fusecli("fuse", "--ir=~/ir", "--vis=~/vis", "--output=~/new", "--model=~/none.pt")
+    assert (code, err) == (2, f"fusecli: {root / 'none.pt'}: no such model file\n")
     assert (root / "out" / "000.png").is_file()
     assert (root / "r.json").is_file()
     assert fusecli("fuse", "--ir=ir/000.png", "--vis=vis/000.png", "--output=./~")[0] == 0

@@ -674,6 +674,7 @@ def test_a_cohort_of_nifti_files_pairs_by_name(tmp_path, fusecli, average):
     code, _, err = fusecli(*arguments)
     assert code == 2
     assert "p3.nii" in err
+    assert "--pet: names nothing" in fusecli(*arguments, "--pet", "")[2]
     assert fusecli(*arguments, "--ignore-unmatched")[0] == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p1.nii.gz", "p2.nii.gz"]
     (tmp_path / "out" / "p2.nii.gz").unlink()

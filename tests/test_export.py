@@ -19,6 +19,7 @@ def test_a_released_model_as_onnx_takes_any_size(model, tmp_path, fusecli):
     code, _, err = fusecli("export", "-o", path)
     assert code == 2
     assert "exists already; --overwrite replaces it" in err
+    assert fusecli("export", "-o", path, "--overwrite", "--quiet")[1:] == ("", "")
     code, _, err = fusecli("export", "-o", path, "--overwrite", "--task", "ir-viz")
     assert code == 2
     assert "unknown task 'ir-viz'; did you mean ir-vis?" in err

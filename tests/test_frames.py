@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import resource
 import struct
 import subprocess
@@ -416,6 +417,15 @@ def test_tiff_colour_varieties_keep_every_value(tmp_path):
     np.testing.assert_array_equal(stored(path), picture(20, 30, 3))
 
 
+@pytest.mark.parametrize(("photometric", "what"), [("cfa", "raw values (CFA)"), ("separated", "CMYK colours of 16")])
+def test_a_tiff_of_a_kind_that_is_not_read_is_said_to_be_one(tmp_path, photometric, what):
+    image = picture(20, 30, dtype="uint16")
+    samples = image if photometric == "cfa" else np.dstack([image] * 4)
+    tifffile.imwrite(tmp_path / "a.tif", samples, photometric=photometric)
+    with pytest.raises(InputError, match=re.escape(what)):
+        frames.read(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 @pytest.mark.parametrize("photometric", [0, 1])
 def test_few_bits_fill_the_range(tmp_path, bits, photometric):
@@ -584,8 +594,8 @@ def test_bmp_with_its_colours_in_another_order(tmp_path, size):
 
 
 def test_what_cannot_be_decoded_is_named(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5), np.uint16), photometric="cfa")
-    with pytest.raises(InputError, match=r"cannot be decoded \(CFA, compression NONE, 16 bits\)"):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5), np.uint16), photometric="depth_map")
+    with pytest.raises(InputError, match=r"cannot be decoded \(DEPTH_MAP, compression NONE, 16 bits\)"):
         frames.read(tmp_path / "a.tif")
 
 

@@ -220,7 +220,7 @@ def test_what_align_finds_lets_fuse_give_what_an_aligned_rig_would(tmp_path, fus
     found = json.loads(path.read_text())
     assert found["ir_size"] == list(CAMERA)
     assert cv2.imread(str(path.with_suffix(".png"))).shape == (360, 960, 3)
-    code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "out", "--align", path)
+    code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "out", "--align=~/rig.json")
     assert code == 0, err
     aligned = ("--ir", SAMPLES / "ir", "--vis", SAMPLES / "vis", "--ignore-unmatched")
     assert fusecli("fuse", *aligned, "-o", tmp_path / "true")[0] == 0

@@ -1081,7 +1081,9 @@ def test_train_teacher_takes_the_sets_below_the_data_root(root, tmp_path, fusecl
             ("--task", "pet-mri", "--recipe", "r.toml"),
             "--task pet-mri: of a run without a recipe; r.toml names its tasks",
         ),
-        (("--data-root", tmp_path / "none"), "none: give --data-root or set FUSECLI_DATA"),
+        (("--data-root", ""), "'--data-root': it names nothing"),
+        (("--task", ""), "unknown task ''"),
+        (("--data-root", tmp_path / "none"), "none: no such folder; give"),
     ):
         code, _, err = fusecli("train-teacher", *wrong, "-o", tmp_path / "no", *given)
         assert code == 2

@@ -324,6 +324,8 @@ def test_nothing_is_settled_or_run_while_nothing_comes(monkeypatch):
     looks, stop = [], threading.Event()
 
     class Quiet:
+        folders = ("ir", "vis")
+
         def poll(self):
             looks.append(time.monotonic())
             if len(looks) == 3:
@@ -413,6 +415,8 @@ def test_it_needs_two_folders_and_an_output_folder(pairs, fusecli):
         assert (code, "needs a folder" in err) == (2, True)
     code, _, err = fusecli(*command(root, "--watch", "-o", root / "out.png"))
     assert (code, "needs a folder" in err) == (2, True)
+    code, _, err = fusecli(*command(root, "--watch", "--cluster", "auto"))
+    assert (code, "--watch are for one" in err, "watching" in err) == (2, True, False)
 
 
 @pytest.mark.parametrize("options", [("--range", "9,1"), ("--format", "nifti")])

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,9 +151,11 @@ def places(values: dict[str, float | None], metric: registry.Metric) -> dict[str
 
 
 def load(path: Path) -> Report:
-    """A report from its JSON. Raises UsageError for a file that is none."""
+    """A report from its JSON; - is standard input. Raises UsageError for a file that is none."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(sys.stdin.buffer.read() if path == Path("-") else path.read_bytes())
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as JSON ({error})") from error
     try:

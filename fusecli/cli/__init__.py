@@ -11,6 +11,7 @@ import typer
 from fusecli import __version__
 from fusecli.cli import align, annotate, benchmark, distill, export, fuse, models, options, train_teacher
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_USAGE, FusecliError
+from fusecli.stream.stop import Ended
 
 app = typer.Typer(
     name="fusecli",
@@ -61,9 +62,9 @@ def main(argv: list[str] | None = None) -> int:
             if not code or isinstance(error, BrokenPipeError):
                 raise  # else it was reported: from Python 3.13 on flush() retries what could not be written
         return code
-    except KeyboardInterrupt:
-        _tell("interrupted")
-        return 130
+    except Ended as stop:
+        _tell(f"stopped by {stop.signal.name}")
+        return 128 + stop.signal
     except BrokenPipeError:  # a reader that has seen enough, such as head
         return 141  # as of a program that SIGPIPE ended
     except RuntimeError as error:
@@ -94,6 +95,8 @@ def _exit_code(argv: list[str] | None) -> int:
     try:
         # Patterns are read by us: expanded on Windows, where no shell does it, one would become words without option.
         return app(argv, standalone_mode=True, windows_expand_args=False) or 0
+    except Ended:
+        raise
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # typer and rich turn it into a SystemExit
             raise stop.__context__ from None

@@ -27,13 +27,14 @@ def align(
     pair_by: options.PairBy = "stem",
     range_: options.Range = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Estimate how a rig's infrared camera lies to its visible one, for `fusecli fuse --align`.
 
     Beside the calibration a picture is written: visible red and infrared cyan, before and after. Exit code 1 where the
     estimate is poor.
     """
-    options.set_up_logging("text", quiet=False, verbose=False)
+    options.set_up_logging("text", quiet=quiet, verbose=False)
     _, typed = options.task_of(ir=ir, vis=vis)
     ir, vis = typed["ir"], typed["vis"]
     from fusecli.images import frames, pairing, registration
@@ -86,6 +87,8 @@ def align(
     frames.write(picture, [registration.overlay(*images[len(images) // 2], estimate.calibration)])
     before, after = estimate.similarity
     agreement = f"edges agree {before:.2f} before, {after:.2f} after"
-    typer.echo(f"{output}: {estimate.trust}: {estimate.reason}; {agreement}; look at {picture}", err=True)
-    if estimate.trust == "poor":
+    poor = estimate.trust == "poor"
+    tell = log.error if poor else log.info
+    tell("%s: %s: %s; %s; look at %s", output, estimate.trust, estimate.reason, agreement, picture)
+    if poor:
         raise typer.Exit(EXIT_NOTHING_DONE)

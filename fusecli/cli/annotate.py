@@ -32,6 +32,7 @@ class Backend(str, Enum):
 
 
 def annotate(
+    context: typer.Context,
     ir: Annotated[str | None, typer.Option(help=options.INPUT.format("infrared frames"))] = None,
     vis: Annotated[str | None, typer.Option(help=options.INPUT.format("visible frames"))] = None,
     ct: Annotated[str | None, typer.Option(help=options.INPUT.format("CT slices"))] = None,
@@ -40,7 +41,10 @@ def annotate(
     mri: Annotated[str | None, typer.Option(help=options.INPUT.format("MRI slices"))] = None,
     output: Annotated[Path | None, options.output("JSON-lines file; pairs that it describes are skipped.")] = None,
     backend: Annotated[
-        Backend, typer.Option(help="measure (embedded, exact) or openai (a vision model behind --base-url).")
+        Backend,
+        typer.Option(
+            case_sensitive=False, help="measure (embedded, exact) or openai (a vision model behind --base-url)."
+        ),
     ] = Backend.measure,
     base_url: Annotated[
         str, typer.Option(help="OpenAI-compatible endpoint: vLLM, Ollama, llama.cpp, …", envvar="OPENAI_BASE_URL")
@@ -78,6 +82,9 @@ def annotate(
     Exit codes: 0 all done, 1 every pair failed, 2 refused before any work, 8 some pairs failed.
     """
     options.set_up_logging(log_format, quiet=quiet, verbose=verbose)
+    asked = options.typed(context, "base_url", "vlm", "api_key", "timeout", "retries")
+    if asked and backend is not Backend.openai:
+        raise UsageError(f"{asked[0]}: of --backend openai; give both")
     task, sides = options.task_of(ir=ir, vis=vis, ct=ct, pet=pet, spect=spect, mri=mri)
     if output is None:
         raise UsageError("name the output: -o descriptions.jsonl")

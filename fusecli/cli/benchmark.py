@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from fusecli.benchmark.datasets import PairSet
     from fusecli.benchmark.methods import Method
     from fusecli.benchmark.results import Report
+
+log = logging.getLogger("fusecli")
 
 app = typer.Typer(cls=options.Group, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -124,6 +127,9 @@ def benchmark(
     ~/.cache/fusecli, so a second run is instant. `benchmark compare A.json B.json` shows what moved between two runs.
     """
     if context.invoked_subcommand:
+        if given := options.typed(context):
+            command = f"benchmark {context.invoked_subcommand}"
+            raise UsageError(f"{given[0]}: of `benchmark` alone; `{command}` takes its own options, after it")
         return
     options.set_up_logging("text", quiet=quiet, verbose=False)
     folders = {"vis": vis, "ir": ir, "ct": ct, "pet": pet, "spect": spect, "mri": mri}
@@ -134,6 +140,10 @@ def benchmark(
         )
     if split != "all" and not dataset:
         raise UsageError(f"--split {split}: of a --dataset; own pairs have none")
+    if not dataset and (given := options.typed(context, "data_root")):
+        raise UsageError(f"{given[0]} {data_root}: of a --dataset; own pairs have none")
+    if no_html and (given := options.typed(context, "html", "cases")):
+        raise UsageError(f"{given[0]}: of the page, which --no-html leaves out; give one of them")
     of_own = {
         f"--pairs {pairs}": pairs is not None,
         f"--pair-by {pair_by}": pair_by != "stem",
@@ -197,7 +207,7 @@ def benchmark(
         from fusecli.benchmark import page
 
         page.write(html, report, page.pick_cases(report, jobs, cases, cache))
-        typer.echo(f"page: {html}", err=True)
+        log.info("page: %s", html)
     if STDOUT not in files.values():
         from fusecli.benchmark.report import terminal
 
@@ -207,8 +217,13 @@ def benchmark(
 
 @app.command("compare")
 def compare_reports(
-    before: Annotated[Path, typer.Argument(metavar="A.json", help="Report of --json, the older one.")],
-    after: Annotated[Path, typer.Argument(metavar="B.json", help="Report of --json, the newer one.")],
+    before: Annotated[
+        Path,
+        typer.Argument(parser=options.path, metavar="A.json", help="Report of --json, the older one; - for stdin."),
+    ],
+    after: Annotated[
+        Path, typer.Argument(parser=options.path, metavar="B.json", help="Report of --json, the newer one.")
+    ],
     methods: Annotated[
         list[str],
         typer.Option("--methods", "-m", callback=_listed, help="Only these; for several repeat it or use commas."),
@@ -219,6 +234,7 @@ def compare_reports(
     ] = False,
 ) -> None:
     """Show what moved from report A to report B, with a paired test; --fail-below and --fail-worse judge B."""
+    options.set_up_logging("text", quiet=False, verbose=False)
     from fusecli.benchmark import compare, results
 
     old, new = results.load(before), results.load(after)
@@ -318,5 +334,5 @@ def _console() -> Console:
 def _stop_if(failed: list[str]) -> None:
     if failed:
         for line in failed:
-            typer.echo(f"failed: {line}", err=True)
+            log.error("failed: %s", line)
         raise typer.Exit(EXIT_NOTHING_DONE)

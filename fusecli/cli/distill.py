@@ -47,10 +47,12 @@ def distill(
     carried = state.get("text", {})
     told = {"text": carried["encoder"], "descriptions": state["recipe"]["descriptions"]} if carried else {}
     if recipe:
-        plan = Recipe.read(recipe, [*settings, f"architecture={student}"] if student else settings)
+        plan = Recipe.read(recipe, [*settings, f"architecture={student}"] if student is not None else settings)
     elif state:
         taken = {key: state["recipe"][key] for key in ("train", "val", "degrade", "loss", "losses")}
-        plan = Recipe.from_dict({**taken, **told, "architecture": student or STUDENTS[0]}, settings)
+        plan = Recipe.from_dict(
+            {**taken, **told, "architecture": STUDENTS[0] if student is None else student}, settings
+        )
     else:
         raise UsageError(f"{teacher}: holds weights without their recipe; name the data with --recipe")
     if plan.architecture not in STUDENTS:

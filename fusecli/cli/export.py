@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,8 @@ from fusecli import registry
 from fusecli.cli import options
 from fusecli.errors import UsageError
 
+log = logging.getLogger("fusecli")
+
 
 def export(
     output: Annotated[Path, options.output("File to write, such as nano.onnx.")],
@@ -18,13 +21,14 @@ def export(
     task: Annotated[str, typer.Option(help=f"{', '.join(registry.TASKS)}.")] = "ir-vis",
     look: options.Look = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write a model as ONNX and check that it computes what torch does.
 
     Inputs first and second (visible and infrared, or CT, PET, SPECT and MRI) and output fused: float32 luma in [0, 1],
     N×1×H×W, any N, H and W. Stripes and noise that `fusecli fuse` takes out of frames beforehand are no part of it.
     """
-    options.set_up_logging("text", quiet=False, verbose=False)
+    options.set_up_logging("text", quiet=quiet, verbose=False)
     if task not in registry.TASKS:
         raise UsageError(registry.unknown("task", task, registry.TASKS))
     if output.suffix.lower() != ".onnx":
@@ -37,4 +41,4 @@ def export(
     check_files({"-o": output})  # before the long work
     network = checkpoint.load(model, task, options.look_of(look))
     difference = onnx.write(network, output, {"model": Path(model).stem, "task": task})
-    typer.echo(f"{output}: opset {onnx.OPSET}, differs from torch by at most {difference:.1e}", err=True)
+    log.info("%s: opset %d, differs from torch by at most %.1e", output, onnx.OPSET, difference)

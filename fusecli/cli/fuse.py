@@ -132,7 +132,10 @@ def fuse(
         Path | None, options.place("Calibration that `fusecli align` wrote: the infrared is moved onto the visible.")
     ] = None,
     color: Annotated[
-        Color, typer.Option(metavar="<str>", help="auto or ycbcr (luma fused, Cb and Cr kept), or gray.")
+        Color,
+        typer.Option(
+            metavar="<str>", case_sensitive=False, help="auto or ycbcr (luma fused, Cb and Cr kept), or gray."
+        ),
     ] = Color.auto,
     bit_depth: Annotated[
         BitDepth, typer.Option(metavar="<str>", help="keep (as the visible, CT, PET or SPECT file), 8 or 16.")
@@ -333,6 +336,7 @@ def _followed(
     total: pairs to do, 0 if unknown. at_failure: set once a pair has failed.
     """
     rows = []
+    advised = ""
     told = time.monotonic()
     for outcome in outcomes:
         account.add(outcome)
@@ -343,7 +347,9 @@ def _followed(
         if outcome.preview:
             rows.append(outcome.preview)
         if outcome.error:
-            log.error("%s: %s", outcome.job.name, outcome.error)
+            what, _, advice = outcome.error.partition("; ")
+            log.error("%s: %s", outcome.job.name, what if advice == advised else outcome.error)
+            advised = advice
             if at_failure is not None:
                 at_failure.set()
     return rows

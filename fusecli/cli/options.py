@@ -21,14 +21,19 @@ from fusecli.errors import UsageError
 
 INPUT = "Folder, file or glob of {}."  # help of a side
 SHOWN = 3  # words that a message cites
+_SIDES = (side for task in registry.TASKS.values() for side in task.sides)
+SINGLE = {*_SIDES, "pairs", "pair_by", "series", "volume"}  # options of which a user may expect that several add up
 MISUSE: type[Exception] = typer.BadParameter.__mro__[1]  # UsageError of whichever copy of click typer uses
 
 
 def path(typed: str) -> Path:
     """The path. ~ is the home folder in ``-o=~/fused``, too, where shells leave it as it is.
 
-    - alone stands for a stream, and ./- for the file of that name, which Path would also spell -.
+    - alone stands for a stream, and ./- for the file of that name, which Path would also spell -. An empty value, as
+    from a shell variable that is not set, raises BadParameter: Path takes it for this folder.
     """
+    if not typed:
+        raise typer.BadParameter("it names nothing")
     spelled = Path(os.path.expanduser(typed))
     return spelled.absolute() if str(spelled) == "-" != typed else spelled
 
@@ -105,7 +110,10 @@ class Group(_Help, typer.core.TyperGroup):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         try:
-            return super().parse_args(ctx, args)
+            order = self.make_parser(ctx).parse_args(list(args))[2]
+            left = super().parse_args(ctx, args)
+            _tell_repeated(ctx, order)
+            return left
         except MISUSE as error:
             option = getattr(error, "option_name", None)
             takers = (name for name, command in self.commands.items() if any(option in p.opts for p in command.params))
@@ -129,6 +137,7 @@ class Command(_Help, typer.core.TyperCommand):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         typed = " ".join(args)
         try:
+            order = self.make_parser(ctx).parse_args(list(args))[2]
             left = super().parse_args(ctx, args)
         except MISUSE as error:
             if not re.search("--log-format[ =]json", typed):
@@ -140,7 +149,21 @@ class Command(_Help, typer.core.TyperCommand):
             expanded = all(Path(word).is_file() for word in left)
             hint = "; where the shell has expanded a pattern, quote it: --ir 'thermal/*.png'" if expanded else ""
             raise UsageError(f"{words}: belongs to no option{hint}; see --help")
+        _tell_repeated(ctx, order)
         return left
+
+
+def _tell_repeated(ctx: typer.Context, order: Sequence[Any]) -> None:
+    """Warn where an option of SINGLE is typed more than once. order: the parameters as typed."""
+    repeated = [param for param in dict.fromkeys(order) if param.name in SINGLE and order.count(param) > 1]
+    if not repeated:
+        return
+    given = ctx.params
+    set_up_logging(given.get("log_format", "text"), quiet=given.get("quiet", False), verbose=False)
+    for param in repeated:
+        logging.getLogger("fusecli").warning(
+            "%s: given %d times; only the last one counts", param.opts[0], order.count(param)
+        )
 
 
 def output(text: str) -> Any:
@@ -152,6 +175,13 @@ def output(text: str) -> Any:
         return path(typed)
 
     return typer.Option("--output", "-o", parser=parse, metavar="<path>", help=text)
+
+
+def typed(context: typer.Context, *names: str) -> list[str]:
+    """Those of the parameters that stand on the command line, as options; without names, of all."""
+    sources = ((param, context.get_parameter_source(param.name or "")) for param in context.command.params)
+    given = [param for param, source in sources if source and source.name == "COMMANDLINE"]
+    return [param.opts[0] for param in given if not names or param.name in names]
 
 
 def task_of(**given: str | None) -> tuple[registry.Task, dict[str, str]]:

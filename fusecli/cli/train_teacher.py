@@ -36,9 +36,9 @@ def train_teacher(
     """
     options.set_up_logging("text", quiet=quiet, verbose=False)
     options.sleep_when_waiting()
-    if recipe and task:
+    if recipe and task is not None:
         raise UsageError(f"--task {task}: of a run without a recipe; {recipe} names its tasks, as train.{task} = […]")
-    task = task or "ir-vis"
+    task = "ir-vis" if task is None else task
     if task not in registry.TASKS:
         raise UsageError(registry.unknown("task", task, registry.TASKS))
     from fusecli.training import session

@@ -57,7 +57,6 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     except OSError as error:
         raise UsageError(f"{error.filename}: cannot be listed: {error.strerror}") from error
     settings = partial(_settings, request, options, options.calibration())
-    log.info("watching %s and %s; Ctrl-C or SIGTERM ends", *typed)
     return Plan([], skipped), Work(partial(watch.run, watcher), settings, divisible=False, left=watcher.left)
 
 

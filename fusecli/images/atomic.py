@@ -26,7 +26,7 @@ except ImportError:  # Windows
 PARTIAL = ".partial"
 ABANDONED = 86400.0  # seconds without a change, by which it is told where there are no locks
 STDOUT = Path("-")
-_SYSTEM = (("/", "dev"), ("/", "proc"))  # entries there may stand for a process's open files
+_OPEN = ("/dev/fd/", "/dev/std", "/proc/")  # what stands for a process's open files; /dev/shm holds true ones
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -178,7 +178,7 @@ def file_hash(path: Path) -> str:
 
 def is_device(path: Path) -> bool:
     """Whether this is a device, a pipe or the like, to be written to and never replaced, such as /dev/stdout."""
-    return path.exists() and not path.is_dir() and (not path.is_file() or path.parts[:2] in _SYSTEM)
+    return path.exists() and not path.is_dir() and (not path.is_file() or str(path).startswith(_OPEN))
 
 
 def sweep(paths: Iterable[Path]) -> int:

@@ -24,6 +24,13 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of its 
 _PRIVATE = 32768  # tags from here on are private, and not checked
 _PHOTOMETRIC = 262  # tag: what values stand for
 _NODATA = 42113  # GDAL's tag: the value, as text, of pixels without data
+_UNREAD: dict[int, str] = {  # what pixels of other kinds are
+    **dict.fromkeys((PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB, PHOTOMETRIC.ITULAB), "L*a*b* colours"),
+    PHOTOMETRIC.CFA: "a camera's raw values (CFA)",
+    PHOTOMETRIC.LINEAR_RAW: "a camera's raw values (LinearRaw)",
+    PHOTOMETRIC.LOGL: "logarithms of luminance (LogL)",
+    PHOTOMETRIC.LOGLUV: "logarithms of luminance (LogLuv)",
+}
 _LIBTIFFS = frozenset(
     (*range(1, 9), 32773, 32946, 34887, 34925, 50000, 50001)
 )  # compressions that OpenCV's libtiff knows
@@ -178,8 +185,11 @@ def _orientation(page: tifffile.TiffPage) -> int:
 def _with_tifffile(page: tifffile.TiffPage) -> np.ndarray | None:
     """The page's values, or None where OpenCV has to try."""
     kind = page.photometric
-    if kind in (PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB, PHOTOMETRIC.ITULAB):
-        raise Unreadable("the TIFF holds L*a*b* colours, which are not read; save it as RGB")
+    unread = _UNREAD.get(kind)
+    if kind == PHOTOMETRIC.SEPARATED and page.bitspersample > 8:
+        unread = f"CMYK colours of {page.bitspersample} bits"
+    if unread:
+        raise Unreadable(f"the TIFF holds {unread}, which are not read; save it as gray or RGB")
     if kind not in (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE) and not (
         kind == PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG  # decoded to RGB
     ):

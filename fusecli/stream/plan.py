@@ -139,6 +139,9 @@ def settle(
     _check_distinct(jobs, output.parent if single else output, beside)
     mine = jobs if naming.part is None else [job for job in jobs if naming.part.takes(job.name)]
     existing = [job for job in mine if _exists(job.output)]
+    pipe = next((job.output for job in existing if not single and is_device(job.output)), None)
+    if pipe is not None:  # which writing would wait for, perhaps for ever
+        raise UsageError(f"-o {output}: {pipe} is a pipe or device, where a result would go; remove it")
     _check_folders_hold_no_input(existing, jobs)
     sources = chain(naming.reads, (path for job in jobs for path in chain(*job.sides)))  # other parts' too
     _check_inputs_stay([*(("-o", job.output) for job in existing), *beside.items()], sources)

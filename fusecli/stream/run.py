@@ -66,14 +66,17 @@ class Job:
     def is_done(self) -> bool:
         """Whether there is a result. Empty files, as aborted copies and repaired disks leave them, are none.
 
-        Nor is a path that cannot be read; writing to it will say why.
+        Nor is a folder in its place, or a path that cannot be read; writing to it will say why.
         """
-        path = self.output
-        try:
-            files = list(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
-            return bool(files) and all(file.stat().st_size for file in files)
-        except OSError:
-            return False
+        return is_filled(self.output)
+
+
+def is_filled(path: Path) -> bool:
+    """Whether this is a file that holds something."""
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -32,16 +32,40 @@ class Round(Event):
         return super().is_set() or self.whole.is_set()
 
 
+class Ended(SystemExit):
+    """A signal ends the process, outside of what `stopping` guards; its code is that of a program so ended."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+
+
+def unwind_when_stopped() -> None:
+    """Ctrl-C, SIGTERM and a lost terminal raise Ended wherever the process is, so that no half-written file stays."""
+
+    def on_signal(number: int, frame: object) -> None:
+        raise Ended(number)
+
+    for one in _heard():
+        signal.signal(one, on_signal)
+
+
+def _heard() -> list[signal.Signals]:
+    """The signals that end a run; under nohup a lost terminal does nothing."""
+    heard = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
+    return heard
+
+
 @contextmanager
 def stopping() -> Iterator[Stop]:
     """Ctrl-C, SIGTERM and a lost terminal set the stop, so that what is under way is finished.
 
-    A later one ends the process at once. Under nohup a lost terminal does nothing.
+    A later one ends the process at once.
     """
     stop = Stop()
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signals.append(signal.SIGHUP)
+    signals = _heard()
     first = 0.0
 
     def on_signal(number: int, frame: object) -> None:

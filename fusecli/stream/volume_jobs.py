@@ -11,7 +11,7 @@ from typing import NamedTuple
 from fusecli.errors import InputError, UsageError
 from fusecli.images import frames, nifti
 from fusecli.stream.plan import FORMATS, VOLUMES, Naming, Plan, check_depth, format_of, settle
-from fusecli.stream.run import Job
+from fusecli.stream.run import Job, is_filled
 from fusecli.stream.volume_pairs import Input, VolumePair
 
 log = logging.getLogger("fusecli")
@@ -46,10 +46,14 @@ class VolumeJob(Job):
         return ".dcm" if self.kind == "dicom" else self.kind
 
     def is_done(self) -> bool:
-        """As for any job, but a folder with slices of another format, or with other files, is no result."""
-        return super().is_done() and not (
-            self.output.is_dir() and any(file.suffix != self.ending for file in self.output.iterdir())
-        )
+        """As for any job; a folder of slices holds nothing else, and none of another format."""
+        if not self.folder:
+            return super().is_done()
+        try:
+            files = list(self.output.iterdir())
+        except OSError:
+            return False
+        return bool(files) and all(file.suffix == self.ending and is_filled(file) for file in files)
 
 
 def plan(

@@ -296,6 +296,8 @@ def _kinds(side: str, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
     """Files by folder, named by its path below what was typed, or for a glob by what the wildcards match."""
+    if not typed:
+        raise UsageError(f"--{side}: names nothing; write . for this folder")
     found: dict[str, list[Path]] = {}
     try:
         is_glob = not Path(typed).is_dir()

@@ -226,6 +226,7 @@ def run(
     jobs: those known beforehand, always none. settings: makes the settings from the pairs found and from those settled
     before. They are settled once one of these pairs is fused, since unreadable files tell nothing.
     """
+    log.info("watching %s and %s; Ctrl-C or SIGTERM ends", *watcher.folders)
     settled: Settings | None = None
     while not stop.is_set():
         began = time.monotonic()

@@ -123,14 +123,14 @@ class PairSet:
         return (planes.flip(2) if turn >= 4 else planes).contiguous(), pair.key
 
 
-def _read_luma(path: Path, intensity: Intensity) -> np.ndarray:
+def read_luma(path: Path, intensity: Intensity = None) -> np.ndarray:
     """uint8 H×W luma of an image file's first page; 16-bit and float files by ``intensity`` (see `frames.read`)."""
     frame = frames.read(path, pages=[0], intensity=intensity)[0]
     return np.rint(luma(frame.pixels) * 255).astype(np.uint8)
 
 
 def _read_pair(ranges: tuple[Intensity, Intensity], pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    a, b = map(_read_luma, pair.files, ranges)
+    a, b = map(read_luma, pair.files, ranges)
     if a.shape != b.shape:
         sizes = f"{a.shape[1]}×{a.shape[0]} and {b.shape[1]}×{b.shape[0]}"
         raise UsageError(f"{pair.first} and {pair.second}: sizes differ ({sizes}); train on registered pairs")

@@ -45,9 +45,8 @@ def data_root(given: Path | None, remembered: str = "") -> Path:
     named = os.environ.get("FUSECLI_DATA") or remembered
     root = given or (Path(named) if named else None)
     if root is None or not root.is_dir():
-        raise UsageError(
-            f"{root or 'no data folder'}: give --data-root or set FUSECLI_DATA to the folder of the data sets"
-        )
+        what = "no data folder" if root is None else f"{root}: no such folder"
+        raise UsageError(f"{what}; give the folder of the data sets by --data-root or FUSECLI_DATA")
     return root
 
 
