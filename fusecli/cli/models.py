@@ -30,7 +30,7 @@ def models(
             console.print(f"  looks from 0 (thermal) to 1 (natural), {look} by default")
         console.print(f"  trained on {', '.join(card['trained_on'])}; {card['licence']}")
         metrics = list(next(iter(card["scores"].values())))
-        table = Table(caption="protocol tang; in brackets: from degraded sources, against clean ones")
+        table = Table(caption="protocol tang; in brackets: of ten degraded copies, against clean sources")
         table.add_column("set", no_wrap=True)
         for metric in metrics:
             table.add_column(metric, justify="right")
