@@ -82,6 +82,8 @@ def annotate(
 
     fusecli annotate --ir thermal/ --vis camera/ -o descriptions.jsonl
 
+    Give -o and two sides: --ir and --vis, or --mri and one of --ct, --pet, --spect.
+
     Run it again to go on after an interruption.
 
     Exit codes: 0 all done, 1 every pair failed, 2 refused before any work, 8 some pairs failed.

@@ -209,6 +209,8 @@ def fuse(
 
     fusecli fuse --ir thermal/ --vis camera/ -o fused/
 
+    Give -o and two sides: --ir and --vis, or --mri and one of --ct, --pet, --spect.
+
     Exit codes: 0 all done, 1 every pair failed, 2 refused before any work, 8 some pairs failed, 130, 143 and 129
     interrupted.
     """
