@@ -20,6 +20,7 @@ import tifffile
 from conftest import command, scene
 
 from fusecli import registry
+from fusecli.cli.benchmark import Benchmark, benchmark
 from fusecli.cli.fuse import Fuse, fuse
 from fusecli.images.preview import contact_sheet, row
 
@@ -59,13 +60,15 @@ def test_threads_of_torch_sleep_while_they_wait(pairs, command):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["fuse", "annotate", "align", "export", "benchmark", "benchmark compare"])
+@pytest.mark.parametrize(
+    "command", ["fuse", "annotate", "align", "distill", "train-teacher", "export", "benchmark", "benchmark compare"]
+)
 def test_help_fits_a_narrow_terminal(fusecli, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = fusecli(*command.split(), "--help")
     assert code == 0
     assert max(map(len, out.splitlines())) == 80
-    assert not re.search(r"-\w+…", out)  # no option's name is cut off
+    assert not re.search(r"[^\s(]…", out)  # no option's name and no other word is cut off
     assert "--no-overwrite" not in out
     if command == "align":  # lines flow
         assert re.search(r"before and after\. Exit code 1 where the estimate is poor\. *$", out, re.MULTILINE)
@@ -76,9 +79,10 @@ def test_help_says_that_quiet_hides_warnings_too(fusecli, command):
     assert re.search(r"--quiet .*Errors only\.", fusecli(command, "--help")[1])
 
 
-def test_every_option_of_fuse_stands_under_one_heading():
-    named = [name for names in Fuse.panels.values() for name in names]
-    assert sorted(named) == sorted(inspect.signature(fuse).parameters)
+@pytest.mark.parametrize(("kind", "command"), [(Fuse, fuse), (Benchmark, benchmark)])
+def test_every_option_stands_under_one_heading(kind, command):
+    named = [name for names in kind.panels.values() for name in names]
+    assert sorted(named) == sorted(set(inspect.signature(command).parameters) - {"context"})
 
 
 def test_switches_have_opposites_all_the_same(pairs, fusecli):

@@ -25,12 +25,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("fuse", cls=fuse.Fuse)(fuse.fuse)
+app.command("align", cls=options.Command)(align.align)
+app.command("models", cls=options.Command)(models.models)
+app.command("export", cls=options.Command)(export.export)
+app.command("annotate", cls=options.Command)(annotate.annotate)
 app.command("train-teacher", cls=options.Command)(train_teacher.train_teacher)
 app.command("distill", cls=options.Command)(distill.distill)
-app.command("models", cls=options.Command)(models.models)
-app.command("annotate", cls=options.Command)(annotate.annotate)
-app.command("align", cls=options.Command)(align.align)
-app.command("export", cls=options.Command)(export.export)
 app.add_typer(benchmark.app, name="benchmark")
 
 

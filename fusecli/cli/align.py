@@ -26,10 +26,10 @@ def align(
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too.")] = False,
     pair_by: options.PairBy = "stem",
     range_: options.Range = "auto",
-    overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the files if they exist.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Estimate how a rig's infrared camera lies to its visible one, for `fusecli fuse --align`.
+    """Estimate how a rig's infrared frames map onto its visible ones, for `fusecli fuse --align`.
 
     Beside the calibration a picture is written: visible red and infrared cyan, before and after. Exit code 1 where the
     estimate is poor.

@@ -47,10 +47,15 @@ def annotate(
         ),
     ] = Backend.measure,
     base_url: Annotated[
-        str, typer.Option(help="OpenAI-compatible endpoint: vLLM, Ollama, llama.cpp, …", envvar="OPENAI_BASE_URL")
+        str,
+        typer.Option(
+            help="OpenAI-compatible endpoint: vLLM, Ollama, llama.cpp … Default: http://localhost:8000/v1 of vLLM.",
+            envvar="OPENAI_BASE_URL",
+            show_default=False,  # which is too long for narrow terminals
+        ),
     ] = "http://localhost:8000/v1",
     vlm: Annotated[
-        str | None, typer.Option(help="Vision-language model on that endpoint; default the only one it serves.")
+        str | None, typer.Option(help="Vision-language model on that endpoint. Default: the only one it serves.")
     ] = None,
     api_key: Annotated[
         str | None, typer.Option(help="Key for the endpoint.", envvar="OPENAI_API_KEY", show_envvar=True)
@@ -66,7 +71,7 @@ def annotate(
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too.")] = False,
     pair_by: options.PairBy = "stem",
     pairs: options.Pairs = None,
-    ignore_unmatched: Annotated[bool, typer.Option(help="Take what has a partner; warn about the rest.")] = False,
+    ignore_unmatched: options.IgnoreUnmatched = False,
     overwrite: Annotated[bool, typer.Option(help="Describe every pair anew.")] = False,
     fail_fast: Annotated[bool, typer.Option(help="Stop at the first pair that fails.")] = False,
     quiet: options.Quiet = False,
@@ -76,6 +81,8 @@ def annotate(
     """Describe the degradations of pairs: events with severity, and a sentence per modality.
 
     fusecli annotate --ir thermal/ --vis camera/ -o descriptions.jsonl
+
+    Give -o and two sides: --ir and --vis, or --mri and one of --ct, --pet, --spect.
 
     Run it again to go on after an interruption.
 

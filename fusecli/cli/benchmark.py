@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -24,7 +24,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fusecli")
 
-app = typer.Typer(cls=options.Group, context_settings={"help_option_names": ["-h", "--help"]})
+
+class Benchmark(options.Group):
+    """The command, with its many options under headings."""
+
+    panels: ClassVar = {
+        "Data sets": ("dataset", "data_root", "split", "include_seen"),
+        "Own pairs": ("ir", "vis", "ct", "pet", "spect", "mri", "recursive", "pair_by", "pairs", "ignore_unmatched"),
+        "Methods": ("methods", "teacher", "fused", "look", "range_"),
+        "Damaged sources": ("degraded", "draws", "save_degraded"),
+        "Results": (
+            *("metrics", "protocol", "csv", "json_file", "latex", "markdown", "html", "no_html", "cases"),
+            *("fail_below", "quiet"),
+        ),
+        "Machines": ("device", "precision", "workers", "no_speed", "no_cache"),
+    }
+
+
+app = typer.Typer(cls=Benchmark, context_settings={"help_option_names": ["-h", "--help"]})
 
 
 def _listed(given: list[str]) -> list[str]:
@@ -50,7 +67,7 @@ def benchmark(
         typer.Option(
             "--dataset",
             callback=_listed,
-            help=f"{', '.join(registry.DATASETS)}, or harvard; for several repeat it or use commas.",
+            help=f"{', '.join(registry.DATASETS)}; harvard: the last three. For several repeat it or use commas.",
         ),
     ] = [],  # noqa: B006 - typer copies it
     data_root: options.DataRoot = None,
@@ -58,18 +75,16 @@ def benchmark(
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Keep pairs that the weights were trained or tuned on.")
     ] = False,
-    vis: Annotated[str | None, typer.Option(help="Own pairs: visible folder.")] = None,
-    ir: Annotated[str | None, typer.Option(help="… infrared folder.")] = None,
-    ct: Annotated[str | None, typer.Option(help="… CT folder.")] = None,
-    pet: Annotated[str | None, typer.Option(help="… PET folder.")] = None,
-    spect: Annotated[str | None, typer.Option(help="… SPECT folder.")] = None,
-    mri: Annotated[str | None, typer.Option(help="… MRI folder.")] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Own pairs: sub-folders too.")] = False,
-    pair_by: Annotated[str, typer.Option(help="Own pairs: stem, or patterns such as ir=*_IR,vis=*_RGB.")] = "stem",
+    ir: Annotated[str | None, typer.Option(help=options.INPUT.format("infrared frames"))] = None,
+    vis: Annotated[str | None, typer.Option(help=options.INPUT.format("visible frames"))] = None,
+    ct: Annotated[str | None, typer.Option(help=options.INPUT.format("CT slices"))] = None,
+    pet: Annotated[str | None, typer.Option(help=options.INPUT.format("PET slices"))] = None,
+    spect: Annotated[str | None, typer.Option(help=options.INPUT.format("SPECT slices"))] = None,
+    mri: Annotated[str | None, typer.Option(help=options.INPUT.format("MRI slices"))] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too.")] = False,
+    pair_by: options.PairBy = "stem",
     pairs: options.Pairs = None,
-    ignore_unmatched: Annotated[
-        bool, typer.Option("--ignore-unmatched", help="Own pairs: leave out files without partner.")
-    ] = False,
+    ignore_unmatched: options.IgnoreUnmatched = False,
     range_: options.Range = "auto",
     methods: Annotated[
         list[str],
@@ -77,8 +92,8 @@ def benchmark(
             "--methods",
             "-m",
             callback=_listed,
-            help="Released models, checkpoint files (NAME=FILE), classical rules; or all, released, classical, none. "
-            "Several as for --dataset.",
+            help="Released models, weight files (NAME=FILE), classical rules such as average; or all, released, "
+            "classical, none. Several as for --dataset.",
         ),
     ] = ["all"],  # noqa: B006
     teacher: Annotated[Path | None, options.place("Checkpoint of a teacher to compare with.")] = None,
@@ -88,11 +103,11 @@ def benchmark(
     ] = False,
     draws: Annotated[
         int,
-        typer.Option(min=1, help="With --degraded: damage each pair in so many ways. More are needed on few pairs."),
+        typer.Option(min=1, help="With --degraded: damage each pair in so many ways. Few pairs need more."),
     ] = 1,
     save_degraded: Annotated[
         Path | None,
-        options.place("Write the damaged inputs there, gray PNG, for other methods; then measure their results."),
+        options.place("With --degraded: write the damaged inputs there, as gray PNG, for other methods (see --fused)."),
     ] = None,
     fused: Annotated[
         list[str],
@@ -104,7 +119,7 @@ def benchmark(
     ] = [],  # noqa: B006
     protocol: Annotated[str, typer.Option(help=f"What metric names mean: {', '.join(registry.METRICS)}.")] = "tang",
     metrics: Annotated[
-        list[str], typer.Option("--metrics", callback=_listed, help="Names, several as for --dataset; or all.")
+        list[str], typer.Option("--metrics", callback=_listed, help="What to measure, such as VIF,Qabf; or all.")
     ] = [],  # noqa: B006
     csv: Annotated[Path | None, options.place("Write every value, a row each.")] = None,
     json_file: Annotated[Path | None, options.place("Write the report as JSON; - for stdout.", "--json")] = None,
@@ -116,7 +131,7 @@ def benchmark(
     fail_below: FailBelow = [],  # noqa: B006
     device: options.Device = "auto",
     precision: options.Precision = "auto",
-    workers: Annotated[int, typer.Option("--workers", "-j", min=0, help="Pairs at a time; 0: one per core.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", "-j", min=0, help="Pairs at once; 0: one per core.")] = 0,
     no_speed: Annotated[bool, typer.Option("--no-speed", help="Do not measure times and memory.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure everything anew.")] = False,
     quiet: options.Quiet = False,

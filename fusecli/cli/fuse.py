@@ -120,13 +120,14 @@ def fuse(
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too, mirrored below -o.")] = False,
     pair_by: options.PairBy = "stem",
     pairs: options.Pairs = None,
-    ignore_unmatched: Annotated[bool, typer.Option(help="Fuse what has a partner; warn about the rest.")] = False,
+    ignore_unmatched: options.IgnoreUnmatched = False,
     range_: options.Range = "auto",
     steady: Annotated[
         bool, typer.Option("--steady", help="One exposure for a whole sequence of pictures, as for a film.")
     ] = False,
     resize: Annotated[
-        str | None, typer.Option(help="Side to bring to the other's size, such as ir. Default: other sizes are errors.")
+        str | None,
+        typer.Option(help="Side to bring to the other's size, such as ir. Default: different sizes are an error."),
     ] = None,
     align: Annotated[
         Path | None, options.place("Calibration that `fusecli align` wrote: the infrared is moved onto the visible.")
@@ -165,7 +166,8 @@ def fuse(
         str | None, typer.Option(help="Colours of gray PET and SPECT volumes: hot (default), pet, jet, viridis …")
     ] = None,
     raw: Annotated[
-        str | None, typer.Option(help="Frames on stdin (the side given as -): WxH[,PIX_FMT][,FPS], see README.")
+        str | None,
+        typer.Option(help="Frames on stdin, of the side given as -: WxH[,PIX_FMT][,FPS], such as 640x512,gray16le,25."),
     ] = None,
     compress: Annotated[bool, typer.Option(help="Smaller PNG and TIFF files, written several times slower.")] = False,
     name: Annotated[str, typer.Option(help="Names of the results, of {stem}, {index}, {task}, {model}.")] = "{stem}",
@@ -193,7 +195,10 @@ def fuse(
     cluster: Annotated[
         str | None, typer.Option(help="Fuse on a Ray cluster with shared storage: HOST:PORT of its head, or auto.")
     ] = None,
-    preview: Annotated[bool, typer.Option(help="Write preview.png: sources beside results, of some pairs.")] = False,
+    preview: Annotated[
+        bool,
+        typer.Option(help="Contact sheet of up to 8 pairs: preview.png in -o, or NAME-preview.png beside one result."),
+    ] = False,
     report: Annotated[Path | None, options.place("Write a JSON report to this file; - for stdout.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON on stdout.")] = False,
     quiet: options.Quiet = False,
@@ -203,6 +208,8 @@ def fuse(
     """Fuse pairs of registered images.
 
     fusecli fuse --ir thermal/ --vis camera/ -o fused/
+
+    Give -o and two sides: --ir and --vis, or --mri and one of --ct, --pet, --spect.
 
     Exit codes: 0 all done, 1 every pair failed, 2 refused before any work, 8 some pairs failed, 130, 143 and 129
     interrupted.

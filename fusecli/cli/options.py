@@ -43,8 +43,10 @@ def place(text: str, *names: str) -> Any:
     return typer.Option(*names, parser=path, metavar="<path>", help=text)
 
 
-DataRoot = Annotated[Path | None, place("Folder of the data sets, <root>/<set>/<side>/; default $FUSECLI_DATA.")]
-Device = Annotated[str, typer.Option("--device", "-d", help="Where networks run: auto, cpu, cuda, cuda:N or mps.")]
+DataRoot = Annotated[Path | None, place("Folder of the data sets, <root>/<set>/<side>/. Default: $FUSECLI_DATA.")]
+Device = Annotated[
+    str, typer.Option("--device", "-d", help="Where networks run: auto (cuda, else cpu), cpu, cuda, cuda:N or mps.")
+]
 Settings = Annotated[
     list[str],
     typer.Option(
@@ -70,9 +72,21 @@ Model = Annotated[
         help="Released model (see `fusecli models`) or a weight file.",
     ),
 ]
-Precision = Annotated[str, typer.Option(help="What networks compute in: auto, fp32, bf16 or fp16.")]
-PairBy = Annotated[str, typer.Option(help="stem, or a pattern per side as 'ir=*_IR,vis=*_RGB'.")]
+Precision = Annotated[
+    str, typer.Option(help="What networks compute in: auto (bf16 or fp16 where faster), fp32, bf16 or fp16.")
+]
+PairBy = Annotated[
+    str,
+    typer.Option(
+        help="stem (names equal but for their endings; in globs, folders that wildcards match must agree, too), or a "
+        "pattern per side as 'ir=*_IR,vis=*_RGB'."
+    ),
+]
 Pairs = Annotated[Path | None, place("CSV of explicit pairs: a column per side, and name (optional); - for stdin.")]
+IgnoreUnmatched = Annotated[
+    bool,
+    typer.Option("--ignore-unmatched", help="Warn of files without a partner and go on. Default: they are an error."),
+]
 Range = Annotated[
     str,
     typer.Option(
