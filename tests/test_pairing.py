@@ -317,6 +317,13 @@ def test_one_glob_for_both_sides_gets_such_a_hint(tmp_path):
     assert f"did you mean --vis '{glob}/vis.png' --ir '{glob}/ir.png'?" in refused(glob, glob)
 
 
+def test_a_folder_of_each_scene_and_side_gets_no_hint_for_one_of_many(tmp_path):
+    """Each of 4,000 was compared with each: 16 s and 2 GB, to offer the folders of a single scene."""
+    scenes = [f"{side}_{number:02}/image.png" for side in ("vis", "ir") for number in range(20)]
+    folder = make(tmp_path / "scenes", *scenes)
+    assert "did you mean" not in refused(folder, folder, recursive=True)
+
+
 def test_one_folder_without_any_hint_of_the_sides(tmp_path):
     folder = make(tmp_path, "trainimg/1.jpg", "trainimgr/1.jpg")
     assert "--pair-by 'vis=*_vis,ir=*_ir', say, or by a folder or glob" in refused(folder, folder, recursive=True)
