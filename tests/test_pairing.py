@@ -216,6 +216,8 @@ def test_globs_of_folders_mean_the_files_in_them(tmp_path):
     globs = tmp_path / "*" / "vis", tmp_path / "*" / "ir"
     assert names(*globs) == ["s1/1", "s2/1"]
     assert names(*globs, recursive=True) == ["s1/1", "s1/b/2", "s2/1", "s2/b/2"]
+    deep = tmp_path / "**" / "vis", tmp_path / "**" / "ir"  # below which the names of both sides are none of the pairs'
+    assert names(*deep, recursive=True) == ["s1/1", "s1/b/2", "s2/1", "s2/b/2"]
 
 
 def test_where_globs_leave_only_folders_open_these_name_the_pairs(tmp_path):
