@@ -15,8 +15,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import typer
 from conftest import command, contents, scene, wait_for_results
 
+from fusecli.cli import app
 from fusecli.images import decode, intensity
 from fusecli.stream import run
 
@@ -134,6 +136,12 @@ def test_an_option_of_which_only_the_last_counts_is_told(pairs, fusecli):
     assert "given" not in fusecli(*command(root, "--ir", root / "ir", "--overwrite", "--quiet"))[2]
     arguments = ("--ir", root / "vis", "--ir", root / "ir", "--vis", root / "vis", "--no-html", "--methods", "none")
     assert "--ir: given 2 times" in fusecli("benchmark", *arguments)[2]
+
+
+def test_nothing_is_told_while_a_shell_completes_words(capsys):
+    fuse = typer.main.get_command(app).commands["fuse"]
+    fuse.make_context("fuse", ["--ir", "a", "--ir", "b", "c"], resilient_parsing=True)
+    assert capsys.readouterr().err == ""
 
 
 def test_an_advice_is_given_once(pairs, fusecli):

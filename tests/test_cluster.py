@@ -17,6 +17,7 @@ from fusecli.errors import Stopped, UsageError
 from fusecli.stream import cluster
 from fusecli.stream import run as stream
 from fusecli.stream.run import Job, Settings
+from fusecli.stream.stop import Ended
 from fusecli.stream.work import EngineSpec, Work
 
 ray = pytest.importorskip("ray")
@@ -130,6 +131,20 @@ def test_sigterm_while_a_cluster_is_joined(pairs, session, monkeypatch):
     with pytest.raises(Stopped, match="stopped by SIGTERM") as stopped, cluster.connect("auto", spec, work, [], root):
         pass
     assert stopped.value.exit_code == 143
+    assert not list(root.glob(".*.probe"))
+
+
+def test_any_signal_while_a_cluster_is_joined_is_told_by_its_name(pairs, session, monkeypatch):
+    root = pairs(1)
+
+    def interrupted(*_):
+        raise Ended(signal.SIGINT)
+
+    monkeypatch.setattr(cluster, "_check", interrupted)
+    spec, work = EngineSpec("nano", "ir-vis"), Work(stream.run, Settings())
+    with pytest.raises(Ended) as ended, cluster.connect("auto", spec, work, [], root):
+        pass
+    assert ended.value.signal == signal.SIGINT
     assert not list(root.glob(".*.probe"))
 
 

@@ -216,6 +216,8 @@ def test_globs_of_folders_mean_the_files_in_them(tmp_path):
     globs = tmp_path / "*" / "vis", tmp_path / "*" / "ir"
     assert names(*globs) == ["s1/1", "s2/1"]
     assert names(*globs, recursive=True) == ["s1/1", "s1/b/2", "s2/1", "s2/b/2"]
+    deep = tmp_path / "**" / "vis", tmp_path / "**" / "ir"  # below which the names of both sides are none of the pairs'
+    assert names(*deep, recursive=True) == ["s1/1", "s1/b/2", "s2/1", "s2/b/2"]
 
 
 def test_where_globs_leave_only_folders_open_these_name_the_pairs(tmp_path):
@@ -315,6 +317,13 @@ def test_one_glob_for_both_sides_gets_such_a_hint(tmp_path):
     make(tmp_path, *(f"{scene}/{side}.png" for scene in ("1", "2") for side in ("ir", "vis")))
     glob = tmp_path / "*"
     assert f"did you mean --vis '{glob}/vis.png' --ir '{glob}/ir.png'?" in refused(glob, glob)
+
+
+def test_a_folder_of_each_scene_and_side_gets_no_hint_for_one_of_many(tmp_path):
+    """Each of 4,000 was compared with each: 16 s and 2 GB, to offer the folders of a single scene."""
+    scenes = [f"{side}_{number:02}/image.png" for side in ("vis", "ir") for number in range(20)]
+    folder = make(tmp_path / "scenes", *scenes)
+    assert "did you mean" not in refused(folder, folder, recursive=True)
 
 
 def test_one_folder_without_any_hint_of_the_sides(tmp_path):

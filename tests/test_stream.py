@@ -24,7 +24,7 @@ from fusecli.stream import videos, volumes
 from fusecli.stream.engine import Engine
 from fusecli.stream.plan import Naming, check_files, plan
 from fusecli.stream.run import Job, Settings
-from fusecli.stream.stop import stopping
+from fusecli.stream.stop import Ended, stopping, unwind_when_stopped
 
 
 class Local(FusionNetwork):
@@ -142,6 +142,30 @@ def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch):
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert killed == [(os.getpid(), signal.SIGTERM)]
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_unwinding_is_not_cut_short_by_the_same_signal_once_more(monkeypatch):
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(each) for each in signals]
+    cleaned = []
+
+    def unwound():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            cleaned.append(True)
+
+    try:
+        unwind_when_stopped()
+        for again in (1.0, -1.0):  # the latter: as if it came later, which ends the unwinding, too
+            monkeypatch.setattr("fusecli.stream.stop.AGAIN", again)
+            with pytest.raises(Ended) as ended:
+                unwound()
+            assert (ended.value.code, cleaned) == (143, [True])
+    finally:
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
 
 
 @pytest.mark.parametrize("engine_class", [Engine, Batching])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from fusecli.images.decode import peek
 from fusecli.images.intensity import Intensity, pair_ranges
 from fusecli.images.opencv import cv2
 from fusecli.images.pair import Pair
+from fusecli.machine import thread_pool
 from fusecli.stream.plan import check_writable
 
 Progress = Callable[[], object]  # called after each method's result of a pair
@@ -99,7 +100,7 @@ def prepare(pair_set: PairSet, methods: list[Method], workers: int, draws: int =
         infrared=pair_set.task.second == "ir",
         option=option,
     )
-    with ThreadPoolExecutor(workers) as pool:
+    with thread_pool(workers) as pool:
         digests = pool.map(lambda pair: file_hash(pair.first) + file_hash(pair.second), pair_set.pairs)
         hashes = {
             pair.name: Cache.key(digest, *ranges, *(("degraded 1", pair.name) if draws else ()))
@@ -132,7 +133,7 @@ def save_inputs(jobs: list[Job], folder: Path, workers: int) -> None:
             frames.write(folder / job.pair_set.name / side / f"{pair.name}.png", [pixels])
 
     every = [(job, pair) for job in jobs for pair in job.pair_set.pairs]
-    with ThreadPoolExecutor(workers) as pool:
+    with thread_pool(workers) as pool:
         deque(pool.map(save, *zip(*every, strict=True)), maxlen=0)  # consumed, so that errors are raised
 
 
@@ -172,7 +173,7 @@ def _stored(job: Job, protocol: str, cache: Cache, workers: int) -> Stored:
         return key, cache.read_json(key)
 
     both = [(method, pair) for method in job.methods for pair in job.pair_set.pairs]
-    with ThreadPoolExecutor(workers) as pool:
+    with thread_pool(workers) as pool:
         found = pool.map(look_up, *zip(*both, strict=True))
         return {(method.name, pair.name): kept for (method, pair), kept in zip(both, found, strict=True)}
 
@@ -182,14 +183,10 @@ def _measure(
 ) -> DatasetResult:
     pairs = job.pair_set.pairs
     rows: dict[tuple[str, str], Row] = {}
-    with ThreadPoolExecutor(workers) as pool:
+    with thread_pool(workers) as pool:
         tasks = [pool.submit(_measure_pair, job, pair, protocol, names, stored, cache, progress) for pair in pairs]
-        try:
-            for task in as_completed(tasks):
-                rows |= task.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        for task in as_completed(tasks):
+            rows |= task.result()
     methods = {}
     for method in job.methods:
         values: dict[str, list[float | None]] = {name: [] for name in names}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -218,6 +217,7 @@ def _each(
     work: Callable[[Pair], Description], pairs: list[Pair], workers: int, hidden: bool
 ) -> Iterator[tuple[Pair, Description | InputError]]:
     """Each pair with its description or its failure, in the order of ``pairs``; a few more are under way."""
+    from fusecli.machine import thread_pool
     from fusecli.progress import tqdm
     from fusecli.stream.run import windowed
 
@@ -227,11 +227,10 @@ def _each(
         except InputError as error:
             return pair, error
 
-    pool = ThreadPoolExecutor(workers)
-    try:
-        with tqdm(total=len(pairs), unit="pair", disable=hidden, file=sys.stderr) as bar:
-            for described in windowed(pairs, lambda pair: pool.submit(attempt, pair), 2 * workers):
-                yield described
-                bar.update()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with (
+        thread_pool(workers) as pool,
+        tqdm(total=len(pairs), unit="pair", disable=hidden, file=sys.stderr) as bar,
+    ):
+        for described in windowed(pairs, lambda pair: pool.submit(attempt, pair), 2 * workers):
+            yield described
+            bar.update()

@@ -139,7 +139,8 @@ class Group(_Help, typer.core.TyperGroup):
 class Command(_Help, typer.core.TyperCommand):
     """A command that takes options only; for words left over it names the likely cause, a pattern without quotes.
 
-    With ``--log-format json`` nothing but its own messages, and Python's, come to stderr.
+    With ``--log-format json`` nothing but its own messages, and Python's, come to stderr. While a shell completes
+    words (resilient parsing) nothing does.
     """
 
     allow_extra_args = True
@@ -158,7 +159,7 @@ class Command(_Help, typer.core.TyperCommand):
                 raise
             set_up_logging("json", quiet=False, verbose=False)
             raise UsageError(error.format_message()) from error  # type: ignore[attr-defined]
-        if left:
+        if left and not ctx.resilient_parsing:
             words = " ".join(left[:SHOWN]) + (" …" if len(left) > SHOWN else "")
             expanded = all(Path(word).is_file() for word in left)
             hint = "; where the shell has expanded a pattern, quote it: --ir 'thermal/*.png'" if expanded else ""
@@ -170,7 +171,7 @@ class Command(_Help, typer.core.TyperCommand):
 def _tell_repeated(ctx: typer.Context, order: Sequence[Any]) -> None:
     """Warn where an option of SINGLE is typed more than once. order: the parameters as typed."""
     repeated = [param for param in dict.fromkeys(order) if param.name in SINGLE and order.count(param) > 1]
-    if not repeated:
+    if not repeated or ctx.resilient_parsing:
         return
     given = ctx.params
     set_up_logging(given.get("log_format", "text"), quiet=given.get("quiet", False), verbose=False)

@@ -6,7 +6,7 @@ import errno
 import glob
 import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -124,19 +124,24 @@ def matching(pattern: str, recursive: bool, broken: list[str]) -> Iterator[tuple
 
     The sub-folder keeps those parts of a path that wildcards matched.
     """
-    if folders_of(pattern):
-        pattern = os.path.join(pattern, "**/*" if recursive else "*")
-    parts = Path(pattern).parts[:-1]
-    deep = [index for index, part in enumerate(parts) if part == "**"]
-    head, tail = (deep[0], len(parts) - 1 - deep[-1]) if deep else (len(parts), 0)
-    for location in sorted(glob.glob(pattern, recursive=True)):
-        if not os.path.isfile(location):
-            broken += [location] if os.path.islink(location) and not os.path.exists(location) else []
-            continue
-        *folders, name = Path(location).parts
-        matched = [*parts[:head], *["**"] * (len(folders) - head - tail), *parts[len(parts) - tail :]]
-        kept = (f"{folder}/" for folder, part in zip(folders, matched, strict=False) if glob.has_magic(part))
-        yield "".join(kept), name, location
+    parts = Path(pattern).parts
+    matched = folders_of(pattern)
+    for folder in matched:
+        yield from walk(str(folder), recursive, broken, _kept(parts, folder.parts))
+    for location in [] if matched else sorted(glob.glob(pattern, recursive=True)):
+        if os.path.isfile(location):
+            *folders, name = Path(location).parts
+            yield _kept(parts[:-1], folders), name, location
+        elif os.path.islink(location) and not os.path.exists(location):
+            broken.append(location)
+
+
+def _kept(pattern: Sequence[str], folders: Sequence[str]) -> str:
+    """Those of the folders, each with a slash, that wildcards matched, which ``**`` does to any number of them."""
+    deep = [index for index, part in enumerate(pattern) if part == "**"]
+    head, tail = (deep[0], len(pattern) - 1 - deep[-1]) if deep else (len(pattern), 0)
+    matched = [*pattern[:head], *["**"] * (len(folders) - head - tail), *pattern[len(pattern) - tail :]]
+    return "".join(f"{folder}/" for folder, part in zip(folders, matched, strict=False) if glob.has_magic(part))
 
 
 def reads(endings: Collection[str]) -> str:

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from fusecli.images.listing import middle_of, stem_of
 
+ALIASES = 8  # folders beside each other may be for one side; more are rather for a scene each, as ir_0001
 SEPARATORS = "_-. "  # between what two names share and what tells the sides apart
 # What folders and files of each side are called in the data sets that are published.
 _WORDS = {
@@ -102,8 +103,9 @@ def _hints(
         for side, pattern in _patterns(stem, sides):
             names[tuple(above), middle_of(stem, pattern)][side].add((name, pattern))
     for (where, below), parts in folders.items():
-        for one, other in product(*parts):
-            yield where, _Hint((one, other), deeper=len(below) > 1)
+        if max(map(len, parts)) <= ALIASES:
+            for one, other in product(*parts):
+                yield where, _Hint((one, other), deeper=len(below) > 1)
     for (where, left), found in names.items():
         for (one, pattern), (other, another) in product(*found):
             yield where, _Hint(("", ""), (pattern, another)) if left else _Hint((one, other))

@@ -27,6 +27,7 @@ from fusecli.errors import FusecliError, Stopped, UsageError, counted, first_lin
 from fusecli.images.atomic import sweep
 from fusecli.stream.engine import Engine
 from fusecli.stream.run import Job, Outcome, failed
+from fusecli.stream.stop import Ended
 from fusecli.stream.volumes import VolumeSettings
 from fusecli.stream.work import EngineSpec, Work
 
@@ -167,6 +168,8 @@ def connect(
         log.info("cluster: %s at once on %s, %s", counted(slots, "task"), node.device, node.precision)
         chunk = 1 if isinstance(work.settings, VolumeSettings) else CHUNK
         yield Cluster(ray, ray.put(session), slots, needs, node, chunk)
+    except Ended:
+        raise
     except SystemExit as error:  # Ray's handler of SIGTERM raises it
         raise Stopped(f"--cluster {address}: stopped by SIGTERM before any work", signal.SIGTERM) from error
     finally:

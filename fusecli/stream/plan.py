@@ -341,13 +341,14 @@ def _check_folders_hold_no_input(existing: Iterable[Job], jobs: Iterable[Job]) -
 
 
 def _would_find(typed: str, output: Path, results: Iterable[Path]) -> bool:
-    """Whether a glob would match results: with ``**``, what lies below its fixed part and matches what follows."""
+    """Whether a glob would match results: they lie below its fixed part, and match the rest, or what follows ``**``."""
     pattern = Path(os.path.join(typed, "*") if folders_of(typed) else typed)
-    tail, parts = os.path.abspath(pattern), pattern.parts
+    parts = pattern.parts
+    head = Path(*takewhile(lambda part: not glob.has_magic(part), parts)).resolve()
+    if not resolved(output).is_relative_to(head):
+        return False
+    tail = os.path.abspath(pattern)
     if "**" in parts:
-        head = Path(*takewhile(lambda part: not glob.has_magic(part), parts)).resolve()
-        if not resolved(output).is_relative_to(head):
-            return False
         tail = os.path.join("*", *parts[len(parts) - parts[::-1].index("**") :])
     return any(Path(os.path.abspath(path)).match(tail) for path in results)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import time
@@ -42,9 +43,13 @@ class Ended(SystemExit):
 
 def unwind_when_stopped() -> None:
     """Ctrl-C, SIGTERM and a lost terminal raise Ended wherever the process is, so that no half-written file stays."""
+    first = -math.inf
 
     def on_signal(number: int, frame: object) -> None:
-        raise Ended(number)
+        nonlocal first
+        if time.monotonic() - first > AGAIN:  # else it would cut the unwinding short
+            first = time.monotonic()
+            raise Ended(number)
 
     for one in _heard():
         signal.signal(one, on_signal)

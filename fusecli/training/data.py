@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from fusecli.images.intensity import Intensity, pair_ranges
 from fusecli.images.opencv import cv2
 from fusecli.images.pair import Pair
 from fusecli.images.pairing import find_pairs
-from fusecli.machine import cores
+from fusecli.machine import cores, thread_pool
 from fusecli.training.degrade import brightened
 from fusecli.training.looks import blur
 
@@ -74,7 +73,7 @@ class PairSet:
                 ) from error
             firsts, seconds = [pair.first for pair in found], [pair.second for pair in found]
             ranges = pair_ranges(firsts, seconds, infrared=task.second == "ir")  # as `fuse` will show them
-            with ThreadPoolExecutor(cores()) as pool:
+            with thread_pool(cores()) as pool:
                 for pair, (a, b) in zip(found, pool.map(partial(_read_pair, ranges), found), strict=True):
                     name = f"{folder}/{pair.name}"
                     whole = name.encode("utf-8", "surrogateescape")  # of a file, so perhaps no UTF-8
