@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusecli.errors import UsageError
 from fusecli.images.opencv import cv2
+from fusecli.machine import keep_freed_pages
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.stream import engine as engines
@@ -301,7 +302,7 @@ def test_a_system_without_glibc_computes_all_the_same(monkeypatch, error):
         raise error(name)
 
     monkeypatch.setattr("ctypes.CDLL", refuse)
-    engines._keep_freed_pages.cache_clear()
+    keep_freed_pages.cache_clear()
     gray = np.full((1, 4, 4), 90, np.uint8)
     assert Engine(Mean(), "cpu").fuse(gray, gray)[0, 0, 0] == 90
 

@@ -23,6 +23,7 @@ from fusecli import registry
 from fusecli.errors import FusecliError, OutputError, Stopped, UsageError
 from fusecli.images.atomic import locked
 from fusecli.models import checkpoint
+from fusecli.models.attention import Block
 from fusecli.models.nano import Nano
 from fusecli.models.teacher import Teacher
 from fusecli.stream.stop import stopping
@@ -212,6 +213,31 @@ def test_weights_of_a_run_that_cannot_go_on_are_not_replaced(root, tmp_path):
     with pytest.raises(UsageError, match=r"nano\.safetensors: of another run"):
         session.train(dataclasses.replace(RECIPE, seed=1), root, tmp_path, device="cpu", quiet=True)
     assert made.read_bytes() == before
+
+
+def test_a_teacher_is_trained_in_less_memory_where_it_runs_out(root, tmp_path, caplog):
+    recipe = dataclasses.replace(RECIPE, architecture="teacher", model={**TINY_TEACHER, "text_dim": 0})
+    batch = Batches(recipe, load(root))(0, CPU)
+    kept, spare = (Run(recipe, tmp_path, device=CPU) for _ in range(2))
+    blocks = [module for module in kept.network.modules() if isinstance(module, Block)]
+    assert all(block.recompute for block in blocks)  # on a CPU from the start
+    computed = []
+    blocks[0][0].register_forward_hook(lambda *_: computed.append(blocks[0].recompute))
+    for block in blocks:
+        block.recompute = False
+    assert kept.train_step(batch) == spare.train_step(batch)
+    for mine, other in zip(kept.network.parameters(), spare.network.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+    def objective(network, batch):
+        if not blocks[0].recompute:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return loop.FusionObjective()(network, batch)
+
+    kept.objective = objective
+    assert kept.train_step(batch) == spare.train_step(batch)
+    assert computed == [False, True, True]
+    assert "out of memory: layers are computed twice" in caplog.text
 
 
 def test_scores_on_other_pairs_are_not_compared(tmp_path):

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Windows = tuple[int, int, int, float]  # what `WindowAttention` takes besides channels: heads, head_dim, window, overlap
 
@@ -214,7 +215,12 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Sequential):
-    """Channel attention and window attention, each followed by a feed-forward."""
+    """Channel attention and window attention, each followed by a feed-forward.
+
+    recompute: for gradients everything within is computed once more instead of being kept, in a tenth of the memory.
+    """
+
+    recompute = False
 
     def __init__(self, channels: int, heads: int, windows: Windows, expansion: float) -> None:
         super().__init__(
@@ -223,3 +229,9 @@ class Block(nn.Sequential):
             WindowAttention(channels, *windows),
             FeedForward(channels, expansion),
         )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N×H×W×C -> N×H×W×C."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(super().forward, features, use_reentrant=False, preserve_rng_state=False)
+        return super().forward(features)

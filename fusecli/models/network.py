@@ -35,6 +35,10 @@ class FusionNetwork(nn.Module):
         """N×D, what a tile has to know of the whole N×1×H×W pair; None for networks that see nothing but the tile."""
         return None
 
+    def save_memory(self) -> bool:
+        """From here on train in less memory, if more slowly; False if that is not possible, or is done already."""
+        return False
+
     def told(self, text: Tensor, look: Tensor | None = None) -> Tensor:
         """N×D, the ``guide`` of a network that reads texts: description vectors and, if it has looks, the look (N)."""
         if self.look is None:

@@ -166,6 +166,12 @@ class Teacher(FusionNetwork):
             return self.told(self.describe(first, second), look)
         return None if self.look is None else self.told(first.new_zeros(len(first), self.text_dim), look)
 
+    def save_memory(self) -> bool:
+        blocks = [module for module in self.modules() if isinstance(module, Block) and not module.recompute]
+        for block in blocks:
+            block.recompute = True
+        return bool(blocks)
+
     def with_features(self, first: Tensor, second: Tensor, guide: Tensor | None = None) -> tuple[Tensor, Features]:
         """(fused, output of the decoder's four levels by scale, N×C×⌈H/scale⌉×⌈W/scale⌉).
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from fusecli.errors import UsageError, counted, first_line
 from fusecli.images.colour import LUMA
+from fusecli.machine import keep_freed_pages
 from fusecli.models import mending
 from fusecli.models.network import FusionNetwork
 from fusecli.stream.recording import Recording
@@ -75,7 +74,7 @@ class Engine:
         self.dtype = pick_precision(precision, self.device)
         self.precision = str(self.dtype).removeprefix("torch.")
         if self.device.type == "cpu":
-            _keep_freed_pages()
+            keep_freed_pages()
         self.model = model.eval().to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self.tile = _pixels("--tile", tile, AUTO_TILE[self.device.type])
@@ -415,16 +414,6 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "fp16" and device.type == "cpu":
         raise UsageError("--precision fp16: CPUs are slower with it; use bf16 or fp32")
     return PRECISIONS[name]
-
-
-@cache
-def _keep_freed_pages() -> None:
-    """Tell glibc to reuse freed memory: else each layer's result is unmapped and its pages are faulted in again."""
-    # Other C libraries have no mallopt, and no need of it; Windows has no library without a name.
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 @cache

@@ -26,6 +26,7 @@ from fusecli.images.preview import contact_sheet
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.models.teacher import Teacher
+from fusecli.stream.engine import out_of_memory
 from fusecli.stream.stop import Stop
 from fusecli.text.encode import carried_vectors
 from fusecli.text.guide import describer
@@ -87,6 +88,8 @@ class Run:
         if recipe.init and not (out / LAST).exists():
             self._start_from(recipe.init)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        if device.type == "cpu":  # which cannot catch a lack of memory: the system ends the process
+            self.network.save_memory()
         self.step = 0
         self.recorded: dict[tuple[str, ...], Callable[..., Tensor]] = {}  # by the terms of the loss, see `replayed`
         self.best = -math.inf
@@ -221,11 +224,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)
         batch = self._jittered(batch)
-        self.network.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss = self._loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self._gradients(batch)
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         value = _mean_over_ranks(loss.detach(), parameters)
         self._check(value, batch)
@@ -236,6 +235,22 @@ class Run:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
         return value
+
+    def _gradients(self, batch: Batch) -> Tensor:
+        """The loss, whose gradients the parameters get; in less memory from here on if they need too much."""
+        self.network.train()
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                    loss = self._loss(batch)
+                loss.backward()
+                return loss
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or not self.network.save_memory():
+                    raise
+            log.warning("out of memory: layers are computed twice from here on, which takes about a third longer")
+            self.recorded.clear()
 
     def _check(self, loss: float, batch: Batch) -> None:
         if not math.isfinite(loss):

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from fusecli import registry
 from fusecli.errors import FusecliError, UsageError, first_line
 from fusecli.images.atomic import locked, write_text
-from fusecli.machine import cores
+from fusecli.machine import cores, keep_freed_pages
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.progress import tqdm
@@ -103,6 +103,8 @@ def train(
     target = pick_device(auto if device == "auto" else device)
     if target.type == "cuda":
         torch.cuda.set_device(target)  # where graphs are recorded and memory is pinned
+    elif target.type == "cpu":
+        keep_freed_pages()
     if workers is None:
         share = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         workers = share if target.type == "cuda" and sys.platform == "linux" else 0
