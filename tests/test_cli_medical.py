@@ -694,6 +694,7 @@ def test_files_of_one_name_in_a_folder_per_patient_pair_by_these_folders(tmp_pat
             ("ct.nii.gz", "mr.nii.gz", "p2.nii.gz"),
             ("ct.nii.gz", "t1", "p2.nii.gz"),  # a DICOM series
             ("ct/0.nii.gz", "mr/0.nii.gz", "p2/0.nii.gz"),
+            ("ct", "t1", "p2.nii.gz"),  # the only file of a folder
         )
     ):
         sides = ("--ct", tmp_path / "all" / "*" / ct, "--mri", tmp_path / "all" / "*" / mri)

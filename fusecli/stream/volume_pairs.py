@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -181,6 +182,16 @@ def find(
     return [VolumePair(name, make(task.first, *one), make(task.second, *other)) for name, one, other in matched]
 
 
+def _by_folder(units: Mapping[str, _Unit], others: Collection[str]) -> dict[str, _Unit]:
+    """The volumes; a file that is alone in its folder gets the folder's name where the other side has such a volume."""
+    held = Counter(key.rpartition("/")[0] for key in units)
+    found = {}
+    for key, unit in units.items():
+        folder = key.rpartition("/")[0]
+        found[folder if key not in others and folder in others and held[folder] == 1 else key] = unit
+    return found
+
+
 def _check_series(chosen: Mapping[str, Choice], has: Mapping[str, bool]) -> None:
     """Raises UsageError where --series names a side without DICOM, or where neither side has DICOM."""
     for side, choice in chosen.items():
@@ -202,6 +213,7 @@ def _matched(
         if key != namesake and all(listing.folders_of(text) for text in typed):  # perhaps of two patients
             log.warning("%s and %s are a pair as the only ones, though wildcards differ", one[0], other[0])
         return [(key or _stem(one[0]), one, other)]
+    first, second = _by_folder(first, second), _by_folder(second, first)
     common = first.keys() & second.keys()
     lonely = [
         f"--{side} {units[key][0]}"
