@@ -988,6 +988,12 @@ def test_each_pair_can_be_damaged_in_several_ways(data: Path, fusecli) -> None:
         frames.write(Path("theirs") / name, [classical.fuse("average", *sides)])
     theirs = _report(*options, "--draws", "3", "--methods", "none", "--fused", "other=theirs")
     assert theirs["datasets"]["tno"]["methods"]["other"]["values"]["VIF"] == values
+    shutil.copytree(data / "tno" / "vis", Path("own/vis/draw2"))
+    shutil.copytree(data / "tno" / "ir", Path("own/ir/draw2"))
+    for side in ("vis", "ir"):
+        shutil.copy(data / "tno" / side / "a.png", Path("own") / side)
+    own = ("--vis", "own/vis", "--ir", "own/ir", "--recursive", "--methods", "average", "--degraded", "--draws", "2")
+    assert "draw2/a is a pair, and what a draw would be called" in fusecli("benchmark", *own)[2]
     code, _, err = fusecli("benchmark", *options[:-1], "--draws", "3")
     assert code == 2
     assert "--draws 3: of --degraded" in err

@@ -86,6 +86,8 @@ def prepare(pair_set: PairSet, methods: list[Method], workers: int, draws: int =
     sources = pair_set.pairs
     again = [replace(pair, name=f"draw{draw}/{pair.name}") for draw in range(2, draws + 1) for pair in sources]
     pair_set.pairs = [*sources, *again]
+    if clash := {pair.name for pair in sources} & {pair.name for pair in again}:
+        raise UsageError(f"{min(clash)} is a pair, and what a draw would be called; rename its folder")
     faults = []
     for method in methods:
         try:
@@ -101,11 +103,11 @@ def prepare(pair_set: PairSet, methods: list[Method], workers: int, draws: int =
         option=option,
     )
     with thread_pool(workers) as pool:
-        digests = pool.map(lambda pair: file_hash(pair.first) + file_hash(pair.second), pair_set.pairs)
-        hashes = {
-            pair.name: Cache.key(digest, *ranges, *(("degraded 1", pair.name) if draws else ()))
-            for pair, digest in zip(pair_set.pairs, digests, strict=True)
-        }
+        digests = list(pool.map(lambda pair: file_hash(pair.first) + file_hash(pair.second), sources))
+    hashes = {
+        pair.name: Cache.key(digest, *ranges, *(("degraded 1", pair.name) if draws else ()))
+        for pair, digest in zip(pair_set.pairs, digests * max(draws, 1), strict=True)
+    }
     if draws:
         ways = f", each pair in {draws} ways" if draws > 1 else ""
         pair_set.notes.append(
