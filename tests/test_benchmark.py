@@ -893,6 +893,20 @@ def test_options_that_would_be_ignored_are_refused(
     assert (code, said in err) == (2, True)
 
 
+def test_draws_of_one_scene_are_no_more_scenes() -> None:
+    names = [f"{draw}{name}" for draw in ("", "draw2/") for name in "abcdefgh"]
+
+    def report(values: np.ndarray) -> results.Report:
+        method = results.MethodResult("m", "classical", "m", {"SSIM": list(values)})
+        dataset = results.DatasetResult("tno", "TNO", "ir-vis", names, {"m": method})
+        return results.Report("tang", ["SSIM"], {"tno": dataset})
+
+    change = np.tile(np.arange(1, 9) / 100, 2)
+    (move,), _ = compare.compare(report(np.ones(16)), report(1 + change))
+    assert (move.n, move.p) == (8, pytest.approx(2 / 2**8))
+    assert move.change == pytest.approx(change.mean())
+
+
 def test_compare_refuses_what_cannot_be_compared(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for protocol in ("tang", "standard"):
         options = ("--methods", "average", "--protocol", protocol, "--json", f"{protocol}.json")

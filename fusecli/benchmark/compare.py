@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -17,11 +19,12 @@ from fusecli.errors import UsageError
 
 EXACT = 200  # most differences for which the exact distribution of the rank sum is computed
 SIGNIFICANT = 0.05
+DRAW = r"^draw\d+/"  # before the name of a pair that is damaged once more, see `run.prepare`
 
 
 @dataclass(frozen=True)
 class Move:
-    """A metric's mean before and after on the pairs that both reports share; ``p`` is corrected over all moves."""
+    """A metric's mean before and after on ``n`` scenes that both reports have; ``p`` is corrected over all moves."""
 
     dataset: str
     method: str
@@ -146,10 +149,14 @@ def _moves(
 def _paired(
     old: DatasetResult, new: DatasetResult, method: str, metric: str, pairs: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A method's values in both reports on the pairs where both have one."""
+    """A method's values in both reports on the scenes where both have one; means over a scene's draws (`--draws`)."""
     first, second = (dict(zip(one.pairs, one.methods[method].values[metric], strict=True)) for one in (old, new))
-    rows = [(first[pair], second[pair]) for pair in pairs if first[pair] is not None and second[pair] is not None]
-    columns = np.array(rows, dtype=float).reshape(-1, 2)
+    drawn: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for pair in pairs:
+        before, after = first[pair], second[pair]
+        if before is not None and after is not None:
+            drawn[re.sub(DRAW, "", pair)].append((before, after))
+    columns = np.array([np.mean(rows, 0) for rows in drawn.values()]).reshape(-1, 2)
     return columns[:, 0], columns[:, 1]
 
 
