@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy
@@ -21,8 +22,8 @@ from fusecli.errors import UsageError
 
 INPUT = "Folder, file or glob of {}."  # help of a side
 SHOWN = 3  # words that a message cites
-_SIDES = (side for task in registry.TASKS.values() for side in task.sides)
-SINGLE = {*_SIDES, "pairs", "pair_by", "series", "volume"}  # options of which a user may expect that several add up
+_SIDES = dict.fromkeys(f"--{side}" for task in registry.TASKS.values() for side in task.sides)
+SINGLE = (*_SIDES, "--pairs", "--pair-by", "--series", "--volume")  # of which a user may expect that several add up
 MISUSE: type[Exception] = typer.BadParameter.__mro__[1]  # UsageError of whichever copy of click typer uses
 
 
@@ -124,9 +125,9 @@ class Group(_Help, typer.core.TyperGroup):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         try:
-            order = self.make_parser(ctx).parse_args(list(args))[2]
+            typed = list(args)
             left = super().parse_args(ctx, args)
-            _tell_repeated(ctx, order)
+            _tell_repeated(ctx, typed)
             return left
         except MISUSE as error:
             option = getattr(error, "option_name", None)
@@ -150,12 +151,11 @@ class Command(_Help, typer.core.TyperCommand):
             return super().invoke(ctx)
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        typed = " ".join(args)
+        typed = list(args)
         try:
-            order = self.make_parser(ctx).parse_args(list(args))[2]
             left = super().parse_args(ctx, args)
         except MISUSE as error:
-            if not re.search("--log-format[ =]json", typed):
+            if not re.search("--log-format[ =]json", " ".join(typed)):
                 raise
             set_up_logging("json", quiet=False, verbose=False)
             raise UsageError(error.format_message()) from error  # type: ignore[attr-defined]
@@ -164,21 +164,21 @@ class Command(_Help, typer.core.TyperCommand):
             expanded = all(Path(word).is_file() for word in left)
             hint = "; where the shell has expanded a pattern, quote it: --ir 'thermal/*.png'" if expanded else ""
             raise UsageError(f"{words}: belongs to no option{hint}; see --help")
-        _tell_repeated(ctx, order)
+        _tell_repeated(ctx, typed)
         return left
 
 
-def _tell_repeated(ctx: typer.Context, order: Sequence[Any]) -> None:
-    """Warn where an option of SINGLE is typed more than once. order: the parameters as typed."""
-    repeated = [param for param in dict.fromkeys(order) if param.name in SINGLE and order.count(param) > 1]
+def _tell_repeated(ctx: typer.Context, typed: Sequence[str]) -> None:
+    """Warn where an option of SINGLE is typed more than once."""
+    times = Counter(word.partition("=")[0] for word in typed)
+    own = {option for param in ctx.command.params for option in param.opts}  # groups see those of their commands, too
+    repeated = [option for option in SINGLE if times[option] > 1 and option in own]
     if not repeated or ctx.resilient_parsing:
         return
     given = ctx.params
     set_up_logging(given.get("log_format", "text"), quiet=given.get("quiet", False), verbose=False)
-    for param in repeated:
-        logging.getLogger("fusecli").warning(
-            "%s: given %d times; only the last one counts", param.opts[0], order.count(param)
-        )
+    for option in repeated:
+        logging.getLogger("fusecli").warning("%s: given %d times; only the last one counts", option, times[option])
 
 
 def output(text: str) -> Any:
