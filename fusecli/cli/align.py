@@ -16,8 +16,8 @@ log = logging.getLogger("fusecli")
 
 
 def align(
-    ir: Annotated[str, typer.Option(help=options.INPUT.format("infrared frames"))],
-    vis: Annotated[str, typer.Option(help=options.INPUT.format("visible frames"))],
+    ir: Annotated[str, options.side("infrared frames")],
+    vis: Annotated[str, options.side("visible frames")],
     output: Annotated[Path, options.output("Calibration to write (JSON).")],
     model: Annotated[
         str, typer.Option(help="What is estimated: shift (as wide as the visible), similarity, affine or homography.")

@@ -32,12 +32,12 @@ class Backend(str, Enum):
 
 def annotate(
     context: typer.Context,
-    ir: Annotated[str | None, typer.Option(help=options.INPUT.format("infrared frames"))] = None,
-    vis: Annotated[str | None, typer.Option(help=options.INPUT.format("visible frames"))] = None,
-    ct: Annotated[str | None, typer.Option(help=options.INPUT.format("CT slices"))] = None,
-    pet: Annotated[str | None, typer.Option(help=options.INPUT.format("PET slices"))] = None,
-    spect: Annotated[str | None, typer.Option(help=options.INPUT.format("SPECT slices"))] = None,
-    mri: Annotated[str | None, typer.Option(help=options.INPUT.format("MRI slices"))] = None,
+    ir: Annotated[str | None, options.side("infrared frames")] = None,
+    vis: Annotated[str | None, options.side("visible frames")] = None,
+    ct: Annotated[str | None, options.side("CT slices")] = None,
+    pet: Annotated[str | None, options.side("PET slices")] = None,
+    spect: Annotated[str | None, options.side("SPECT slices")] = None,
+    mri: Annotated[str | None, options.side("MRI slices")] = None,
     output: Annotated[Path | None, options.output("JSON-lines file; pairs that it describes are skipped.")] = None,
     backend: Annotated[
         Backend,

@@ -75,12 +75,12 @@ def benchmark(
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Keep pairs that the weights were trained or tuned on.")
     ] = False,
-    ir: Annotated[str | None, typer.Option(help=options.INPUT.format("infrared frames"))] = None,
-    vis: Annotated[str | None, typer.Option(help=options.INPUT.format("visible frames"))] = None,
-    ct: Annotated[str | None, typer.Option(help=options.INPUT.format("CT slices"))] = None,
-    pet: Annotated[str | None, typer.Option(help=options.INPUT.format("PET slices"))] = None,
-    spect: Annotated[str | None, typer.Option(help=options.INPUT.format("SPECT slices"))] = None,
-    mri: Annotated[str | None, typer.Option(help=options.INPUT.format("MRI slices"))] = None,
+    ir: Annotated[str | None, options.side("infrared frames")] = None,
+    vis: Annotated[str | None, options.side("visible frames")] = None,
+    ct: Annotated[str | None, options.side("CT slices")] = None,
+    pet: Annotated[str | None, options.side("PET slices")] = None,
+    spect: Annotated[str | None, options.side("SPECT slices")] = None,
+    mri: Annotated[str | None, options.side("MRI slices")] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too.")] = False,
     pair_by: options.PairBy = "stem",
     pairs: options.Pairs = None,
@@ -153,23 +153,23 @@ def benchmark(
         raise UsageError(
             f"nothing to measure on: --dataset ({', '.join(registry.DATASETS)}) or two folders, --vis DIR --ir DIR"
         )
-    if split != "all" and not dataset:
-        raise UsageError(f"--split {split}: of a --dataset; own pairs have none")
-    if not dataset and (given := options.typed(context, "data_root")):
-        raise UsageError(f"{given[0]} {data_root}: of a --dataset; own pairs have none")
     if no_html and (given := options.typed(context, "html", "cases")):
         raise UsageError(f"{given[0]}: of the page, which --no-html leaves out; give one of them")
+    of_sets = {f"--split {split}": split != "all", f"--data-root {data_root}": data_root is not None}
     of_own = {
         f"--pairs {pairs}": pairs is not None,
         f"--pair-by {pair_by}": pair_by != "stem",
         "--recursive": recursive,
         "--ignore-unmatched": ignore_unmatched,
     }
-    if own is None and (given := [option for option, is_given in of_own.items() if is_given]):
-        raise UsageError(f"{given[0]}: of own pairs; name their folders, too, as --vis DIR --ir DIR")
     of_degraded = {f"--save-degraded {save_degraded}": save_degraded is not None, f"--draws {draws}": draws > 1}
-    if not degraded and (given := [option for option, is_given in of_degraded.items() if is_given]):
-        raise UsageError(f"{given[0]}: of --degraded; give both")
+    for needed, dependent, advice in (
+        (dataset, of_sets, "of a --dataset; own pairs have none"),
+        (own, of_own, "of own pairs; name their folders, too, as --vis DIR --ir DIR"),
+        (degraded, of_degraded, "of --degraded; give both"),
+    ):
+        if not needed and (ignored := [option for option, is_given in dependent.items() if is_given]):
+            raise UsageError(f"{ignored[0]}: {advice}")
     names = _metric_names(metrics, protocol)
     results = _fused_folders(fused)
 
@@ -254,10 +254,9 @@ def compare_reports(
 
     old, new = results.load(before), results.load(after)
     gates = compare.gates(fail_below, new.protocol, new.metrics)
-    only = methods or None
-    moves, remarks = compare.compare(old, new, only)
+    moves, remarks = compare.compare(old, new, methods)
     compare.show(moves, remarks, new.protocol, _console())
-    failed = compare.failures(new, gates, only)
+    failed = compare.failures(new, gates, methods)
     if fail_worse:
         failed += [
             f"{move.dataset}, {move.method}: {move.metric.name} became worse ({move.change:+.3f}, p {move.p:.2g})"

@@ -89,12 +89,12 @@ class Fuse(options.Command):
 
 
 def fuse(
-    ir: Annotated[str | None, typer.Option(help=options.INPUT.format("infrared frames, or video"))] = None,
-    vis: Annotated[str | None, typer.Option(help=options.INPUT.format("visible frames, or video"))] = None,
-    ct: Annotated[str | None, typer.Option(help=options.INPUT.format("CT: slices, DICOM, NIfTI"))] = None,
-    pet: Annotated[str | None, typer.Option(help=options.INPUT.format("PET: slices, DICOM, NIfTI"))] = None,
-    spect: Annotated[str | None, typer.Option(help=options.INPUT.format("SPECT: slices, DICOM, NIfTI"))] = None,
-    mri: Annotated[str | None, typer.Option(help=options.INPUT.format("MRI: slices, DICOM, NIfTI"))] = None,
+    ir: Annotated[str | None, options.side("infrared frames, or video")] = None,
+    vis: Annotated[str | None, options.side("visible frames, or video")] = None,
+    ct: Annotated[str | None, options.side("CT: slices, DICOM, NIfTI")] = None,
+    pet: Annotated[str | None, options.side("PET: slices, DICOM, NIfTI")] = None,
+    spect: Annotated[str | None, options.side("SPECT: slices, DICOM, NIfTI")] = None,
+    mri: Annotated[str | None, options.side("MRI: slices, DICOM, NIfTI")] = None,
     output: Annotated[
         Path | None, options.output("Folder of the results; a file for a single pair; - for raw video.")
     ] = None,

@@ -20,7 +20,6 @@ import typer.core
 from fusecli import registry
 from fusecli.errors import UsageError
 
-INPUT = "Folder, file or glob of {}."  # help of a side
 SHOWN = 3  # words that a message cites
 _SIDES = dict.fromkeys(f"--{side}" for task in registry.TASKS.values() for side in task.sides)
 SINGLE = (*_SIDES, "--pairs", "--pair-by", "--series", "--volume")  # of which a user may expect that several add up
@@ -37,6 +36,11 @@ def path(typed: str) -> Path:
         raise typer.BadParameter("it names nothing")
     spelled = Path(os.path.expanduser(typed))
     return spelled.absolute() if str(spelled) == "-" != typed else spelled
+
+
+def side(held: str) -> Any:
+    """An option that names a side's input, with what it holds."""
+    return typer.Option(help=f"Folder, file or glob of {held}.")
 
 
 def place(text: str, *names: str) -> Any:

@@ -172,7 +172,7 @@ def is_video(typed: str, recursive: bool) -> bool:
         return ending in ENDINGS
     found = False
     with suppress(OSError):  # pairing names what cannot be listed
-        for _, path in (listing.files_in if folder else listing.files_of)(typed, recursive):
+        for _, path in listing.files_of(typed, recursive):
             if path.suffix.lower() in frames.ENDINGS:
                 return False
             found = found or path.suffix.lower() in ENDINGS

@@ -19,9 +19,10 @@ def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]
         yield relative + name, Path(location)
 
 
-def files_of(pattern: str, recursive: bool = False) -> Iterator[tuple[str, Path]]:
-    """The same for a glob, see `matching`."""
-    for relative, name, location in matching(pattern, recursive, []):
+def files_of(typed: str, recursive: bool = False) -> Iterator[tuple[str, Path]]:
+    """The same for a folder or a glob, see `matching`."""
+    found = walk(typed, recursive) if os.path.isdir(typed) else matching(typed, recursive, [])
+    for relative, name, location in found:
         yield relative + name, Path(location)
 
 

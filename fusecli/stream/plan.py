@@ -170,10 +170,12 @@ def settle(
 
 def check_outside(option: str, path: Path, inputs: Iterable[str]) -> None:
     """Raises UsageError where what is written would lie in a folder among the inputs, or one that they match."""
+    if path == STDOUT:
+        return
     target = resolved(path)
     around = {_identity(place) for place in (target, *target.parents) if _exists(place)}  # names may differ: out, Out
     for folder in (each for typed in inputs for each in (Path(typed), *folders_of(typed))):
-        if path != STDOUT and os.path.isdir(folder) and _identity(folder) in around:
+        if os.path.isdir(folder) and _identity(folder) in around:
             raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
 
 

@@ -182,16 +182,6 @@ def find(
     return [VolumePair(name, make(task.first, *one), make(task.second, *other)) for name, one, other in matched]
 
 
-def _by_folder(units: Mapping[str, _Unit], others: Collection[str]) -> dict[str, _Unit]:
-    """The volumes; a file that is alone in its folder gets the folder's name where the other side has such a volume."""
-    held = Counter(key.rpartition("/")[0] for key in units)
-    found = {}
-    for key, unit in units.items():
-        folder = key.rpartition("/")[0]
-        found[folder if key not in others and folder in others and held[folder] == 1 else key] = unit
-    return found
-
-
 def _check_series(chosen: Mapping[str, Choice], has: Mapping[str, bool]) -> None:
     """Raises UsageError where --series names a side without DICOM, or where neither side has DICOM."""
     for side, choice in chosen.items():
@@ -230,6 +220,16 @@ def _matched(
             )
         log.warning("%s", message)
     return [(key or _stem(Path(typed[0])), first[key], second[key]) for key in sorted(common)]
+
+
+def _by_folder(units: Mapping[str, _Unit], others: Collection[str]) -> dict[str, _Unit]:
+    """The volumes; a file that is alone in its folder gets the folder's name where the other side has such a volume."""
+    held = Counter(key.rpartition("/")[0] for key in units)
+    found = {}
+    for key, unit in units.items():
+        folder = key.rpartition("/")[0]
+        found[folder if key not in others and folder in others and held[folder] == 1 else key] = unit
+    return found
 
 
 def _listed(table: Path, pair_by: str, typed: tuple[str, str], task: Task) -> list[dict[str, list[Path]]]:
@@ -312,9 +312,7 @@ def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
         raise UsageError(f"--{side}: names nothing; write . for this folder")
     found: dict[str, list[Path]] = {}
     try:
-        is_glob = not Path(typed).is_dir()
-        listed = (listing.files_of if is_glob else listing.files_in)(typed, recursive)
-        for name, path in listed:
+        for name, path in listing.files_of(typed, recursive):
             if path.name.upper() == "DICOMDIR":  # the index of a disk, which is DICOM and no image
                 continue
             found.setdefault(name.rpartition("/")[0], []).append(path)
