@@ -25,10 +25,10 @@ REPLY = (
 
 
 class FakeModel:
-    """An OpenAI-compatible server on loopback. ``answer(request number, body)``: a text or (status, body)."""
+    """An OpenAI-compatible server on loopback. ``answer(request number, body)``: text or (status, body[, headers])."""
 
     def __init__(self, answer=lambda number, body: REPLY, models=("fake-vl",)):
-        self.bodies, self.keys = [], []
+        self.bodies, self.keys, self.got = [], [], []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -36,6 +36,7 @@ class FakeModel:
                 pass
 
             def do_GET(self):
+                outer.got.append(self.path)
                 self.reply(200, {"data": [{"id": name} for name in models]})
 
             def do_POST(self):
@@ -50,10 +51,12 @@ class FakeModel:
                 else:
                     self.reply(*said)
 
-            def reply(self, status, body):
+            def reply(self, status, body, headers=()):
                 data = body if isinstance(body, bytes) else json.dumps(body).encode()
                 with contextlib.suppress(ConnectionError):  # the client has lost patience
                     self.send_response(status)
+                    for header in headers:
+                        self.send_header(*header)
                     self.send_header("Content-Length", str(len(data)))
                     self.end_headers()
                     self.wfile.write(data)
@@ -337,6 +340,17 @@ def test_what_no_retry_mends_ends_the_run_at_once(pairs, fusecli, pauses, answer
     assert pauses == []
     assert len(server.bodies) < 5
     assert load(root / "d.jsonl") == {}
+
+
+def test_a_redirect_is_told_not_followed_with_the_key(pairs, fusecli, pauses):
+    root = pairs(1)
+    with FakeModel() as other:
+        moved = 302, {}, [("Location", f"{other.url}/v1/chat/completions")]
+        with FakeModel(lambda n, body: moved) as server:
+            code, _, err = fusecli(*openai(root, server, "--vlm", "fake-vl", "--api-key", "secret"))
+    assert code == 1
+    assert f"redirects to {other.url}/v1/chat/completions; if you trust that server, name it by --base-url" in err
+    assert (other.got, other.bodies, pauses) == ([], [], [])
 
 
 def test_no_server_no_json_and_silence_are_explained(pairs, fusecli, pauses):

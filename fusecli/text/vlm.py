@@ -151,6 +151,10 @@ class Endpoint:
             except urllib.error.HTTPError as error:
                 with error:
                     said = error.read(10_000).decode("utf-8", "replace")
+                if address := error.headers.get("Location"):
+                    raise ServerError(
+                        f"{url} redirects to {address}; if you trust that server, name it by --base-url"
+                    ) from None
                 failure = self._judge(url, error.code, said)
                 hint = error.headers.get("Retry-After", "")
                 wait = max(wait, float(hint)) if hint.isdecimal() else wait
@@ -191,7 +195,14 @@ class Endpoint:
 
     def _opener(self) -> urllib.request.OpenerDirector:
         local = urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1")
-        return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
+        return urllib.request.build_opener(_Stay, *([urllib.request.ProxyHandler({})] if local else []))
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: it would carry the key to another server, and turn questions into GET requests."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 def _is_address(url: str) -> bool:
