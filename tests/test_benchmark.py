@@ -362,6 +362,18 @@ def test_results_of_others_may_be_named_in_their_own_way(data: Path, capsys: pyt
         (Path("elsewhere") / name).unlink()
 
 
+def test_the_pattern_advised_for_results_holds_for_every_set_and_draw(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--dataset", "tno", "--methods", "none", "--degraded", "--draws", "2", "--fused")
+    for path in sorted(_fused_folder().iterdir()):
+        for place in ("others/tno", "others/tno/draw2"):
+            frames.write(Path(place) / f"best_{path.stem}.png", [frames.read(path)[0].pixels])
+    assert _run(*options, "mine=others", *QUICK) == 2
+    assert "--fused 'mine=others/best_*.png'" in capsys.readouterr().err
+    assert _run(*options, "mine=others/best_*.png", *QUICK) == 0
+
+
 def test_faults_of_all_result_folders_are_named_at_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [_fused_folder(name) for name in ("mine", "yours", "whole")]
     for folder, name in zip(folders, "ab", strict=False):
