@@ -919,6 +919,20 @@ def test_draws_of_one_scene_are_no_more_scenes() -> None:
     assert move.change == pytest.approx(change.mean())
 
 
+def test_too_few_scenes_for_any_verdict_are_remarked() -> None:
+    def moved(scenes: int) -> tuple[str, list[str]]:
+        reports = []
+        for values in (np.ones(scenes), 1 + np.arange(1, scenes + 1) / 100):
+            method = results.MethodResult("m", "classical", "m", {"SSIM": list(values)})
+            dataset = results.DatasetResult("tno", "TNO", "ir-vis", [str(n) for n in range(scenes)], {"m": method})
+            reports.append(results.Report("tang", ["SSIM"], {"tno": dataset}))
+        (move,), remarks = compare.compare(*reports)
+        return move.verdict, remarks
+
+    assert moved(5) == ("same", ["too few scenes (5 at most) for any p < 0.05: that takes 6, or fewer comparisons"])
+    assert moved(6) == ("better", [])
+
+
 def test_compare_refuses_what_cannot_be_compared(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for protocol in ("tang", "standard"):
         options = ("--methods", "average", "--protocol", protocol, "--json", f"{protocol}.json")
