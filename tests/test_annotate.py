@@ -441,6 +441,7 @@ def test_a_server_that_names_no_model_needs_one_to_be_named(reply, monkeypatch, 
         ("<think>Is it\nEvent Type: Noise\n? No.</think>\nEvent Type: Haze", [("haze", "vis", 0.6)]),
         ("Or Event Type: Noise?\nEvent Type: Noise\n</think>Event Type: None", []),
         ("Event Type: None", []),
+        ("No noise or haze; both images are clean and sharp.", []),
         ("Event Type: No degradation\nDescription: -", []),
         ("None.", []),
         ("Event Type: Parallax\nDescription: x\nEvent Type: Fog\nDescription: y", [("haze", "vis", 0.6)]),
@@ -473,6 +474,8 @@ def test_replies_about_scans_name_the_side_that_they_mention():
         "",
         "<think>Perhaps\nEvent Type: Noise\nDescription: or",
         "The visible image is fine but the other one, taken at night, is " + "dark " * 20,
+        "The visible image is hazy, the infrared image is clean.",
+        '{"events": [{"type": "Low Light", "side": "vis"}], "ir": "clean"}',
     ],
 )
 def test_replies_without_events_are_refused(reply):

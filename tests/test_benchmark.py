@@ -362,6 +362,18 @@ def test_results_of_others_may_be_named_in_their_own_way(data: Path, capsys: pyt
         (Path("elsewhere") / name).unlink()
 
 
+def test_the_pattern_advised_for_results_holds_for_every_set_and_draw(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--dataset", "tno", "--methods", "none", "--degraded", "--draws", "2", "--fused")
+    for path in sorted(_fused_folder().iterdir()):
+        for place in ("others/tno", "others/tno/draw2"):
+            frames.write(Path(place) / f"best_{path.stem}.png", [frames.read(path)[0].pixels])
+    assert _run(*options, "mine=others", *QUICK) == 2
+    assert "--fused 'mine=others/best_*.png'" in capsys.readouterr().err
+    assert _run(*options, "mine=others/best_*.png", *QUICK) == 0
+
+
 def test_faults_of_all_result_folders_are_named_at_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [_fused_folder(name) for name in ("mine", "yours", "whole")]
     for folder, name in zip(folders, "ab", strict=False):
@@ -905,6 +917,20 @@ def test_draws_of_one_scene_are_no_more_scenes() -> None:
     (move,), _ = compare.compare(report(np.ones(16)), report(1 + change))
     assert (move.n, move.p) == (8, pytest.approx(2 / 2**8))
     assert move.change == pytest.approx(change.mean())
+
+
+def test_too_few_scenes_for_any_verdict_are_remarked() -> None:
+    def moved(scenes: int) -> tuple[str, list[str]]:
+        reports = []
+        for values in (np.ones(scenes), 1 + np.arange(1, scenes + 1) / 100):
+            method = results.MethodResult("m", "classical", "m", {"SSIM": list(values)})
+            dataset = results.DatasetResult("tno", "TNO", "ir-vis", [str(n) for n in range(scenes)], {"m": method})
+            reports.append(results.Report("tang", ["SSIM"], {"tno": dataset}))
+        (move,), remarks = compare.compare(*reports)
+        return move.verdict, remarks
+
+    assert moved(5) == ("same", ["too few scenes (5 at most) for any p < 0.05: that takes 6, or fewer comparisons"])
+    assert moved(6) == ("better", [])
 
 
 def test_compare_refuses_what_cannot_be_compared(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

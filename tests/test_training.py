@@ -1048,11 +1048,13 @@ def test_settings_of_the_wrong_kind_are_named(setting):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("lr=-1", "lr must be at least 1e-09, not -1"),
-        ("lr=nan", "lr must be at least 1e-09"),
+        ("lr=-1", "lr must be from 1e-09 to 1e+30, not -1"),
+        ("lr=nan", "lr must be from 1e-09"),
         ("lr=inf", "lr must be a finite number, not inf"),
-        ("clip=0", "clip must be at least 1e-09, not 0"),
-        ("jitter=-1", "jitter must be at least 0"),
+        ("lr=1e99", "lr must be from 1e-09 to 1e+30, not 1e+99"),
+        ("batch=70000", "batch must be from 1 to 65536, not 70000"),
+        ("clip=0", "clip must be from 1e-09 to 1e+30, not 0"),
+        ("jitter=-1", "jitter must be from 0"),
         ("ema=3", "ema must be from 0 to 1"),
         ("degrade=7", "degrade must be from 0 to 1"),
         ("patch=8", "patch must be at least 11"),

@@ -108,6 +108,12 @@ def compare(before: Report, after: Report, methods: list[str] | None = None) -> 
                 raise UsageError(registry.unknown("method", name, sorted(known)))
     if not moves:
         raise UsageError("nothing to compare: no data set, method and metric is in both reports\n" + "\n".join(remarks))
+    most = max(move.n for move in moves)
+    if len(moves) * 2.0 ** (1 - most) >= SIGNIFICANT:  # the least p of most scenes, which all move one way
+        needed = math.floor(math.log2(2 * len(moves) / SIGNIFICANT)) + 1
+        remarks.append(
+            f"too few scenes ({most} at most) for any p < {SIGNIFICANT}: that takes {needed}, or fewer comparisons"
+        )
     corrected = holm([move.p for move in moves])
     return [replace(move, p=p) for move, p in zip(moves, corrected, strict=True)], remarks
 

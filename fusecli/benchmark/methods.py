@@ -136,7 +136,7 @@ class Folder(Method):
         for name, path in files_in(str(root), recursive=True):
             if key := key_of(name, pattern=self.pattern, endings=self.endings):
                 files.setdefault(key, []).append(path)
-        hint = "" if any(pair.name in files for pair in pairs) else self._hint(files.values(), pairs)
+        hint = "" if any(pair.name in files for pair in pairs) else self._hint(root, files.values(), pairs)
         found = {pair: files.get(pair.name, []) for pair in pairs}
         wrong = [fault for pair, paths in found.items() if (fault := self._fault(root, pair, paths))]
         if wrong:
@@ -144,12 +144,19 @@ class Folder(Method):
         self.paths = {pair: path for pair, (path,) in found.items()}
         self.range = camera_range(f"--fused {self.name}", self._of_sixteen_bits())
 
-    def _hint(self, files: Iterable[list[Path]], pairs: Sequence[Pair]) -> str:
-        """One of the files that belong to no pair, and the pattern by which such files would, if one can be seen."""
+    def _hint(self, root: Path, files: Iterable[list[Path]], pairs: Sequence[Pair]) -> str:
+        """One of the files that belong to no pair, and the pattern by which such files would, if one can be seen.
+
+        The pattern is that of all data sets and draws: their folders, below the one given, are found without it.
+        """
         own = sorted({pair.name.rpartition("/")[2] for pair in pairs}, key=lambda name: (-len(name), name))
+        folders = {root / pair.name.rpartition("/")[0] for pair in pairs}
         examples = [paths[0] for paths in islice(files, LOOKED_AT)]
         patterns = Counter(
-            path.parent / path.name.replace(name, "*", 1) for path in examples for name in own if name in path.name
+            (self.folder if path.parent in folders else path.parent) / path.name.replace(name, "*", 1)
+            for path in examples
+            for name in own
+            if name in path.name
         )
         if not patterns:
             return f"\n  there is {examples[0]}" if examples else ""

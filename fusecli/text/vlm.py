@@ -24,7 +24,7 @@ import numpy as np
 from fusecli.errors import FusecliError, InputError, UsageError
 from fusecli.images.opencv import cv2
 from fusecli.images.preview import shrunk
-from fusecli.text.events import KIND_OF, MEDICAL_SIDES, Event, event, types_for
+from fusecli.text.events import KIND_OF, KINDS, MEDICAL_SIDES, Event, event, types_for
 from fusecli.text.record import Description
 from fusecli.text.sentences import sentence, variant_of
 
@@ -77,6 +77,7 @@ _TYPE = re.compile(
     rf"^{_DECORATION}event[\s_]*type\W*?[:：=]\W*(?P<type>.*?)(?=\W*description|$)", re.IGNORECASE | re.MULTILINE
 )
 _TEXT = re.compile(r"description\W*?[:：=]\s*(?P<text>.*)", re.IGNORECASE | re.DOTALL)
+_DENIED = re.compile(r"\b(?:no|not|without|free (?:of|from))\b[^.;\n]*", re.IGNORECASE)  # what is not there
 _NOTHING = re.compile(r"\b(none|no (?:event|degradation|defect|visible)|clean|normal|n/a)\b", re.IGNORECASE)
 
 
@@ -253,7 +254,7 @@ def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
     """
     reply = _without_thoughts(reply)
     heads = list(_TYPE.finditer(reply))
-    if not heads and not (len(reply) < SHORT and _NOTHING.search(reply)):
+    if not heads and not _says_nothing_is_wrong(reply, sides):
         raise ReplyError(f"the reply is not in the format asked for: {' '.join(reply.split())[:120]!r}")
     events: dict[tuple[str, str], Event] = {}  # models repeat themselves: the worst of a type counts
     told: dict[str, list[str]] = {side: [] for side in sides}
@@ -275,6 +276,13 @@ def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
         for side in sides
     }
     return Description(sides, tuple(events.values()), sentences)
+
+
+def _says_nothing_is_wrong(reply: str, sides: tuple[str, str]) -> bool:
+    """Whether a reply without events calls the images clean; not where it names a fault: "hazy, the other is clean"."""
+    faults = "|".join([*KINDS, *types_for(sides), "hazy", "noisy", "blurr"])
+    named = re.search(faults, _DENIED.sub("", reply), re.IGNORECASE)
+    return len(reply) < SHORT and _NOTHING.search(reply) is not None and named is None
 
 
 def _without_thoughts(reply: str) -> str:

@@ -26,11 +26,12 @@ else:
 
 # Name, least, most.
 _LIMITS = (
-    *((name, 1, math.inf) for name in ("steps", "batch", "val_every")),
+    *((name, 1, math.inf) for name in ("steps", "val_every")),
+    ("batch", 1, 2**16),  # a batch that memory cannot hold may stop the whole machine
     ("patch", SSIM_WINDOW, math.inf),
     ("seed", 0, 2**40),
-    *((name, 1e-9, math.inf) for name in ("lr", "clip")),  # at 0 nothing would be learnt
-    *((name, 0, math.inf) for name in ("lr_end", "weight_decay", "jitter")),
+    *((name, 1e-9, 1e30) for name in ("lr", "clip")),  # at 0 nothing would be learnt; float32 ends at 3e38
+    *((name, 0, 1e30) for name in ("lr_end", "weight_decay", "jitter")),
     *((name, 0, 1) for name in ("ema", "parts", "varied", "dull", "clipped", "sparse", "wear", "worn", "degrade")),
 )
 
