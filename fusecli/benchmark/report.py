@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -143,7 +143,7 @@ def _cell(mean: float | None, std: float | None, place: int) -> Text:
     return Text.assemble((f"{number(mean)}{MARKS.get(place, ' ')}", style), (f"± {number(std)}", "dim"))
 
 
-COST_COLUMNS: tuple[tuple[str, Callable[[dict], str]], ...] = (
+COST_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("parameters", lambda cost: quantity(cost["params"])),
     ("MACs", lambda cost: quantity(cost["macs"])),
     ("ms, model", lambda cost: milliseconds(cost["ms"])),

@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -157,7 +157,7 @@ def _figures(
     }
 
 
-def _show(figures: dict) -> None:
+def _show(figures: dict[str, Any]) -> None:
     print(f"{figures['pairs']} colour PNG pairs of {figures['size']}, {figures['cores']} cores")
     print(f"  decode and encode only (OpenCV)  {figures['floor_pairs_per_second']:8.1f} pairs/s")
     for one in figures["engines"]:

@@ -84,7 +84,7 @@ class Base(FusionNetwork):
         self.level = nn.Parameter(torch.zeros(1))
 
     @property
-    def look(self) -> float | None:  # type: ignore[override]
+    def look(self) -> float | None:
         """The look of its nano."""
         return self.nano.look
 

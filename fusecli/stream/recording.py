@@ -30,8 +30,8 @@ class Recording(nn.Module):
     def __init__(self, network: nn.Module, act: Callable[..., Any]) -> None:
         super().__init__()
         self.network, self.act = network, act  # as a submodule: else each graph would hold its weights as constants
-        self.seen: Counter[tuple] = Counter()
-        self.graphs: dict[tuple, Callable[..., Any]] = {}
+        self.seen: Counter[tuple[Any, ...]] = Counter()
+        self.graphs: dict[tuple[Any, ...], Callable[..., Any]] = {}
         self.lock = Lock()
 
     def forward(self, *inputs: Tensor) -> Any:

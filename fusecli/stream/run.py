@@ -246,7 +246,7 @@ class _Batches:
 
     def __init__(self, work: _Work) -> None:
         self.work = work
-        self.waiting: dict[tuple, list[tuple[Loaded, int]]] = {}  # by what pages of one batch must share
+        self.waiting: dict[tuple[Any, ...], list[tuple[Loaded, int]]] = {}  # by what pages of one batch must share
         self.running: deque[tuple[list[tuple[Loaded, int]], Begun]] = deque()
         self.writes: deque[Future[Outcome]] = deque()
 
@@ -266,7 +266,7 @@ class _Batches:
         while self.running:
             self._collect()
 
-    def _launch(self, shared: tuple) -> None:
+    def _launch(self, shared: tuple[Any, ...]) -> None:
         pages = self.waiting.pop(shared)
         stacked = filled(pages, full_batch(shared[0], self.work.settings.batch))
         try:
@@ -325,10 +325,12 @@ def sharing_threads(engine: Engine, workers: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def windowed(items: Iterable[Any], submit: Callable[[Any], Future], size: int | Callable[[], int]) -> Iterator[Any]:
+def windowed(
+    items: Iterable[Any], submit: Callable[[Any], Future[Any]], size: int | Callable[[], int]
+) -> Iterator[Any]:
     """Results of submitted items in order, at most ``size`` under way. Those that are None are left out."""
     limit = size if callable(size) else lambda: size
-    under_way: deque[Future] = deque()
+    under_way: deque[Future[Any]] = deque()
     for item in items:
         under_way.append(submit(item))
         while len(under_way) >= limit():

@@ -161,7 +161,7 @@ class Batches:
         drawn = DataLoader(
             _Drawn(self),
             batch_size=None,
-            sampler=range(alone, last),  # type: ignore[arg-type]  # any iterable of indices
+            sampler=range(alone, last),  # any iterable of indices
             num_workers=workers,
             prefetch_factor=2,
             pin_memory=device.type == "cuda",
