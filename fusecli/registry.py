@@ -227,6 +227,12 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {what} {name!r}; {hint}"
 
 
+def check_task(name: str) -> None:
+    """Raises UsageError for a task that does not exist."""
+    if name not in TASKS:
+        raise UsageError(unknown("task", name, TASKS))
+
+
 def task_of(sides: set[str]) -> Task | None:
     """The task whose two sides are exactly ``sides``, or None."""
     return next((task for task in TASKS.values() if set(task.sides) == sides), None)

@@ -29,8 +29,7 @@ def export(
     N×1×H×W, any N, H and W. Stripes and noise that `fusecli fuse` takes out of frames beforehand are no part of it.
     """
     options.set_up_logging("text", quiet=quiet, verbose=False)
-    if task not in registry.TASKS:
-        raise UsageError(registry.unknown("task", task, registry.TASKS))
+    registry.check_task(task)
     if output.suffix.lower() != ".onnx":
         raise UsageError(f"-o {output}: name a file that ends in .onnx")
     if output.exists() and not overwrite:

@@ -39,8 +39,7 @@ def train_teacher(
     if recipe and task is not None:
         raise UsageError(f"--task {task}: of a run without a recipe; {recipe} names its tasks, as train.{task} = […]")
     task = "ir-vis" if task is None else task
-    if task not in registry.TASKS:
-        raise UsageError(registry.unknown("task", task, registry.TASKS))
+    registry.check_task(task)
     from fusecli.training import session
     from fusecli.training.recipe import Recipe
 

@@ -145,6 +145,7 @@ def _model_in(state: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
 
 def find(model: str, task: str) -> Path:
     """The file that ``--model`` names for a task: a released name or a file. Raises UsageError where it is neither."""
+    registry.check_task(task)
     path = registry.released_path(model, task) or Path(model)
     if path.suffix == ".onnx":
         raise UsageError(f"{path}: ONNX is for other programs; give the .safetensors or .pt file it was made of")

@@ -23,8 +23,8 @@ class EngineSpec:
     look: float | None = None
     device: str = "auto"
     precision: str = "auto"
-    tile: str = "auto"
-    overlap: str = "auto"
+    tile: str | int = "auto"
+    overlap: str | int = "auto"
     runtime: str = "auto"
 
     def build(self) -> Engine:
