@@ -121,6 +121,33 @@ def test_where_no_infrared_is_results_fade_into_the_visible(dtype):
     assert registration.reach((60, 160), (60, 120), Calibration(np.eye(3))) is None
 
 
+@pytest.mark.parametrize(
+    ("infrared", "visible", "matrix", "least", "most"),
+    [
+        ((240, 320), (480, 640), np.eye(3), 30, 33),
+        ((512, 640), (3000, 4000), np.diag([4.0, 4.0, 1.0]), 110, 150),
+    ],
+)
+def test_the_larger_the_infrared_is_shown_the_wider_it_fades(infrared, visible, matrix, least, most):
+    """33 px, the least, would be a hard line in a frame of 12 megapixels."""
+    across = registration.reach(infrared, visible, Calibration(matrix))[visible[0] // 3]
+    assert least <= np.count_nonzero((across > 0) & (across < 1)) <= most
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_blending_takes_a_large_frame_row_by_row(dtype):
+    """By strips, whose floats take little memory, and to the byte as the frame at once would be."""
+    rng = np.random.default_rng(0)
+    height = 2 * registration.STRIP + 5
+    white = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    fused = (rng.random((height, 30, 3)) * white).astype(dtype)
+    visible = rng.integers(0, 256, fused.shape, np.uint8)
+    share = rng.random((height, 30), np.float32)
+    mixed = share[..., None] * fused + (1 - share[..., None]) * (visible * np.float32(white / 255))
+    expected = mixed if dtype == np.float32 else np.rint(mixed).astype(dtype)
+    np.testing.assert_array_equal(registration.completed(fused, visible, share), expected)
+
+
 def test_a_calibration_that_leaves_no_infrared_is_said(caplog):
     for shift, said in ((80, ""), (158, "--align: the infrared reaches 1 % of the visible frame")):
         calibration = Calibration(np.array([[1, 0, shift], [0, 1, 0], [0, 0, 1.0]]))

@@ -33,7 +33,8 @@ _MOVES = {
 MODELS = tuple(_MOVES)
 WIDTHS = (160, 320, 640)  # of the visible frame, coarse to fine
 SCALES = np.geomspace(0.6, 1.6, 17)  # of the infrared's field of view relative to the visible's, for the search
-FEATHER = 33  # px over which results fade into the visible where the infrared ends
+FEATHER = 33, 0.055  # px over which results fade into the visible where the infrared ends: at least, and of its side
+STRIP = 64  # rows that are blended at once: the float values of a whole large frame would take hundreds of MB
 SHRINKS = 0.7  # scale below which the infrared is downsized before warping: else pixels are skipped, and edges jagged
 GOOD_SIMILARITY, POOR_SIMILARITY = 0.22, 0.17
 GOOD_RESIDUAL = 0.005  # of the visible frame's diagonal
@@ -123,8 +124,9 @@ def warp(infrared: np.ndarray, visible: tuple[int, int], calibration: Calibratio
 def reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Calibration | None) -> np.ndarray | None:
     """H×W in [0, 1] for frames of these heights and widths: 0 where no infrared is, 1 well inside it.
 
-    In between, over FEATHER, results fade into the visible, so that the infrared's border does not show in them. None
-    where the infrared covers the whole frame, as it is taken to do without a calibration.
+    In between results fade into the visible, so that the infrared's border does not show in them. The larger the
+    infrared is there, the wider they do: in a frame of 12 megapixels 33 px are a hard line. None where the infrared
+    covers the whole frame, as it is taken to do without a calibration.
     """
     if calibration is None:
         return None
@@ -144,9 +146,11 @@ def _reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Cal
         return None
     if known.mean() < 0.05:
         log.warning("--align: the infrared reaches %.0f %% of the visible frame; is it that rig's?", 100 * known.mean())
-    square = np.ones((FEATHER, FEATHER), np.uint8)
-    inner = cv2.erode((known >= 1).astype(np.float32), square)
-    return cv2.blur(inner, (FEATHER, FEATHER), borderType=cv2.BORDER_REPLICATE)
+    inside = (known >= 1).astype(np.float32)
+    least, share = FEATHER
+    feather = max(least, round(share * float(np.sqrt(np.count_nonzero(inside)))) | 1)
+    inner = cv2.erode(inside, np.ones((feather, feather), np.uint8))
+    return cv2.blur(inner, (feather, feather), borderType=cv2.BORDER_REPLICATE)
 
 
 def completed(fused: np.ndarray, visible: np.ndarray, share: np.ndarray | None) -> np.ndarray:
@@ -158,8 +162,12 @@ def completed(fused: np.ndarray, visible: np.ndarray, share: np.ndarray | None) 
         return fused
     share = share if fused.ndim == 2 else share[..., None]
     white, from_white = (1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max for image in (fused, visible))
-    mixed = share * fused + (1 - share) * (visible * np.float32(white / from_white))
-    return mixed.astype(fused.dtype) if fused.dtype.kind == "f" else np.rint(mixed).astype(fused.dtype)
+    result = np.empty_like(fused)
+    for top in range(0, len(fused), STRIP):
+        rows = slice(top, top + STRIP)
+        mixed = share[rows] * fused[rows] + (1 - share[rows]) * (visible[rows] * np.float32(white / from_white))
+        result[rows] = mixed if fused.dtype.kind == "f" else np.rint(mixed, out=mixed)
+    return result
 
 
 @dataclass(frozen=True)
