@@ -33,7 +33,8 @@ _MOVES = {
 MODELS = tuple(_MOVES)
 WIDTHS = (160, 320, 640)  # of the visible frame, coarse to fine
 SCALES = np.geomspace(0.6, 1.6, 17)  # of the infrared's field of view relative to the visible's, for the search
-FEATHER = 33, 0.055  # px over which results fade into the visible where the infrared ends: at least, and of its side
+FEATHER = 33  # px, the least over which results fade into the visible where the infrared ends
+FEATHER_SHARE = 0.055  # of the infrared's side there, over which they do if that is more
 STRIP = 64  # rows that are blended at once: the float values of a whole large frame would take hundreds of MB
 SHRINKS = 0.7  # scale below which the infrared is downsized before warping: else pixels are skipped, and edges jagged
 GOOD_SIMILARITY, POOR_SIMILARITY = 0.22, 0.17
@@ -147,8 +148,7 @@ def _reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Cal
     if known.mean() < 0.05:
         log.warning("--align: the infrared reaches %.0f %% of the visible frame; is it that rig's?", 100 * known.mean())
     inside = (known >= 1).astype(np.float32)
-    least, share = FEATHER
-    feather = max(least, round(share * float(np.sqrt(np.count_nonzero(inside)))) | 1)
+    feather = max(FEATHER, round(FEATHER_SHARE * float(np.sqrt(np.count_nonzero(inside)))) | 1)
     inner = cv2.erode(inside, np.ones((feather, feather), np.uint8))
     return cv2.blur(inner, (feather, feather), borderType=cv2.BORDER_REPLICATE)
 
