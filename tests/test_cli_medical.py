@@ -308,6 +308,20 @@ def test_gray_pet_is_coloured_and_keeps_its_chroma(tmp_path, fusecli, average, k
     assert np.ptp(preview.astype(int), axis=-1).max() > 60
 
 
+def test_a_head_in_a_whole_body_field_of_view_is_as_bright_as_without(tmp_path, fusecli, average):
+    mr = put(tmp_path, "nifti", "mri", MR, phantom.head(MR))
+    fused = {}
+    for name, air in (("head", 0), ("body", 90)):
+        wide = phantom.grid((46 + air, 54 + air, 28 + air), (3, 3, 5), "axial", (4, -3, 2), centre=(2, -3, 4))
+        pet = phantom.nifti(tmp_path / f"{name}.nii", phantom.head(wide).astype(np.float32), wide)
+        out = tmp_path / "out" / f"{name}.nii"
+        options = ("--reference", "mri", "--color", "gray", "-m", average, "-o", out)
+        code, _, err = fusecli("fuse", "--pet", pet, "--mri", mr, *options)
+        assert code == 0, err
+        fused[name] = nib.load(out).get_fdata()
+    assert fused["body"] == pytest.approx(fused["head"], abs=0.1 * fused["head"].max())
+
+
 def test_gray_or_another_colormap_on_demand(tmp_path, fusecli, average):
     pet = phantom.nifti(tmp_path / "pet.nii", phantom.head(CT, mark=MARK).astype(np.float32) * 7 - 0.5, CT)
     mr = put(tmp_path, "nifti", "mri", MR, phantom.head(MR))

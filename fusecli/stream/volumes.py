@@ -94,8 +94,8 @@ class _Fusion:
         self.volumes: list[Volume] = list(pool.map(lambda source: source.read(), pair.inputs))
         sides = settings.task.sides
         self.shown = [
-            shown_range(volume, side, settings.window if side == "ct" else None)
-            for volume, side in zip(self.volumes, sides, strict=True)
+            shown_range(volume, side, settings.window if side == "ct" else None, _little(volume, other))
+            for volume, other, side in zip(self.volumes, self.volumes[::-1], sides, strict=True)
         ]
         self.reference = self.volumes[settings.reference]
         self.other = self.volumes[1 - settings.reference]
@@ -302,6 +302,13 @@ def _resampling(reference: Volume, other: Volume) -> tuple[Grid, Grid] | None:
         f"{lost.source}: does not say where its voxels lie ({reason}), so it cannot be brought to the grid of the "
         "other volume; mend its header, or give both without geometry and of one size"
     )
+
+
+def _little(volume: Volume, other: Volume) -> tuple[slice, ...] | None:
+    """The part of a volume that another one covers, where that is little of it."""
+    if volume.grid is None or other.grid is None or grid.coverage(volume.grid, other.grid) >= LITTLE:
+        return None
+    return grid.around(volume.grid, other.grid)
 
 
 def _place(where: Grid) -> str:
