@@ -267,7 +267,10 @@ class _Fusion:
         percent = f"{100 * share:.0f}" if share >= 0.01 else "less than 1"
         message = f"{self.job.name}: {moved} resampled to the grid of {to}, from {source} to {target}; "
         if share < LITTLE:
-            log.warning("%sit covers only %s %% of it; elsewhere the result shows %s alone", message, percent, to)
+            log.warning(
+                "%sit covers only %s %% of it; elsewhere the result shows %s alone (--reference chooses the grid)",
+                *(message, percent, to),
+            )
         else:
             log.info("%sit covers %s %% of it", message, percent)
 
