@@ -308,6 +308,20 @@ def test_gray_pet_is_coloured_and_keeps_its_chroma(tmp_path, fusecli, average, k
     assert np.ptp(preview.astype(int), axis=-1).max() > 60
 
 
+def test_a_head_in_a_whole_body_field_of_view_is_as_bright_as_without(tmp_path, fusecli, average):
+    mr = put(tmp_path, "nifti", "mri", MR, phantom.head(MR))
+    fused = {}
+    for name, air in (("head", 0), ("body", 90)):
+        wide = phantom.grid((46 + air, 54 + air, 28 + air), (3, 3, 5), "axial", (4, -3, 2), centre=(2, -3, 4))
+        pet = phantom.nifti(tmp_path / f"{name}.nii", phantom.head(wide).astype(np.float32), wide)
+        out = tmp_path / "out" / f"{name}.nii"
+        options = ("--reference", "mri", "--color", "gray", "-m", average, "-o", out)
+        code, _, err = fusecli("fuse", "--pet", pet, "--mri", mr, *options)
+        assert code == 0, err
+        fused[name] = nib.load(out).get_fdata()
+    assert fused["body"] == pytest.approx(fused["head"], abs=0.1 * fused["head"].max())
+
+
 def test_gray_or_another_colormap_on_demand(tmp_path, fusecli, average):
     pet = phantom.nifti(tmp_path / "pet.nii", phantom.head(CT, mark=MARK).astype(np.float32) * 7 - 0.5, CT)
     mr = put(tmp_path, "nifti", "mri", MR, phantom.head(MR))
@@ -783,17 +797,27 @@ def test_one_echo_of_several_is_chosen(tmp_path, fusecli, average):
     assert "lie at the same position" in fusecli(*arguments, "-o", tmp_path / "none", "--volume", "1")[2]
 
 
-def test_the_index_of_a_disk_is_no_volume(tmp_path, fusecli, average):
-    sides = []
-    for side, where in (("ct", CT), ("mri", MR)):
-        put(tmp_path / side / "S1", "dicom", side, where, phantom.head(where))
-        (tmp_path / side / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
-        sides += [f"--{side}", tmp_path / side]
-    arguments = ("fuse", *sides, "-o", tmp_path / "out", "-m", average)
-    code, _, err = fusecli(*arguments)
-    assert (code, "--recursive takes" in err) == (2, True)
-    code, _, err = fusecli(*arguments, "-r")
-    assert code == 0, err
+def test_a_disk_is_one_folder_and_its_index_no_volume(tmp_path, fusecli, average):
+    for disk in ("disks/p1", "disks/p2"):
+        for side, where in (("ct", CT), ("mri", MR)):
+            put(tmp_path / disk / "PAT" / f"SE-{side}", "dicom", side, where, phantom.head(where))
+        (tmp_path / disk / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    for typed, options, results in (
+        ("disks/p1", (), ["PAT"]),
+        ("disks/*", (), ["p1", "p2"]),
+        ("disks/p1", ("--series", "ct=1,mri=2"), ["PAT"]),
+    ):
+        out = tmp_path / f"out-{len(options)}-{len(results)}"
+        sides = ("--ct", tmp_path / typed, "--mri", tmp_path / typed)
+        code, _, err = fusecli("fuse", *sides, "-o", out, "-m", average, *options)
+        assert code == 0, err
+        assert sorted(path.name for path in out.iterdir()) == results
+    sides = ("--ct", tmp_path / "disks" / "p1" / "PAT", "--mri", tmp_path / "disks" / "p1" / "PAT")
+    code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "none", "-m", average, "-r")
+    assert (code, "glob such as 'export/**', without --recursive" in err) == (2, True)
+    sides = ("--ct", tmp_path / "disks" / "p1", "--mri", tmp_path / "disks" / "p2")
+    code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "each", "-m", average, "-r", "--ignore-unmatched")
+    assert (code, "PAT" in err) == (0, True)
 
 
 @pytest.mark.parametrize("side", ["pet", "mr"])

@@ -590,14 +590,15 @@ def test_time_points_that_each_begin_at_instance_1_are_chosen(tmp_path, name):
         assert np.array_equal(volume.voxels, VALUES + point)
 
 
-def test_echoes_are_not_mixed_where_instances_are_numbered_at_random(tmp_path):
+@pytest.mark.parametrize("name", ["EchoTime", "DiffusionBValue"])
+def test_echoes_are_not_mixed_where_instances_are_numbered_at_random(tmp_path, name):
     for echo in (1, 2):
         for index, path in enumerate(phantom.dicom_series(tmp_path / "one", VALUES + echo, WHERE, "MR")):
             instance = 2 * index + (echo + index) % 2
-            edit(path, SOPInstanceUID=f"1.2.{echo}.{index}", EchoTime=echo, InstanceNumber=instance)
+            edit(path, SOPInstanceUID=f"1.2.{echo}.{index}", InstanceNumber=instance, **{name: echo})
             (tmp_path / "mr").mkdir(exist_ok=True)
             path.rename(tmp_path / "mr" / f"{echo}-{path.name}")
-    assert "by --volume 0 … 1, in the order of their EchoTime" in refused(tmp_path / "mr", "mri")
+    assert f"by --volume 0 … 1, in the order of their {name}" in refused(tmp_path / "mr", "mri")
     assert np.array_equal(dicom.read(open_(tmp_path / "mr", "mri"), "mri", lambda count: "1").voxels, VALUES + 2)
 
 

@@ -31,8 +31,8 @@ MODALITIES = {"ct": ("CT",), "mri": ("MR",), "pet": ("PT",), "spect": ("NM", "ST
 # Attributes that tell images of one position apart. Each time point may restart at instance 1, and anonymised PET keeps
 # only the time since the series began.
 TELL_VOLUMES_APART = (
-    *("InstanceNumber", "TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime", "TriggerTime"),
-    *("FrameReferenceTime", "AcquisitionTime"),
+    *("InstanceNumber", "TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime", "DiffusionBValue"),
+    *("TriggerTime", "FrameReferenceTime", "AcquisitionTime"),
 )
 _IMAGES = re.compile("Image Storage|Parametric Map Storage")  # in names of SOP classes
 _HEADER = [

@@ -96,6 +96,14 @@ def coverage(grid: Grid, other: Grid) -> float:
     return float(((there >= -reach) & (there <= np.array(other.shape) - 1 + reach)).all(1).mean())
 
 
+def around(grid: Grid, other: Grid) -> tuple[slice, slice, slice]:
+    """Indices (slices, rows, columns) of the smallest box of ``grid``'s voxels that holds all of ``other`` in it."""
+    there = _moved(mapping(other, grid), other.corners())
+    low, high = np.floor(there.min(0)).astype(int), np.ceil(there.max(0)).astype(int) + 1
+    i, j, k = (slice(*np.clip(ends, 0, size)) for *ends, size in zip(low, high, grid.shape, strict=True))
+    return k, j, i
+
+
 def resample(voxels: np.ndarray, source: Grid, target: Grid, fill: float, slices: slice = slice(None)) -> np.ndarray:
     """``voxels`` (K×H×W or K×H×W×3, on ``source``) at the voxels of ``target``, or of some of its slices: float32.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,15 @@ def parse_window(option: str) -> Range:
     return Range(centre - width / 2, centre + width / 2)
 
 
-def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range:
+def shown_range(
+    volume: Volume, side: str, window: Range | None = None, looked_at: tuple[slice, ...] | None = None
+) -> Range:
     """The quantities that become black and white: one range for the whole volume.
 
     CT: ``window``, else the file's, else BRAIN; a CT of 8 bits without one holds gray values and keeps them. PET and
-    SPECT: 0 (there is no negative uptake) to a high percentile of the volume; others from a low percentile. Warns of
-    what looks like labels. Raises InputError for a volume whose voxels are all equal.
+    SPECT: 0 (there is no negative uptake) to a high percentile of the volume, or of the part that is ``looked_at``
+    where that is higher: a head in the middle of a whole-body field of view would otherwise be white all over. Others
+    from a low percentile. Warns of what looks like labels. Raises InputError for a volume whose voxels are all equal.
     """
     if volume.is_color:
         return Range(0.0, 255.0)
@@ -85,9 +88,9 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
     low, high = _quantities(volume, float(flat.min()), float(flat.max()))
     if low == high:
         raise InputError(f"{volume.source}: every voxel of the {side} volume is {low:g}; there is nothing to fuse")
-    looked_at = _some(volume.voxels, _LOOKED_AT)
-    values = np.unique(looked_at).size
-    if values <= min(_FEW[side], looked_at.size // 8):
+    sample = _some(volume.voxels, _LOOKED_AT)
+    values = np.unique(sample).size
+    if values <= min(_FEW[side], sample.size // 8):
         log.warning(
             "%s: holds hardly more than %d different values, as a mask or a label map does; give the image itself",
             *(volume.source, values),
@@ -107,6 +110,8 @@ def shown_range(volume: Volume, side: str, window: Range | None = None) -> Range
         if low < 0:
             log.warning("%s: negative values (down to %g) are shown as 0", volume.source, low)
         lo = 0.0
+        if looked_at is not None and volume.voxels[looked_at].size:
+            hi = max(hi, _spread(replace(volume, voxels=volume.voxels[looked_at]))[1])
     # In a volume that is nearly all background both percentiles are background.
     return Range(lo, hi) if hi > lo else Range(min(lo, low) if side == "mri" else lo, high)
 

@@ -145,8 +145,9 @@ def _check_two(pair: VolumePair) -> None:
         a, b = pair.first.side, pair.second.side
         raise UsageError(
             f"--{a} and --{b} name the same volume: {pair.first.path}; name another file or folder for one of them, or "
-            f"choose among the series of one folder by --series {a}=NUMBER,{b}=NUMBER; volumes in a folder for each "
-            f"patient are told apart by globs, as --{a} 'patients/*/{a}' --{b} 'patients/*/{b}'"
+            f"choose among the series of one folder by --series {a}=NUMBER,{b}=NUMBER (all below it are one folder by "
+            f"a glob such as 'export/**', without --recursive); volumes in a folder for each patient are told apart by "
+            f"globs, as --{a} 'patients/*/{a}' --{b} 'patients/*/{b}'"
         )
 
 

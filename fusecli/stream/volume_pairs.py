@@ -307,18 +307,31 @@ def _kinds(side: str, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
-    """Files by folder, named by its path below what was typed, or for a glob by what the wildcards match."""
+    """Files by folder, named by its path below what was typed, or for a glob by what the wildcards match.
+
+    A disk, which is a folder with an index (DICOMDIR), is one place with all below it, unless that is ``recursive``.
+    """
     if not typed:
         raise UsageError(f"--{side}: names nothing; write . for this folder")
     found: dict[str, list[Path]] = {}
+    disks: dict[str, Path] = {}
     try:
         for name, path in listing.files_of(typed, recursive):
-            if path.name.upper() == "DICOMDIR":  # the index of a disk, which is DICOM and no image
-                continue
-            found.setdefault(name.rpartition("/")[0], []).append(path)
+            folder = name.rpartition("/")[0]
+            if not _is_index(path):
+                found.setdefault(folder, []).append(path)
+            elif not recursive:
+                disks[folder] = path.parent
+        for folder, disk in disks.items():
+            found[folder] = [path for _, path in listing.files_in(str(disk), recursive=True) if not _is_index(path)]
     except OSError as error:
         raise UsageError(f"--{side} {error.filename}: cannot be listed: {error.strerror}") from error
     return found
+
+
+def _is_index(path: Path) -> bool:
+    """Whether a file is the index of a disk, which is DICOM and no image."""
+    return path.name.upper() == "DICOMDIR"
 
 
 def _called(typed: str, files: Sequence[Path]) -> Path:

@@ -94,8 +94,8 @@ class _Fusion:
         self.volumes: list[Volume] = list(pool.map(lambda source: source.read(), pair.inputs))
         sides = settings.task.sides
         self.shown = [
-            shown_range(volume, side, settings.window if side == "ct" else None)
-            for volume, side in zip(self.volumes, sides, strict=True)
+            shown_range(volume, side, settings.window if side == "ct" else None, _little(volume, other))
+            for volume, other, side in zip(self.volumes, self.volumes[::-1], sides, strict=True)
         ]
         self.reference = self.volumes[settings.reference]
         self.other = self.volumes[1 - settings.reference]
@@ -267,7 +267,10 @@ class _Fusion:
         percent = f"{100 * share:.0f}" if share >= 0.01 else "less than 1"
         message = f"{self.job.name}: {moved} resampled to the grid of {to}, from {source} to {target}; "
         if share < LITTLE:
-            log.warning("%sit covers only %s %% of it; elsewhere the result shows %s alone", message, percent, to)
+            log.warning(
+                "%sit covers only %s %% of it; elsewhere the result shows %s alone (--reference chooses the grid)",
+                *(message, percent, to),
+            )
         else:
             log.info("%sit covers %s %% of it", message, percent)
 
@@ -302,6 +305,13 @@ def _resampling(reference: Volume, other: Volume) -> tuple[Grid, Grid] | None:
         f"{lost.source}: does not say where its voxels lie ({reason}), so it cannot be brought to the grid of the "
         "other volume; mend its header, or give both without geometry and of one size"
     )
+
+
+def _little(volume: Volume, other: Volume) -> tuple[slice, ...] | None:
+    """The part of a volume that another one covers, where that is little of it."""
+    if volume.grid is None or other.grid is None or grid.coverage(volume.grid, other.grid) >= LITTLE:
+        return None
+    return grid.around(volume.grid, other.grid)
 
 
 def _place(where: Grid) -> str:
