@@ -1,4 +1,4 @@
-"""The command line. One file per subcommand; heavy imports happen inside the command bodies only."""
+"""The command line: a file per subcommand, and parts of `fuse`. Heavy imports happen inside command bodies only."""
 
 from __future__ import annotations
 
