@@ -41,7 +41,7 @@ def align(
     from fusecli.images.atomic import write_text
     from fusecli.images.colour import luma, warn_of_colored
     from fusecli.images.intensity import colored, evenly, pair_ranges
-    from fusecli.stream.plan import check_files, check_outside, resolved
+    from fusecli.images.outputs import check_files, check_outside, resolved
 
     if model not in registration.MODELS:
         raise UsageError(f"--model {model}: choose {', '.join(registration.MODELS)}")

@@ -98,7 +98,7 @@ def annotate(
         raise UsageError(f"-o {output}: descriptions are added to a file, one by one; name it")
 
     from fusecli.images import frames, pairing
-    from fusecli.stream.plan import check_files
+    from fusecli.images.outputs import check_files
     from fusecli.text.record import Appender
 
     found = pairing.find_pairs(
@@ -217,9 +217,8 @@ def _each(
     work: Callable[[Pair], Description], pairs: list[Pair], workers: int, hidden: bool
 ) -> Iterator[tuple[Pair, Description | InputError]]:
     """Each pair with its description or its failure, in the order of ``pairs``; a few more are under way."""
-    from fusecli.machine import thread_pool
+    from fusecli.machine import thread_pool, windowed
     from fusecli.progress import tqdm
-    from fusecli.stream.run import windowed
 
     def attempt(pair: Pair) -> tuple[Pair, Description | InputError]:
         try:

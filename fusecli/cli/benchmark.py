@@ -178,8 +178,8 @@ def benchmark(
     from fusecli.benchmark import methods as kinds
     from fusecli.benchmark.cache import Cache
     from fusecli.images.atomic import STDOUT
+    from fusecli.images.outputs import check_files
     from fusecli.machine import cores
-    from fusecli.stream.plan import check_files
 
     gates = compare.gates(fail_below, protocol, names)
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]

@@ -32,14 +32,15 @@ if TYPE_CHECKING:
 
     from fusecli.stream.cluster import Node
     from fusecli.stream.engine import Engine
+    from fusecli.stream.job import Job, Outcome
     from fusecli.stream.plan import Plan
     from fusecli.stream.report import Report
-    from fusecli.stream.run import Job, Outcome
     from fusecli.stream.work import EngineSpec, Work
 
 log = logging.getLogger("fusecli")
 
 PREVIEWED = 8
+SAMPLED = 16  # pairs, evenly spread, that settle the exposure of a sequence
 TELL_SECONDS = 60  # between signs of life where there is no progress bar
 
 
@@ -386,8 +387,15 @@ def _machines(
     work: Work,
     jobs: Sequence[Job],
     request: Request,
-) -> Iterator[tuple[Engine | Node, Callable[..., Generator[Outcome, None, None]]]]:
-    """What computes, this machine or a cluster, and the function that starts the run."""
+) -> Iterator[tuple[Engine | Node | None, Callable[..., Iterator[Outcome]]]]:
+    """What computes, this machine or a cluster, and the function that starts the run.
+
+    Nothing where neither jobs nor a report need it: such runs, which may be started every minute, import no torch.
+    """
+    if not jobs and work.left is None and not request.digest:
+        registry.weights_file(request.model, request.task.name)  # a mistyped name is told before the first pair comes
+        yield None, lambda **how: iter(())
+        return
     if cluster is None:
         yield built(), partial(work, jobs, built())
         return
@@ -418,22 +426,21 @@ def _nothing_yet(request: Request) -> tuple[Plan, Work] | None:
 
 
 def _nothing(request: Request, reason: str) -> tuple[Plan, Work]:
-    from fusecli.stream import run as stream
     from fusecli.stream.plan import settle
+    from fusecli.stream.settings import Settings
     from fusecli.stream.work import Work
 
     log.warning("nothing to fuse yet: %s", reason)
     output = request.output
     single = bool(output.suffix) and not output.is_dir()
     planned = settle([], output, request.naming, single=single, inputs=request.typed)
-    return planned, Work(stream.run, stream.Settings())
+    return planned, Work(_run, Settings())
 
 
 def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     """The plan for pictures, and how to run it."""
     from fusecli.images import frames, pairing
     from fusecli.images.intensity import evenly
-    from fusecli.stream import run as stream
     from fusecli.stream.plan import check_color, check_depth, plan
     from fusecli.stream.work import Work
 
@@ -449,15 +456,22 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     planned = plan(pairs, request.output, request.naming, inputs=request.inputs((*firsts, *seconds)))
     check_depth(request.bit_depth, (job.output.suffix.lower() for job in planned.jobs))
     check_color(planned.jobs, request.gray)
-    request.check_engine()  # before frames are looked at, which may take long
+    if planned.jobs:
+        request.check_engine()  # before frames are looked at, which may take long
     # from all pairs, so that every frame of the sequence gets the same range whatever is left to do
     ranges = options.ranges(request, firsts, seconds)
     settings = replace(
         request.settings(ranges, options.calibration()),
         workers=request.workers or max(1, min(cores(), len(planned.jobs))),
-        steady=tuple(evenly(pairs, stream.SAMPLED)) if options.steady else (),
+        steady=tuple(evenly(pairs, SAMPLED)) if options.steady else (),
     )
-    return planned, Work(stream.run, settings)
+    return planned, Work(_run, settings)
+
+
+def _run(*what: Any, **how: Any) -> Generator[Outcome, None, None]:
+    from fusecli.stream import run  # late, since it imports torch
+
+    return run.run(*what, **how)
 
 
 def _sheet(output: Path) -> Path:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fusecli.images.intensity import Intensity
     from fusecli.images.registration import Calibration
     from fusecli.stream.plan import Naming
-    from fusecli.stream.run import Settings
+    from fusecli.stream.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Request:
 
     def settings(self, ranges: tuple[Intensity, Intensity], align: Calibration | None) -> Settings:
         """How pictures become results."""
-        from fusecli.stream.run import Settings
+        from fusecli.stream.settings import Settings
 
         return Settings(
             ranges=ranges,

@@ -19,8 +19,8 @@ from fusecli.machine import cores
 if TYPE_CHECKING:
     import numpy as np
 
+    from fusecli.stream.job import Outcome
     from fusecli.stream.plan import Plan
-    from fusecli.stream.run import Outcome
     from fusecli.stream.work import Work
 
 
@@ -53,13 +53,13 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
         raise UsageError(f"--raw {raw}: {too_large(pixels, 'pixels a frame', request.max_pixels)}")
     pyav()
 
-    from fusecli.stream import videos
+    from fusecli.stream.settings import VideoSettings
     from fusecli.stream.work import Work
 
     planned = _named(request, single=to_video)
     if typed[1] != PIPE:
         warn_of_colored(image for job in planned.jobs[:1] for image in _looks(job.second, request.max_pixels))
-    settings = videos.VideoSettings(
+    settings = VideoSettings(
         infrared=sequence_range(options.range, []) or "auto",
         raw=layout,
         resize=request.resized,
@@ -118,12 +118,13 @@ def _run(hidden: bool, *what: Any, **how: Any) -> Generator[Outcome, None, None]
 
 def _named(request: Request, *, single: bool) -> Plan:
     """Every pair with the name of its result. single: the output is the one result, or stdout. Raises UsageError."""
+    from fusecli.images.outputs import check_files
     from fusecli.images.pair import Pair
     from fusecli.images.pairing import find_pairs
     from fusecli.images.rawvideo import PIPE
     from fusecli.images.video import ENDINGS, WRITES
-    from fusecli.stream.plan import Plan, check_files, place
-    from fusecli.stream.run import Job
+    from fusecli.stream.job import Job
+    from fusecli.stream.plan import Plan, place
 
     typed, output, naming = request.typed, request.output, request.naming
     if PIPE in typed:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from fusecli.images.intensity import Intensity
     from fusecli.images.pair import Pair
     from fusecli.images.registration import Calibration
+    from fusecli.stream.job import Job
     from fusecli.stream.plan import Plan
-    from fusecli.stream.run import Job, Settings
+    from fusecli.stream.settings import Settings
     from fusecli.stream.work import Work
 
 log = logging.getLogger("fusecli")
@@ -29,7 +30,6 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     """What is done already, and how to fuse what comes. Raises UsageError for what makes no sense."""
     from fusecli.images import frames, pairing
     from fusecli.images.atomic import sweep
-    from fusecli.stream import watch
     from fusecli.stream.plan import Plan, settle
     from fusecli.stream.work import Work
 
@@ -44,6 +44,8 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     patterns = pairing.patterns(request.pairing["pair_by"], request.task.sides)
     if patterns[0] == patterns[1] and os.path.samefile(*typed):
         raise UsageError(f"both sides are {typed[0]}; tell them apart by --pair-by")
+    from fusecli.stream import watch  # now, since it imports torch
+
     watcher = watch.Watcher(
         folders=(Path(typed[0]), Path(typed[1])),
         keys=[partial(pairing.key_of, pattern=pattern, endings=frames.ENDINGS) for pattern in patterns],
@@ -63,7 +65,8 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
 def _refuse(request: Request, options: FrameOptions) -> None:
     """Raises UsageError for inputs and options that --watch is not for."""
     from fusecli.images import frames
-    from fusecli.stream.plan import check_depth, check_outside
+    from fusecli.images.outputs import check_outside
+    from fusecli.stream.plan import check_depth
 
     task, naming, output = request.task, request.naming, request.output
     if task.second != "ir":
