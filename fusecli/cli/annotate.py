@@ -97,20 +97,13 @@ def annotate(
     if output == STDOUT or is_device(output):  # the output is first read for what it describes; these may have no end
         raise UsageError(f"-o {output}: descriptions are added to a file, one by one; name it")
 
-    from fusecli.images import frames, pairing
+    from fusecli.images import frames
     from fusecli.images.outputs import check_files
+    from fusecli.images.pairing import Pairing, find_pairs
     from fusecli.text.record import Appender
 
-    found = pairing.find_pairs(
-        sides[task.first],
-        sides[task.second],
-        endings=frames.ENDINGS,
-        recursive=recursive,
-        pair_by=pair_by,
-        pairs_csv=pairs,
-        sides=task.sides,
-        ignore_unmatched=ignore_unmatched,
-    )
+    pairing = Pairing(recursive=recursive, pair_by=pair_by, pairs_csv=pairs, ignore_unmatched=ignore_unmatched)
+    found = find_pairs(sides[task.first], sides[task.second], pairing, endings=frames.ENDINGS, sides=task.sides)
     check_files({"-o": output}, (path for pair in found for path in pair.files))
     if backend is Backend.measure:
         describe, source = _measured(task), backend.value

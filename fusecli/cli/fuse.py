@@ -227,6 +227,7 @@ def fuse(
 
     options.sleep_when_waiting()
     from fusecli.images.decode import pixel_limit
+    from fusecli.images.pairing import Pairing
     from fusecli.stream.parts import part
     from fusecli.stream.plan import Naming
     from fusecli.stream.work import EngineSpec
@@ -235,28 +236,32 @@ def fuse(
     if mine and preview:
         raise UsageError("--preview shows a whole run; leave it out with --num-parts")
     sheet = _sheet(output) if preview else None
-    spec = EngineSpec(model, task.name, options.look_of(look), device, precision, tile, tile_overlap, engine)
+    spec = EngineSpec(
+        model=model,
+        task=task.name,
+        look=options.look_of(look),
+        device=device,
+        precision=precision,
+        tile=tile,
+        overlap=tile_overlap,
+        runtime=engine,
+    )
     built = cache(spec.build)
     request = Request(
         task=task,
         sides=sides,
         output=output,
         model=model,
-        pairing={
-            "recursive": recursive,
-            "pair_by": pair_by,
-            "pairs_csv": pairs,
-            "ignore_unmatched": ignore_unmatched,
-        },
+        pairing=Pairing(recursive=recursive, pair_by=pair_by, pairs_csv=pairs, ignore_unmatched=ignore_unmatched),
         naming=Naming(
-            file_format.value,
-            name,
-            {"task": task.name, "model": Path(model).stem},
-            overwrite,
-            skip_existing,
-            {option: path for option, path in (("--report", report), ("--preview", sheet)) if path},
-            mine,
-            [path for path in (pairs, align, Path(model)) if path and path.is_file()],
+            file_format=file_format.value,
+            pattern=name,
+            fields={"task": task.name, "model": Path(model).stem},
+            overwrite=overwrite,
+            skip_existing=skip_existing,
+            beside={option: path for option, path in (("--report", report), ("--preview", sheet)) if path},
+            part=mine,
+            reads=[path for path in (pairs, align, Path(model)) if path and path.is_file()],
         ),
         resize=resize,
         gray=color is Color.gray,
@@ -415,8 +420,8 @@ def _nothing_yet(request: Request) -> tuple[Plan, Work] | None:
     from fusecli.images.listing import is_empty
 
     typed, output, naming = request.sides.values(), request.output, request.naming
-    unmatched = request.pairing["ignore_unmatched"]
-    repeated = (unmatched or naming.skip_existing) and output != STDOUT and request.pairing["pairs_csv"] is None
+    unmatched = request.pairing.ignore_unmatched
+    repeated = (unmatched or naming.skip_existing) and output != STDOUT and request.pairing.pairs_csv is None
     if not repeated or not all(Path(folder).is_dir() for folder in typed):
         return None
     empty = [folder for folder in typed if is_empty(folder)]
@@ -447,9 +452,9 @@ def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     task = request.task
     typed = request.typed
     try:
-        pairs = pairing.find_pairs(*typed, endings=frames.ENDINGS, sides=task.sides, **request.pairing)
+        pairs = pairing.find_pairs(*typed, request.pairing, endings=frames.ENDINGS, sides=task.sides)
     except pairing.NoPair as error:
-        if request.naming.skip_existing and request.pairing["ignore_unmatched"]:  # the next run may find partners
+        if request.naming.skip_existing and request.pairing.ignore_unmatched:  # the next run may find partners
             return _nothing(request, str(error))
         raise
     firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]

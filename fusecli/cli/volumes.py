@@ -50,10 +50,10 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
     pairs = volume_pairs.find(
         typed,
         task,
+        request.pairing,
         series=options.series,
         volume=options.volume,
         max_voxels=request.max_pixels,
-        **request.pairing,
     )
     if pairs is None:
         options.refuse("for DICOM and NIfTI volumes only, and both sides are pictures")

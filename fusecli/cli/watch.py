@@ -41,7 +41,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     def target(pair: Pair) -> Path:
         return naming.path(output, pair.name, naming.ending(pair.first))
 
-    patterns = pairing.patterns(request.pairing["pair_by"], request.task.sides)
+    patterns = pairing.patterns(request.pairing.pair_by, request.task.sides)
     if patterns[0] == patterns[1] and os.path.samefile(*typed):
         raise UsageError(f"both sides are {typed[0]}; tell them apart by --pair-by")
     from fusecli.stream import watch  # now, since it imports torch
@@ -50,7 +50,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         folders=(Path(typed[0]), Path(typed[1])),
         keys=[partial(pairing.key_of, pattern=pattern, endings=frames.ENDINGS) for pattern in patterns],
         target=target,
-        recursive=request.pairing["recursive"],
+        recursive=request.pairing.recursive,
         overwrite=naming.overwrite,
     )
     try:
@@ -74,10 +74,10 @@ def _refuse(request: Request, options: FrameOptions) -> None:
     for side, folder in zip(task.sides, request.typed, strict=True):
         if not os.path.isdir(folder):  # Path takes "" for this folder
             raise UsageError(f"--{side} {folder}: --watch needs a folder")
-        if is_video(folder, request.pairing["recursive"]):
+        if is_video(folder, request.pairing.recursive):
             raise UsageError(f"--{side} {folder}: holds videos, and --watch is for pictures")
     for option, given in (
-        ("--pairs", request.pairing["pairs_csv"] is not None),
+        ("--pairs", request.pairing.pairs_csv is not None),
         ("--preview", "--preview" in naming.beside),
         ("--steady", options.steady),
         ("--num-parts", naming.part is not None),
