@@ -6,9 +6,8 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from enum import Enum
 from functools import cache, partial
 from itertools import chain
@@ -20,11 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from fusecli import registry
-from fusecli.cli import options, videos, volumes, watch
+from fusecli.cli import options, pictures, videos, volumes, watch
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, OutputError, UsageError, counted
 from fusecli.images.atomic import STDOUT, sweep, write_text
-from fusecli.machine import cores
 from fusecli.stream.stop import stopping
 
 if TYPE_CHECKING:
@@ -33,14 +31,12 @@ if TYPE_CHECKING:
     from fusecli.stream.cluster import Node
     from fusecli.stream.engine import Engine
     from fusecli.stream.job import Job, Outcome
-    from fusecli.stream.plan import Plan
     from fusecli.stream.report import Report
     from fusecli.stream.work import EngineSpec, Work
 
 log = logging.getLogger("fusecli")
 
 PREVIEWED = 8
-SAMPLED = 16  # pairs, evenly spread, that settle the exposure of a sequence
 TELL_SECONDS = 60  # between signs of life where there is no progress bar
 
 
@@ -277,10 +273,10 @@ def fuse(
     hidden = options.without_bars(quiet, log_format)
     planned, work = (
         (watching and watch.plan(request, of_frames))
-        or _nothing_yet(request)
+        or pictures.none_yet(request)
         or volumes.plan(request, of_volumes, steady)
         or videos.plan(request, of_frames, raw, hidden)
-        or _frames(request, of_frames)
+        or pictures.plan(request, of_frames)
     )
     if cluster is not None and not work.divisible:
         raise UsageError("--cluster divides pictures and volumes among machines; videos and --watch are for one")
@@ -409,74 +405,6 @@ def _machines(
     folder = request.output if request.output.is_dir() else request.output.parent
     with connect(cluster, spec, work, jobs, folder, workers=request.workers) as joined:
         yield joined.node, partial(joined.run, jobs)
-
-
-def _nothing_yet(request: Request) -> tuple[Plan, Work] | None:
-    """An empty plan if a run that will be repeated starts before its inputs are there; None if there is something.
-
-    --ignore-unmatched and --skip-existing mark such runs. With --ignore-unmatched one empty folder is enough, else both
-    must be empty. Not with --pairs, which may list files elsewhere.
-    """
-    from fusecli.images.listing import is_empty
-
-    typed, output, naming = request.sides.values(), request.output, request.naming
-    unmatched = request.pairing.ignore_unmatched
-    repeated = (unmatched or naming.skip_existing) and output != STDOUT and request.pairing.pairs_csv is None
-    if not repeated or not all(Path(folder).is_dir() for folder in typed):
-        return None
-    empty = [folder for folder in typed if is_empty(folder)]
-    if len(empty) < (1 if unmatched else 2):
-        return None
-    return _nothing(request, f"no file in {' and '.join(dict.fromkeys(empty))}")
-
-
-def _nothing(request: Request, reason: str) -> tuple[Plan, Work]:
-    from fusecli.stream.plan import settle
-    from fusecli.stream.settings import Settings
-    from fusecli.stream.work import Work
-
-    log.warning("nothing to fuse yet: %s", reason)
-    output = request.output
-    single = bool(output.suffix) and not output.is_dir()
-    planned = settle([], output, request.naming, single=single, inputs=request.typed)
-    return planned, Work(_run, Settings())
-
-
-def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
-    """The plan for pictures, and how to run it."""
-    from fusecli.images import frames, pairing
-    from fusecli.images.intensity import evenly
-    from fusecli.stream.plan import check_color, check_depth, plan
-    from fusecli.stream.work import Work
-
-    task = request.task
-    typed = request.typed
-    try:
-        pairs = pairing.find_pairs(*typed, request.pairing, endings=frames.ENDINGS, sides=task.sides)
-    except pairing.NoPair as error:
-        if request.naming.skip_existing and request.pairing.ignore_unmatched:  # the next run may find partners
-            return _nothing(request, str(error))
-        raise
-    firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
-    planned = plan(pairs, request.output, request.naming, inputs=request.inputs((*firsts, *seconds)))
-    check_depth(request.bit_depth, (job.output.suffix.lower() for job in planned.jobs))
-    check_color(planned.jobs, request.gray)
-    if planned.jobs:
-        request.check_engine()  # before frames are looked at, which may take long
-    # from all pairs, so that every frame of the sequence gets the same range whatever is left to do
-    ranges = options.ranges(request, firsts, seconds)
-    settings = replace(
-        request.settings(ranges, options.calibration()),
-        workers=request.workers or max(1, min(cores(), len(planned.jobs))),
-        steady=tuple(evenly(pairs, SAMPLED)) if options.steady else (),
-    )
-    return planned, Work(_run, settings)
-
-
-def _run(*what: Any, **how: Any) -> Generator[Outcome, None, None]:
-    from fusecli.stream import run  # late, since it imports torch
-
-    return run.run(*what, **how)
 
 
 def _sheet(output: Path) -> Path:

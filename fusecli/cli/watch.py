@@ -99,7 +99,7 @@ def _refuse(request: Request, options: FrameOptions) -> None:
 def _settings(
     request: Request, options: FrameOptions, calibration: Calibration | None, jobs: list[Job], before: Settings | None
 ) -> Settings:
-    """The settings that `_frames` of cli/fuse.py makes from a whole sequence, here from the first pairs that are ready.
+    """The settings that cli/pictures.py makes from a whole sequence, here from the first pairs that are ready.
 
     The visible range is widened later, as when day follows night, since no option sets it. The infrared range is found
     anew as long as its frames had one value only, as those of a camera that is starting.
