@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -30,6 +32,22 @@ def thread_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
+
+
+def windowed(
+    items: Iterable[Any], submit: Callable[[Any], Future[Any]], size: int | Callable[[], int]
+) -> Iterator[Any]:
+    """Results of submitted items in order, at most ``size`` under way. Those that are None are left out."""
+    limit = size if callable(size) else lambda: size
+    under_way: deque[Future[Any]] = deque()
+    for item in items:
+        under_way.append(submit(item))
+        while len(under_way) >= limit():
+            if (result := under_way.popleft().result()) is not None:
+                yield result
+    while under_way:
+        if (result := under_way.popleft().result()) is not None:
+            yield result
 
 
 @cache

@@ -257,3 +257,18 @@ def released_path(model: str, task: str) -> Path | None:
         if card["name"] == model and task in card["tasks"]:
             return WEIGHTS_DIR / f"{stem}.safetensors"
     return None
+
+
+def weights_file(model: str, task: str) -> Path:
+    """The file that ``--model`` names for a task: a released name or a file. Raises UsageError where it is neither."""
+    check_task(task)
+    path = released_path(model, task) or Path(model)
+    if path.suffix == ".onnx":
+        raise UsageError(f"{path}: ONNX is for other programs; give the .safetensors or .pt file it was made of")
+    if path.suffix not in {".safetensors", ".pt"}:
+        names = sorted({card["name"] for card in released().values() if task in card["tasks"]})
+        known = ", ".join(names) or "none"
+        raise UsageError(f"no model {model!r} for {task}; released: {known}, or give a .safetensors or .pt file")
+    if not path.is_file():
+        raise UsageError(f"{path}: no such model file")
+    return path

@@ -275,7 +275,9 @@ def read_text(path: Path) -> None:
         for side in ("a", "b"):
             for i in range(4):
                 (path.parent / f"{side}{i}.png").touch()
-        for pair in pairing.find_pairs("", "", endings=frames.ENDINGS, pairs_csv=path, sides=("vis", "ir")):
+        for pair in pairing.find_pairs(
+            "", "", pairing.Pairing(pairs_csv=path), endings=frames.ENDINGS, sides=("vis", "ir")
+        ):
             inside = (path.parent / "out" / f"{pair.name}.png").resolve()
             assert inside.is_relative_to((path.parent / "out").resolve()), pair.name
     else:

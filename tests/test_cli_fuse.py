@@ -41,6 +41,50 @@ def test_help_and_version_import_nothing_heavy(arguments):
     assert "fusecli" in done.stdout
 
 
+def without_torch(*arguments, cwd=None):
+    """A process of its own, with exit code 100 where it has imported torch."""
+    script = (
+        "import sys; from fusecli.cli import main; code = main(sys.argv[1:]);"
+        "sys.exit(100 if 'torch' in sys.modules else code)"
+    )
+    line = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("fuse", "-o", "out"),
+        ("fuse", "-o", "out", "--watch"),
+        ("annotate", "-o", "out.jsonl"),
+        ("align", "-o", "out.json"),
+        ("benchmark", "--no-html"),
+    ],
+)
+def test_a_mistyped_folder_is_told_without_importing_torch(pairs, command):
+    done = without_torch(*command, "--ir", "gone", "--vis", "vis", cwd=pairs(1))
+    assert done.returncode == 2, done.stderr
+    assert "--ir gone: " in done.stderr
+
+
+@pytest.mark.parametrize(("ir", "said"), [("ir", "2 skipped"), ("empty", "nothing to fuse yet")])
+def test_a_run_without_work_imports_no_torch(pairs, fusecli, ir, said):
+    """As cron starts it, every minute. A mistyped model is told, and a report says what would have computed."""
+    root = pairs(2)
+    (root / "empty").mkdir()
+    assert fusecli(*command(root))[0] == 0
+    again = command(root, "--ir", root / ir, "--skip-existing", "--ignore-unmatched")
+    done = without_torch(*again, "--json")
+    assert done.returncode == 0, done.stderr
+    assert said in done.stderr
+    assert json.loads(done.stdout)["done"] == 0
+    mistyped = without_torch(*again, "-m", "nope")
+    assert mistyped.returncode == 2, mistyped.stderr
+    assert "no model 'nope'" in mistyped.stderr
+    assert fusecli(*again, "--report", root / "report.json")[0] == 0
+    assert json.loads((root / "report.json").read_text())["engine"] == "torch"
+
+
 @pytest.mark.parametrize("command", [("fuse", "-o", "out"), ("benchmark", "--no-html")])
 def test_threads_of_torch_sleep_while_they_wait(pairs, command):
     """Where other programs use the cores, threads that spin take fifty times as long; torch reads it as it loads."""

@@ -16,7 +16,8 @@ from conftest import contents, wait_for_results
 from fusecli.errors import Stopped, UsageError
 from fusecli.stream import cluster
 from fusecli.stream import run as stream
-from fusecli.stream.run import Job, Settings
+from fusecli.stream.job import Job
+from fusecli.stream.settings import Settings
 from fusecli.stream.stop import Ended
 from fusecli.stream.work import EngineSpec, Work
 

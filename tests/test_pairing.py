@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fusecli.errors import UsageError
 from fusecli.images.listing import files_in
 from fusecli.images.pair import Pair
-from fusecli.images.pairing import find_pairs
+from fusecli.images.pairing import Pairing, find_pairs
 
 ENDINGS = {".png", ".tif", ".jpg", ".nii.gz"}
 
@@ -28,7 +28,7 @@ def make(root: Path, *names: str) -> str:
 
 
 def pairs(first, second, **options) -> list[Pair]:
-    return find_pairs(str(first), str(second), endings=ENDINGS, sides=("vis", "ir"), **options)
+    return find_pairs(str(first), str(second), Pairing(**options), endings=ENDINGS, sides=("vis", "ir"))
 
 
 def names(*args, **options) -> list[str]:
@@ -524,7 +524,7 @@ def test_links_to_nothing_are_named(tmp_path):
     (tmp_path / "vis" / "b.png").symlink_to(tmp_path / "moved.png")  # on both sides: no one lacks a partner
     with pytest.raises(UsageError, match="1 link leads to what is not there"):
         find_pairs(str(tmp_path / "vis"), str(tmp_path / "ir"), endings=[".png"])
-    (pair,) = find_pairs(str(tmp_path / "vis"), str(tmp_path / "ir"), endings=[".png"], ignore_unmatched=True)
+    (pair,) = find_pairs(str(tmp_path / "vis"), str(tmp_path / "ir"), Pairing(ignore_unmatched=True), endings=[".png"])
     assert pair.name == "a"
     (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"a link to .*nowhere, which is not there"):

@@ -17,13 +17,15 @@ from conftest import scene
 
 from fusecli import registry
 from fusecli.errors import InputError, UsageError
+from fusecli.images.outputs import check_files
 from fusecli.images.pair import Pair
 from fusecli.models.network import FusionNetwork
 from fusecli.stream import run as stream
 from fusecli.stream import videos, volumes
 from fusecli.stream.engine import Engine
-from fusecli.stream.plan import Naming, check_files, plan
-from fusecli.stream.run import Job, Settings
+from fusecli.stream.job import Job
+from fusecli.stream.plan import Naming, plan
+from fusecli.stream.settings import Settings, VideoSettings, VolumeSettings
 from fusecli.stream.stop import Ended, stopping, unwind_when_stopped
 
 
@@ -214,8 +216,8 @@ def test_pairs_under_way_are_bounded(jobs, engine_class, monkeypatch):
     ("run", "settings"),
     [
         (stream.run, Settings),
-        (volumes.run, partial(volumes.VolumeSettings, registry.TASKS["pet-mri"], "average")),
-        (videos.run, partial(videos.VideoSettings, "auto")),
+        (volumes.run, partial(VolumeSettings, registry.TASKS["pet-mri"], "average")),
+        (videos.run, partial(VideoSettings, "auto")),
     ],
     ids=["pictures", "volumes", "videos"],
 )

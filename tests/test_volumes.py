@@ -17,6 +17,7 @@ from fusecli.models import checkpoint
 from fusecli.stream import volume_jobs, volume_pairs, volumes
 from fusecli.stream.engine import Engine
 from fusecli.stream.plan import Naming
+from fusecli.stream.settings import VolumeSettings
 
 TASK = registry.TASKS["pet-mri"]
 PET = phantom.grid((20, 24, 11), (5, 5, 7), "axial", (4, -3, 2))
@@ -47,7 +48,7 @@ def test_slices_in_batches_give_what_slices_by_threads_give(tmp_path, engine, co
     results = []
     for kind in (Engine, Accelerator):
         (job,) = jobs_of(tmp_path, 1, colormap=color)
-        settings = volumes.VolumeSettings(TASK, "average", colormap="hot" if color else None, batch=3)
+        settings = VolumeSettings(TASK, "average", colormap="hot" if color else None, batch=3)
         (outcome,) = volumes.run([job], engine(kind), settings, preview=lambda job: True)
         assert outcome.error is None
         results.append((nifti.read(job.output).voxels, *outcome.preview))
@@ -68,7 +69,7 @@ def test_slices_are_mended_for_a_model_that_wants_it_so(tmp_path):
     rough = []
     for mend in (False, True):
         engine = Engine(checkpoint.build("nano", {"mend": mend}), "cpu", "fp32")
-        (outcome,) = volumes.run([job], engine, volumes.VolumeSettings(TASK, "own"))
+        (outcome,) = volumes.run([job], engine, VolumeSettings(TASK, "own"))
         assert outcome.error is None
         assert outcome.mended == ({"second": {"stripes"}} if mend else {})
         fused = nifti.read(job.output)
@@ -83,7 +84,7 @@ def test_previews_show_all_levels():
 
 def test_a_stopped_run_begins_no_other_volume(tmp_path, engine):
     jobs, stop, done = jobs_of(tmp_path, 3), Event(), []
-    for outcome in volumes.run(jobs, engine(Engine), volumes.VolumeSettings(TASK, "average"), stop=stop):
+    for outcome in volumes.run(jobs, engine(Engine), VolumeSettings(TASK, "average"), stop=stop):
         done.append(outcome.job.name)
         stop.set()
     assert done == ["0"]

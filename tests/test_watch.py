@@ -15,7 +15,7 @@ import pytest
 from conftest import command, scene, until
 
 from fusecli.stream import watch
-from fusecli.stream.run import Job, Outcome
+from fusecli.stream.job import Job, Outcome
 
 
 @pytest.fixture

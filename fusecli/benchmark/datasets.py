@@ -16,7 +16,7 @@ from fusecli import registry
 from fusecli.errors import UsageError, counted
 from fusecli.images.frames import ENDINGS
 from fusecli.images.pair import Pair
-from fusecli.images.pairing import find_pairs
+from fusecli.images.pairing import Pairing, find_pairs
 
 SPLITS = Path(__file__).with_name("splits.json")
 SAMPLE = Path(__file__).parents[2] / "sample_data"
@@ -54,7 +54,7 @@ def load(name: str, root: Path | None, split: str = "all") -> PairSet:
     dataset = registry.DATASETS[name]
     task = registry.TASKS[dataset.task]
     first, second = _sides(dataset, root)
-    pairs = find_pairs(str(first), str(second), endings=ENDINGS, ignore_unmatched=True, sides=task.sides)
+    pairs = find_pairs(str(first), str(second), Pairing(ignore_unmatched=True), endings=ENDINGS, sides=task.sides)
     found = PairSet(name, task, pairs, dataset.title)
     if split != "all":
         wanted = split_names(name, split)
@@ -70,26 +70,10 @@ def load(name: str, root: Path | None, split: str = "all") -> PairSet:
     return found
 
 
-def from_folders(
-    task: registry.Task,
-    sides: dict[str, str],
-    recursive: bool = False,
-    pair_by: str = "stem",
-    pairs_csv: Path | None = None,
-    ignore_unmatched: bool = False,
-) -> PairSet:
+def from_folders(task: registry.Task, sides: dict[str, str], pairing: Pairing = Pairing()) -> PairSet:
     """Pairs of two folders (files, globs) given by side name, such as ``{"vis": …, "ir": …}``."""
     first, second = (sides[side] for side in task.sides)
-    pairs = find_pairs(
-        first,
-        second,
-        endings=ENDINGS,
-        recursive=recursive,
-        pair_by=pair_by,
-        pairs_csv=pairs_csv,
-        ignore_unmatched=ignore_unmatched,
-        sides=task.sides,
-    )
+    pairs = find_pairs(first, second, pairing, endings=ENDINGS, sides=task.sides)
     return PairSet(_name_of(Path(first), task), task, pairs, f"{first} with {second}")
 
 

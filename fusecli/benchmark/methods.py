@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,8 +25,10 @@ from fusecli.images.pair import Pair
 from fusecli.images.pairing import key_of
 from fusecli.metrics import MetricError
 from fusecli.metrics.protocols import to_levels
-from fusecli.stream.engine import Engine
 from fusecli.stream.work import EngineSpec
+
+if TYPE_CHECKING:
+    from fusecli.stream.engine import Engine
 
 LOOKED_AT = 10  # files that show how all of a folder are named
 

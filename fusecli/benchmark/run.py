@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from fusecli import metrics
-from fusecli.benchmark import cost
 from fusecli.benchmark.cache import Cache
 from fusecli.benchmark.datasets import PairSet
 from fusecli.benchmark.methods import Method, digest_of
@@ -24,9 +23,9 @@ from fusecli.images.atomic import file_hash
 from fusecli.images.decode import peek
 from fusecli.images.intensity import Intensity, pair_ranges
 from fusecli.images.opencv import cv2
+from fusecli.images.outputs import check_writable
 from fusecli.images.pair import Pair
 from fusecli.machine import thread_pool
-from fusecli.stream.plan import check_writable
 
 Progress = Callable[[], object]  # called after each method's result of a pair
 Row = dict[str, Any]  # metric -> value, or the reason why there is none
@@ -243,6 +242,8 @@ def _measure_pair(
 
 def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
     """Add costs on the pair of median size, from the cache if this machine has measured all of them before."""
+    from fusecli.benchmark import cost  # late, since it imports torch
+
     by_size = sorted(job.pair_set.pairs, key=lambda pair: (_area(pair), pair.name))
     pair = by_size[len(by_size) // 2]
     header = peek(pair.first)

@@ -37,11 +37,12 @@ def align(
     options.set_up_logging("text", quiet=quiet, verbose=False)
     _, typed = options.task_of(ir=ir, vis=vis)
     ir, vis = typed["ir"], typed["vis"]
-    from fusecli.images import frames, pairing, registration
+    from fusecli.images import frames, registration
     from fusecli.images.atomic import write_text
     from fusecli.images.colour import luma, warn_of_colored
     from fusecli.images.intensity import colored, evenly, pair_ranges
-    from fusecli.stream.plan import check_files, check_outside, resolved
+    from fusecli.images.outputs import check_files, check_outside, resolved
+    from fusecli.images.pairing import Pairing, find_pairs
 
     if model not in registration.MODELS:
         raise UsageError(f"--model {model}: choose {', '.join(registration.MODELS)}")
@@ -51,15 +52,8 @@ def align(
     existing = next((path for path in (output, picture) if path.exists()), None)
     if existing is not None and not overwrite:
         raise UsageError(f"-o {output}: {existing} exists already; --overwrite replaces it")
-    found = pairing.find_pairs(
-        vis,
-        ir,
-        endings=frames.ENDINGS,
-        sides=("vis", "ir"),
-        recursive=recursive,
-        pair_by=pair_by,
-        ignore_unmatched=True,
-    )
+    pairing = Pairing(recursive=recursive, pair_by=pair_by, ignore_unmatched=True)
+    found = find_pairs(vis, ir, pairing, endings=frames.ENDINGS, sides=("vis", "ir"))
     check_outside("-o", output, (ir, vis))
     one, other = {pair.first.parent.resolve() for pair in found}, {pair.second.parent.resolve() for pair in found}
     if resolved(output.parent) in one ^ other:  # a folder that holds one camera's frames only

@@ -97,20 +97,13 @@ def annotate(
     if output == STDOUT or is_device(output):  # the output is first read for what it describes; these may have no end
         raise UsageError(f"-o {output}: descriptions are added to a file, one by one; name it")
 
-    from fusecli.images import frames, pairing
-    from fusecli.stream.plan import check_files
+    from fusecli.images import frames
+    from fusecli.images.outputs import check_files
+    from fusecli.images.pairing import Pairing, find_pairs
     from fusecli.text.record import Appender
 
-    found = pairing.find_pairs(
-        sides[task.first],
-        sides[task.second],
-        endings=frames.ENDINGS,
-        recursive=recursive,
-        pair_by=pair_by,
-        pairs_csv=pairs,
-        sides=task.sides,
-        ignore_unmatched=ignore_unmatched,
-    )
+    pairing = Pairing(recursive=recursive, pair_by=pair_by, pairs_csv=pairs, ignore_unmatched=ignore_unmatched)
+    found = find_pairs(sides[task.first], sides[task.second], pairing, endings=frames.ENDINGS, sides=task.sides)
     check_files({"-o": output}, (path for pair in found for path in pair.files))
     if backend is Backend.measure:
         describe, source = _measured(task), backend.value
@@ -217,9 +210,8 @@ def _each(
     work: Callable[[Pair], Description], pairs: list[Pair], workers: int, hidden: bool
 ) -> Iterator[tuple[Pair, Description | InputError]]:
     """Each pair with its description or its failure, in the order of ``pairs``; a few more are under way."""
-    from fusecli.machine import thread_pool
+    from fusecli.machine import thread_pool, windowed
     from fusecli.progress import tqdm
-    from fusecli.stream.run import windowed
 
     def attempt(pair: Pair) -> tuple[Pair, Description | InputError]:
         try:

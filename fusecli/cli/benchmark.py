@@ -178,13 +178,15 @@ def benchmark(
     from fusecli.benchmark import methods as kinds
     from fusecli.benchmark.cache import Cache
     from fusecli.images.atomic import STDOUT
+    from fusecli.images.outputs import check_files
+    from fusecli.images.pairing import Pairing
     from fusecli.machine import cores
-    from fusecli.stream.plan import check_files
 
     gates = compare.gates(fail_below, protocol, names)
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]
     if own is not None:
-        sets.append(datasets.from_folders(*own, recursive, pair_by, pairs, ignore_unmatched))
+        pairing = Pairing(recursive=recursive, pair_by=pair_by, pairs_csv=pairs, ignore_unmatched=ignore_unmatched)
+        sets.append(datasets.from_folders(*own, pairing))
         if sets[-1].name in [found.name for found in sets[:-1]]:
             sets[-1].name += " (own)"
     if range_ != "auto" and any(found.task.second != "ir" for found in sets):

@@ -34,8 +34,8 @@ def export(
         raise UsageError(f"-o {output}: name a file that ends in .onnx")
     if output.exists() and not overwrite:
         raise UsageError(f"-o {output}: exists already; --overwrite replaces it")
+    from fusecli.images.outputs import check_files
     from fusecli.models import checkpoint, onnx
-    from fusecli.stream.plan import check_files
 
     check_files({"-o": output})  # before the long work
     network = checkpoint.load(model, task, options.look_of(look))

@@ -6,9 +6,8 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from enum import Enum
 from functools import cache, partial
 from itertools import chain
@@ -20,11 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from fusecli import registry
-from fusecli.cli import options, videos, volumes, watch
+from fusecli.cli import options, pictures, videos, volumes, watch
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, OutputError, UsageError, counted
 from fusecli.images.atomic import STDOUT, sweep, write_text
-from fusecli.machine import cores
 from fusecli.stream.stop import stopping
 
 if TYPE_CHECKING:
@@ -32,9 +30,8 @@ if TYPE_CHECKING:
 
     from fusecli.stream.cluster import Node
     from fusecli.stream.engine import Engine
-    from fusecli.stream.plan import Plan
+    from fusecli.stream.job import Job, Outcome
     from fusecli.stream.report import Report
-    from fusecli.stream.run import Job, Outcome
     from fusecli.stream.work import EngineSpec, Work
 
 log = logging.getLogger("fusecli")
@@ -226,6 +223,7 @@ def fuse(
 
     options.sleep_when_waiting()
     from fusecli.images.decode import pixel_limit
+    from fusecli.images.pairing import Pairing
     from fusecli.stream.parts import part
     from fusecli.stream.plan import Naming
     from fusecli.stream.work import EngineSpec
@@ -234,28 +232,32 @@ def fuse(
     if mine and preview:
         raise UsageError("--preview shows a whole run; leave it out with --num-parts")
     sheet = _sheet(output) if preview else None
-    spec = EngineSpec(model, task.name, options.look_of(look), device, precision, tile, tile_overlap, engine)
+    spec = EngineSpec(
+        model=model,
+        task=task.name,
+        look=options.look_of(look),
+        device=device,
+        precision=precision,
+        tile=tile,
+        overlap=tile_overlap,
+        runtime=engine,
+    )
     built = cache(spec.build)
     request = Request(
         task=task,
         sides=sides,
         output=output,
         model=model,
-        pairing={
-            "recursive": recursive,
-            "pair_by": pair_by,
-            "pairs_csv": pairs,
-            "ignore_unmatched": ignore_unmatched,
-        },
+        pairing=Pairing(recursive=recursive, pair_by=pair_by, pairs_csv=pairs, ignore_unmatched=ignore_unmatched),
         naming=Naming(
-            file_format.value,
-            name,
-            {"task": task.name, "model": Path(model).stem},
-            overwrite,
-            skip_existing,
-            {option: path for option, path in (("--report", report), ("--preview", sheet)) if path},
-            mine,
-            [path for path in (pairs, align, Path(model)) if path and path.is_file()],
+            file_format=file_format.value,
+            pattern=name,
+            fields={"task": task.name, "model": Path(model).stem},
+            overwrite=overwrite,
+            skip_existing=skip_existing,
+            beside={option: path for option, path in (("--report", report), ("--preview", sheet)) if path},
+            part=mine,
+            reads=[path for path in (pairs, align, Path(model)) if path and path.is_file()],
         ),
         resize=resize,
         gray=color is Color.gray,
@@ -271,10 +273,10 @@ def fuse(
     hidden = options.without_bars(quiet, log_format)
     planned, work = (
         (watching and watch.plan(request, of_frames))
-        or _nothing_yet(request)
+        or pictures.none_yet(request)
         or volumes.plan(request, of_volumes, steady)
         or videos.plan(request, of_frames, raw, hidden)
-        or _frames(request, of_frames)
+        or pictures.plan(request, of_frames)
     )
     if cluster is not None and not work.divisible:
         raise UsageError("--cluster divides pictures and volumes among machines; videos and --watch are for one")
@@ -386,8 +388,15 @@ def _machines(
     work: Work,
     jobs: Sequence[Job],
     request: Request,
-) -> Iterator[tuple[Engine | Node, Callable[..., Generator[Outcome, None, None]]]]:
-    """What computes, this machine or a cluster, and the function that starts the run."""
+) -> Iterator[tuple[Engine | Node | None, Callable[..., Iterator[Outcome]]]]:
+    """What computes, this machine or a cluster, and the function that starts the run.
+
+    Nothing where neither jobs nor a report need it: such runs, which may be started every minute, import no torch.
+    """
+    if not jobs and work.left is None and "--report" not in request.naming.beside:
+        registry.weights_file(request.model, request.task.name)  # a mistyped name is told before the first pair comes
+        yield None, lambda **how: iter(())
+        return
     if cluster is None:
         yield built(), partial(work, jobs, built())
         return
@@ -396,68 +405,6 @@ def _machines(
     folder = request.output if request.output.is_dir() else request.output.parent
     with connect(cluster, spec, work, jobs, folder, workers=request.workers) as joined:
         yield joined.node, partial(joined.run, jobs)
-
-
-def _nothing_yet(request: Request) -> tuple[Plan, Work] | None:
-    """An empty plan if a run that will be repeated starts before its inputs are there; None if there is something.
-
-    --ignore-unmatched and --skip-existing mark such runs. With --ignore-unmatched one empty folder is enough, else both
-    must be empty. Not with --pairs, which may list files elsewhere.
-    """
-    from fusecli.images.listing import is_empty
-
-    typed, output, naming = request.sides.values(), request.output, request.naming
-    unmatched = request.pairing["ignore_unmatched"]
-    repeated = (unmatched or naming.skip_existing) and output != STDOUT and request.pairing["pairs_csv"] is None
-    if not repeated or not all(Path(folder).is_dir() for folder in typed):
-        return None
-    empty = [folder for folder in typed if is_empty(folder)]
-    if len(empty) < (1 if unmatched else 2):
-        return None
-    return _nothing(request, f"no file in {' and '.join(dict.fromkeys(empty))}")
-
-
-def _nothing(request: Request, reason: str) -> tuple[Plan, Work]:
-    from fusecli.stream import run as stream
-    from fusecli.stream.plan import settle
-    from fusecli.stream.work import Work
-
-    log.warning("nothing to fuse yet: %s", reason)
-    output = request.output
-    single = bool(output.suffix) and not output.is_dir()
-    planned = settle([], output, request.naming, single=single, inputs=request.typed)
-    return planned, Work(stream.run, stream.Settings())
-
-
-def _frames(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
-    """The plan for pictures, and how to run it."""
-    from fusecli.images import frames, pairing
-    from fusecli.images.intensity import evenly
-    from fusecli.stream import run as stream
-    from fusecli.stream.plan import check_color, check_depth, plan
-    from fusecli.stream.work import Work
-
-    task = request.task
-    typed = request.typed
-    try:
-        pairs = pairing.find_pairs(*typed, endings=frames.ENDINGS, sides=task.sides, **request.pairing)
-    except pairing.NoPair as error:
-        if request.naming.skip_existing and request.pairing["ignore_unmatched"]:  # the next run may find partners
-            return _nothing(request, str(error))
-        raise
-    firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
-    planned = plan(pairs, request.output, request.naming, inputs=request.inputs((*firsts, *seconds)))
-    check_depth(request.bit_depth, (job.output.suffix.lower() for job in planned.jobs))
-    check_color(planned.jobs, request.gray)
-    request.check_engine()  # before frames are looked at, which may take long
-    # from all pairs, so that every frame of the sequence gets the same range whatever is left to do
-    ranges = options.ranges(request, firsts, seconds)
-    settings = replace(
-        request.settings(ranges, options.calibration()),
-        workers=request.workers or max(1, min(cores(), len(planned.jobs))),
-        steady=tuple(evenly(pairs, stream.SAMPLED)) if options.steady else (),
-    )
-    return planned, Work(stream.run, settings)
 
 
 def _sheet(output: Path) -> Path:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusecli import registry
 from fusecli.machine import cores
 
 if TYPE_CHECKING:
     from fusecli.images.intensity import Intensity
+    from fusecli.images.pairing import Pairing
     from fusecli.images.registration import Calibration
     from fusecli.stream.plan import Naming
-    from fusecli.stream.run import Settings
+    from fusecli.stream.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Request:
     sides: dict[str, str]
     output: Path
     model: str
-    pairing: dict[str, Any]
+    pairing: Pairing
     naming: Naming
     resize: str | None
     gray: bool
@@ -48,7 +49,7 @@ class Request:
         With --pairs these only say where its paths start, perhaps in a folder that holds everything; then the folders
         of the ``files`` that it lists.
         """
-        if self.pairing["pairs_csv"] is None:
+        if self.pairing.pairs_csv is None:
             return self.typed
         return tuple({str(file if file.is_dir() else file.parent): None for file in files})
 
@@ -59,7 +60,7 @@ class Request:
 
     def settings(self, ranges: tuple[Intensity, Intensity], align: Calibration | None) -> Settings:
         """How pictures become results."""
-        from fusecli.stream.run import Settings
+        from fusecli.stream.settings import Settings
 
         return Settings(
             ranges=ranges,

@@ -19,8 +19,8 @@ from fusecli.machine import cores
 if TYPE_CHECKING:
     import numpy as np
 
+    from fusecli.stream.job import Outcome
     from fusecli.stream.plan import Plan
-    from fusecli.stream.run import Outcome
     from fusecli.stream.work import Work
 
 
@@ -37,7 +37,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
     for side, text in zip(task.sides, typed, strict=True):
         if re.match(r"[a-z]+://", text):
             raise UsageError(f"--{side} {text}: streams are not opened; pipe one side in as raw frames by --raw")
-    moving = [text == PIPE or is_video(text, request.pairing["recursive"]) for text in typed]
+    moving = [text == PIPE or is_video(text, request.pairing.recursive) for text in typed]
     to_video = output == STDOUT or (output.suffix.lower() in ENDINGS and not output.is_dir())
     if not any(moving):
         if to_video:
@@ -53,13 +53,13 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
         raise UsageError(f"--raw {raw}: {too_large(pixels, 'pixels a frame', request.max_pixels)}")
     pyav()
 
-    from fusecli.stream import videos
+    from fusecli.stream.settings import VideoSettings
     from fusecli.stream.work import Work
 
     planned = _named(request, single=to_video)
     if typed[1] != PIPE:
         warn_of_colored(image for job in planned.jobs[:1] for image in _looks(job.second, request.max_pixels))
-    settings = videos.VideoSettings(
+    settings = VideoSettings(
         infrared=sequence_range(options.range, []) or "auto",
         raw=layout,
         resize=request.resized,
@@ -118,17 +118,18 @@ def _run(hidden: bool, *what: Any, **how: Any) -> Generator[Outcome, None, None]
 
 def _named(request: Request, *, single: bool) -> Plan:
     """Every pair with the name of its result. single: the output is the one result, or stdout. Raises UsageError."""
+    from fusecli.images.outputs import check_files
     from fusecli.images.pair import Pair
     from fusecli.images.pairing import find_pairs
     from fusecli.images.rawvideo import PIPE
     from fusecli.images.video import ENDINGS, WRITES
-    from fusecli.stream.plan import Plan, check_files, place
-    from fusecli.stream.run import Job
+    from fusecli.stream.job import Job
+    from fusecli.stream.plan import Plan, place
 
-    typed, output, naming = request.typed, request.output, request.naming
+    typed, output, naming, pairing = request.typed, request.output, request.naming, request.pairing
     if PIPE in typed:
-        for option, key, usual in (("--pairs", "pairs_csv", None), ("--pair-by", "pair_by", "stem")):
-            if request.pairing[key] != usual:
+        for option, given in (("--pairs", pairing.pairs_csv is not None), ("--pair-by", pairing.pair_by != "stem")):
+            if given:
                 raise UsageError(f"{option}: frames on stdin pair with the one video that the other side is")
         file = Path(typed[typed[0] == PIPE])
         if not file.is_file():
@@ -136,7 +137,7 @@ def _named(request: Request, *, single: bool) -> Plan:
             raise UsageError(f"{file}: {what}; beside frames on stdin the other side is one video")
         pairs = [Pair(file.stem, Path(typed[0]), Path(typed[1]))]
     else:
-        pairs = find_pairs(*typed, endings=ENDINGS, sides=request.task.sides, **request.pairing)
+        pairs = find_pairs(*typed, pairing, endings=ENDINGS, sides=request.task.sides)
     if single and len(pairs) > 1:
         raise UsageError(f"-o {output}: one result for {len(pairs)} pairs; name a folder")
     if output == STDOUT:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusecli.cli.request import Request
 from fusecli.errors import UsageError
@@ -12,6 +13,7 @@ from fusecli.images.atomic import STDOUT
 from fusecli.machine import cores
 
 if TYPE_CHECKING:
+    from fusecli.stream.job import Outcome
     from fusecli.stream.plan import Plan
     from fusecli.stream.work import Work
 
@@ -40,17 +42,18 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
         return None
     from fusecli.images import colormap
     from fusecli.images.volume import parse_window
-    from fusecli.stream import volume_jobs, volume_pairs, volumes
+    from fusecli.stream import volume_jobs, volume_pairs
+    from fusecli.stream.settings import VolumeSettings
     from fusecli.stream.work import Work
 
     typed = request.typed
     pairs = volume_pairs.find(
         typed,
         task,
+        request.pairing,
         series=options.series,
         volume=options.volume,
         max_voxels=request.max_pixels,
-        **request.pairing,
     )
     if pairs is None:
         options.refuse("for DICOM and NIfTI volumes only, and both sides are pictures")
@@ -82,7 +85,7 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
         colormap=colors is not None,
         bit_depth=request.bit_depth,
     )
-    settings = volumes.VolumeSettings(
+    settings = VolumeSettings(
         task=task,
         model=Path(request.model).stem,
         reference=reference,
@@ -94,4 +97,10 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
         compress=request.compress,
         digest=request.digest,
     )
-    return planned, Work(volumes.run, settings)
+    return planned, Work(_run, settings)
+
+
+def _run(*what: Any, **how: Any) -> Generator[Outcome, None, None]:
+    from fusecli.stream import volumes  # late, since it imports torch
+
+    return volumes.run(*what, **how)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from fusecli.images.intensity import Intensity
     from fusecli.images.pair import Pair
     from fusecli.images.registration import Calibration
+    from fusecli.stream.job import Job
     from fusecli.stream.plan import Plan
-    from fusecli.stream.run import Job, Settings
+    from fusecli.stream.settings import Settings
     from fusecli.stream.work import Work
 
 log = logging.getLogger("fusecli")
@@ -29,7 +30,6 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     """What is done already, and how to fuse what comes. Raises UsageError for what makes no sense."""
     from fusecli.images import frames, pairing
     from fusecli.images.atomic import sweep
-    from fusecli.stream import watch
     from fusecli.stream.plan import Plan, settle
     from fusecli.stream.work import Work
 
@@ -41,14 +41,16 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     def target(pair: Pair) -> Path:
         return naming.path(output, pair.name, naming.ending(pair.first))
 
-    patterns = pairing.patterns(request.pairing["pair_by"], request.task.sides)
+    patterns = pairing.patterns(request.pairing.pair_by, request.task.sides)
     if patterns[0] == patterns[1] and os.path.samefile(*typed):
         raise UsageError(f"both sides are {typed[0]}; tell them apart by --pair-by")
+    from fusecli.stream import watch  # now, since it imports torch
+
     watcher = watch.Watcher(
         folders=(Path(typed[0]), Path(typed[1])),
         keys=[partial(pairing.key_of, pattern=pattern, endings=frames.ENDINGS) for pattern in patterns],
         target=target,
-        recursive=request.pairing["recursive"],
+        recursive=request.pairing.recursive,
         overwrite=naming.overwrite,
     )
     try:
@@ -63,7 +65,8 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
 def _refuse(request: Request, options: FrameOptions) -> None:
     """Raises UsageError for inputs and options that --watch is not for."""
     from fusecli.images import frames
-    from fusecli.stream.plan import check_depth, check_outside
+    from fusecli.images.outputs import check_outside
+    from fusecli.stream.plan import check_depth
 
     task, naming, output = request.task, request.naming, request.output
     if task.second != "ir":
@@ -71,10 +74,10 @@ def _refuse(request: Request, options: FrameOptions) -> None:
     for side, folder in zip(task.sides, request.typed, strict=True):
         if not os.path.isdir(folder):  # Path takes "" for this folder
             raise UsageError(f"--{side} {folder}: --watch needs a folder")
-        if is_video(folder, request.pairing["recursive"]):
+        if is_video(folder, request.pairing.recursive):
             raise UsageError(f"--{side} {folder}: holds videos, and --watch is for pictures")
     for option, given in (
-        ("--pairs", request.pairing["pairs_csv"] is not None),
+        ("--pairs", request.pairing.pairs_csv is not None),
         ("--preview", "--preview" in naming.beside),
         ("--steady", options.steady),
         ("--num-parts", naming.part is not None),
@@ -96,7 +99,7 @@ def _refuse(request: Request, options: FrameOptions) -> None:
 def _settings(
     request: Request, options: FrameOptions, calibration: Calibration | None, jobs: list[Job], before: Settings | None
 ) -> Settings:
-    """The settings that `_frames` of cli/fuse.py makes from a whole sequence, here from the first pairs that are ready.
+    """The settings that cli/pictures.py makes from a whole sequence, here from the first pairs that are ready.
 
     The visible range is widened later, as when day follows night, since no option sets it. The infrared range is found
     anew as long as its frames had one value only, as those of a camera that is starting.

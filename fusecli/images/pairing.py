@@ -25,42 +25,54 @@ class NoPair(UsageError):
     """Both sides have files, and none has a partner."""
 
 
+@dataclass(frozen=True)
+class Pairing:
+    """How files find their partners; see the options of `fusecli fuse`.
+
+    recursive: whether folders give the files of their sub-folders, too.
+    pair_by: "stem" (same name, whatever the ending), or one pattern for each side, as ``ir=*_IR,vis=*_RGB``: the part
+    under the star must agree, and names the result. A side without pattern has ``*``.
+    pairs_csv: a table of the pairs, see `pair_table.read`.
+    ignore_unmatched: files without partner cost a warning, not the run, unless none has one (NoPair).
+    """
+
+    recursive: bool = False
+    pair_by: str = "stem"
+    pairs_csv: Path | None = None
+    ignore_unmatched: bool = False
+
+
 def find_pairs(
     first: str,
     second: str,
+    pairing: Pairing = Pairing(),
     *,
     endings: Collection[str],
-    recursive: bool = False,
-    pair_by: str = "stem",
-    pairs_csv: Path | None = None,
     folders: bool = False,
-    ignore_unmatched: bool = False,
     sides: tuple[str, str] = ("first", "second"),
 ) -> list[Pair]:
     """The pairs, sorted by their unique names. Raises UsageError for all that is wrong, before any work starts.
 
     first, second: a folder, a file or a glob, as typed. A folder gives its files whose ending is in ``endings`` (lower
-    case, with the dot; "" admits names without one), hidden ones excepted; ``recursive``: those of its sub-folders too.
-    In a glob such as ``set*/ir/*.png`` the parts with wildcards form the name (set1/0001), so both sides may differ in
-    the fixed parts, even in the names of files (``*/ir.png``, ``*/vis.png``). A glob of folders (``set*/ir``) means the
-    files in them. Two files are a pair whatever their names; one file is paired with its namesake in a folder.
+    case, with the dot; "" admits names without one), hidden ones excepted. In a glob such as ``set*/ir/*.png`` the
+    parts with wildcards form the name (set1/0001), so both sides may differ in the fixed parts, even in the names of
+    files (``*/ir.png``, ``*/vis.png``). A glob of folders (``set*/ir``) means the files in them. Two files are a pair
+    whatever their names; one file is paired with its namesake in a folder.
 
-    pair_by: "stem" (same name, whatever the ending), or one pattern for each side, as ``ir=*_IR,vis=*_RGB``: the part
-    under the star must agree, and names the result. A side without pattern has ``*``.
-    pairs_csv, folders: a table of the pairs, see `pair_table.read`.
-    ignore_unmatched: files without partner cost a warning, not the run, unless none has one (NoPair).
+    folders: whether a table lists these, too, see `pair_table.read`.
     sides: names of the two sides, for messages, patterns and columns.
     """
     options = tuple(f"--{side}" for side in sides)
-    if pairs_csv is not None:
+    pair_by = pairing.pair_by
+    if pairing.pairs_csv is not None:
         if pair_by != "stem":
             raise UsageError("--pairs names the pairs, --pair-by tells them by their names: leave out one of them")
-        return pair_table.read(pairs_csv, (first, second), sides, tuple(endings), folders)
+        return pair_table.read(pairing.pairs_csv, (first, second), sides, tuple(endings), folders)
     by_side = patterns(pair_by, sides)
     _check_there(zip(options, (first, second), strict=True))
     by_folder = pair_by == "stem" and _differ_in_folders(first, second, endings)
     a, b = (
-        _Side.collect(option, typed, pattern, tuple(endings), recursive, by_folder)
+        _Side.collect(option, typed, pattern, tuple(endings), pairing.recursive, by_folder)
         for option, typed, pattern in zip(options, (first, second), by_side, strict=True)
     )
     if a.single and b.single:
@@ -78,7 +90,7 @@ def find_pairs(
     if unread:
         log.warning("%s of a kind that is not read left out, for example %s", counted(len(unread), "pair"), unread[0])
     if not a.single and not b.single:  # else one file is asked for, against a folder
-        _tell_unmatched(a, b, endings, ignore_unmatched)
+        _tell_unmatched(a, b, endings, pairing.ignore_unmatched)
     return _distinct([Pair(name, a.files[name], b.files[name]) for name in common], a, b, endings, sides)
 
 

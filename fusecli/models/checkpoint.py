@@ -143,19 +143,6 @@ def _model_in(state: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     return state["architecture"], state["config"], state["tasks"], state["model"]
 
 
-def find(model: str, task: str) -> Path:
-    """The file that ``--model`` names for a task: a released name or a file. Raises UsageError where it is neither."""
-    registry.check_task(task)
-    path = registry.released_path(model, task) or Path(model)
-    if path.suffix == ".onnx":
-        raise UsageError(f"{path}: ONNX is for other programs; give the .safetensors or .pt file it was made of")
-    if path.suffix not in {".safetensors", ".pt"}:
-        names = sorted({card["name"] for card in registry.released().values() if task in card["tasks"]})
-        released = ", ".join(names) or "none"
-        raise UsageError(f"no model {model!r} for {task}; released: {released}, or give a .safetensors or .pt file")
-    return path
-
-
 def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
     """The model that ``--model`` names for a task: a released name or a file. In eval mode, on the CPU, float32.
 
@@ -163,7 +150,7 @@ def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
     Raises UsageError if there is no such model, if it was trained for other tasks or without looks, for a look outside
     of [0, 1], or if its numbers are not all finite.
     """
-    path = find(model, task)
+    path = registry.weights_file(model, task)
     architecture, config, tasks, tensors = read(path)
     if task not in tasks:
         raise UsageError(f"{path}: trained for {', '.join(tasks)}, not for {task}")

@@ -26,9 +26,10 @@ from fusecli import __version__
 from fusecli.errors import FusecliError, Stopped, UsageError, counted, first_line
 from fusecli.images.atomic import sweep
 from fusecli.stream.engine import Engine
-from fusecli.stream.run import Job, Outcome, failed
+from fusecli.stream.job import Job, Outcome
+from fusecli.stream.run import failed
+from fusecli.stream.settings import VolumeSettings
 from fusecli.stream.stop import Ended
-from fusecli.stream.volumes import VolumeSettings
 from fusecli.stream.work import EngineSpec, Work
 
 log = logging.getLogger("fusecli")

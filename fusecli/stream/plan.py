@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import logging
 import mimetypes
 import os
 import string
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
@@ -16,11 +14,20 @@ from pathlib import Path, PurePath
 
 from fusecli.errors import UsageError, counted
 from fusecli.images import decode, frames
-from fusecli.images.atomic import STDOUT, is_device
+from fusecli.images.atomic import is_device
 from fusecli.images.listing import folders_of
+from fusecli.images.outputs import (
+    check_files,
+    check_inputs_stay,
+    check_length,
+    check_outside,
+    check_writable,
+    exists,
+    resolved,
+)
 from fusecli.images.pair import Pair
+from fusecli.stream.job import Job
 from fusecli.stream.parts import Part
-from fusecli.stream.run import Job
 
 log = logging.getLogger("fusecli")
 SHOWN = 5
@@ -138,17 +145,17 @@ def settle(
         raise UsageError(f"-o {output}: files of this kind are not written here; name a folder, or a file in {known}")
     _check_distinct(jobs, output.parent if single else output, beside)
     mine = jobs if naming.part is None else [job for job in jobs if naming.part.takes(job.name)]
-    existing = [job for job in mine if _exists(job.output)]
+    existing = [job for job in mine if exists(job.output)]
     pipe = next((job.output for job in existing if not single and is_device(job.output)), None)
     if pipe is not None:  # which writing would wait for, perhaps for ever
         raise UsageError(f"-o {output}: {pipe} is a pipe or device, where a result would go; remove it")
     _check_folders_hold_no_input(existing, jobs)
     sources = chain(naming.reads, (path for job in jobs for path in chain(*job.sides)))  # other parts' too
-    _check_inputs_stay([*(("-o", job.output) for job in existing), *beside.items()], sources)
+    check_inputs_stay([*(("-o", job.output) for job in existing), *beside.items()], sources)
     if single:
         if naming.pattern != "{stem}":
             raise UsageError(f"-o {output} names the result, and so does --name {naming.pattern}: leave out one")
-        _check_length(output)
+        check_length(output)
     else:
         check_outside("-o", output, inputs)
     if existing and not replaces:
@@ -158,7 +165,7 @@ def settle(
             "--overwrite or --skip-existing"
         )
     sheet = beside.get("--preview")  # its name is not the user's choice, so it may be another program's
-    if sheet is not None and _exists(sheet) and not replaces:
+    if sheet is not None and exists(sheet) and not replaces:
         raise UsageError(f"--preview: {sheet} exists already; --overwrite or --skip-existing replace it")
     skipped = [job for job in existing if job.is_done()] if not naming.overwrite else []
     if not skipped or len(skipped) < len(mine):  # where all is done, the disk may be read-only by now
@@ -166,22 +173,6 @@ def settle(
     check_files(beside)
     left = {id(job) for job in skipped}
     return Plan([job for job in mine if id(job) not in left], skipped)
-
-
-def check_outside(option: str, path: Path, inputs: Iterable[str]) -> None:
-    """Raises UsageError where what is written would lie in a folder among the inputs, or one that they match."""
-    if path == STDOUT:
-        return
-    target = resolved(path)
-    around = {_identity(place) for place in (target, *target.parents) if _exists(place)}  # names may differ: out, Out
-    for folder in (each for typed in inputs for each in (Path(typed), *folders_of(typed))):
-        if os.path.isdir(folder) and _identity(folder) in around:
-            raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
-
-
-def resolved(path: Path) -> Path:
-    """`Path.resolve`, which until Python 3.13 raises RuntimeError for a link that leads to itself."""
-    return Path(os.path.realpath(path))
 
 
 def _check_globs(output: Path, inputs: Sequence[str], jobs: Sequence[Job]) -> None:
@@ -217,55 +208,6 @@ def _is_medium(name: str) -> bool:
     """
     kind = mimetypes.guess_type(name)[0] or ""
     return kind.startswith(("image/", "video/", "audio/")) or name.lower().endswith(_NAMELESS)
-
-
-def _exists(output: Path) -> bool:
-    try:
-        return output.exists()
-    except OSError:  # a name that is too long, say: writing it will fail, and cost that pair alone
-        return False
-
-
-def check_writable(option: str, folder: Path) -> None:
-    """Try to write in the folder, or to make it, and leave nothing behind. Raises UsageError that names ``option``."""
-    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-    try:
-        if there == folder:
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        else:  # in a folder of its own: to make and remove ``folder`` could disturb another run that uses it
-            with tempfile.TemporaryDirectory(prefix=".", dir=there) as trial:
-                Path(trial, folder.relative_to(there)).mkdir(parents=True)
-    except OSError as error:
-        broken = os.path.islink(folder) and not os.path.exists(folder)
-        reason = f"a link to {os.readlink(folder)}, which is not there" if broken else error.strerror or error
-        raise UsageError(f"{option} {folder}: cannot write here ({reason})") from error
-
-
-def check_files(files: Mapping[str, Path], inputs: Iterable[Path] = ()) -> None:
-    """Check that files, by option, can be written, are not the same, and none of the inputs. Raises UsageError."""
-    seen: dict[str, str] = {}
-    for option, path in files.items():
-        _check_length(path)
-        if path.is_dir():
-            raise UsageError(f"{option} {path}: is a folder; name a file")
-        if is_device(path):
-            continue
-        other = seen.setdefault(os.path.abspath(path), option)
-        if other != option:
-            raise UsageError(f"{option} {path}: {other} would be written there too")
-        if path != STDOUT:
-            check_writable(option, path.parent)
-    _check_inputs_stay(files.items(), inputs)
-
-
-def _check_length(path: Path) -> None:
-    """Raises OSError for a name that is too long; from Python 3.14 on `is_dir` no longer does."""
-    try:
-        path.lstat()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise
 
 
 def format_of(ending: str) -> str:
@@ -320,16 +262,6 @@ def _check_distinct(jobs: Sequence[Job], root: Path, beside: Mapping[str, Path])
             raise UsageError(f"{option} {path}: results go into a folder of this name; name another file")
 
 
-def _check_inputs_stay(written: Iterable[tuple[str, Path]], inputs: Iterable[Path]) -> None:
-    existing = [(option, path) for option, path in written if path != STDOUT and path.exists()]
-    if not existing:  # what does not exist is no input
-        return
-    sources = {_identity(path) for path in inputs if path != STDOUT}  # as an input - is stdin
-    for option, path in existing:
-        if _identity(path) in sources:
-            raise UsageError(f"{option} {path}: this is an input; choose another output")
-
-
 def _check_folders_hold_no_input(existing: Iterable[Job], jobs: Iterable[Job]) -> None:
     """Raises UsageError where an output folder that exists, to be replaced or taken for a result, holds inputs."""
     folders = [job.output for job in existing if job.output.is_dir()]
@@ -357,11 +289,6 @@ def _would_find(typed: str, output: Path, results: Iterable[Path]) -> bool:
 
 def _folders(paths: Iterable[Path]) -> set[Path]:
     return {folder.resolve() for folder in {path.parent for path in paths}}
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 def _some(paths: Iterable[Path]) -> str:

@@ -11,11 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from fusecli import __version__
 from fusecli.images.atomic import text_file
-from fusecli.stream.run import Job, Outcome
+from fusecli.stream.job import Job, Outcome
 
 if TYPE_CHECKING:
     from fusecli.stream.cluster import Node
@@ -46,24 +44,15 @@ class Entry(NamedTuple):
 class Report:
     """Collects outcomes and writes one JSON object at the end, also for an interrupted run.
 
-    keep: how many pairs are listed (the last ones; None: all). Totals always count every pair.
+    engine: what computes; None for a run without work that only counts. keep: how many pairs are listed (the last ones;
+    None: all). Totals always count every pair.
     """
 
-    def __init__(self, options: dict[str, Any], model: str, engine: Engine | Node, keep: int | None = None) -> None:
+    def __init__(
+        self, options: dict[str, Any], model: str, engine: Engine | Node | None, keep: int | None = None
+    ) -> None:
         self.began = time.monotonic()  # the wall clock may be set during the run
-        self.head = {
-            "fusecli": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "device": str(engine.device),
-            "precision": engine.precision,
-            "engine": engine.runtime,
-            "model": {"name": model},
-            "options": options,
-            "tile": engine.tile,
-            "tile_overlap": engine.overlap,
-        }
+        self.head = {} if engine is None else _head(options, model, engine)
         self.pairs: deque[Entry] = deque(maxlen=keep)
         self.counts = Counter[str]()  # of pairs by status: done, failed, skipped or left
         self.mended = Counter[tuple[str, str]]()  # number of pairs by side and fault that was mended in it
@@ -117,6 +106,25 @@ class Report:
             for index, entry in enumerate(sorted(self.pairs, key=lambda entry: entry.job.name)):  # one at a time
                 file.write((",\n  " if index else "\n  ") + _json(entry.as_json()).replace("\n", "\n  "))
             file.write(after)
+
+
+def _head(options: dict[str, Any], model: str, engine: Engine | Node) -> dict[str, Any]:
+    """What the report says of the run; at its start, since a device that runs out of memory gets smaller tiles."""
+    import torch
+
+    return {
+        "fusecli": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "device": str(engine.device),
+        "precision": engine.precision,
+        "engine": engine.runtime,
+        "model": {"name": model},
+        "options": options,
+        "tile": engine.tile,
+        "tile_overlap": engine.overlap,
+    }
 
 
 def _json(value: object) -> str:

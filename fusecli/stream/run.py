@@ -16,7 +16,7 @@ from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,14 +25,14 @@ from fusecli.errors import FusecliError, InputError, OutputError, counted
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
 from fusecli.images.frame import Frame
-from fusecli.images.intensity import Intensity
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
-from fusecli.images.pair import Pair
 from fusecli.images.preview import row
 from fusecli.images.registration import Calibration, completed, reach, warp
-from fusecli.machine import cores
+from fusecli.machine import cores, windowed
 from fusecli.stream.engine import Begun, Engine, Found
+from fusecli.stream.job import Job, Outcome
+from fusecli.stream.settings import Settings
 
 log = logging.getLogger("fusecli")
 
@@ -40,75 +40,7 @@ T = TypeVar("T")
 
 AHEAD_BYTES = 2**30  # limit for decoded pairs that wait for an accelerator
 STRETCHED = 0.02  # change of the aspect ratio that rounding explains; more is a distortion
-SAMPLED = 16  # pairs, evenly spread, that settle the exposure of a sequence
 BATCH_PIXELS, BATCH_PAIRS = 10**7, 32  # limits of a batch where --batch-size does not say
-
-
-@dataclass(frozen=True)
-class Job:
-    """One pair to fuse and the file that its result goes to."""
-
-    name: str
-    first: Path
-    second: Path
-    output: Path
-
-    @property
-    def sides(self) -> tuple[Sequence[Path], Sequence[Path]]:
-        """The files that are read of either side."""
-        return (self.first,), (self.second,)
-
-    @property
-    def result_file(self) -> Path:
-        """The result, or of a folder of slices the first."""
-        return self.output
-
-    def is_done(self) -> bool:
-        """Whether there is a result. Empty files, as aborted copies and repaired disks leave them, are none.
-
-        Nor is a folder in its place, or a path that cannot be read; writing to it will say why.
-        """
-        return is_filled(self.output)
-
-
-def is_filled(path: Path) -> bool:
-    """Whether this is a file that holds something."""
-    try:
-        return path.is_file() and path.stat().st_size > 0
-    except OSError:
-        return False
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How pairs become results; see the options of `fusecli fuse` of the same names."""
-
-    ranges: tuple[Intensity, Intensity] = (None, None)  # of first and second
-    resize: int | None = None  # which side (0, 1) is brought to the other's size; None: different sizes are an error
-    align: Calibration | None = None  # brings the second, infrared, to the first's grid
-    gray: bool = False  # results without colour
-    bit_depth: int | None = None  # 8 or 16; None: the first input's, as far as the output's format holds it
-    batch: int | None = None  # pages at once on an accelerator; None: by their size
-    workers: int = 2
-    max_pixels: int | None = None
-    compress: bool = False
-    digest: bool = False  # SHA-256 of every result, for the report
-    anonymous: bool = False  # EXIF and XMP, in which a patient may be named, stay out of the results
-    steady: tuple[Pair, ...] = ()  # pairs whose mean exposure every frame gets; none: each frame by itself
-
-
-@dataclass
-class Outcome:
-    """What became of a job. fatal: the next jobs would fail in the same way, so no more are begun."""
-
-    job: Job
-    error: str | None = None
-    seconds: float = 0.0
-    sha256: str | None = None
-    preview: Sequence[np.ndarray] | None = field(default=None, repr=False)
-    fatal: bool = False
-    mended: Found = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)  # what else the report shall say
 
 
 @dataclass
@@ -323,22 +255,6 @@ def sharing_threads(engine: Engine, workers: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def windowed(
-    items: Iterable[Any], submit: Callable[[Any], Future[Any]], size: int | Callable[[], int]
-) -> Iterator[Any]:
-    """Results of submitted items in order, at most ``size`` under way. Those that are None are left out."""
-    limit = size if callable(size) else lambda: size
-    under_way: deque[Future[Any]] = deque()
-    for item in items:
-        under_way.append(submit(item))
-        while len(under_way) >= limit():
-            if (result := under_way.popleft().result()) is not None:
-                yield result
-    while under_way:
-        if (result := under_way.popleft().result()) is not None:
-            yield result
 
 
 def load(job: Job, settings: Settings) -> Loaded:

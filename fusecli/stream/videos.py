@@ -27,14 +27,13 @@ from fusecli.images import frames, intensity
 from fusecli.images.atomic import STDOUT, file_hash, replacing
 from fusecli.images.intensity import Range
 from fusecli.images.preview import row
-from fusecli.images.rawvideo import PIPE, RawFormat, RawPipe, RawWriter
-from fusecli.images.registration import Calibration, completed, reach
+from fusecli.images.rawvideo import PIPE, RawPipe, RawWriter
+from fusecli.images.registration import completed, reach
 from fusecli.images.video import Look, Timed, VideoFile, VideoWriter, odd
 from fusecli.stream.engine import Engine, Found
+from fusecli.stream.job import Job, Outcome
 from fusecli.stream.run import (
     BATCH_PAIRS,
-    Job,
-    Outcome,
     filled,
     full_batch,
     gather,
@@ -43,6 +42,7 @@ from fusecli.stream.run import (
     of_one_size,
     sharing_threads,
 )
+from fusecli.stream.settings import VideoSettings
 from fusecli.stream.stop import Stop
 
 log = logging.getLogger("fusecli")
@@ -54,24 +54,6 @@ FIRST_FRAMES = 32  # of a pipe, which settle its intensity range
 STALE = Fraction(1)  # seconds between two paired frames; more is a gap in one of the videos
 ADAPTS = 1.0  # time constant, in seconds, by which exposure follows the scene, as a camera's does: avoids flicker
 _POLL = 0.2  # seconds after which a waiting thread checks whether the run is over
-
-
-@dataclass(frozen=True)
-class VideoSettings:
-    """How videos become results; see the options of `fusecli fuse` of the same names.
-
-    infrared: ``--range`` as typed, or the Range that it names. raw: layout of the side that is a pipe.
-    """
-
-    infrared: Range | str
-    raw: RawFormat | None = None
-    resize: int | None = None
-    align: Calibration | None = None
-    gray: bool = False
-    batch: int | None = None
-    workers: int = 2
-    max_pixels: int | None = None
-    digest: bool = False
 
 
 def run(

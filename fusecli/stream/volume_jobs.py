@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import frames, nifti
+from fusecli.stream.job import Job, is_filled
 from fusecli.stream.plan import FORMATS, VOLUMES, Naming, Plan, check_depth, format_of, settle
-from fusecli.stream.run import Job, is_filled
 from fusecli.stream.volume_pairs import Input, VolumePair
 
 log = logging.getLogger("fusecli")

@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from fusecli.errors import InputError, UsageError, itemized
-from fusecli.images import dicom, dicom_series, frames, listing, nifti, pairing
+from fusecli.images import dicom, dicom_series, frames, listing, nifti
 from fusecli.images.decode import pixel_limit
 from fusecli.images.headers import too_large
+from fusecli.images.pairing import Pairing, find_pairs
 from fusecli.images.volume import Volume
 from fusecli.registry import Task
 
@@ -128,57 +129,47 @@ class VolumePair:
 def find(
     typed: tuple[str, str],
     task: Task,
+    pairing: Pairing = Pairing(),
     *,
-    recursive: bool = False,
-    pair_by: str = "stem",
-    pairs_csv: Path | None = None,
-    ignore_unmatched: bool = False,
     series: str | None = None,
     volume: str | None = None,
     max_voxels: int | None = None,
 ) -> list[VolumePair] | None:
     """The pairs of volumes that the two sides name; None where neither side has a volume (but pictures).
 
-    A folder of DICOM files is one volume, the chosen series; with ``recursive`` so is every sub-folder with such files.
+    A folder of DICOM files is one volume, the chosen series; with --recursive so is every sub-folder with such files.
     Folders are a pair if their paths below both sides are the same, or if the wildcards of two globs of folders
-    (``cohort/*/CT`` and ``cohort/*/MR``) match the same. NIfTI files pair by name as pictures do. ``pairs_csv`` names
-    files, and folders that hold one volume. Raises UsageError where only one side has volumes, and for volumes without
-    a partner.
+    (``cohort/*/CT`` and ``cohort/*/MR``) match the same. NIfTI files pair by name as pictures do. A table of the pairs
+    names files, and folders that hold one volume. Raises UsageError where only one side has volumes, and for volumes
+    without a partner.
     """
     serial, which = choices("--series", series, task), choices("--volume", volume, task)
 
     def make(side: str, path: Path, files: Sequence[Path]) -> Input:
         return Input(side, path, tuple(files), serial[side], which[side], max_voxels=max_voxels)
 
-    if pairs_csv is not None:
-        found = _listed(pairs_csv, pair_by, typed, task)
+    if pairing.pairs_csv is not None:
+        found = _listed(pairing, typed, task)
     else:
-        found = [_collect(side, text, recursive) for side, text in zip(task.sides, typed, strict=True)]
+        found = [_collect(side, text, pairing.recursive) for side, text in zip(task.sides, typed, strict=True)]
     if not any(found):
         return None
     for side, text, units in zip(task.sides, typed, found, strict=True):
         if not units:
-            raise UsageError(f"--{side} {text}: {_why_none(text, recursive)}")
+            raise UsageError(f"--{side} {text}: {_why_none(text, pairing.recursive)}")
     has_series = {
         side: not all(nifti.is_nifti(files[0]) for files in units.values())
         for side, units in zip(task.sides, found, strict=True)
     }
     _check_series(serial, has_series)
-    if pair_by != "stem" and any(has_series.values()):
+    if pairing.pair_by != "stem" and any(has_series.values()):
         raise UsageError("--pair-by matches names of NIfTI files; DICOM series pair by the names of their folders")
     files_typed = all(Path(text).is_file() for text in typed)  # a pair, whatever their names
-    if pairs_csv is None and not files_typed and not any(has_series.values()):
-        pairs = pairing.find_pairs(
-            *typed,
-            endings=nifti.ENDINGS,
-            recursive=recursive,
-            pair_by=pair_by,
-            ignore_unmatched=ignore_unmatched,
-            sides=task.sides,
-        )
+    if pairing.pairs_csv is None and not files_typed and not any(has_series.values()):
+        pairs = find_pairs(*typed, pairing, endings=nifti.ENDINGS, sides=task.sides)
         matched = [(one.name, (one.first, [one.first]), (one.second, [one.second])) for one in pairs]
     else:
-        matched = _matched(found, typed, task, ignore_unmatched)
+        matched = _matched(found, typed, task, pairing.ignore_unmatched)
     return [VolumePair(name, make(task.first, *one), make(task.second, *other)) for name, one, other in matched]
 
 
@@ -232,10 +223,10 @@ def _by_folder(units: Mapping[str, _Unit], others: Collection[str]) -> dict[str,
     return found
 
 
-def _listed(table: Path, pair_by: str, typed: tuple[str, str], task: Task) -> list[dict[str, list[Path]]]:
+def _listed(pairing: Pairing, typed: tuple[str, str], task: Task) -> list[dict[str, list[Path]]]:
     """As `_collect` for both sides: the volumes that a table lists, by pair name; empty if it lists none."""
     volumes = (*nifti.ENDINGS, *dicom_series.ENDINGS)
-    listed = partial(pairing.find_pairs, *typed, pair_by=pair_by, pairs_csv=table, folders=True, sides=task.sides)
+    listed = partial(find_pairs, *typed, pairing, folders=True, sides=task.sides)
     pairs = listed(endings=(*volumes, *frames.ENDINGS))
     found: list[dict[str, list[Path]]] = [{}, {}]
     paths = [path for pair in pairs for path in pair.files]
@@ -245,9 +236,8 @@ def _listed(table: Path, pair_by: str, typed: tuple[str, str], task: Task) -> li
         for side, path, units in zip(task.sides, pair.files, found, strict=True):
             held = list(_collect(side, str(path), False).values())
             if len(held) != 1:
-                raise UsageError(
-                    f"--pairs {table}: {path} holds {len(held) or 'no'} volumes; name a file, or a folder of one"
-                )
+                what = f"holds {len(held) or 'no'} volumes; name a file, or a folder of one"
+                raise UsageError(f"--pairs {pairing.pairs_csv}: {path} {what}")
             units[pair.name] = held[0]
     return found
 

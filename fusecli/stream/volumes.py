@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -20,12 +20,13 @@ from fusecli.images import colormap, derived, dicom, frames, grid, nifti
 from fusecli.images.atomic import file_hash, numbered, replacing
 from fusecli.images.colour import luma
 from fusecli.images.grid import Grid
-from fusecli.images.intensity import Range
 from fusecli.images.planes import Turn, planes
 from fusecli.images.volume import Volume, shown_range
-from fusecli.registry import Task
+from fusecli.machine import windowed
 from fusecli.stream.engine import Engine, Found
-from fusecli.stream.run import Job, Outcome, gather, guarded, sharing_threads, windowed
+from fusecli.stream.job import Job, Outcome
+from fusecli.stream.run import gather, guarded, sharing_threads
+from fusecli.stream.settings import VolumeSettings
 from fusecli.stream.volume_jobs import VolumeJob
 
 log = logging.getLogger("fusecli")
@@ -34,25 +35,6 @@ SAMPLED = 16  # slices, evenly spread, that settle the context of a volume
 LITTLE = 0.5  # share of a grid: a volume that covers less may be a scout, another region, or one slice
 APART = 100  # ratio of lengths above which two volumes cannot be of the same patient
 SLICES = 4  # at once on a CPU; on an accelerator the batch size
-
-
-@dataclass(frozen=True)
-class VolumeSettings:
-    """How volumes become results; see the options of `fusecli fuse` of the same names.
-
-    reference: which side (0, 1) gives the grid and the format. colormap: name, for a gray first volume; None: gray.
-    """
-
-    task: Task
-    model: str
-    reference: int = 0
-    window: Range | None = None
-    colormap: str | None = None
-    bit_depth: int | None = None
-    batch: int = 8
-    workers: int = 2
-    compress: bool = False
-    digest: bool = False
 
 
 def run(

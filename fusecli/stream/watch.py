@@ -18,8 +18,9 @@ from fusecli.errors import counted
 from fusecli.images.listing import files_in
 from fusecli.images.pair import Pair
 from fusecli.stream.engine import Engine
-from fusecli.stream.run import Job, Outcome, Settings
+from fusecli.stream.job import Job, Outcome
 from fusecli.stream.run import run as run_jobs
+from fusecli.stream.settings import Settings
 from fusecli.stream.stop import Round
 
 log = logging.getLogger("fusecli")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusecli import registry
-from fusecli.stream.engine import Engine
-from fusecli.stream.run import Job, Outcome
-from fusecli.stream.runtimes import hand_over
-from fusecli.text import guide
+from fusecli.stream.job import Job, Outcome
+
+if TYPE_CHECKING:
+    from fusecli.stream.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class EngineSpec:
 
     def build(self) -> Engine:
         """The engine, on this machine. Raises UsageError."""
+        from fusecli.stream.engine import Engine
+        from fusecli.stream.runtimes import hand_over
+        from fusecli.text import guide
+
         network = guide.load(self.model, self.task, self.look)
         network, device, precision = hand_over(network, self.runtime, self.device, self.precision)
         vivid = registry.TASKS[self.task].second == "mri"  # PET and SPECT come in a colormap's colours

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fusecli import __version__
+from fusecli import __version__, registry
 from fusecli.errors import FusecliError, OutputError, Stopped, UsageError
 from fusecli.images.atomic import sweep, write_bytes
 from fusecli.images.preview import contact_sheet
@@ -106,7 +106,7 @@ class Run:
         recipe, last = self.recipe, self.out / LAST
         if not recipe.init:
             return recipe.model
-        path = last if last.exists() else checkpoint.find(recipe.init, recipe.tasks[0])
+        path = last if last.exists() else registry.weights_file(recipe.init, recipe.tasks[0])
         architecture, values, *_ = checkpoint.read(path)
         if architecture == checkpoint.kind(recipe.architecture).starts_from:
             return {architecture: values, **recipe.model}
