@@ -16,7 +16,7 @@ from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 from threading import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
