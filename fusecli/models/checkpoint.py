@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -33,26 +34,52 @@ def kind(architecture: str) -> type[FusionNetwork]:
 def build(architecture: str, config: dict[str, Any]) -> FusionNetwork:
     """A fresh model of a registered architecture, constructed with ``config`` as keyword arguments.
 
-    Raises UsageError for an unknown architecture, or one that has no such arguments.
+    Raises UsageError for an unknown architecture, and for arguments that it does not have or that make no sense.
+    """
+    made_as = kind(architecture)
+    _check_config(architecture, config)
+    try:
+        return made_as(**config)
+    except (TypeError, ValueError, RuntimeError, LookupError, ZeroDivisionError) as error:  # torch raises many types
+        raise UsageError(f"architecture {architecture} cannot be built with {config}: {error}") from error
+
+
+def _check_config(architecture: str, config: dict[str, Any], within: str = "") -> None:
+    """Check the names and kinds of a model's arguments: without it "no", which is not empty, would count as true.
+
+    within: what leads to the table that holds them, such as ``nano.`` of a base. Raises UsageError.
     """
     made_as = kind(architecture)
     takes = [inspect.signature(each).parameters for each in made_as.__mro__ if issubclass(each, FusionNetwork)]
-    named = (key for each in takes for key, one in each.items() if one.kind is one.POSITIONAL_OR_KEYWORD)
-    known = dict.fromkeys(named)
-    for key in config:
+    known: dict[str, Any] = {}  # with their defaults; a class's own come before those that it hands on
+    for name, one in (item for each in takes for item in each.items()):
+        if one.kind is one.POSITIONAL_OR_KEYWORD:
+            known.setdefault(name, one.default)
+    for key, value in config.items():
         if key not in known:
-            raise UsageError(registry.unknown(f"value of a {architecture} model", key, known))
-    try:
-        made = made_as(**config)
-    except (TypeError, ValueError, RuntimeError, LookupError, ZeroDivisionError) as error:  # torch raises many types
-        raise UsageError(f"architecture {architecture} cannot be built with {config}: {error}") from error
-    if made.look is not None:  # of a base: its nano's
-        _check_look(made.look, f"architecture {architecture}")
-    return made
+            raise UsageError(registry.unknown(f"value of a {architecture} model", within + key, known))
+        if key == "look":
+            _check_look(value, f"architecture {architecture}")
+        elif key == made_as.starts_from and isinstance(value, dict):
+            _check_config(key, value, f"{key}.")
+        elif fault := _misfit(value, known[key]):
+            raise UsageError(f"architecture {architecture}: {within}{key} must be {fault}, not {value!r}")
+
+
+def _misfit(value: Any, default: Any) -> str:
+    """What the value of an argument with this default would have to be, in words; empty if it is that."""
+    if isinstance(default, tuple):
+        fits = isinstance(value, list | tuple) and len(value) == len(default) and all(type(one) is int for one in value)
+        return "" if fits else f"a list of {len(default)} whole numbers"
+    if isinstance(default, float):
+        return "" if type(value) in (int, float) and math.isfinite(value) else "a finite number"
+    if type(value) is type(default):
+        return ""
+    return {bool: "true or false", int: "a whole number"}.get(type(default), "a table")
 
 
 def _check_look(look: Any, whose: str) -> None:
-    if not (isinstance(look, int | float) and 0 <= look <= 1):
+    if look is not None and not (type(look) in (int, float) and 0 <= look <= 1):
         raise UsageError(f"{whose}: look must be a number from 0 to 1, not {look!r}")
 
 
