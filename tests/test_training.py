@@ -1119,7 +1119,7 @@ def test_sizes_without_sense_are_named(model):
         ("nano", {"mend": "no"}, "mend must be true or false, not 'no'"),
         ("base", {"nano": 3}, "nano must be a table, not 3"),
         ("base", {"nano": {"fine": 1.5}}, "nano.fine must be a whole number, not 1.5"),
-        ("base", {"nano": {"fin": 3}}, "unknown value of a nano model 'nano.fin'"),
+        ("base", {"nano": {"fin": 3}}, "unknown value of a nano model 'fin'"),
     ],
 )
 def test_a_value_of_a_model_of_the_wrong_kind_is_named(architecture, model, message):

@@ -20,6 +20,7 @@ from fusecli.errors import UsageError
 from fusecli.images.atomic import write_bytes
 from fusecli.models.network import FusionNetwork
 
+LOOK = "a number from 0 to 1"
 REASON = 200  # characters kept of torch's message, which lists every tensor
 
 
@@ -47,9 +48,10 @@ def build(architecture: str, config: dict[str, Any]) -> FusionNetwork:
 def _check_config(architecture: str, config: dict[str, Any], within: str = "") -> None:
     """Check the names and kinds of a model's arguments: without it "no", which is not empty, would count as true.
 
-    within: what leads to the table that holds them, such as ``nano.`` of a base. Raises UsageError.
+    within: the model that has this one as a part, and the part's name, for messages. Raises UsageError.
     """
     made_as = kind(architecture)
+    within = within or f"architecture {architecture}: "
     takes = [inspect.signature(each).parameters for each in made_as.__mro__ if issubclass(each, FusionNetwork)]
     known: dict[str, Any] = {}  # with their defaults; a class's own come before those that it hands on
     for name, one in (item for each in takes for item in each.items()):
@@ -57,17 +59,17 @@ def _check_config(architecture: str, config: dict[str, Any], within: str = "") -
             known.setdefault(name, one.default)
     for key, value in config.items():
         if key not in known:
-            raise UsageError(registry.unknown(f"value of a {architecture} model", within + key, known))
-        if key == "look":
-            _check_look(value, f"architecture {architecture}")
-        elif key == made_as.starts_from and isinstance(value, dict):
-            _check_config(key, value, f"{key}.")
-        elif fault := _misfit(value, known[key]):
-            raise UsageError(f"architecture {architecture}: {within}{key} must be {fault}, not {value!r}")
+            raise UsageError(registry.unknown(f"value of a {architecture} model", key, known))
+        if key == made_as.starts_from and isinstance(value, dict):
+            _check_config(key, value, f"{within}{key}.")
+        elif wanted := _wanted(key, value, known[key]):
+            raise UsageError(f"{within}{key} must be {wanted}, not {value!r}")
 
 
-def _misfit(value: Any, default: Any) -> str:
-    """What the value of an argument with this default would have to be, in words; empty if it is that."""
+def _wanted(name: str, value: Any, default: Any) -> str:
+    """What an argument with this default would have to be, in words; empty if it is that."""
+    if name == "look":
+        return "" if value is None or _is_look(value) else LOOK
     if isinstance(default, tuple):
         fits = isinstance(value, list | tuple) and len(value) == len(default) and all(type(one) is int for one in value)
         return "" if fits else f"a list of {len(default)} whole numbers"
@@ -78,9 +80,8 @@ def _misfit(value: Any, default: Any) -> str:
     return {bool: "true or false", int: "a whole number"}.get(type(default), "a table")
 
 
-def _check_look(look: Any, whose: str) -> None:
-    if look is not None and not (type(look) in (int, float) and 0 <= look <= 1):
-        raise UsageError(f"{whose}: look must be a number from 0 to 1, not {look!r}")
+def _is_look(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
 
 
 def save(path: Path, model: nn.Module, architecture: str, config: dict[str, Any], tasks: list[str]) -> None:
@@ -209,6 +210,7 @@ def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
     if look is not None:
         if network.look is None:
             raise UsageError(f"--look: {path.name} was trained for one look only")
-        _check_look(look, path.name)
+        if not _is_look(look):
+            raise UsageError(f"{path.name}: look must be {LOOK}, not {look!r}")
         network.look = look
     return network.eval()
