@@ -42,6 +42,34 @@ def keep_freed_pages() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
+@contextmanager
+def within_free_memory() -> Iterator[None]:
+    """Raise MemoryError (torch: RuntimeError) for more memory than is free now; else Linux ends a process, any one."""
+    most = _most_memory()
+    if most is None:
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    least = min(limit for limit in (most, *before) if limit != resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_DATA, (least, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _most_memory(proc: Path = Path("/proc")) -> int | None:
+    """Bytes of data that this process has, and could have besides; None where Linux does not tell."""
+    try:
+        texts = [(proc / name).read_text(encoding="utf-8", errors="replace") for name in ("meminfo", "self/status")]
+        rows = dict(line.split(":", 1) for text in texts for line in text.splitlines())
+        return 1024 * sum(int(rows[name].split()[0]) for name in ("MemAvailable", "SwapFree", "VmData"))
+    except (OSError, ValueError, LookupError):
+        return None
+
+
 def _quota(groups: Path = GROUPS, own: Path = OWN) -> float:
     """CPU quota of the control group, in cores (cgroup v2, cpu.max); without a limit, more cores than there are."""
     least = 1e6

@@ -37,6 +37,28 @@ def test_the_least_quota_of_all_groups_above_counts(tmp_path, limits, expected):
     assert machine._quota(tmp_path, own) == expected
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no limit of data")
+def test_memory_that_is_not_free_is_refused_before_it_is_taken():
+    """A batch that memory could not hold froze the machine, or ended some other process."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with machine.within_free_memory(), pytest.raises(MemoryError):
+        bytearray(machine._most_memory() + 2**30)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+@pytest.mark.parametrize(
+    ("free", "most"), [("MemAvailable: 7 kB\nSwapFree: 2 kB\n", 10 * 1024), ("MemFree: 7 kB\nSwapFree: 2 kB\n", None)]
+)
+def test_free_memory_is_what_programs_could_have(tmp_path, free, most):
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "status").write_text("Name:\ta:b\nVmData:\t 1 kB\n")
+    assert machine._most_memory(tmp_path) is None
+    (tmp_path / "meminfo").write_text(free)
+    assert machine._most_memory(tmp_path) == most
+
+
 def test_every_module_can_be_imported_without_what_only_unix_has():
     code = """
         import builtins, importlib, os, pkgutil

@@ -88,7 +88,7 @@ class Run:
         if recipe.init and not (out / LAST).exists():
             self._start_from(recipe.init)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
-        if device.type == "cpu":  # which cannot catch a lack of memory: the system ends the process
+        if device.type == "cpu":  # whose lack of memory is not always caught: the system may end the process
             self.network.save_memory()
         self.step = 0
         self.recorded: dict[tuple[str, ...], Callable[..., Tensor]] = {}  # by the terms of the loss, see `replayed`

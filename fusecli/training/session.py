@@ -21,7 +21,7 @@ import torch.distributed as dist
 from fusecli import registry
 from fusecli.errors import FusecliError, UsageError, first_line
 from fusecli.images.atomic import locked, write_text
-from fusecli.machine import cores, keep_freed_pages
+from fusecli.machine import cores, keep_freed_pages, within_free_memory
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.progress import tqdm
@@ -112,7 +112,9 @@ def train(
     texts = _texts(recipe, data, root, text_vectors)
     if recipe.architecture == "teacher" and "text_dim" not in recipe.model:
         recipe = replace(recipe, model={**recipe.model, "text_dim": texts.dim if texts else 0})
-    with _alone(out) if rank == 0 else nullcontext():
+    # On a GPU, whose memory ends first, torch says so itself.
+    memory = within_free_memory() if target.type == "cpu" else nullcontext()
+    with _alone(out) if rank == 0 else nullcontext(), memory:
         run = Run(recipe, out, device=target)
         run.data_root = str(root.resolve())
         run.data_sha256 = {task: pairs.sha256 for task, pairs in data.items()}
