@@ -436,7 +436,13 @@ def test_sixteen_bits_of_others_may_hold_fewer(data: Path, capsys: pytest.Captur
     assert methods["twelve"]["mean"] == pytest.approx(methods["eight"]["mean"], rel=1e-2, abs=1e-3)
 
 
-@pytest.mark.parametrize("case", ["missing", "twice", "size", "nan", "range", "type", "no folder", "no image"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("missing", "twice", "size", "nan", "range", "type", "no folder", "no image", "a file"),
+        *("mine/*/F_*.png", "F_*_*.png"),
+    ],
+)
 def test_bad_results_are_named_with_exit_code_2(
     case: str, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,6 +469,10 @@ def test_bad_results_are_named_with_exit_code_2(
         expected = f"{wrong}: has samples of type int32"
     elif case == "no folder":
         folder, expected = Path("elsewhere"), "elsewhere: no such folder"
+    elif case == "a file":
+        folder, expected = wrong, f"{wrong}: is a file; name its folder"
+    elif case in ("mine/*/F_*.png", "F_*_*.png"):
+        folder, expected = Path(case), f"{case}: a single * may stand in the last part alone"
     elif case == "no image":
         wrong.write_bytes(b"nonsense")
     assert _run("--dataset", "tno", "--fused", f"mine={folder}", *QUICK, "--json", "x.json") == 2
@@ -955,6 +965,20 @@ def test_compare_takes_the_pairs_that_both_have(data: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert main(["benchmark", "compare", "a.json", "report.json"]) == 0
     assert "4 and 3 pairs; compared on the 3 in both" in capsys.readouterr().out
+
+
+def test_compare_says_that_one_side_is_damaged_whatever_the_number_of_pairs(data: Path, capsys) -> None:
+    options = ("--dataset", "tno", "--methods", "average")
+    _report(*options)
+    Path("report.json").rename("clean.json")
+    for draws in ("1", "2"):
+        _report(*options, "--degraded", "--draws", draws)
+        capsys.readouterr()
+        assert main(["benchmark", "compare", "clean.json", "report.json"]) == 0
+        out = capsys.readouterr().out
+        assert "tno: inputs are damaged (--degraded) in the second report alone" in out
+        assert ("4 and 8 pairs" in out) == (draws == "2")
+        assert "the images differ" not in out
 
 
 def _page(data: Path, *options: str) -> str:

@@ -5,6 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from fusecli.errors import UsageError  # noqa: E402
 from fusecli.text.events import KINDS, severity_vector  # noqa: E402
 from fusecli.training.degrade import (  # noqa: E402
     COMBINATIONS,
@@ -145,8 +146,11 @@ def test_images_of_any_size_are_degraded(size):
 
 
 def test_unknown_kind_on_a_side_is_refused(scene):
-    with pytest.raises(KeyError, match="haze"):
+    with pytest.raises(UsageError, match="unknown degradation of ct 'haze'"):
         apply(scene, "ct", {"haze": torch.ones(4)}, seeded())
+    for act in (degrade, lambda images, side, generator: apply(images, side, {}, generator)):
+        with pytest.raises(UsageError, match="unknown side 'visible'"):
+            act(scene, "visible", seeded())
 
 
 def test_severity_vector_tells_kind_and_side(scene, monkeypatch):

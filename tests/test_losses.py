@@ -20,7 +20,7 @@ from fusecli.training.losses import (
 GENERATOR = torch.Generator().manual_seed(0)
 
 
-def images(count: int = 3, size: int = 40) -> torch.Tensor:
+def images(count: int = 3, size: int = 48) -> torch.Tensor:
     return torch.rand(count, 1, size, size, generator=GENERATOR)
 
 
@@ -48,6 +48,24 @@ def test_loss_is_zero_only_where_nothing_is_lost():
     weights = LossWeights().tensor().expand(3, -1)
     assert fusion_loss(same, same, same, weights).abs().max() < 1e-4
     assert (fusion_loss(same.roll(3, -1), same, same, weights) > 1).all()
+
+
+def test_one_row_of_weights_is_for_all_samples():
+    fused, first, second, aim = (images(size=48) for _ in range(4))
+    weights = LossWeights(vif=1, both=1, bright=1, excess=1).tensor()
+    for loss, inputs in (
+        (fusion_loss, (fused, first, second)),
+        (restoration_loss, (fused, aim, first, second)),
+        (target_loss, (fused, aim, first, second, torch.tensor([0.0, 0.5, 1.0]))),
+    ):
+        assert torch.equal(loss(*inputs, weights), loss(*inputs, weights.expand(3, -1)))
+
+
+def test_images_that_are_too_small_are_told_so():
+    for loss, side in ((ssim, 11), (vif, 41)):
+        assert loss(images(size=side), images(size=side)).isfinite().all()
+        with pytest.raises(ValueError, match=f"at least {side}×{side} pixels, the images have {side - 1}×{side - 1}"):
+            loss(images(size=side - 1), images(size=side - 1))
 
 
 def test_each_weight_acts_on_its_own_term():

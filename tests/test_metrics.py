@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import SHARED
 
 from fusecli import metrics, registry
@@ -297,6 +298,12 @@ def test_bad_images_are_named() -> None:
             metrics.evaluate("tang", small, small, small, [name])
         exact = _noise((side, side)), _noise((side, side), 1), _noise((side, side), 2)
         assert np.isfinite(metrics.evaluate("tang", *exact, [name])[name])
+
+
+def test_tensors_count_as_arrays() -> None:
+    trio = np.random.default_rng(0).random((3, 48, 48), np.float32)
+    values = [metrics.evaluate("tang", *images, ["VIF", "SSIM"]) for images in (trio, torch.from_numpy(trio))]
+    assert values[0] == values[1]
 
 
 def test_unknown_names_suggest_the_nearest() -> None:

@@ -167,6 +167,19 @@ def test_stopped_and_resumed_gives_the_same_weights(root, tmp_path):
         assert torch.equal(tensor, weights_of(resumed)[name]), name
 
 
+def test_a_stop_before_the_first_step_waits_for_none(root, tmp_path, monkeypatch):
+    """A network's first looks at its data can take longer than batch systems wait before they kill."""
+    drawn = []
+    monkeypatch.setattr(Batches, "drawn", lambda self, step, draw=Batches.drawn: drawn.append(step) or draw(self, step))
+    run = Run(RECIPE, tmp_path, device=CPU)
+    with stopping() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped, match="stopped by SIGTERM before the first step"):
+            run.fit(Batches(RECIPE, load(root), network=run.network), {}, stop=stop)
+    assert drawn == [0]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_log_says_what_its_columns_are(root, tmp_path):
     for name in ("one", "two", "\udcff"):  # of a folder, so perhaps no UTF-8
         recipe = dataclasses.replace(RECIPE, val={"ir-vis": [name]}, steps=1, val_every=1)
@@ -287,22 +300,25 @@ def test_batches_are_drawn_as_other_processes_would_draw_them(root, monkeypatch)
 
 
 def test_processes_that_draw_leave_a_stop_to_the_one_that_saves(root):
-    """Batch systems send SIGTERM to all; a batch could not be had any more, and the step under way was lost."""
+    """Batch systems and terminals send it to all: a batch could not be had any more, and the step was lost."""
     drawn = Batches(RECIPE, load(root)).ahead(0, 12, CPU, workers=1)
     count = len([next(drawn), next(drawn)])
     (worker,) = torch.multiprocessing.active_children()
-    os.kill(worker.pid, signal.SIGTERM)
+    for one in (signal.SIGTERM, signal.SIGINT):
+        os.kill(worker.pid, one)
     assert count + len(list(drawn)) == 12
 
 
 def test_resume_with_another_recipe_is_refused(tmp_path):
     Run(RECIPE, tmp_path, device=CPU).save("last.pt")
-    with pytest.raises(UsageError, match="lr"):
+    with pytest.raises(UsageError, match=r"another lr \(0\.01\); .* --set init="):
         Run(dataclasses.replace(RECIPE, lr=5e-4), tmp_path, device=CPU).resume()
+    with pytest.raises(UsageError, match=r"another model; use the old recipe or a new folder$"):  # whose weights differ
+        Run(dataclasses.replace(RECIPE, model={**TINY, "fine": 8}), tmp_path, device=CPU).resume()
     state = Run(RECIPE, tmp_path, device=CPU).state()
     state["recipe"]["sharpen"] = 0.5  # of a later version
     torch.save(state, tmp_path / loop.LAST)
-    with pytest.raises(UsageError, match="another sharpen;"):
+    with pytest.raises(UsageError, match=r"another sharpen \(0\.5\);"):
         Run(RECIPE, tmp_path, device=CPU).resume()
 
 
@@ -805,10 +821,10 @@ def test_a_distillation_is_taken_up_with_its_own_teacher_only(tmp_path):
 
     run(1).save("last.pt")
     assert run(1).resume()
-    for other, said in ((run(2), "another teacher"), (run(1, 0.0), "another feature weight")):
+    for other, said in ((run(2), "another teacher"), (run(1, 0.0), r"another feature weight \(0\.1\);")):
         with pytest.raises(UsageError, match=said):
             other.resume()
-    with pytest.raises(UsageError, match="another feature weight, teacher"):
+    with pytest.raises(UsageError, match=r"another feature weight \(0\.1\), teacher"):
         Run(RECIPE, tmp_path, device=CPU).resume()
 
 
@@ -995,7 +1011,7 @@ def test_distill_needs_no_more_than_the_teacher(root, tmp_path, fusecli, monkeyp
     assert isinstance(checkpoint.load(out.strip(), "ir-vis"), Nano)
     again = fusecli("distill", "--teacher", checkpoint_path, "-o", tmp_path / "student", *small[:-1])
     assert again[:2] == (0, out)  # nothing on stdout but the path
-    assert "going on from step 1 of" in again[2]
+    assert "all steps are done" in again[2]
     other = tmp_path / "other.toml"
     other.write_text('[train]\nct-mri = ["set"]\n')
     (root / "set" / "ct").mkdir(exist_ok=True)
@@ -1083,11 +1099,32 @@ def test_settings_without_sense_are_named(setting, message):
         *({"width": width} for width in (-4, "abc", 1, 9)),
         *({"blocks": [1, 1]}, {"channel_heads": [3, 1, 1, 1]}, {"spatial_heads": [0, 1, 1, 1]}, {"head_dim": 0}),
         *({"window": 0}, {"overlap": -0.5}, {"expansion": 0.01}, {"look": "natural"}, {"look": 7}),
+        *({"refinement": -1}, {"blocks": [1, 1, 1, -1]}, {"text_dim": -1}),
     ],
 )
 def test_sizes_without_sense_are_named(model):
     with pytest.raises(UsageError, match="architecture paper"):
         checkpoint.build("paper", model)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model", "message"),
+    [
+        ("paper", {"width": "abc"}, "width must be a whole number, not 'abc'"),
+        ("teacher", {"width": 8.5}, "width must be a whole number, not 8.5"),
+        ("paper", {"blocks": [1, 1]}, "blocks must be a list of 4 whole numbers, not [1, 1]"),
+        ("teacher", {"overlap": math.nan}, "overlap must be a finite number, not nan"),
+        ("paper", {"cross_fusion": "False"}, "cross_fusion must be true or false, not 'False'"),
+        ("nano", {"fine": True}, "fine must be a whole number, not True"),
+        ("nano", {"mend": "no"}, "mend must be true or false, not 'no'"),
+        ("base", {"nano": 3}, "nano must be a table, not 3"),
+        ("base", {"nano": {"fine": 1.5}}, "nano.fine must be a whole number, not 1.5"),
+        ("base", {"nano": {"fin": 3}}, "unknown value of a nano model 'fin'"),
+    ],
+)
+def test_a_value_of_a_model_of_the_wrong_kind_is_named(architecture, model, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        checkpoint.build(architecture, model)
 
 
 def test_train_teacher_takes_the_sets_below_the_data_root(root, tmp_path, fusecli, monkeypatch):

@@ -96,8 +96,8 @@ def compare(before: Report, after: Report, methods: list[str] | None = None) -> 
     moves: list[Move] = []
     for name in {**before.datasets, **after.datasets}:
         old, new = before.datasets.get(name), after.datasets.get(name)
-        shared, remark = _shared(name, old, new)
-        remarks += [remark] if remark else []
+        shared, told = _shared(old, new)
+        remarks += [f"{name}: {remark}" for remark in told]
         if old and new and shared:
             metrics = [before.metric(metric) for metric in before.metrics if metric in after.metrics]
             moves += _moves(old, new, shared, metrics, methods)
@@ -118,20 +118,22 @@ def compare(before: Report, after: Report, methods: list[str] | None = None) -> 
     return [replace(move, p=p) for move, p in zip(moves, corrected, strict=True)], remarks
 
 
-def _shared(name: str, old: DatasetResult | None, new: DatasetResult | None) -> tuple[list[str], str]:
+def _shared(old: DatasetResult | None, new: DatasetResult | None) -> tuple[list[str], list[str]]:
     """(the pairs that both results of a data set have, what the reader must know of them)."""
     if old is None or new is None:
-        return [], f"{name}: only in the {'second' if old is None else 'first'} report"
+        return [], [f"only in the {'second' if old is None else 'first'} report"]
     there = set(new.pairs)
     shared = [pair for pair in old.pairs if pair in there]
     if not shared:
-        return [], f"{name}: no pair in common"
+        return [], ["no pair in common"]
+    remarks = []
+    if old.damaged != new.damaged:
+        remarks.append(f"inputs are damaged (--degraded) in the {'first' if old.damaged else 'second'} report alone")
     if len(shared) < max(len(old.pairs), len(new.pairs)):
-        counts = f"{len(old.pairs)} and {len(new.pairs)} pairs"
-        return shared, f"{name}: {counts}; compared on the {len(shared)} in both"
-    if old.fingerprint != new.fingerprint:
-        return shared, f"{name}: the images differ between the reports (same names, other contents)"
-    return shared, ""
+        remarks.append(f"{len(old.pairs)} and {len(new.pairs)} pairs; compared on the {len(shared)} in both")
+    elif old.fingerprint != new.fingerprint and not remarks:
+        remarks.append("the images differ between the reports (same names, other contents)")
+    return shared, remarks
 
 
 def _moves(

@@ -125,8 +125,11 @@ class Folder(Method):
             before, _, after = (folder.stem if ending in {*ENDINGS, ".*"} else folder.name).partition("*")
             self.folder, self.pattern = folder.parent, (before, after)
             self.endings = frozenset({ending}) if ending in ENDINGS else ENDINGS
-        if not self.folder.is_dir():
-            raise UsageError(f"--fused {name}={folder}: no such folder")
+        if not self.folder.is_dir() or "*" in self.pattern[1]:
+            fault = "is a file; name its folder" if self.folder.is_file() else "no such folder"
+            if "*" in f"{self.folder}{self.pattern[1]}":
+                fault = "a single * may stand in the last part alone, as DIR/*_fused.png; sub-folders are searched"
+            raise UsageError(f"--fused {name}={folder}: {fault}")
         self.paths: dict[Pair, Path] = {}
         self.range = WHOLE
 

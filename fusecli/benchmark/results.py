@@ -30,6 +30,7 @@ from fusecli.errors import UsageError
 
 # The mean rank is taken over those of these that the table has; under vifb over all its metrics.
 RANKED = ("EN", "SD", "SF", "AG", "MI", "SCD", "VIF", "Qabf", "SSIM")
+DAMAGED = "inputs damaged"  # how the note begins that `--degraded` leaves
 # What published tables carry; --metrics all measures the rest, too.
 DEFAULT_METRICS = (*RANKED, "CC", "Nabf")
 
@@ -71,6 +72,11 @@ class DatasetResult:
     fingerprint: str = ""
     left_out: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether methods got damaged inputs."""
+        return any(note.startswith(DAMAGED) for note in self.notes)
 
     def compared(self, metric: str) -> dict[str, float | None]:
         """Method -> mean over the pairs on which every method has a value, save for methods that have none at all."""

@@ -16,7 +16,7 @@ from fusecli import metrics
 from fusecli.benchmark.cache import Cache
 from fusecli.benchmark.datasets import PairSet
 from fusecli.benchmark.methods import Method, digest_of
-from fusecli.benchmark.results import DatasetResult, MethodResult, Report
+from fusecli.benchmark.results import DAMAGED, DatasetResult, MethodResult, Report
 from fusecli.errors import OutputError, UsageError
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
@@ -109,9 +109,7 @@ def prepare(pair_set: PairSet, methods: list[Method], workers: int, draws: int =
     }
     if draws:
         ways = f", each pair in {draws} ways" if draws > 1 else ""
-        pair_set.notes.append(
-            f"inputs damaged (luma alone, by fixed seeds{ways}); results compared with the clean sources"
-        )
+        pair_set.notes.append(f"{DAMAGED} (luma alone, by fixed seeds{ways}); results compared with the clean sources")
         if folders := [method.name for method in methods if method.kind == "folder"]:
             pair_set.notes.append(
                 f"{', '.join(folders)}: as found, which compares only if made of these damaged inputs (--save-degraded)"

@@ -107,7 +107,10 @@ def benchmark(
     ] = 1,
     save_degraded: Annotated[
         Path | None,
-        options.place("With --degraded: write the damaged inputs there, as gray PNG, for other methods (see --fused)."),
+        options.place(
+            "With --degraded: write the damaged inputs there for other methods, as gray PNG in <data set>/<side>/. "
+            "Of further draws --draws makes draw2/ … in it; results for --fused lie in such folders, too."
+        ),
     ] = None,
     fused: Annotated[
         list[str],

@@ -14,6 +14,7 @@ class MetricError(InputError):
 
 
 def is_constant(image: np.ndarray) -> bool:
+    """Whether all values (0…255) are equal but for rounding."""
     return bool(np.ptp(image) < ROUNDING)
 
 

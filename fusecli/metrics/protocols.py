@@ -176,12 +176,14 @@ def prepare(
 ) -> Trio:
     """Check three images and turn them into what ``protocol`` measures.
 
-    Images are H×W or H×W×3 RGB of one size: uint8, uint16 or floats in [0, 1]. ``second`` is the infrared or MRI side.
+    Images are H×W or H×W×3 RGB of one size, arrays or tensors on the CPU: uint8, uint16 or floats in [0, 1].
+    ``second`` is the infrared or MRI side.
     Raises MetricError, which names the image by its label, for other shapes, unequal sizes, floats beyond [0, 1] and
     values that are not finite.
     """
     convert, _ = _protocol(protocol)
     images = []
+    first, second, fused = map(np.asarray, (first, second, fused))
     for image, label in zip((first, second, fused), labels, strict=True):
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or image.size == 0:
             raise MetricError(f"{label}: has shape {image.shape}; a metric needs H×W or H×W×3")
@@ -213,7 +215,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Metric values of one fused image under ``protocol`` (tang, vifb or standard); all of its metrics by default.
 
-    Raises MetricError (see prepare and measure), UsageError for an unknown protocol or metric.
+    Images as in `prepare`. Raises MetricError (see prepare and measure), UsageError for an unknown protocol or metric.
     """
     trio = prepare(protocol, first, second, fused)
     return {name: measure(protocol, name, trio) for name in (names or _protocol(protocol)[1])}

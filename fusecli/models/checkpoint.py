@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -19,6 +20,7 @@ from fusecli.errors import UsageError
 from fusecli.images.atomic import write_bytes
 from fusecli.models.network import FusionNetwork
 
+LOOK = "a number from 0 to 1"
 REASON = 200  # characters kept of torch's message, which lists every tensor
 
 
@@ -33,27 +35,53 @@ def kind(architecture: str) -> type[FusionNetwork]:
 def build(architecture: str, config: dict[str, Any]) -> FusionNetwork:
     """A fresh model of a registered architecture, constructed with ``config`` as keyword arguments.
 
-    Raises UsageError for an unknown architecture, or one that has no such arguments.
+    Raises UsageError for an unknown architecture, and for arguments that it does not have or that make no sense.
     """
     made_as = kind(architecture)
-    takes = [inspect.signature(each).parameters for each in made_as.__mro__ if issubclass(each, FusionNetwork)]
-    named = (key for each in takes for key, one in each.items() if one.kind is one.POSITIONAL_OR_KEYWORD)
-    known = dict.fromkeys(named)
-    for key in config:
-        if key not in known:
-            raise UsageError(registry.unknown(f"value of a {architecture} model", key, known))
+    _check_config(architecture, config)
     try:
-        made = made_as(**config)
+        return made_as(**config)
     except (TypeError, ValueError, RuntimeError, LookupError, ZeroDivisionError) as error:  # torch raises many types
         raise UsageError(f"architecture {architecture} cannot be built with {config}: {error}") from error
-    if made.look is not None:  # of a base: its nano's
-        _check_look(made.look, f"architecture {architecture}")
-    return made
 
 
-def _check_look(look: Any, whose: str) -> None:
-    if not (isinstance(look, int | float) and 0 <= look <= 1):
-        raise UsageError(f"{whose}: look must be a number from 0 to 1, not {look!r}")
+def _check_config(architecture: str, config: dict[str, Any], within: str = "") -> None:
+    """Check the names and kinds of a model's arguments: without it "no", which is not empty, would count as true.
+
+    within: the model that has this one as a part, and the part's name, for messages. Raises UsageError.
+    """
+    made_as = kind(architecture)
+    within = within or f"architecture {architecture}: "
+    takes = [inspect.signature(each).parameters for each in made_as.__mro__ if issubclass(each, FusionNetwork)]
+    known: dict[str, Any] = {}  # with their defaults; a class's own come before those that it hands on
+    for name, one in (item for each in takes for item in each.items()):
+        if one.kind is one.POSITIONAL_OR_KEYWORD:
+            known.setdefault(name, one.default)
+    for key, value in config.items():
+        if key not in known:
+            raise UsageError(registry.unknown(f"value of a {architecture} model", key, known))
+        if key == made_as.starts_from and isinstance(value, dict):
+            _check_config(key, value, f"{within}{key}.")
+        elif wanted := _wanted(key, value, known[key]):
+            raise UsageError(f"{within}{key} must be {wanted}, not {value!r}")
+
+
+def _wanted(name: str, value: Any, default: Any) -> str:
+    """What an argument with this default would have to be, in words; empty if it is that."""
+    if name == "look":
+        return "" if value is None or _is_look(value) else LOOK
+    if isinstance(default, tuple):
+        fits = isinstance(value, list | tuple) and len(value) == len(default) and all(type(one) is int for one in value)
+        return "" if fits else f"a list of {len(default)} whole numbers"
+    if isinstance(default, float):
+        return "" if type(value) in (int, float) and math.isfinite(value) else "a finite number"
+    if type(value) is type(default):
+        return ""
+    return {bool: "true or false", int: "a whole number"}.get(type(default), "a table")
+
+
+def _is_look(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
 
 
 def save(path: Path, model: nn.Module, architecture: str, config: dict[str, Any], tasks: list[str]) -> None:
@@ -169,6 +197,7 @@ def load(model: str, task: str, look: float | None = None) -> FusionNetwork:
     if look is not None:
         if network.look is None:
             raise UsageError(f"--look: {path.name} was trained for one look only")
-        _check_look(look, path.name)
+        if not _is_look(look):
+            raise UsageError(f"{path.name}: look must be {LOOK}, not {look!r}")
         network.look = look
     return network.eval()

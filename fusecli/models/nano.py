@@ -212,6 +212,7 @@ def perceptron(inputs: int, width: int, outputs: int) -> nn.Sequential:
 
 
 def affine(features: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+    """(1 + gain)·features + shift."""
     return torch.addcmul(shift, features, 1 + gain)
 
 

@@ -123,6 +123,8 @@ class Teacher(FusionNetwork):
             raise ValueError("width must be at least 2, and even")
         if min(*channel_heads, *spatial_heads, head_dim, window, int(expansion * width)) < 1 or overlap < 0:
             raise ValueError("heads, head_dim, window and expansion times width must be at least 1, overlap at least 0")
+        if min(*blocks, refinement, text_dim) < 0:
+            raise ValueError("blocks, refinement and text_dim must be at least 0")
         if any(channels % heads for channels, heads in zip(widths, channel_heads, strict=False)):
             raise ValueError("channel_heads must divide the widths, which double from level to level")
         self.look, self.mends = look, mend

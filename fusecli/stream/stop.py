@@ -51,11 +51,11 @@ def unwind_when_stopped() -> None:
             first = time.monotonic()
             raise Ended(number)
 
-    for one in _heard():
+    for one in heard():
         signal.signal(one, on_signal)
 
 
-def _heard() -> list[signal.Signals]:
+def heard() -> list[signal.Signals]:
     """The signals that end a run; under nohup a lost terminal does nothing."""
     heard = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
@@ -70,7 +70,7 @@ def stopping() -> Iterator[Stop]:
     A later one ends the process at once.
     """
     stop = Stop()
-    signals = _heard()
+    signals = heard()
     first = 0.0
 
     def on_signal(number: int, frame: object) -> None:

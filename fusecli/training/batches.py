@@ -18,6 +18,7 @@ from fusecli import registry
 from fusecli.images.opencv import cv2
 from fusecli.models.mending import mend
 from fusecli.models.network import FusionNetwork
+from fusecli.stream.stop import heard
 from fusecli.text.events import MEDICAL_SIDES, Event, severity_vector
 from fusecli.text.sentences import VARIANTS
 from fusecli.training.data import (
@@ -285,8 +286,9 @@ def _joined(values: Iterable[Tensor | None]) -> Tensor | None:
 
 
 def _work_on(_: int) -> None:
-    """Leave SIGTERM, which batch systems send to all processes of a run, to the one that saves the step under way."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Leave a stop, which terminals and batch systems send to all processes of a run, to the one that saves."""
+    for one in heard():
+        signal.signal(one, signal.SIG_IGN)
 
 
 class _Drawn(Dataset[Batch]):

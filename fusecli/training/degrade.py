@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from fusecli import registry
+from fusecli.errors import UsageError
 from fusecli.images.colour import luma
 from fusecli.text.events import KINDS, Event, event
 
@@ -218,11 +220,12 @@ def apply(images: Tensor, side: str, severities: dict[str, Tensor], generator: G
     """Degrade N×1×H×W luma in [0, 1] by kind -> N severities; samples whose severities are all 0 stay untouched.
 
     Degraded samples are clipped to [0, 1] and rounded to 8 bits, as sensors deliver them.
-    Raises KeyError for a kind that ``side`` does not have (see DEGRADATIONS).
+    Raises UsageError for a side that does not exist, or a kind that it does not have (see DEGRADATIONS).
     """
-    unknown = set(severities) - set(DEGRADATIONS[side])
-    if unknown:
-        raise KeyError(f"no degradation {sorted(unknown)} on side {side}")
+    _check_side(side)
+    for kind in severities:
+        if kind not in DEGRADATIONS[side]:
+            raise UsageError(registry.unknown(f"degradation of {side}", kind, DEGRADATIONS[side]))
     result = images.clone()
     for kind in _ORDER:
         if kind not in severities:
@@ -247,8 +250,10 @@ def degrade(
 
     batch: N×1×H×W float luma in [0, 1]. side: vis, ir, ct, pet, spect or mri. clean_share: probability that a sample
     stays as it is. severity: range drawn from, uniformly, for every event.
-    Returns the degraded batch and each sample's events (none for a clean one), in the order of KINDS.
+    Returns the degraded batch and each sample's events (none for a clean one), in the order of KINDS. Raises
+    UsageError for a side that does not exist.
     """
+    _check_side(side)
     choices = COMBINATIONS[side]
     weights = torch.tensor([weight for weight, _ in choices], dtype=torch.float64)
     n, device = len(batch), generator.device
@@ -287,6 +292,11 @@ def degrade_pair(
         damaged.append(np.rint(result[0, 0].numpy() * 255).astype(np.uint8))
         events += found[0]
     return damaged[0], damaged[1], events
+
+
+def _check_side(side: str) -> None:
+    if side not in DEGRADATIONS:
+        raise UsageError(registry.unknown("side", side, DEGRADATIONS))
 
 
 def _uniform(like: Tensor, generator: Generator) -> Tensor:

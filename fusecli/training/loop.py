@@ -181,10 +181,9 @@ class Run:
         state = checkpoint.training_state(path, self.device)
         made_with = Recipe(train=self.recipe.train).as_dict() | state["recipe"]  # may lack newer fields
         if changed := _differing(made_with, self.recipe.as_dict()):
-            raise UsageError(
-                f"{path}: made with another {changed}; use the old recipe or a new folder, "
-                f"where --set init={path} starts from these weights"
-            )
+            alike = (made_with["architecture"], made_with["model"]) == (self.recipe.architecture, self.recipe.model)
+            start = f", where --set init={path} starts from these weights" if alike else ""
+            raise UsageError(f"{path}: made with another {changed}; use the old recipe or a new folder{start}")
         if changed := _differing(state.get("about", {}), self.objective.about):
             raise UsageError(f"{path}: made with another {changed}; use a new folder")
         pairs = state.get("data_sha256")
@@ -302,7 +301,7 @@ class Run:
         """Train to the recipe's last step; returns the path of the best weights (the last ones without ``val``).
 
         workers: number of processes that draw the batches, which does not change these. stop: once set, the step under
-        way is finished and saved; then Stopped is raised.
+        way is finished and saved (before the first one there is nothing to save); then Stopped is raised.
         """
         recipe = self.recipe
         self.texts = batches.texts
@@ -311,7 +310,7 @@ class Run:
         if batches.rank == 0:
             _forget_later(self.out / LOG, self.step)
         if self.step == 0 and not recipe.init and self.network.sees_statistics:
-            self._acquaint(batches, workers)
+            self._acquaint(batches, workers, stop)
         losses: list[float] = []
         saved = time.monotonic()
         for batch in batches.ahead(self.step, recipe.steps, self.device, workers):
@@ -328,23 +327,23 @@ class Run:
                 self.save(LAST)
                 saved = time.monotonic()
             if stopped:
-                number = (stop and stop.signal) or signal.SIGTERM
-                raise Stopped(
-                    f"stopped by {number.name} after step {self.step}, which {self.out / LAST} holds: "
-                    "the same command goes on from there",
-                    number,
-                )
+                held = f"after step {self.step}, which {self.out / LAST} holds: the same command goes on from there"
+                raise _stopped(stop, held)
         best = self.out / BEST
         if val and not best.exists():
             log.warning("%s: was removed after the last step; its weights are taken, the best or not", best)
         return best if val and best.exists() else self.out / LAST
 
-    def _acquaint(self, batches: Batches, workers: int) -> None:
+    def _acquaint(self, batches: Batches, workers: int, stop: Stop | None) -> None:
         """Adapt the network to the statistics of its data (`FusionNetwork.acquaint`)."""
         seen = copy.copy(batches)
         seen.rank, seen.texts = 0, None  # the same for all processes, which share only gradients; no texts are needed
-        found = [batch.context for batch in seen.ahead(0, FIRST_LOOKS, self.device, workers)]
-        contexts = [context for context in found if context is not None]
+        contexts = []
+        for batch in seen.ahead(0, FIRST_LOOKS, self.device, workers):
+            if stop is not None and stop.is_set():
+                raise _stopped(stop, "before the first step")
+            if batch.context is not None:
+                contexts.append(batch.context)
         for network in (self.network, self.average) if contexts else ():
             network.acquaint(torch.cat(contexts))
 
@@ -400,8 +399,15 @@ def _step_of(row: bytes) -> int:
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The names of the values that are not the same, or are in one only."""
-    return ", ".join(sorted(key for key in {*before, *now} if before.get(key) != now.get(key)))
+    """The names of the values that are not the same, or are in one only; of numbers also what they were before."""
+    changed = {key: before.get(key) for key in sorted({*before, *now}) if before.get(key) != now.get(key)}
+    return ", ".join(f"{key} ({value})" if isinstance(value, int | float) else key for key, value in changed.items())
+
+
+def _stopped(stop: Stop | None, when: str) -> Stopped:
+    """What ends a run. ``stop`` is not set where another process of a ``torchrun`` was told to."""
+    number = (stop and stop.signal) or signal.SIGTERM
+    return Stopped(f"stopped by {number.name} {when}", number)
 
 
 def _on_any_rank(flag: bool, device: torch.device) -> bool:

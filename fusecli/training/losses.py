@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fusecli.errors import UsageError
+from fusecli.metrics.structure import SSIM_WINDOW, VIF_SIDE
 from fusecli.training.looks import vividness
 
 C1, C2 = 0.01**2, 0.03**2  # SSIM's usual constants for data in [0, 1]
@@ -71,9 +72,9 @@ EVENT_WEIGHTS: dict[str, tuple[float, float, float]] = {
 }
 
 
-def event_weights(events: list[str], default: LossWeights) -> LossWeights:
-    """Mean of the events' weights; ``default`` for no events and for types without values of their own."""
-    rows = [EVENT_WEIGHTS.get(event, (default.max, default.consist, default.grad)) for event in events]
+def event_weights(types: list[str], default: LossWeights) -> LossWeights:
+    """Mean of the weights of these types of event; ``default`` for none and for types without values of their own."""
+    rows = [EVENT_WEIGHTS.get(name, (default.max, default.consist, default.grad)) for name in types]
     if not rows:
         return default
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
@@ -101,6 +102,13 @@ def _band(length: int, size: int, sigma: float, device: torch.device) -> Tensor:
     return rows.to(device)
 
 
+def _check_size(images: Tensor, side: int) -> None:
+    """Raise ValueError where images have fewer pixels than ``side`` in either direction."""
+    height, width = images.shape[-2:]
+    if min(height, width) < side:
+        raise ValueError(f"this loss needs at least {side}×{side} pixels, the images have {width}×{height}")
+
+
 def _blur(images: Tensor, size: int = 11, sigma: float = 1.5) -> Tensor:
     """Gaussian-weighted local mean of N×C×H×W, valid region.
 
@@ -112,6 +120,7 @@ def _blur(images: Tensor, size: int = 11, sigma: float = 1.5) -> Tensor:
 
 def ssim(fused: Tensor, *sources: Tensor) -> Tensor:
     """Sum of SSIM(source, fused) over the sources per sample; N×1×H×W with H, W ≥ 11 in, N out (at most 1 a source)."""
+    _check_size(fused, SSIM_WINDOW)
     mu_f, ff, *crosses = _blur(torch.cat([fused, fused * fused, *(fused * each for each in sources)], 1)).split(1, 1)
     var_f = ff - mu_f * mu_f
     total = torch.zeros(len(fused), device=fused.device)
@@ -129,6 +138,7 @@ def vif(fused: Tensor, *sources: Tensor) -> Tensor:
     Pixel-domain visual information fidelity at four scales (Sheikh and Bovik, IEEE TIP 2006), as in the protocol
     ``tang`` except for small constants that keep gradients finite where an image is flat.
     """
+    _check_size(fused, VIF_SIDE)
     fused, others = fused * 255, torch.cat(sources, 1) * 255
     kept, whole = torch.zeros(2, len(fused), len(sources), device=fused.device)
     for scale in range(4):
@@ -161,12 +171,13 @@ def sobel(images: Tensor) -> Tensor:
 def fusion_loss(
     fused: Tensor, first: Tensor, second: Tensor, weights: Tensor, counted: Sequence[str] = tuple(COLUMN)
 ) -> Tensor:
-    """The fusion loss per sample: N×1×H×W luma and N×9 weights (``LossWeights.tensor``) in, N out.
+    """The fusion loss per sample: N×1×H×W luma in [0, 1] with H, W ≥ 41 (11 without ``vif``) in, N out.
 
+    weights: of `LossWeights.tensor`, N×9 or 9 for all samples.
     counted: the weights that are not 0 for all samples; costly terms that are not among them are not computed.
     Colour has no term here: this project fuses luma and puts the first image's Cb and Cr back exactly.
     """
-    gain = weights[:, COLUMN["gain"]]
+    gain = weights[..., COLUMN["gain"]]
     maximum = torch.maximum(first, second)
     from_maximum = (fused - maximum).abs()
     gradient = gain.view(-1, 1, 1, 1) * torch.maximum(sobel(first), sobel(second))
@@ -195,10 +206,11 @@ def target_loss(
 
     Of the weights, ``max`` applies to intensity (where the paper has the per-pixel maximum), ``grad``, ``ssim``,
     ``vif`` and ``both`` to the terms of these names, ``gain`` and ``excess`` to gradients; the others are not used.
-    calm: N in [0, 1] (`looks.calmness`); at 0 the target gradients are the stronger ones of the clean sources, as in
-    the paper, at 1 they are no stronger than those of ``target``.
+    weights: as in `fusion_loss`. calm: N in [0, 1] (`looks.calmness`); at 0 the target gradients are the stronger ones
+    of the clean sources, as in the paper, at 1 they are no stronger than those of ``target``.
     """
-    gain, excess, calm = (x.view(-1, 1, 1, 1) for x in (weights[:, COLUMN["gain"]], weights[:, COLUMN["excess"]], calm))
+    both = (weights[..., COLUMN[name]] for name in ("gain", "excess"))
+    gain, excess, calm = (x.view(-1, 1, 1, 1) for x in (*both, calm))
     stronger = torch.maximum(sobel(first), sobel(second))
     error = sobel(fused) - gain * torch.lerp(stronger, torch.minimum(stronger, sobel(target)), calm)
     terms = {
@@ -216,10 +228,11 @@ def target_loss(
 def restoration_loss(
     fused: Tensor, aim: Tensor, first: Tensor, second: Tensor, weights: Tensor, counted: Sequence[str] = tuple(COLUMN)
 ) -> Tensor:
-    """Distance per sample from ``aim``, the result for undamaged sources: N×1×H×W each and N×9 weights in, N out.
+    """Distance per sample from ``aim``, the result for undamaged sources: N×1×H×W each in, N out.
 
-    ``max``, ``grad`` and ``ssim`` weigh distances from it; ``vif`` and ``both`` (SSIM) weigh how much less than ``aim``
-    the result keeps of the clean sources. Keeping more is no gain: it would be contrast that nobody asked for.
+    weights: as in `fusion_loss`. ``max``, ``grad`` and ``ssim`` weigh distances from it; ``vif`` and ``both`` (SSIM)
+    weigh how much less than ``aim`` the result keeps of the clean sources. Keeping more is no gain: it would be
+    contrast that nobody asked for.
     """
     terms = {
         "ssim": 2 - 2 * ssim(fused, aim),
@@ -234,8 +247,8 @@ def restoration_loss(
 
 
 def _weighted(terms: dict[str, Tensor], weights: Tensor) -> Tensor:
-    """Sum of the terms (N each) by their weights (N×9)."""
-    return sum((term * weights[:, COLUMN[name]] for name, term in terms.items()), start=weights.new_zeros(()))
+    """Sum of the terms (N each) by their weights (N×9, or 9 for all)."""
+    return sum((term * weights[..., COLUMN[name]] for name, term in terms.items()), start=weights.new_zeros(()))
 
 
 def feature_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:

@@ -48,8 +48,8 @@ class Recipe:
     loss: LossWeights = field(default_factory=LossWeights)
     losses: dict[str, dict[str, float]] = field(default_factory=dict)  # task -> weights of its loss that differ
     steps: int = 10_000
-    batch: int = 16
-    patch: int = 128
+    batch: int = 16  # patches of a step, in each process of a torchrun
+    patch: int = 128  # pixels, a side
     lr: float = 1e-3  # peak; rises over the first 2 % of steps, then falls to lr_end by a cosine
     lr_end: float = 1e-6
     weight_decay: float = 1e-4
@@ -82,7 +82,7 @@ class Recipe:
         for name in ("train", "val"):
             for task, folders in getattr(self, name).items():
                 if not isinstance(folders, list) or not all(isinstance(each, str) for each in folders):
-                    raise UsageError(f"recipe: {name}.{task} must be a list of folders")
+                    raise UsageError(f'recipe: {name}.{task} must be a list of folders, as ["{name}/mine"]')
                 if name == "train" and not folders:
                     raise UsageError(f"recipe: {name}.{task} names no folder")
         unknown = sorted({*self.train, *self.val, *self.losses} - set(registry.TASKS))

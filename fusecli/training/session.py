@@ -122,7 +122,8 @@ def train(
             run.set_objective(DistillObjective(teacher.to(target), run.network, feature_weight))
         _check_that_texts_fit(recipe, texts, teacher, run.network)
         if run.resume() and rank == 0:
-            log.info("going on from step %d of %s", run.step, out / LAST)
+            done = run.step >= recipe.steps
+            log.info("all steps are done: %s" if done else f"going on from step {run.step} of %s", out / LAST)
         batches = Batches(recipe, data, rank, texts, run.network)
         best = _fit(run, batches, val, workers, stop, bar=not (quiet or rank))
         if dist.is_initialized():
