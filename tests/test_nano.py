@@ -110,7 +110,7 @@ def test_statistics_once_known_vary_alike_and_independently():
     contexts = 0.3 + 0.1 * causes @ ways.sign() + 0.01 * torch.randn(500, SIZE + 1, generator=generator)
     contexts[:, 7] = 0.5
     network = Nano()
-    network.acquaint(contexts)
+    network.fit_whitening(contexts)
     known = network.whiten(contexts[:, :SIZE])
     covariance = torch.cov(known.mT)
     assert torch.isfinite(known).all()
@@ -156,7 +156,7 @@ def test_jitter_moves_all_that_is_known_alike_and_leaves_the_look():
     generator = torch.Generator().manual_seed(0)
     contexts = 0.3 + 0.1 * torch.randn(500, SIZE + 1, generator=generator)
     network = Nano()
-    network.acquaint(contexts)
+    network.fit_whitening(contexts)
     moved = network.jittered(contexts, 0.2, generator)
     assert torch.equal(moved[:, SIZE:], contexts[:, SIZE:])
     distance = network.whiten(moved[:, :SIZE]) - network.whiten(contexts[:, :SIZE])

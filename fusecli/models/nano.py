@@ -96,7 +96,7 @@ class Nano(FusionNetwork):
         self.up = nn.Conv2d(middle, fine, 1)
         self.smooth = nn.Conv2d(middle, 2, 1)
         self.head = nn.Conv2d(fine, 6, 1)
-        self.whiten = nn.Linear(SIZE, SIZE).requires_grad_(False)  # see `acquaint`
+        self.whiten = nn.Linear(SIZE, SIZE).requires_grad_(False)  # see `fit_whitening`
         self.perceive = perceptron(SIZE, perceive, SEVERITY_DIM)
         self.steer = perceptron(UNDERSTOOD, steer, 4 + 2 * sum(self.widths))
         # Training starts with the average of both sources, unsteered.
@@ -128,11 +128,11 @@ class Nano(FusionNetwork):
         return torch.cat([known, self.perceive(known), context[:, SIZE:]], 1)
 
     def _known(self, context: Tensor) -> Tensor:
-        """N×SIZE, the statistics, whitened (see `acquaint`) and clamped to the range that training covers."""
+        """N×SIZE, the statistics, whitened (see `fit_whitening`) and clamped to the range that training covers."""
         return self.whiten(context[:, :SIZE]).clamp(-FARTHEST, FARTHEST)
 
     @torch.no_grad()
-    def acquaint(self, contexts: Tensor) -> None:
+    def fit_whitening(self, contexts: Tensor) -> None:
         """Fit the whitening of the statistics (PCA): they then vary alike and independently, as far as they vary.
 
         Many of them nearly agree in most scenes; degradations show in their small differences, which are learnt ten
@@ -147,7 +147,7 @@ class Nano(FusionNetwork):
         self.whiten.bias.copy_(-matrix @ mean)
 
     def jittered(self, contexts: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-        """Contexts with noise of this standard deviation on the whitened statistics (see `acquaint`)."""
+        """Contexts with noise of this standard deviation on the whitened statistics (see `fit_whitening`)."""
         noise = strength * torch.randn(SIZE, len(contexts), generator=generator)
         # A pseudo-inverse, as carried-over weights ignore some numbers. On the CPU: faster for so small a matrix.
         back = torch.linalg.pinv(self.whiten.weight.cpu(), rtol=1e-3)

@@ -20,7 +20,7 @@ class FusionNetwork(nn.Module):
     look: float | None = None
     runtime = "torch"  # what computes the forward pass
     mends = False  # whether its sources have to be mended first (see `mending.mend`)
-    sees_statistics = False  # whether its context holds statistics of the pair, which `acquaint` has to see
+    sees_statistics = False  # whether its context holds statistics of the pair, which `fit_whitening` has to see
     recordable = False  # whether all pairs of one size take the same operations, whatever they show
     starts_from = ""  # the architecture whose weights its training has to start from
     aims = False  # whether it defines its own training target, see `aim`
@@ -58,7 +58,7 @@ class FusionNetwork(nn.Module):
         """N×1×H×W, the training target for undamaged pairs, of networks that define it themselves (``aims``)."""
         raise NotImplementedError
 
-    def acquaint(self, contexts: Tensor) -> None:
+    def fit_whitening(self, contexts: Tensor) -> None:
         """Adapt a student to the statistics in the ``context`` (N×D) of many pairs, once, before it is trained."""
 
     def jittered(self, contexts: Tensor, strength: float, generator: torch.Generator) -> Tensor:

@@ -43,7 +43,7 @@ log = logging.getLogger("fusecli.training")
 # In a run's folder: the state to resume from, the weights with the best score, and a row for each validation.
 LAST, BEST, LOG = "last.pt", "best.pt", "log.csv"
 SAVE_SECONDS = 300  # of work that a killed run loses at most
-FIRST_LOOKS = 100  # batches, whose contexts `FusionNetwork.acquaint` gets
+FIRST_LOOKS = 100  # batches, whose contexts `FusionNetwork.fit_whitening` gets
 
 
 class Objective(Protocol):
@@ -310,7 +310,7 @@ class Run:
         if batches.rank == 0:
             _forget_later(self.out / LOG, self.step)
         if self.step == 0 and not recipe.init and self.network.sees_statistics:
-            self._acquaint(batches, workers, stop)
+            self._fit_whitening(batches, workers, stop)
         losses: list[float] = []
         saved = time.monotonic()
         for batch in batches.ahead(self.step, recipe.steps, self.device, workers):
@@ -334,8 +334,8 @@ class Run:
             log.warning("%s: was removed after the last step; its weights are taken, the best or not", best)
         return best if val and best.exists() else self.out / LAST
 
-    def _acquaint(self, batches: Batches, workers: int, stop: Stop | None) -> None:
-        """Adapt the network to the statistics of its data (`FusionNetwork.acquaint`)."""
+    def _fit_whitening(self, batches: Batches, workers: int, stop: Stop | None) -> None:
+        """Adapt the network to the statistics of its data (`FusionNetwork.fit_whitening`)."""
         seen = copy.copy(batches)
         seen.rank, seen.texts = 0, None  # the same for all processes, which share only gradients; no texts are needed
         contexts = []
@@ -345,7 +345,7 @@ class Run:
             if batch.context is not None:
                 contexts.append(batch.context)
         for network in (self.network, self.average) if contexts else ():
-            network.acquaint(torch.cat(contexts))
+            network.fit_whitening(torch.cat(contexts))
 
     def _validate(self, val: dict[str, PairSet], loss: float) -> None:
         row: dict[str, float] = {"step": self.step, "loss": round(loss, 5), "rate": self.rate(self.step)}
