@@ -114,6 +114,16 @@ def test_a_preview_shows_a_frame_of_the_second_half(clips, fuse):
     assert sheet.shape[1] == 3 * (WIDTH + GAP)
 
 
+def test_a_preview_is_black_where_the_infrared_does_not_reach(clips, fuse):
+    (clips / "rig.json").write_text('{"scale": 1, "shift": [24, 0]}')
+    assert fuse("--preview", "--align", clips / "rig.json")[0] == 0
+    sheet = cv2.imread(str(clips / "out-preview.png"), cv2.IMREAD_GRAYSCALE)
+    infrared = np.hsplit(sheet, 3)[1][:-GAP, :WIDTH]
+    reached = round(24 * WIDTH / moving(1)[1][0].shape[1])
+    assert infrared[:, : reached - 8].max() == 0
+    assert infrared[:, reached + 8 :].mean() > 20
+
+
 def test_the_same_bytes_twice(clips, fuse):
     for name in ("one.mkv", "two.mkv", "one.mp4", "two.mp4"):
         assert fuse("-j", 1 if "one" in name else 2, output=name)[0] == 0
