@@ -554,6 +554,18 @@ def test_a_reader_that_leaves_on_windows(monkeypatch):
         RawWriter(1).write(Fraction(0), np.zeros((2, 2), np.uint8))
 
 
+def test_raw_samples_beyond_the_bits_they_are_said_to_have_are_told_once(filtered, tmp_path):
+    """As of a format of more bits, or of another byte order; they show as noise or white."""
+    write(tmp_path / "vis.mkv", moving(3)[0])
+    sides = ("--vis", tmp_path / "vis.mkv", "-o", "-", "--raw")
+    infrared = np.stack([np.full((48, 64), value, "<u2") for value in (1023, 1024, 4000)])
+    told = "stdin: frame 2 holds 1024, but gray10le ends at 1023"
+    code, _, err = filtered(infrared.tobytes(), "--ir", "-", *sides, "64x48,gray10le")
+    assert code == 0
+    assert err.count("ends at") == err.count(told) == 1
+    assert "ends at" not in filtered(infrared.tobytes(), "--ir", "-", *sides, "64x48,gray12le")[2]
+
+
 def test_the_format_of_raw_frames_is_size_samples_and_rate():
     assert RawFormat.parse("640x512") == RawFormat(640, 512, "gray", None)
     assert RawFormat.parse("640x512,gray16le,30000/1001") == RawFormat(640, 512, "gray16le", Fraction(30000, 1001))
