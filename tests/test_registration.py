@@ -88,6 +88,17 @@ def test_frames_of_several_sizes_are_no_rig():
         registration.estimate("ab", pairs)
 
 
+@pytest.mark.parametrize(("infrared", "visible"), [((51, 64), (300, 401)), ((48, 64), (48, 64)), ((100, 90), (33, 31))])
+def test_an_infrared_of_the_same_view_covers_the_whole_frame(infrared, visible):
+    """To its pixels' edges: as its outermost centres do not, results faded into the visible all around."""
+    whole = registration.resizing(infrared[::-1], visible[::-1])
+    assert registration.reach(infrared, visible, Calibration(whole)) is None
+    beside = np.array([[1, 0, 2], [0, 1, 0], [0, 0, 1.0]]) @ whole
+    share = registration.reach(infrared, visible, Calibration(beside))
+    assert share[:, 0].max() == 0 < share.max()
+    assert (share == share[:1]).all()  # neither above nor below
+
+
 def test_what_is_kept_of_large_frames_is_small():
     """`align` holds it of all pairs at once."""
     large = np.random.default_rng(0).random((1500, 2000), np.float32)

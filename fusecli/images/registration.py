@@ -142,12 +142,12 @@ _reaching = Lock()
 def _reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Calibration) -> np.ndarray | None:
     size = visible[::-1]
     whole = np.ones(infrared, np.float32)
-    known = cv2.warpPerspective(whole, calibration.between(infrared[::-1], size), size, flags=cv2.INTER_LINEAR)
-    if known.min() >= 1:
+    # To the nearest: pixels reach half a pixel beyond their centres, which of a small infrared are many visible ones.
+    inside = cv2.warpPerspective(whole, calibration.between(infrared[::-1], size), size, flags=cv2.INTER_NEAREST)
+    if inside.min() >= 1:
         return None
-    if known.mean() < 0.05:
-        log.warning("--align: the infrared reaches %.0f %% of the visible frame; is it that rig's?", 100 * known.mean())
-    inside = (known >= 1).astype(np.float32)
+    if (covered := inside.mean()) < 0.05:
+        log.warning("--align: the infrared reaches %.0f %% of the visible frame; is it that rig's?", 100 * covered)
     feather = max(FEATHER, round(FEATHER_SHARE * float(np.sqrt(np.count_nonzero(inside)))) | 1)
     inner = cv2.erode(inside, np.ones((feather, feather), np.uint8))
     return cv2.blur(inner, (feather, feather), borderType=cv2.BORDER_REPLICATE)
