@@ -287,6 +287,8 @@ def test_no_pattern_is_offered_that_fits_one_pair_of_many_by_chance(tmp_path):
         (("RGB/{}.jpg", "thermal_8_bit/{}.jpg", "t16/{}.tif"), "--vis @/RGB --ir @/thermal_8_bit", ["1", "2"]),
         (("{}/IR.png", "{}/VIS.png", "{}/mask.png"), "--vis @/*/VIS.png --ir @/*/IR.png", ["1", "2"]),
         (("{}_co.png", "{}_ir.png"), "--pair-by vis=*_co,ir=*_ir", ["1", "2"]),
+        (("DJI_{}_T.JPG", "DJI_{}_W.JPG"), "--pair-by vis=*_W,ir=*_T", ["DJI_1", "DJI_2"]),
+        (("{}_T.JPG", "{}_V.JPG"), "--pair-by vis=*_V,ir=*_T", ["1", "2"]),
         (("n/IR{}.png", "n/VIS{}.png"), "--pair-by vis=VIS*,ir=IR*", ["n/1", "n/2"]),
     ],
 )

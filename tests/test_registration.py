@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,7 @@ from conftest import SAMPLES
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import registration
-from fusecli.images.registration import Calibration
+from fusecli.images.registration import Calibration, Outlines
 
 RIG = ("back_yard", "day_street", "fog_road")
 CAMERA = (288, 216)  # width and height of the infrared of the rig below
@@ -45,7 +46,8 @@ def rig():
     pairs = []
     for name in RIG:
         visible = cv2.cvtColor(picture("vis", name), cv2.COLOR_BGR2GRAY)
-        pairs.append((visible.astype(np.float32) / 255, seen(picture("ir", name).astype(np.float32) / 255, moved())))
+        infrared = seen(picture("ir", name).astype(np.float32) / 255, moved())
+        pairs.append(Outlines.of(visible.astype(np.float32) / 255, infrared))
     return pairs
 
 
@@ -66,8 +68,8 @@ def test_shift_only_moves(rig):
 
 def test_pairs_that_have_nothing_in_common_are_not_trusted():
     rng = np.random.default_rng(0)
-    pairs = [tuple(cv2.GaussianBlur(rng.random((120, 160), np.float32), (0, 0), 3) for _ in range(2)) for _ in range(3)]
-    estimate = registration.estimate("abc", pairs)
+    images = [[cv2.GaussianBlur(rng.random((120, 160), np.float32), (0, 0), 3) for _ in range(2)] for _ in range(3)]
+    estimate = registration.estimate("abc", [Outlines.of(*pair) for pair in images])
     assert estimate.trust == "poor"
 
 
@@ -81,9 +83,28 @@ def test_an_estimate_is_trusted_as_far_as_its_weakest_sign():
 
 
 def test_frames_of_several_sizes_are_no_rig():
-    pairs = [(np.zeros((20, 30)), np.zeros((20, 30))), (np.zeros((20, 31)), np.zeros((20, 30)))]
+    pairs = [Outlines.of(np.zeros((20, width)), np.zeros((20, 30))) for width in (30, 31)]
     with pytest.raises(UsageError, match="one size"):
         registration.estimate("ab", pairs)
+
+
+@pytest.mark.parametrize(("infrared", "visible"), [((51, 64), (300, 401)), ((48, 64), (48, 64)), ((100, 90), (33, 31))])
+def test_an_infrared_of_the_same_view_covers_the_whole_frame(infrared, visible):
+    """To its pixels' edges: as its outermost centres do not, results faded into the visible all around."""
+    whole = registration.resizing(infrared[::-1], visible[::-1])
+    assert registration.reach(infrared, visible, Calibration(whole)) is None
+    beside = np.array([[1, 0, 2], [0, 1, 0], [0, 0, 1.0]]) @ whole
+    share = registration.reach(infrared, visible, Calibration(beside))
+    assert share[:, 0].max() == 0 < share.max()
+    assert (share == share[:1]).all()  # neither above nor below
+
+
+def test_what_is_kept_of_large_frames_is_small():
+    """`align` holds it of all pairs at once."""
+    large = np.random.default_rng(0).random((1500, 2000), np.float32)
+    kept = len(pickle.dumps(Outlines.of(large, large)))
+    assert 4e6 < kept < 6e6
+    assert kept < large.nbytes / 2
 
 
 def test_resizing_maps_edges_onto_edges():
@@ -163,9 +184,8 @@ def test_the_frame_of_a_smaller_infrared_does_not_show(tmp_path, fusecli):
         image = cv2.imread(str(SAMPLES / side / "back_yard.png"), cv2.IMREAD_UNCHANGED)
         cv2.imwrite(str(tmp_path / side / "a.png"), image[cut])
     (tmp_path / "c.json").write_text('{"scale": 1, "shift": [80, 60]}')
-    code, _, err = fusecli(
-        "fuse", "--ir", tmp_path / "ir", "--vis", tmp_path / "vis", "--align", tmp_path / "c.json", "-o", tmp_path / "o"
-    )
+    sides = ("--ir", tmp_path / "ir", "--vis", tmp_path / "vis")
+    code, _, err = fusecli("fuse", *sides, "--align", tmp_path / "c.json", "-o", tmp_path / "o", "--preview")
     assert code == 0, err
     visible, fused = (cv2.imread(str(tmp_path / name / "a.png")) for name in ("vis", "o"))
     outside = np.ones(visible.shape[:2], bool)
@@ -174,6 +194,11 @@ def test_the_frame_of_a_smaller_infrared_does_not_show(tmp_path, fusecli):
     change = fused.astype(int) - visible
     assert np.abs(change[:, 79] - change[:, 82]).max() <= 12
     assert np.abs(change[20:300, 200:220]).max() > 20  # inside it is fused
+    shown = np.hsplit(cv2.imread(str(tmp_path / "o" / "preview.png")), 3)[1][:-6, :-6]
+    scale = shown.shape[1] / visible.shape[1]
+    left, top = round(80 * scale), round(60 * scale)
+    assert shown[:, : left - 1].max() == shown[: top - 1].max() == 0  # no pixels smeared there
+    assert shown[top + 2 : top + 90, left + 2 :].mean() > 20
 
 
 def test_a_noisy_visible_frame_is_mended_where_infrared_does_not_reach_too(tmp_path, fusecli):

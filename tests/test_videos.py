@@ -114,6 +114,16 @@ def test_a_preview_shows_a_frame_of_the_second_half(clips, fuse):
     assert sheet.shape[1] == 3 * (WIDTH + GAP)
 
 
+def test_a_preview_is_black_where_the_infrared_does_not_reach(clips, fuse):
+    (clips / "rig.json").write_text('{"scale": 1, "shift": [24, 0]}')
+    assert fuse("--preview", "--align", clips / "rig.json")[0] == 0
+    sheet = cv2.imread(str(clips / "out-preview.png"), cv2.IMREAD_GRAYSCALE)
+    infrared = np.hsplit(sheet, 3)[1][:-GAP, :WIDTH]
+    reached = round(24 * WIDTH / moving(1)[1][0].shape[1])
+    assert infrared[:, : reached - 8].max() == 0
+    assert infrared[:, reached + 8 :].mean() > 20
+
+
 def test_the_same_bytes_twice(clips, fuse):
     for name in ("one.mkv", "two.mkv", "one.mp4", "two.mp4"):
         assert fuse("-j", 1 if "one" in name else 2, output=name)[0] == 0
@@ -542,6 +552,18 @@ def test_a_reader_that_leaves_on_windows(monkeypatch):
     monkeypatch.setattr("fusecli.images.rawvideo.io.FileIO", lambda *given, **named: Left())
     with pytest.raises(BrokenPipeError):
         RawWriter(1).write(Fraction(0), np.zeros((2, 2), np.uint8))
+
+
+def test_raw_samples_beyond_the_bits_they_are_said_to_have_are_told_once(filtered, tmp_path):
+    """As of a format of more bits, or of another byte order; they show as noise or white."""
+    write(tmp_path / "vis.mkv", moving(3)[0])
+    sides = ("--vis", tmp_path / "vis.mkv", "-o", "-", "--raw")
+    infrared = np.stack([np.full((48, 64), value, "<u2") for value in (1023, 1024, 4000)])
+    told = "stdin: frame 2 holds 1024, but gray10le ends at 1023"
+    code, _, err = filtered(infrared.tobytes(), "--ir", "-", *sides, "64x48,gray10le")
+    assert code == 0
+    assert err.count("ends at") == err.count(told) == 1
+    assert "ends at" not in filtered(infrared.tobytes(), "--ir", "-", *sides, "64x48,gray12le")[2]
 
 
 def test_the_format_of_raw_frames_is_size_samples_and_rate():

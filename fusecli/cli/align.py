@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fusecli.cli import options
 from fusecli.errors import EXIT_NOTHING_DONE, InputError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fusecli.images.pair import Pair
 
 log = logging.getLogger("fusecli")
 
@@ -64,21 +69,28 @@ def align(
     firsts, seconds = [pair.first for pair in chosen], [pair.second for pair in chosen]
     ranges = pair_ranges(firsts, seconds, infrared=True, option=range_)
     warn_of_colored(colored(seconds))
-    names, images = [], []
+
+    def luma_of(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+        first, second = (
+            luma(frames.read(path, intensity=intensity)[0].pixels)
+            for path, intensity in zip(pair.files, ranges, strict=True)
+        )
+        return first, second
+
+    readable, outlines = [], []
     for pair in chosen:
-        sides = zip(pair.files, ranges, strict=True)
         try:
-            visible, infrared = (luma(frames.read(path, intensity=intensity)[0].pixels) for path, intensity in sides)
+            outlines.append(registration.Outlines.of(*luma_of(pair)))
         except InputError as error:
             log.warning("left out: %s", error)
             continue
-        names.append(pair.name)
-        images.append((visible, infrared))
-    if not images:
+        readable.append(pair)
+    if not readable:
         raise InputError("align: none of the chosen pairs can be read")
-    estimate = registration.estimate(names, images, model)
+    estimate = registration.estimate([pair.name for pair in readable], outlines, model)
     write_text(output, json.dumps(estimate.as_dict(), indent=1, ensure_ascii=False) + "\n")
-    frames.write(picture, [registration.overlay(*images[len(images) // 2], estimate.calibration)])
+    shown = luma_of(readable[len(readable) // 2])  # read again: held, large frames would take much memory
+    frames.write(picture, [registration.overlay(*shown, estimate.calibration)])
     before, after = estimate.similarity
     agreement = f"edges agree {before:.2f} before, {after:.2f} after"
     poor = estimate.trust == "poor"

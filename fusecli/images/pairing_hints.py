@@ -27,6 +27,8 @@ _WORDS = {
     "spect": {"spect", "nm"},
     "mri": {"mri", "mr", "t1", "t1w", "t1n", "t2", "t2w", "flair"},
 }
+# Letters that only tell a side at the end of a name, as drones write them (DJI_0001_T.JPG: thermal, visible, wide).
+_LETTERS = {"vis": {"v", "w"}, "ir": {"t"}}
 
 
 def option(patterns: Iterable[tuple[str, str]], sides: tuple[str, str]) -> str:
@@ -128,7 +130,8 @@ def _patterns(stem: str, sides: tuple[str, str]) -> Iterator[tuple[int, tuple[st
     end, start = re.search(r"[-_. ]?([^-_. ]*)$", stem), re.match(r"([A-Za-z]*)[-_. ]?", stem)
     for index, side in enumerate(sides):
         known = _WORDS.get(side, {side})
-        if end and end[1].lower() in known:
+        apart = end and end[0] != end[1]
+        if end and end[1].lower() in (known | _LETTERS.get(side, set()) if apart else known):
             yield index, ("", end[0])
         if start and start[1].lower() in known and start[0] != stem:
             yield index, (start[0], "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,6 +13,8 @@ import numpy as np
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images.video import Look, Timed
+
+log = logging.getLogger("fusecli")
 
 PIPE = "-"
 _DEEP = {f"gray{bits}le": ("<u2", (), bits) for bits in (10, 12, 14, 16)}
@@ -74,7 +77,7 @@ class RawPipe:
         return "stdin"
 
     def __iter__(self) -> Iterator[Timed]:
-        count = 0
+        count, white, fits = 0, 2**self.bits - 1, True
         while True:
             frame = np.empty(self.layout.shape, self.layout.dtype)
             view, filled = memoryview(frame).cast("B"), 0
@@ -82,6 +85,13 @@ class RawPipe:
                 filled += got
             if filled < len(view):
                 break
+            if fits and self.bits > 8 and (most := int(frame.max())) > white:
+                fits = False
+                log.warning(
+                    "stdin: frame %d holds %d, but %s ends at %d; name a --raw format of more bits, or send "
+                    "little-endian samples, right-aligned",
+                    *(count + 1, most, self.layout.pix_fmt, white),
+                )
             rgb = frame[..., ::-1].copy() if self.layout.pix_fmt == "bgr24" else frame  # torch: no negative strides
             yield Timed(count / self.look.rate, rgb)
             count += 1

@@ -142,12 +142,12 @@ _reaching = Lock()
 def _reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Calibration) -> np.ndarray | None:
     size = visible[::-1]
     whole = np.ones(infrared, np.float32)
-    known = cv2.warpPerspective(whole, calibration.between(infrared[::-1], size), size, flags=cv2.INTER_LINEAR)
-    if known.min() >= 1:
+    # To the nearest: pixels reach half a pixel beyond their centres, which of a small infrared are many visible ones.
+    inside = cv2.warpPerspective(whole, calibration.between(infrared[::-1], size), size, flags=cv2.INTER_NEAREST)
+    if inside.min() >= 1:
         return None
-    if known.mean() < 0.05:
-        log.warning("--align: the infrared reaches %.0f %% of the visible frame; is it that rig's?", 100 * known.mean())
-    inside = (known >= 1).astype(np.float32)
+    if (covered := inside.mean()) < 0.05:
+        log.warning("--align: the infrared reaches %.0f %% of the visible frame; is it that rig's?", 100 * covered)
     feather = max(FEATHER, round(FEATHER_SHARE * float(np.sqrt(np.count_nonzero(inside)))) | 1)
     inner = cv2.erode(inside, np.ones((feather, feather), np.uint8))
     return cv2.blur(inner, (feather, feather), borderType=cv2.BORDER_REPLICATE)
@@ -168,6 +168,11 @@ def completed(fused: np.ndarray, visible: np.ndarray, share: np.ndarray | None) 
         mixed = share[rows] * fused[rows] + (1 - share[rows]) * (visible[rows] * np.float32(white / from_white))
         result[rows] = mixed if fused.dtype.kind == "f" else np.rint(mixed, out=mixed)
     return result
+
+
+def within(infrared: np.ndarray, share: np.ndarray | None) -> np.ndarray:
+    """A warped infrared frame, black where results do without it (see `reach`), not its border pixels repeated."""
+    return infrared if share is None else np.where(share > 0, infrared, infrared.dtype.type(0))
 
 
 @dataclass(frozen=True)
@@ -197,82 +202,6 @@ class Estimate:
         }
 
 
-def estimate(names: Sequence[str], pairs: Sequence[tuple[np.ndarray, np.ndarray]], model: str = "affine") -> Estimate:
-    """One transform for all pairs (visible, infrared), each H×W luma in [0, 1], all of a side of one size.
-
-    Edges are what both bands have in common. Shift and scale are searched at low resolution over all pairs together
-    (for the model "shift" the scale is 1), then the model's parameters are refined by a pattern search from coarse to
-    fine, on the mean correlation of edges. For the residual the transform is refined on two halves of the pairs, every
-    other one and the rest: it is the mean distance between the frame's corners as the two map them (0 for one pair).
-    Raises UsageError for sides of several sizes.
-    """
-    sizes = [{pair[side].shape[1::-1] for pair in pairs} for side in (0, 1)]
-    if any(len(found) > 1 for found in sizes):
-        raise UsageError("align: the frames of a side must all have one size; choose those of one rig")
-    vis_size, ir_size = (found.pop() for found in sizes)
-    matrix = _search(pairs, vis_size, ir_size, (1.0,) if model == "shift" else SCALES)
-    for width in WIDTHS:
-        matrix = _refine([_Edges.of(pair, width) for pair in pairs], matrix, model, step=4.0)
-    views = [_Edges.of(pair, WIDTHS[1]) for pair in pairs]
-    residual = 0.0
-    if len(pairs) > 1:
-        right, bottom = ir_size[0] - 1.0, ir_size[1] - 1.0
-        corners = np.array([[[0, 0], [right, 0], [right, bottom], [0, bottom]]])
-        halves = (views[::2], views[1::2])
-        places = [cv2.perspectiveTransform(corners, _refine(half, matrix, model, step=2.0)) for half in halves]
-        residual = float(np.linalg.norm(places[0] - places[1], axis=2).mean())
-    before, after = (_agreement(views, each) for each in (resizing(ir_size, vis_size), matrix))
-    trust, reason = _trust(residual, after, len(pairs), vis_size)
-    calibration = Calibration(matrix, ir_size, vis_size)
-    return Estimate(calibration, model, list(names), residual, (before, after), trust, reason)
-
-
-def overlay(visible: np.ndarray, infrared: np.ndarray, calibration: Calibration) -> np.ndarray:
-    """uint8 H×2W×3 RGB, visible red and infrared cyan: left only resized, right aligned; matching edges are gray."""
-    height, width = visible.shape
-    plain = Calibration(resizing(infrared.shape[1::-1], (width, height)))
-    shown = []
-    for each in (plain, calibration):
-        share = reach(infrared.shape[:2], visible.shape, each)
-        moved = completed(warp(infrared, visible.shape, each), visible, share)
-        shown.append(np.dstack([visible, moved, moved]))
-    return np.rint(np.hstack(shown) * 255).astype(np.uint8)
-
-
-def _edges(image: np.ndarray, size: Size) -> np.ndarray:
-    """Gradient magnitude of luma at that size, relative to its surroundings, so that bright and dark count alike."""
-    resized = cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    smooth = cv2.GaussianBlur(resized, (0, 0), 1.0)
-    magnitude = cv2.magnitude(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
-    around = cv2.GaussianBlur(magnitude, (0, 0), 12.0)
-    return magnitude / (around + 0.02)
-
-
-def _search(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]], vis_size: Size, ir_size: Size, scales: Iterable[float]
-) -> np.ndarray:
-    """Scale and shift at which the edges of all pairs together agree best, as a 3×3 of full-size frames."""
-    width = WIDTHS[0]
-    small = (width, max(8, round(width * vis_size[1] / vis_size[0])))
-    best, found = -np.inf, np.eye(3)
-    margin = width // 4
-    edges = [np.pad(_edges(visible, small), margin) for visible, _ in pairs]
-    for scale in scales:
-        shape = (round(small[0] * scale), max(8, round(small[0] * scale * ir_size[1] / ir_size[0])))
-        inner = [round(0.15 * length) for length in shape]  # only the infrared's middle is searched for in the visible
-        patches = [_edges(ir, shape)[inner[1] : shape[1] - inner[1], inner[0] : shape[0] - inner[0]] for _, ir in pairs]
-        if any(p.shape[0] > e.shape[0] or p.shape[1] > e.shape[1] for p, e in zip(patches, edges, strict=True)):
-            continue
-        both = zip(edges, patches, strict=True)
-        scores = np.sum([cv2.matchTemplate(e, p, cv2.TM_CCOEFF_NORMED) for e, p in both], axis=0)
-        score = float(np.max(scores)) * scale  # smaller patches match more easily by chance
-        if score > best:
-            y, x = np.unravel_index(int(np.argmax(scores)), scores.shape)
-            moved = np.array([[1, 0, x - inner[0] - margin], [0, 1, y - inner[1] - margin], [0, 0, 1]], float)
-            best, found = score, resizing(small, vis_size) @ moved @ resizing(ir_size, shape)
-    return found
-
-
 @dataclass(frozen=True)
 class _Edges:
     """Edges of a pair, the visible's at a working width and the infrared's at about the same detail."""
@@ -283,7 +212,8 @@ class _Edges:
     up: np.ndarray  # 3×3, ``moving`` to infrared frame
 
     @classmethod
-    def of(cls, pair: tuple[np.ndarray, np.ndarray], width: int) -> _Edges:
+    def of(cls, visible: np.ndarray, infrared: np.ndarray, width: int) -> _Edges:
+        pair = visible, infrared
         shapes = []
         for image in pair:
             across = min(width, image.shape[1])
@@ -303,6 +233,112 @@ class _Edges:
         a, b = self.fixed[known], near[known]
         a, b = a - a.mean(), b - b.mean()
         return float((a * b).sum() / (np.sqrt((a * a).sum() * (b * b).sum()) + 1e-9))
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """The edges of a pair at every size at which `estimate` compares them: a few MB, however large the frames are."""
+
+    vis_size: Size
+    ir_size: Size
+    searched: np.ndarray  # the visible's, for the search
+    sought: dict[float, np.ndarray]  # the infrared's, by scale
+    views: dict[int, _Edges]  # by width
+
+    @classmethod
+    def of(cls, visible: np.ndarray, infrared: np.ndarray) -> Outlines:
+        """Of two H×W luma images in [0, 1]."""
+        vis_size, ir_size = visible.shape[1::-1], infrared.shape[1::-1]
+        searched = _edges(visible, _searched(vis_size))
+        sought = {scale: _edges(infrared, _sought(scale, vis_size, ir_size)) for scale in (1.0, *SCALES)}
+        views = {width: _Edges.of(visible, infrared, width) for width in WIDTHS}
+        return cls(vis_size, ir_size, searched, sought, views)
+
+
+def estimate(names: Sequence[str], pairs: Sequence[Outlines], model: str = "affine") -> Estimate:
+    """One transform for all pairs, of frames that on each side are all of one size.
+
+    Edges are what both bands have in common. Shift and scale are searched at low resolution over all pairs together
+    (for the model "shift" the scale is 1), then the model's parameters are refined by a pattern search from coarse to
+    fine, on the mean correlation of edges. For the residual the transform is refined on two halves of the pairs, every
+    other one and the rest: it is the mean distance between the frame's corners as the two map them (0 for one pair).
+    Raises UsageError for sides of several sizes.
+    """
+    if len({(pair.vis_size, pair.ir_size) for pair in pairs}) > 1:
+        raise UsageError("align: the frames of a side must all have one size; choose those of one rig")
+    vis_size, ir_size = pairs[0].vis_size, pairs[0].ir_size
+    matrix = _search(pairs, (1.0,) if model == "shift" else SCALES)
+    for width in WIDTHS:
+        matrix = _refine([pair.views[width] for pair in pairs], matrix, model, step=4.0)
+    views = [pair.views[WIDTHS[1]] for pair in pairs]
+    residual = 0.0
+    if len(pairs) > 1:
+        right, bottom = ir_size[0] - 1.0, ir_size[1] - 1.0
+        corners = np.array([[[0, 0], [right, 0], [right, bottom], [0, bottom]]])
+        halves = (views[::2], views[1::2])
+        places = [cv2.perspectiveTransform(corners, _refine(half, matrix, model, step=2.0)) for half in halves]
+        residual = float(np.linalg.norm(places[0] - places[1], axis=2).mean())
+    before, after = (_agreement(views, each) for each in (resizing(ir_size, vis_size), matrix))
+    trust, reason = _trust(residual, after, len(pairs), vis_size)
+    calibration = Calibration(matrix, ir_size, vis_size)
+    return Estimate(calibration, model, list(names), residual, (before, after), trust, reason)
+
+
+def overlay(visible: np.ndarray, infrared: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """uint8 H×2W×3 RGB, visible red and infrared cyan: left only resized, right aligned; matching edges are gray."""
+    height, width = visible.shape
+    plain = Calibration(resizing(infrared.shape[1::-1], (width, height)))
+    shown = np.empty((height, 2 * width, 3), np.uint8)
+    for each, half in zip((plain, calibration), np.hsplit(shown, 2), strict=True):
+        share = reach(infrared.shape[:2], visible.shape, each)
+        moved = completed(warp(infrared, visible.shape, each), visible, share)
+        half[..., 0] = np.rint(visible * 255)
+        half[..., 1:] = np.rint(moved * 255)[..., None]
+    return shown
+
+
+def _edges(image: np.ndarray, size: Size) -> np.ndarray:
+    """Gradient magnitude of luma at that size, relative to its surroundings, so that bright and dark count alike."""
+    resized = cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    smooth = cv2.GaussianBlur(resized, (0, 0), 1.0)
+    magnitude = cv2.magnitude(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+    around = cv2.GaussianBlur(magnitude, (0, 0), 12.0)
+    return magnitude / (around + 0.02)
+
+
+def _search(pairs: Sequence[Outlines], scales: Iterable[float]) -> np.ndarray:
+    """Scale and shift at which the edges of all pairs together agree best, as a 3×3 of full-size frames."""
+    vis_size, ir_size = pairs[0].vis_size, pairs[0].ir_size
+    small = _searched(vis_size)
+    margin = small[0] // 4
+    best, found = -np.inf, np.eye(3)
+    edges = [np.pad(pair.searched, margin) for pair in pairs]
+    for scale in scales:
+        shape = _sought(scale, vis_size, ir_size)
+        inner = [round(0.15 * length) for length in shape]  # only the infrared's middle is searched for in the visible
+        middle = np.s_[inner[1] : shape[1] - inner[1], inner[0] : shape[0] - inner[0]]
+        patches = [pair.sought[scale][middle] for pair in pairs]
+        if any(p.shape[0] > e.shape[0] or p.shape[1] > e.shape[1] for p, e in zip(patches, edges, strict=True)):
+            continue
+        both = zip(edges, patches, strict=True)
+        scores = np.sum([cv2.matchTemplate(e, p, cv2.TM_CCOEFF_NORMED) for e, p in both], axis=0)
+        score = float(np.max(scores)) * scale  # smaller patches match more easily by chance
+        if score > best:
+            y, x = np.unravel_index(int(np.argmax(scores)), scores.shape)
+            moved = np.array([[1, 0, x - inner[0] - margin], [0, 1, y - inner[1] - margin], [0, 0, 1]], float)
+            best, found = score, resizing(small, vis_size) @ moved @ resizing(ir_size, shape)
+    return found
+
+
+def _searched(vis_size: Size) -> Size:
+    """At which size the visible frame is searched."""
+    return WIDTHS[0], max(8, round(WIDTHS[0] * vis_size[1] / vis_size[0]))
+
+
+def _sought(scale: float, vis_size: Size, ir_size: Size) -> Size:
+    """At which size the infrared frame is searched for in the visible one."""
+    across = _searched(vis_size)[0] * scale
+    return round(across), max(8, round(across * ir_size[1] / ir_size[0]))
 
 
 def _agreement(views: Sequence[_Edges], matrix: np.ndarray) -> float:

@@ -51,7 +51,8 @@ class Recording(nn.Module):
         with _ONE_AT_A_TIME, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that sizes become constants, and that torch.export is to be preferred
             try:
-                return torch.jit.trace(self, inputs, check_trace=False)
+                # Else the graph holds the inputs for good, and with a tile the whole frame that it is a view of.
+                return torch.jit.trace(self, inputs, check_trace=False, _store_inputs=False)
             except Exception as error:  # this version of torch cannot trace it
                 log.debug("not recorded: %s", error)
                 return self.act

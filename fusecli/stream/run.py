@@ -28,7 +28,7 @@ from fusecli.images.frame import Frame
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
 from fusecli.images.preview import row
-from fusecli.images.registration import Calibration, completed, reach, warp
+from fusecli.images.registration import Calibration, completed, reach, warp, within
 from fusecli.machine import cores, windowed
 from fusecli.stream.engine import Begun, Engine, Found
 from fusecli.stream.job import Job, Outcome
@@ -141,7 +141,7 @@ class _Work:
         results = [completed(loaded.results[index], page, reaches[index]) for index, page in enumerate(first)]
         frames.write(job.output, results, compress=self.settings.compress, metadata=loaded.metadata)
         digest = file_hash(job.output) if self.settings.digest else None
-        pictures = row(first[0], second[0], results[0]) if self.preview(job) else None
+        pictures = row(first[0], within(second[0], reaches[0]), results[0]) if self.preview(job) else None
         seconds = time.perf_counter() - loaded.began
         return Outcome(job, None, seconds, digest, pictures, mended=loaded.mended)
 

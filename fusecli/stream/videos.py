@@ -28,7 +28,7 @@ from fusecli.images.atomic import STDOUT, file_hash, replacing
 from fusecli.images.intensity import Range
 from fusecli.images.preview import row
 from fusecli.images.rawvideo import PIPE, RawPipe, RawWriter
-from fusecli.images.registration import completed, reach
+from fusecli.images.registration import completed, reach, within
 from fusecli.images.video import Look, Timed, VideoFile, VideoWriter, odd
 from fusecli.stream.engine import Engine, Found
 from fusecli.stream.job import Job, Outcome
@@ -122,14 +122,14 @@ class _Fusion:
                 writer: VideoWriter | RawWriter | None = None
                 place = None if self.piped else stack.enter_context(replacing(self.job.output))
                 for results in self.readahead(self._fused(steps, pool), 2 * self.settings.workers):
-                    for at, sides, result in results():
+                    for item, result in results():
                         if self.stop.is_set() and not (first.live or second.live):
                             raise _Stopped
                         if writer is None:
                             writer = self._writer(stack, place, steps.look, result)
-                        writer.write(at, result)
+                        writer.write(item.time, result)
                         if preview and count & (count - 1) == 0:  # at powers of two: the last one is in the second half
-                            pictures = row(*sides, result)
+                            pictures = row(item.sides[0], within(item.sides[1], item.reach), result)
                         count += 1
                         self.tick(count, first.frames)
                 if not count:
@@ -206,7 +206,7 @@ class _Fusion:
 
         def results() -> list[_Result]:
             found = zip(batch, begun.finish(), strict=False)
-            return [(item.time, item.sides, completed(result, item.sides[0], item.reach)) for item, result in found]
+            return [(item, completed(result, item.sides[0], item.reach)) for item, result in found]
 
         return results
 
@@ -272,7 +272,7 @@ def _visible_range(side: Source) -> Range:
 
 
 _Pair = tuple[Fraction, np.ndarray, np.ndarray]  # time, and the frames that belong together
-_Result = tuple[Fraction, tuple[np.ndarray, np.ndarray], np.ndarray]
+_Result = tuple[_Prepared, np.ndarray]
 
 
 class InStep:
