@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from fusecli import registry
+
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 
@@ -37,3 +39,10 @@ def test_medical_weights_as_onnx_take_any_size(model, tmp_path, fusecli):
     pair = np.random.default_rng(0).random((2, 1, 1, 70, 37), np.float32)
     (fused,) = onnxruntime.InferenceSession(path).run(None, {"first": pair[0], "second": pair[1]})
     assert fused.shape == (1, 1, 70, 37)
+
+
+def test_a_weight_file_is_exported_for_its_own_task(tmp_path, fusecli):
+    path = tmp_path / "medical.onnx"
+    code, _, err = fusecli("export", "-m", registry.released_path("nano", "ct-mri"), "-o", path)
+    assert code == 0, err
+    assert onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map["task"] == "ct-mri"

@@ -18,7 +18,9 @@ log = logging.getLogger("fusecli")
 def export(
     output: Annotated[Path, options.output("File to write, such as nano.onnx.")],
     model: options.Model = registry.DEFAULT_MODEL,
-    task: Annotated[str, typer.Option(help=f"{', '.join(registry.TASKS)}.")] = "ir-vis",
+    task: Annotated[
+        str | None, typer.Option(help=f"{', '.join(registry.TASKS)}. Default: the weight file's first; else ir-vis.")
+    ] = None,
     look: options.Look = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
     quiet: options.Quiet = False,
@@ -29,7 +31,8 @@ def export(
     N×1×H×W, any N, H and W. Stripes and noise that `fusecli fuse` takes out of frames beforehand are no part of it.
     """
     options.set_up_logging("text", quiet=quiet, verbose=False)
-    registry.check_task(task)
+    if task is not None:
+        registry.check_task(task)
     if output.suffix.lower() != ".onnx":
         raise UsageError(f"-o {output}: name a file that ends in .onnx")
     if output.exists() and not overwrite:
@@ -38,6 +41,7 @@ def export(
     from fusecli.models import checkpoint, onnx
 
     check_files({"-o": output})  # before the long work
+    task = task or checkpoint.read(registry.weights_file(model, "ir-vis"))[2][0]
     network = checkpoint.load(model, task, options.look_of(look))
     difference = onnx.write(network, output, {"model": Path(model).stem, "task": task})
     log.info("%s: opset %d, differs from torch by at most %.1e", output, onnx.OPSET, difference)
