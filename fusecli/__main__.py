@@ -11,7 +11,7 @@ from fusecli.stream.stop import unwind_when_stopped
 def run() -> None:
     """Run the command line, then exit without Python's clean-up, which with torch takes as long as twenty pairs."""
     unwind_when_stopped()
-    gc.set_threshold(100_000, 20, 100)  # start-up makes half a million objects, and no garbage
+    gc.set_threshold(500_000, 20, 100)  # start-up makes hundreds of thousands of objects, and no garbage
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller: else a result's file would get its descriptor
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115

@@ -69,7 +69,7 @@ def test_a_mistyped_folder_is_told_without_importing_torch(pairs, command):
 
 @pytest.mark.parametrize(("ir", "said"), [("ir", "2 skipped"), ("empty", "nothing to fuse yet")])
 def test_a_run_without_work_imports_no_torch(pairs, fusecli, ir, said):
-    """As cron starts it, every minute. A mistyped model is told, and a report says what would have computed."""
+    """As cron starts it, every minute. What is mistyped is told, and a report says what would have computed."""
     root = pairs(2)
     (root / "empty").mkdir()
     assert fusecli(*command(root))[0] == 0
@@ -78,11 +78,30 @@ def test_a_run_without_work_imports_no_torch(pairs, fusecli, ir, said):
     assert done.returncode == 0, done.stderr
     assert said in done.stderr
     assert json.loads(done.stdout)["done"] == 0
-    mistyped = without_torch(*again, "-m", "nope")
-    assert mistyped.returncode == 2, mistyped.stderr
-    assert "no model 'nope'" in mistyped.stderr
+    for option, value, fault in (
+        ("--model", "nope", "no model 'nope'"),
+        ("--device", "gpu", "--device gpu: choose auto"),
+        ("--precision", "half", "--precision half: choose auto"),
+        ("--engine", "onnx", "unknown engine 'onnx'"),
+        ("--tile", "big", "--tile big: write auto"),
+        ("--tile-overlap", "-3", "--tile-overlap -3: write auto"),
+    ):
+        mistyped = without_torch(*again, option, value)
+        assert (mistyped.returncode, fault in mistyped.stderr) == (2, True), mistyped.stderr
     assert fusecli(*again, "--report", root / "report.json")[0] == 0
     assert json.loads((root / "report.json").read_text())["engine"] == "torch"
+
+
+def test_starting_up_collects_no_garbage(pairs):
+    """There is none, and looking for it takes as long as three pairs."""
+    script = (
+        "import gc, os, sys; gc.set_threshold(10**9); from fusecli.__main__ import run; runs = [];"
+        "gc.callbacks.append(lambda phase, info: runs.append(phase));"
+        "os._exit = lambda code: sys.exit(code + len(runs)); run()"
+    )
+    line = [sys.executable, "-c", script, *map(str, command(pairs(1)))]
+    done = subprocess.run(line, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("command", [("fuse", "-o", "out"), ("benchmark", "--no-html")])

@@ -389,6 +389,10 @@ def test_missing_voxels_do_not_stretch_what_is_shown(tmp_path, caplog, missing, 
     assert (found.lo, found.hi) == (expected.lo, expected.hi)
     assert f"50 % of the voxels are {missing}, far from the rest" in caplog.text
     caplog.clear()
+    found = shown_range(volume, side, None, (slice(None), slice(2, None), slice(None)))  # what the MRI covers
+    assert (found.lo, found.hi) == (expected.lo, pytest.approx(expected.hi, rel=0.01))
+    assert caplog.text.count("far from the rest") == 1
+    caplog.clear()
     volume.voxels = np.pad(voxels // 4 + 800, ((0, 0), (4, 4), (0, 0)))  # air around a brain
     assert shown_range(volume, side).lo == 0
     assert not caplog.text

@@ -58,6 +58,15 @@ def test_coverage_is_the_share_of_voxels_inside_the_other_grid(shift, share):
     assert grid.coverage(here, there) == pytest.approx(share, abs=0.04)
 
 
+def test_the_box_around_another_grid_holds_all_of_it_and_little_more():
+    wide, other = Grid((30, 40, 20), np.diag([-2.0, 3, 4, 1])), Grid((5, 6, 7), np.eye(4))
+    other.affine[:3, 3] = -41, 60, 20
+    k, j, i = grid.around(wide, other)
+    assert (i, j, k) == (slice(18, 22), slice(20, 23), slice(5, 8))  # x = -41 … -37, y = 60 … 65, z = 20 … 26 mm
+    other.affine[0, 3] = 100
+    assert np.zeros(wide.shape[::-1])[grid.around(wide, other)].size == 0
+
+
 def test_a_single_slice_covers_what_lies_within_half_its_step():
     stack, slice_ = make((10, 10, 20), (1, 1, 5)), make((10, 10, 1), (1, 1, 5), centre=(0, 0, 2.4))
     assert grid.coverage(slice_, stack) == 1

@@ -394,7 +394,7 @@ def _machines(
     Nothing where neither jobs nor a report need it: such runs, which may be started every minute, import no torch.
     """
     if not jobs and work.left is None and "--report" not in request.naming.beside:
-        registry.weights_file(request.model, request.task.name)  # a mistyped name is told before the first pair comes
+        spec.check()  # what is mistyped is told before the first pair comes
         yield None, lambda **how: iter(())
         return
     if cluster is None:

@@ -23,8 +23,9 @@ log = logging.getLogger("fusecli")
 WRITES = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov", ".avi": "avi"}  # ending -> FFmpeg's name of the container
 ENDINGS = frozenset({*WRITES, ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"})
 
-# Visually lossless, and fast compared with the network. The bytes that x264 writes depend on the number of threads.
-X264 = {"crf": "18", "preset": "veryfast"}
+# Visually lossless, and fast compared with the network. The bytes that x264 writes depend on the number of threads, and
+# on the processor unless it may not choose its fastest code, which also gives the same frames other bytes at times.
+X264 = {"crf": "18", "preset": "veryfast", "x264-params": "cpu-independent=1"}
 X264_THREADS = 4
 # AVCOL_SPC_* of YUV matrices that swscale knows -> its own number.
 _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}

@@ -111,12 +111,12 @@ def shown_range(
             log.warning("%s: negative values (down to %g) are shown as 0", volume.source, low)
         lo = 0.0
         if looked_at is not None and volume.voxels[looked_at].size:
-            hi = max(hi, _spread(replace(volume, voxels=volume.voxels[looked_at]))[1])
+            hi = max(hi, _spread(replace(volume, voxels=volume.voxels[looked_at]), warns=False)[1])
     # In a volume that is nearly all background both percentiles are background.
     return Range(lo, hi) if hi > lo else Range(min(lo, low) if side == "mri" else lo, high)
 
 
-def _spread(volume: Volume) -> tuple[float, float]:
+def _spread(volume: Volume, warns: bool = True) -> tuple[float, float]:
     """The PERCENTILES of a volume as quantities, without a value that apparently marks missing voxels, as −32768 may.
 
     Such a value is also of another size than all others: not near 0, which air has in a scan without its skull.
@@ -130,11 +130,12 @@ def _spread(volume: Volume) -> tuple[float, float]:
     value, low, high = _quantities(volume, apart.value, apart.others.lo, apart.others.hi)
     if abs(value) <= _BEYOND * max(abs(low), abs(high)):
         return lo, hi
-    log.warning(
-        "%s: %.2g %% of the voxels are %.10g, far from the rest (%g to %g), which is taken for missing values and left "
-        "out of the range that is shown",
-        *(volume.source, 100 * apart.share, value, low, high),
-    )
+    if warns:
+        log.warning(
+            "%s: %.2g %% of the voxels are %.10g, far from the rest (%g to %g), which is taken for missing values and "
+            "left out of the range that is shown",
+            *(volume.source, 100 * apart.share, value, low, high),
+        )
     return low, high
 
 

@@ -18,12 +18,13 @@ from fusecli.images.colour import LUMA
 from fusecli.machine import keep_freed_pages
 from fusecli.models import mending
 from fusecli.models.network import FusionNetwork
+from fusecli.stream.choices import check_device, check_precision, pixels
 from fusecli.stream.recording import Recording
 from fusecli.stream.tiles import fuse_tiled, tiled
 
 log = logging.getLogger("fusecli")
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AUTO_TILE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # pixels a side; larger frames are cut, which bounds the memory
 DEEP = {"mps": torch.int32}  # what holds 16 bits; older versions of MPS have no uint16
 SMALLEST_TILE = 64
@@ -77,8 +78,8 @@ class Engine:
             keep_freed_pages()
         self.model = model.eval().to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
-        self.tile = _pixels("--tile", tile, AUTO_TILE[self.device.type])
-        self.overlap = _pixels("--tile-overlap", overlap, model.halo)
+        self.tile = pixels("--tile", tile, AUTO_TILE[self.device.type])
+        self.overlap = pixels("--tile-overlap", overlap, model.halo)
         if 0 < self.tile < 2 * self.overlap:
             times = (1 + 2 * self.overlap / self.tile) ** 2
             log.warning(
@@ -325,18 +326,6 @@ def _taken(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(images)  # torch takes no negative strides, as [..., ::-1] has
 
 
-def _pixels(option: str, value: str | int, auto: int) -> int:
-    if value == "auto":
-        return auto
-    try:
-        number = int(value)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise UsageError(f"{option} {value}: write auto, 0 or a number of pixels")
-    return number
-
-
 def to_unit(images: Tensor) -> Tensor:
     """float32 in [0, 1] of uint8 or float images."""
     return images.float().mul_(1 / 255) if images.dtype == torch.uint8 else images.float()
@@ -391,8 +380,7 @@ def pick_device(name: str) -> torch.device:
     """The torch device that ``--device`` names. Raises UsageError for one that is not there."""
     if name == "auto":  # mps is for those who ask for it: results were never compared there
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.partition(":")[0] not in AUTO_TILE:
-        raise UsageError(f"--device {name}: choose auto, {', '.join(AUTO_TILE)}")
+    check_device(name)
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -409,11 +397,10 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
         if device.type == "cuda":
             return torch.float16
         return torch.bfloat16 if device.type == "cpu" and _cpu_is_quick_in_bf16() else torch.float32
-    if name not in PRECISIONS:
-        raise UsageError(f"--precision {name}: choose auto, {', '.join(PRECISIONS)}")
+    check_precision(name)
     if name == "fp16" and device.type == "cpu":
         raise UsageError("--precision fp16: CPUs are slower with it; use bf16 or fp32")
-    return PRECISIONS[name]
+    return TYPES[name]
 
 
 @cache

@@ -19,6 +19,7 @@ from fusecli.images.atomic import by_turns
 from fusecli.machine import cores
 from fusecli.models import onnx
 from fusecli.models.network import FusionNetwork
+from fusecli.stream.choices import check_runtime
 from fusecli.stream.engine import pick_precision
 
 log = logging.getLogger("fusecli")
@@ -113,7 +114,6 @@ class OpenVino:
 
 
 RUNTIMES: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
-CHOICES = ("auto", "torch", *RUNTIMES)
 
 
 def hand_over(network: FusionNetwork, runtime: str, device: str, precision: str) -> tuple[FusionNetwork, str, str]:
@@ -122,8 +122,7 @@ def hand_over(network: FusionNetwork, runtime: str, device: str, precision: str)
     auto is torch: see README for what was measured. Raises UsageError for a runtime that is unknown, not installed, or
     not for this device or precision, and for a model that has no graph.
     """
-    if runtime not in CHOICES:
-        raise UsageError(f"--engine: {registry.unknown('engine', runtime, CHOICES)}")
+    check_runtime(runtime)
     if runtime in ("auto", "torch"):
         return network, device, precision
     if device not in ("auto", "cpu"):

@@ -8,6 +8,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from fusecli import registry
+from fusecli.stream import choices
 from fusecli.stream.job import Job, Outcome
 
 if TYPE_CHECKING:
@@ -26,6 +27,15 @@ class EngineSpec:
     tile: str | int = "auto"
     overlap: str | int = "auto"
     runtime: str = "auto"
+
+    def check(self) -> None:
+        """Raises UsageError for a name that is mistyped; whether all is available here, only `build` tells."""
+        registry.weights_file(self.model, self.task)
+        choices.check_device(self.device)
+        choices.check_precision(self.precision)
+        choices.check_runtime(self.runtime)
+        for option, value in (("--tile", self.tile), ("--tile-overlap", self.overlap)):
+            choices.pixels(option, value, 0)
 
     def build(self) -> Engine:
         """The engine, on this machine. Raises UsageError."""

@@ -77,8 +77,14 @@ _TYPE = re.compile(
     rf"^{_DECORATION}event[\s_]*type\W*?[:：=]\W*(?P<type>.*?)(?=\W*description|$)", re.IGNORECASE | re.MULTILINE
 )
 _TEXT = re.compile(r"description\W*?[:：=]\s*(?P<text>.*)", re.IGNORECASE | re.DOTALL)
-_DENIED = re.compile(r"\b(?:no|not|without|free (?:of|from))\b[^.;\n]*", re.IGNORECASE)  # what is not there
-_NOTHING = re.compile(r"\b(none|no (?:event|degradation|defect|visible)|clean|normal|n/a)\b", re.IGNORECASE)
+_DENIED = re.compile(  # what is not there, up to an exception
+    r"\w+-free\b|\b(?:no|not|neither|without|free (?:of|from))\b(?! (?:only|clean|normal))"
+    r"(?:(?!\b(?:but|except|other than|apart from)\b)[^.:;\n])*",
+    re.IGNORECASE,
+)
+_NOTHING = re.compile(
+    r"\b(none|no (?:event|degradation|defect|visible)|(?<!not )(?:clean|normal)|n/a)\b", re.IGNORECASE
+)
 
 
 class ServerError(FusecliError):
