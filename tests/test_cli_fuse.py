@@ -92,18 +92,6 @@ def test_a_run_without_work_imports_no_torch(pairs, fusecli, ir, said):
     assert json.loads((root / "report.json").read_text())["engine"] == "torch"
 
 
-def test_starting_up_collects_no_garbage(pairs):
-    """There is none, and looking for it takes as long as three pairs."""
-    script = (
-        "import gc, os, sys; gc.set_threshold(10**9); from fusecli.__main__ import run; runs = [];"
-        "gc.callbacks.append(lambda phase, info: runs.append(phase));"
-        "os._exit = lambda code: sys.exit(code + len(runs)); run()"
-    )
-    line = [sys.executable, "-c", script, *map(str, command(pairs(1)))]
-    done = subprocess.run(line, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.parametrize("command", [("fuse", "-o", "out"), ("benchmark", "--no-html")])
 def test_threads_of_torch_sleep_while_they_wait(pairs, command):
     """Where other programs use the cores, threads that spin take fifty times as long; torch reads it as it loads."""
