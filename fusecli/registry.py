@@ -269,6 +269,11 @@ def weights_file(model: str, task: str) -> Path:
         names = sorted({card["name"] for card in released().values() if task in card["tasks"]})
         known = ", ".join(names) or "none"
         raise UsageError(f"no model {model!r} for {task}; released: {known}, or give a .safetensors or .pt file")
+    check_model_file(path)
+    return path
+
+
+def check_model_file(path: Path) -> None:
+    """Raises UsageError where no model file is."""
     if not path.is_file():
         raise UsageError(f"{path}: no such model file")
-    return path

@@ -236,8 +236,7 @@ def choose(
     chosen: dict[str, Method] = {}
 
     def network(name: str, path: Path, look: float | None = look, card: dict[str, Any] | None = None) -> Network:
-        if not path.is_file():
-            raise UsageError(f"{path}: no such model file")
+        registry.check_model_file(path)
         return Network(name, EngineSpec(str(path), task, look, device, precision), card)
 
     def add(method: Method) -> None:

@@ -106,18 +106,13 @@ def read(path: Path) -> tuple[str, dict[str, Any], list[str], dict[str, torch.Te
     """
     if path.suffix != ".safetensors":
         return _model_in(training_state(path))
-    _check_that_it_is_there(path)
+    registry.check_model_file(path)
     try:
         found = _read_safetensors(path)
     except SafetensorError as error:
         raise UsageError(f"{path}: not a readable safetensors file ({error})") from error
     _check_sense(path, *found)
     return found
-
-
-def _check_that_it_is_there(path: Path) -> None:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such model file")
 
 
 def _check_sense(path: Path, architecture: Any, config: Any, tasks: Any, tensors: Any) -> None:
@@ -152,7 +147,7 @@ def training_state(path: Path, device: torch.device | str = "cpu") -> dict[str, 
     if path.suffix == ".safetensors":
         read(path)  # explains what is wrong with it
         return {}
-    _check_that_it_is_there(path)
+    registry.check_model_file(path)
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         complete = {"architecture", "config", "tasks", "model"} <= state.keys()

@@ -18,13 +18,13 @@ from fusecli.images.colour import LUMA
 from fusecli.machine import keep_freed_pages
 from fusecli.models import mending
 from fusecli.models.network import FusionNetwork
-from fusecli.stream.choices import check_device, check_precision, pixels
+from fusecli.stream.choices import PRECISIONS, check_device, check_precision, pixels
 from fusecli.stream.recording import Recording
 from fusecli.stream.tiles import fuse_tiled, tiled
 
 log = logging.getLogger("fusecli")
 
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES = dict(zip(PRECISIONS, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 AUTO_TILE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # pixels a side; larger frames are cut, which bounds the memory
 DEEP = {"mps": torch.int32}  # what holds 16 bits; older versions of MPS have no uint16
 SMALLEST_TILE = 64

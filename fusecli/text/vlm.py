@@ -202,10 +202,10 @@ class Endpoint:
 
     def _opener(self) -> urllib.request.OpenerDirector:
         local = urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1")
-        return urllib.request.build_opener(_Stay, *([urllib.request.ProxyHandler({})] if local else []))
+        return urllib.request.build_opener(_NoRedirects, *([urllib.request.ProxyHandler({})] if local else []))
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Follows no redirect: it would carry the key to another server, and turn questions into GET requests."""
 
     def redirect_request(self, *_: Any) -> None:
