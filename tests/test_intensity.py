@@ -80,17 +80,27 @@ def test_full_takes_all_that_the_type_holds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "expected"), [("7000,9500", (7000, 9500)), (" -40 , 1.5e2 ", (-40, 150)), ("0,1", (0, 1))]
+    ("option", "expected"),
+    [("7000,9500", (7000, 9500)), (" -40 , 1.5e2 ", (-40, 150)), ("0,1", (0, 1)), ("255,0", (255, 0))],
 )
 def test_two_numbers_are_the_ends_of_the_range(option, expected):
     found = sequence_range(option, [])
     assert (found.lo, found.hi) == expected
 
 
-@pytest.mark.parametrize("option", ["", "automatic", "7000", "1,2,3", "a,b", "9500,7000", "5,5", "nan,1", "0,inf"])
+@pytest.mark.parametrize("option", ["", "automatic", "7000", "1,2,3", "a,b", "5,5", "nan,1", "0,inf"])
 def test_mistyped_ranges_are_refused(option):
     with pytest.raises(UsageError, match="--range"):
         sequence_range(option, [])
+
+
+def test_of_black_hot_infrared_the_higher_value_comes_first(tmp_path):
+    warm = np.array([[0, 51, 255]], np.uint8)
+    frames.write(tmp_path / "warm.png", [warm])
+    (read,) = frames.read(tmp_path / "warm.png", intensity=sequence_range("255,0", [tmp_path / "warm.png"]))
+    np.testing.assert_array_equal(read.pixels, 255 - warm)
+    counts = np.array([7000, 8000, 9000, np.nan, np.inf, -np.inf], np.float32)
+    np.testing.assert_array_equal(sequence_range("9000,7000", []).apply(counts), [1, 0.5, 0, 0, 0, 1])
 
 
 def told(folder: Path, caplog, *frames_: np.ndarray, option: str = "auto") -> str:
@@ -343,7 +353,8 @@ def test_one_frame_that_fills_16_bits_is_enough(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("option", "said"), [("27000,31500", True), ("0,255", False), ("20,40", True), ("4,190", False)]
+    ("option", "said"),
+    [("27000,31500", True), ("0,255", False), ("20,40", True), ("4,190", False), ("190,4", False), ("40,20", True)],
 )
 def test_a_range_that_holds_nothing_of_the_frames_is_said(tmp_path, caplog, option, said):
     low, high = np.full((2, 8, 8), 5, np.uint8)

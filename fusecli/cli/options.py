@@ -97,7 +97,7 @@ Range = Annotated[
     typer.Option(
         "--range",
         help="Infrared intensity: auto (percentiles of the sequence), frame (of each), full (all that the files' type "
-        "holds) or LO,HI.",
+        "holds) or LO,HI (of black-hot infrared HI,LO).",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]

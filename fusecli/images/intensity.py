@@ -36,7 +36,10 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class Range:
-    """The stored values that become 0 and 1. eight_bit: whether 8-bit frames are mapped too, or kept as they are."""
+    """The stored values that become 0 and 1, in this order: of black-hot infrared the first is the higher one.
+
+    eight_bit: whether 8-bit frames are mapped too, or kept as they are.
+    """
 
     lo: float
     hi: float
@@ -48,15 +51,16 @@ class Range:
         return cls(0, 2**bits - 1, eight_bit=False)
 
     def apply(self, array: np.ndarray) -> np.ndarray:
-        """Stored values of any type -> float32 in [0, 1], same shape. NaN and −inf become 0, +inf becomes 1.
+        """Stored values of any type -> float32 in [0, 1], same shape. NaN becomes 0; infinities lie beyond the ends.
 
         Where lo == hi (a constant sequence) values up to it become 0 and values above it 1.
         """
+        span = self.hi - self.lo
         exact_in_float32 = array.dtype.itemsize <= (4 if array.dtype.kind == "f" else 2)
         values = array.astype(np.float32 if exact_in_float32 else np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             np.subtract(values, values.dtype.type(self.lo), out=values)
-            np.multiply(values, values.dtype.type(1 / max(self.hi - self.lo, _TINY)), out=values)
+            np.multiply(values, values.dtype.type(1 / (span if abs(span) > _TINY else _TINY)), out=values)
         np.clip(values, 0, 1, out=values)
         if array.dtype.kind == "f":
             np.nan_to_num(values, copy=False, nan=0.0)
@@ -97,7 +101,7 @@ def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = 
     """The range of ``--range`` for a whole sequence, as ``frames.read`` takes it.
 
     auto: the 0.5th and 99.9th percentile of an evenly spaced sample; None (unchanged) where all frames have 8 bits.
-    LO,HI: these values, for 8-bit frames too. frame, full: the word itself.
+    LO,HI: these values, for 8-bit frames too; the higher one first where black is hot. frame, full: the word itself.
     The result depends on ``paths`` and their order: pass the whole sequence, even when some frames are skipped. Files
     that cannot be read are ignored here; reading them later fails with their name. Raises UsageError for other options.
     """
@@ -252,8 +256,8 @@ def _parse(option: str) -> Range:
         raise UsageError(
             f"--range {option}: expected auto, frame, full or two numbers LO,HI such as 7000,9500"
         ) from None
-    if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
-        raise UsageError(f"--range {option}: LO must be below HI, and both finite")
+    if not (math.isfinite(lo) and math.isfinite(hi) and lo != hi):
+        raise UsageError(f"--range {option}: LO and HI must differ, and both be finite")
     return Range(lo, hi)
 
 
@@ -343,7 +347,8 @@ def _check_that_it_holds(given: Range, option: str, paths: Sequence[Path], max_p
         with suppress(InputError):  # reading it will fail by name
             values = _finite_sample(decode(path, pages=[0], max_pixels=max_pixels).pages[0])
             seen += [(float(values.min()), float(values.max()))] if values.size else []
-    if seen and all(hi <= given.lo or lo >= given.hi for lo, hi in seen):
+    low, high = sorted((given.lo, given.hi))
+    if seen and all(hi <= low or lo >= high for lo, hi in seen):
         lo, hi = min(one for one, _ in seen), max(one for _, one in seen)
         log.warning("--range %s holds nothing of %s …: values there go from %g to %g", option, paths[0], lo, hi)
 
