@@ -37,12 +37,17 @@ def grid(
     plane: str = "axial",
     degrees: tuple[float, float, float] = (0, 0, 0),
     centre: tuple[float, float, float] = (0, 0, 0),
+    tilt: float = 0,
 ) -> Grid:
-    """A grid of columns, rows and slices around ``centre`` (RAS mm), turned by Euler angles."""
+    """A grid of columns, rows and slices around ``centre`` (RAS mm), turned by Euler angles.
+
+    tilt: degrees by which the gantry was tilted, so that each slice is shifted along its columns.
+    """
     affine = np.eye(4)
     turned = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() @ PLANES[plane]
     if np.linalg.det(turned) * np.linalg.det(PLANES["axial"]) < 0:
         turned[:, 2] *= -1  # slices of a DICOM series go along the normal of rows and columns
+    turned[:, 2] += np.tan(np.radians(tilt)) * turned[:, 1]
     affine[:3, :3] = turned * spacing
     affine[:3, 3] = np.array(centre) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return Grid(shape, affine)

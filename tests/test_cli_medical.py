@@ -73,11 +73,12 @@ def centroid(volume) -> np.ndarray:
 
 @pytest.mark.parametrize(("first", "second"), [("dicom", "nifti"), ("nifti", "dicom"), ("dicom", "enhanced")])
 @pytest.mark.parametrize(
-    ("plane", "degrees"), [("axial", (0, 0, 0)), ("sagittal", (0, 0, 0)), ("coronal", (9, -14, 21))]
+    ("plane", "degrees", "tilt"),
+    [("axial", (0, 0, 0), 0), ("sagittal", (0, 0, 0), 0), ("coronal", (9, -14, 21), 0), ("axial", (0, 4, 0), 18)],
 )
-def test_a_mark_in_both_sources_keeps_its_place(tmp_path, fusecli, average, plane, degrees, first, second):
+def test_a_mark_in_both_sources_keeps_its_place(tmp_path, fusecli, average, plane, degrees, tilt, first, second):
     where = {
-        "ct": phantom.grid((40, 36, 24), (3, 3.3, 4), plane, degrees, centre=(4, -8, 12)),
+        "ct": phantom.grid((40, 36, 24), (3, 3.3, 4), plane, degrees, centre=(4, -8, 12), tilt=tilt),
         "mri": phantom.grid((34, 38, 30), (3.5, 3, 3.6), "axial", (-5, 7, 3), centre=(6, -9, 14)),
     }
     paths = {
@@ -276,6 +277,17 @@ def test_nifti_and_pictures_made_of_dicom_do_not_know_the_patient(heads, fusecli
     expected = volume.stored(dicom_range(volume)).apply(volume.voxels[11])
     assert abs(image / 65535 - expected).max() < 1e-3
     assert len(cv2.imreadmulti(str(root / "out" / "b" / "fused.tif"), flags=cv2.IMREAD_UNCHANGED)[1]) == 22
+
+
+def test_nifti_made_of_a_tilted_series_has_no_qform_that_leaves_the_tilt_out(tmp_path, fusecli, average):
+    where = phantom.grid((12, 10, 4), (8, 8, 20), tilt=15)
+    ct, mri = (put(tmp_path, "dicom", side, where, phantom.head(where)) for side in ("ct", "mri"))
+    out = tmp_path / "out.nii.gz"
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", out, "-m", average)
+    assert code == 0, err
+    header = nib.load(out).header
+    assert (header["sform_code"], header["qform_code"]) == (1, 0)
+    assert header.get_best_affine() == pytest.approx(where.affine, abs=1e-4)
 
 
 def dicom_range(volume):

@@ -1,4 +1,7 @@
-"""Positions and order of the slices of DICOM files; slices that are no constant step apart are refused."""
+"""Positions and order of the slices of DICOM files; slices that are no constant step apart are refused.
+
+The step need not be along the normal: with gantry tilt each slice of a CT is also shifted against the one before.
+"""
 
 from __future__ import annotations
 
@@ -181,11 +184,14 @@ def arrange(planes: Sequence[Plane], source: object) -> tuple[list[int], np.ndar
     step = normal * abs(planes[0].thickness)
     if len(order) > 1:
         step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
-        lateral = positions - np.outer(distances, normal)
-        if np.abs(lateral - lateral[order[0]]).max() > max(first.spacing.min() / 2, unit.max()):
+        steps = (distances - distances[order[0]]) / (step @ normal)
+        aside = positions - positions[order[0]] - np.outer(steps, step)
+        if np.abs(aside).max() > max(first.spacing.min() / 2, unit.max()):
+            far = np.linalg.norm(aside, axis=1)
             raise InputError(
-                f"{source}: slices are shifted against each other (gantry tilt); bring the series to a straight grid "
-                "first, for example by dcm2niix, and give its NIfTI file"
+                f"{source}: slices do not lie on one line, from which {planes[int(far.argmax())].label} is "
+                f"{_mm(far.max())} away: several stacks in one series, or a wrong ImagePositionPatient; move such "
+                "files away"
             )
     affine = np.eye(4)
     affine[:3, 0] = row * first.spacing[1]

@@ -77,12 +77,12 @@ def mapping(grid: Grid, other: Grid) -> np.ndarray:
     return np.where(np.abs(matrix - nearest) < _SNAP * np.maximum(1, np.abs(nearest)), nearest, matrix)
 
 
-def same(grid: Grid, other: Grid) -> bool:
-    """Whether two grids have the same voxels at the same places."""
+def same(grid: Grid, other: Grid, within: float = SAME) -> bool:
+    """Whether two grids have the same voxels at the same places, up to ``within`` a voxel."""
     if grid.shape != other.shape:
         return False
     corners = grid.corners()
-    return bool(np.abs(_moved(mapping(grid, other), corners) - corners).max() < SAME)
+    return bool(np.abs(_moved(mapping(grid, other), corners) - corners).max() < within)
 
 
 def coverage(grid: Grid, other: Grid) -> float:

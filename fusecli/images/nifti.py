@@ -15,7 +15,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from fusecli.errors import InputError, counted, first_line
 from fusecli.images.atomic import replacing
-from fusecli.images.grid import Grid, check_affine
+from fusecli.images.grid import Grid, check_affine, same
 from fusecli.images.intensity import Range
 from fusecli.images.volume import Volume
 
@@ -132,9 +132,11 @@ def write(path: Path, fused: np.ndarray, reference: Volume, shown: Range, title:
         header.set_xyzt_units("mm")
     header.set_data_dtype(stored.dtype)
     image = kind(data, affine, header)
-    if reference.kind != "nifti" and affine is not None:
+    if reference.kind != "nifti" and reference.grid is not None:
         image.set_sform(affine, 1)
         image.set_qform(affine, 1)
+        if not same(Grid(reference.shape, image.get_qform()), reference.grid, within=0.5):
+            image.set_qform(None, 0)  # it cannot hold the shear of a tilted gantry
     image.header["intent_code"] = 0  # a result holds no labels and no statistic
     for parameter in ("intent_p1", "intent_p2", "intent_p3"):
         image.header[parameter] = 0
