@@ -31,6 +31,9 @@ def folder(tmp_path) -> Path:
         for extra in ("radiometric", "mixed"):
             (tmp_path / extra).mkdir(exist_ok=True)
         tifffile.imwrite(tmp_path / "radiometric" / f"{name}.tif", 27000 + 15 * ir.astype(np.uint16))
+        for side, image, time in (("ir", ir, index + 0.61), ("vis", vis, index + 0.5)):
+            (tmp_path / "timed" / side).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / "timed" / side / f"162000000{time:.2f}.png"), image)
         cv2.imwrite(str(tmp_path / "mixed" / f"{name}_IR.png"), ir)
         cv2.imwrite(str(tmp_path / "mixed" / f"{name}_RGB.png"), vis)
     for side in ("ir", "vis"):
