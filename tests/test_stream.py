@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from conftest import scene
 
 from fusecli import registry
-from fusecli.errors import InputError, UsageError
+from fusecli.errors import InputError, OutputError, UsageError
 from fusecli.images.outputs import check_files
 from fusecli.images.pair import Pair
 from fusecli.models.network import FusionNetwork
@@ -27,6 +27,7 @@ from fusecli.stream.job import Job
 from fusecli.stream.plan import Naming, plan
 from fusecli.stream.settings import Settings, VideoSettings, VolumeSettings
 from fusecli.stream.stop import Ended, stopping, unwind_when_stopped
+from fusecli.stream.work import Work
 
 
 class Local(FusionNetwork):
@@ -236,9 +237,22 @@ def test_workers_share_the_cores_that_are_lent(run, settings, threads, workers, 
         assert given == expected
 
 
+def test_a_full_disk_ends_the_run(jobs, monkeypatch):
+    def full(path, *_, **__):
+        raise OutputError(f"{path}: cannot be written: No space left on device", full=True)
+
+    monkeypatch.setattr(stream.frames, "write", full)
+    stop = Event()
+    work = Work(stream.run, Settings(workers=1))
+    outcomes = list(work(jobs, Engine(Local(), "cpu", "fp32"), preview=(), stop=stop))
+    assert stop.is_set()
+    assert 1 <= len(outcomes) <= 3  # of twelve: those that were under way
+    assert all("go on with --skip-existing" in outcome.error for outcome in outcomes)
+
+
 def test_digest_and_preview_are_of_what_was_written(jobs):
     settings = Settings(digest=True)
-    for outcome in stream.run(jobs, Engine(Local(), "cpu"), settings, preview=lambda job: job is jobs[0]):
+    for outcome in stream.run(jobs, Engine(Local(), "cpu"), settings, preview=[jobs[0].output]):
         assert outcome.sha256 == hashlib.sha256(outcome.job.output.read_bytes()).hexdigest()
         assert (outcome.preview is None) == (outcome.job is not jobs[0])
     assert outcome.seconds > 0

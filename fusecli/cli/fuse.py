@@ -294,7 +294,7 @@ def fuse(
     ):
         account = Report(given, model, machine, keep=watch.KEPT if watching else None)
         account.skipped(planned.skipped)
-        coming = outcomes(preview=lambda job: job.output in shown, stop=stop)
+        coming = outcomes(preview=shown, stop=stop)
         rows = _followed(coming, account, len(planned.jobs), bar, stop if fail_fast else None)
     left = account.missing(planned.jobs) if work.left is None else work.left()
     account.close(left, interrupted=stop.signal is not None)

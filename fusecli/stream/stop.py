@@ -22,17 +22,6 @@ class Stop(Event):
     signal: signal.Signals | None = None
 
 
-class Round(Event):
-    """Ends one part of a run: set by itself, or together with the stop of the whole run."""
-
-    def __init__(self, whole: Event) -> None:
-        super().__init__()
-        self.whole = whole
-
-    def is_set(self) -> bool:
-        return super().is_set() or self.whole.is_set()
-
-
 class Ended(SystemExit):
     """A signal ends the process, outside of what `stopping` guards; its code is that of a program so ended."""
 

@@ -9,7 +9,7 @@ import queue
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -61,7 +61,7 @@ def run(
     engine: Engine,
     settings: VideoSettings,
     *,
-    preview: Callable[[Job], bool] = lambda job: False,
+    preview: Container[Path] = (),
     stop: Stop | None = None,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Generator[Outcome, None, None]:
@@ -75,11 +75,9 @@ def run(
         for job in jobs:
             if stop.is_set():
                 break
-            outcome = guarded(job, partial(_Fusion(job, engine, settings, stop, tick).run, preview(job)))
+            outcome = guarded(job, partial(_Fusion(job, engine, settings, stop, tick).run, job.output in preview))
             if outcome is None:
                 break
-            if outcome.fatal:
-                stop.set()
             yield outcome
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Container, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -42,12 +42,12 @@ def run(
     engine: Engine,
     settings: VolumeSettings,
     *,
-    preview: Callable[[Job], bool] = lambda job: False,
+    preview: Container[Path] = (),
     stop: Event | None = None,
 ) -> Generator[Outcome, None, None]:
     """Fuse every job and yield its outcome, one volume after the other, until ``stop`` is set.
 
-    Errors of a pair are in its outcome. preview: whether an outcome shall carry small pictures.
+    Errors of a pair are in its outcome. preview: results whose outcomes shall carry small pictures.
     """
     stop = stop or Event()
     with sharing_threads(engine, settings.workers), ThreadPoolExecutor(settings.workers) as pool:
@@ -55,10 +55,7 @@ def run(
             if stop.is_set():
                 break
             assert isinstance(job, VolumeJob)
-            outcome = guarded(job, partial(_fuse, job, engine, settings, pool, preview(job)))
-            if outcome.fatal:
-                stop.set()
-            yield outcome
+            yield guarded(job, partial(_fuse, job, engine, settings, pool, job.output in preview))
 
 
 def _fuse(job: VolumeJob, engine: Engine, settings: VolumeSettings, pool: ThreadPoolExecutor, preview: bool) -> Outcome:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,6 @@ from fusecli.stream.engine import Engine
 from fusecli.stream.job import Job, Outcome
 from fusecli.stream.run import run as run_jobs
 from fusecli.stream.settings import Settings
-from fusecli.stream.stop import Round
 
 log = logging.getLogger("fusecli")
 
@@ -219,7 +218,7 @@ def run(
     engine: Engine,
     settings: Callable[[list[Job], Settings | None], Settings],
     *,
-    preview: Callable[[Job], bool] = lambda job: False,
+    preview: Container[Path] = (),
     stop: Event,
 ) -> Generator[Outcome, None, None]:
     """Fuse what becomes ready and yield the outcomes, until ``stop`` is set.
@@ -236,9 +235,7 @@ def run(
             stop.wait(max(POLL, 10 * (time.monotonic() - began)))
             continue
         latest = settings(found, settled)
-        for outcome in run_jobs(found, engine, latest, preview=preview, stop=Round(stop)):
-            if outcome.fatal:
-                stop.set()
+        for outcome in run_jobs(found, engine, latest, preview=preview, stop=stop):
             if outcome.error is None:
                 settled = latest
             if watcher.is_final(outcome):
