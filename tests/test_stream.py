@@ -25,7 +25,7 @@ from fusecli.stream import videos, volumes
 from fusecli.stream.engine import Engine
 from fusecli.stream.job import Job
 from fusecli.stream.plan import Naming, plan
-from fusecli.stream.settings import Settings, VideoSettings, VolumeSettings
+from fusecli.stream.settings import Settings, VolumeSettings
 from fusecli.stream.stop import Ended, stopping, unwind_when_stopped
 from fusecli.stream.work import Work
 
@@ -218,7 +218,7 @@ def test_pairs_under_way_are_bounded(jobs, engine_class, monkeypatch):
     [
         (stream.run, Settings),
         (volumes.run, partial(VolumeSettings, registry.TASKS["pet-mri"], "average")),
-        (videos.run, partial(VideoSettings, "auto")),
+        (videos.run, Settings),
     ],
     ids=["pictures", "volumes", "videos"],
 )

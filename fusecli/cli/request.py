@@ -59,7 +59,7 @@ class Request:
         return None if self.resize is None else self.task.sides.index(self.resize)
 
     def settings(self, ranges: tuple[Intensity, Intensity], align: Calibration | None) -> Settings:
-        """How pictures become results."""
+        """How pictures and videos become results."""
         from fusecli.stream.settings import Settings
 
         return Settings(

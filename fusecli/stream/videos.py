@@ -42,7 +42,7 @@ from fusecli.stream.run import (
     of_one_size,
     sharing_threads,
 )
-from fusecli.stream.settings import VideoSettings
+from fusecli.stream.settings import Settings
 from fusecli.stream.stop import Stop
 
 log = logging.getLogger("fusecli")
@@ -59,7 +59,7 @@ _POLL = 0.2  # seconds after which a waiting thread checks whether the run is ov
 def run(
     jobs: Iterable[Job],
     engine: Engine,
-    settings: VideoSettings,
+    settings: Settings,
     *,
     preview: Container[Path] = (),
     stop: Stop | None = None,
@@ -99,7 +99,7 @@ class _Fusion:
     """One pair."""
 
     def __init__(
-        self, job: Job, engine: Engine, settings: VideoSettings, stop: Stop, tick: Callable[[int, int], None]
+        self, job: Job, engine: Engine, settings: Settings, stop: Stop, tick: Callable[[int, int], None]
     ) -> None:
         self.job, self.engine, self.settings, self.stop, self.tick = job, engine, settings, stop, tick
         self.piped = job.output == STDOUT
@@ -232,21 +232,20 @@ class _Fusion:
 
     def _infrared_range(self, side: Source, pairs: Iterator[_Pair]) -> tuple[Range | str, Iterator[_Pair]]:
         """The range for the whole infrared video, and all pairs again: a pipe's first ones are read to find it."""
-        asked = self.settings.infrared
-        if asked == "auto" and side.bits > 8:
+        range_ = self.settings.ranges[1]
+        if range_ is None and side.bits > 8:
             if isinstance(side, VideoFile):
-                found = intensity.range_of(str(side), side.sample(intensity.SAMPLE_FRAMES))
+                range_ = intensity.range_of(str(side), side.sample(intensity.SAMPLE_FRAMES))
             else:
                 head = list(itertools.islice(pairs, FIRST_FRAMES))
                 pairs = itertools.chain(head, pairs)
-                found = intensity.range_of(str(side), (pixels for _, _, pixels in head))
-                if found is not None:
+                range_ = intensity.range_of(str(side), (pixels for _, _, pixels in head))
+                if range_ is not None:
                     log.warning(
                         "stdin: --range auto took %g,%g from the start (%s) and keeps it; --range LO,HI settles it",
-                        *(found.lo, found.hi, counted(len(head), "frame")),
+                        *(range_.lo, range_.hi, counted(len(head), "frame")),
                     )
-            asked = found or "full"
-        return Range.of_bits(side.bits) if asked in ("auto", "full") else asked, pairs
+        return Range.of_bits(side.bits) if range_ is None or range_ == "full" else range_, pairs
 
     def _writer(self, stack: ExitStack, place: Path | None, look: Look, result: np.ndarray) -> VideoWriter | RawWriter:
         height, width = result.shape[:2]
