@@ -81,8 +81,7 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
         request.naming,
         inputs=request.inputs(one.path for pair in pairs for one in pair.inputs),
         reference=reference,
-        gray=request.gray,
-        colormap=colors is not None,
+        color=False if request.gray else True if colors else None,  # None: as the CT
         bit_depth=request.bit_depth,
     )
     settings = VolumeSettings(

@@ -63,14 +63,14 @@ def plan(
     *,
     inputs: Sequence[str] = (),
     reference: int = 0,
-    gray: bool = False,
-    colormap: bool = False,
+    color: bool | None = None,
     bit_depth: int | None = None,
 ) -> Plan:
     """Name every pair's result and check that writing it harms nothing.
 
     output: a folder, or a file for a single pair. The format may also be nifti; a picture format means a folder of
-    slices. inputs: both sides as typed; nothing may be written in a folder among them. Raises UsageError.
+    slices. inputs: both sides as typed; nothing may be written in a folder among them. color: whether results have
+    colour; None: as their first input. Raises UsageError.
     """
     single = _is_file(output)
     if single and len(pairs) > 1:
@@ -80,12 +80,11 @@ def plan(
     jobs: list[VolumeJob] = []
     for index, pair in enumerate(pairs):
         mine = naming.part is None or naming.part.takes(pair.name)  # pairs of other parts are only named, not checked
-        settled = False if gray else colormap or None
-        known, slices, multi_frame, color = _examined(pair, reference, settled, alone, mine)
+        known, slices, multi_frame, colored = _examined(pair, reference, color, alone, mine)
         target = pair.inputs[reference]
         kind = _kind(output if single else None, naming.file_format, target)
-        _check_bits(bit_depth, kind, color)
-        folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not multi_frame)))
+        _check_bits(bit_depth, kind, colored)
+        folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (colored or not multi_frame)))
         if single:
             if folder and kind != ".tif":
                 raise UsageError(f"-o {output}: the result has {slices} files, one per slice; name a folder")
@@ -93,7 +92,7 @@ def plan(
         else:
             path = naming.path(output, pair.name, "" if folder else _ending(kind, target), index)
         volumes = known if alone else _without_headers(known)
-        jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, color))
+        jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, colored))
     return settle(jobs, output, naming, single=single, inputs=inputs, written=VOLUMES)
 
 

@@ -208,7 +208,7 @@ class _Fusion:
                 job.output, fused, self.reference, self.other, shown, title, _ascii(self._how(names)), folder=job.folder
             )
         elif job.folder:
-            frames_in(job.output, fused, job.kind, settings.compress)
+            _write_slices(job.output, fused, job.kind, settings.compress)
         else:
             frames.write(job.output, list(fused), compress=settings.compress)
 
@@ -254,7 +254,7 @@ class _Fusion:
             log.info("%sit covers %s %% of it", message, percent)
 
 
-def frames_in(folder: Path, slices: np.ndarray, ending: str, compress: bool) -> None:
+def _write_slices(folder: Path, slices: np.ndarray, ending: str, compress: bool) -> None:
     """Write slices as 0001.png … into a folder that appears only when it is complete."""
     with replacing(folder, folder=True) as place:
         for path, image in zip(numbered(place, len(slices), ending), slices, strict=True):
