@@ -28,7 +28,7 @@ def align(
         str, typer.Option(help="What is estimated: shift (as wide as the visible), similarity, affine or homography.")
     ] = "affine",
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs to look at, evenly spread.")] = 9,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too.")] = False,
+    recursive: options.Recursive = False,
     pair_by: options.PairBy = "stem",
     range_: options.Range = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace the files if they exist.")] = False,

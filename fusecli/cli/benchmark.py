@@ -81,7 +81,7 @@ def benchmark(
     pet: Annotated[str | None, options.side("PET slices")] = None,
     spect: Annotated[str | None, options.side("SPECT slices")] = None,
     mri: Annotated[str | None, options.side("MRI slices")] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too.")] = False,
+    recursive: options.Recursive = False,
     pair_by: options.PairBy = "stem",
     pairs: options.Pairs = None,
     ignore_unmatched: options.IgnoreUnmatched = False,

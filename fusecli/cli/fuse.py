@@ -176,7 +176,7 @@ def fuse(
             "--watch", help="Fuse what infrared and visible cameras write into the folders, until SIGTERM or Ctrl-C."
         ),
     ] = False,
-    fail_fast: Annotated[bool, typer.Option(help="Stop at the first pair that fails.")] = False,
+    fail_fast: options.FailFast = False,
     max_pixels: Annotated[
         int | None,
         typer.Option(

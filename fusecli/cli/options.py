@@ -80,6 +80,7 @@ Model = Annotated[
 Precision = Annotated[
     str, typer.Option(help="What networks compute in: auto (bf16 or fp16 where faster), fp32, bf16 or fp16.")
 ]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too.")]
 PairBy = Annotated[
     str,
     typer.Option(
@@ -100,6 +101,7 @@ Range = Annotated[
         "holds) or LO,HI.",
     ),
 ]
+FailFast = Annotated[bool, typer.Option(help="Stop at the first pair that fails.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")]
 LogFormat = Annotated[str, typer.Option(help="text or json (messages on stderr).")]
