@@ -16,7 +16,7 @@ from fusecli import registry
 from fusecli.cli import options
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, InputError, UsageError, counted
 from fusecli.images.atomic import STDOUT, is_device
-from fusecli.machine import cores
+from fusecli.machine import cores, thread_pool, windowed
 
 if TYPE_CHECKING:
     from fusecli.images.pair import Pair
@@ -210,7 +210,6 @@ def _each(
     work: Callable[[Pair], Description], pairs: list[Pair], workers: int, hidden: bool
 ) -> Iterator[tuple[Pair, Description | InputError]]:
     """Each pair with its description or its failure, in the order of ``pairs``; a few more are under way."""
-    from fusecli.machine import thread_pool, windowed
     from fusecli.progress import tqdm
 
     def attempt(pair: Pair) -> tuple[Pair, Description | InputError]:

@@ -14,6 +14,7 @@ import typer
 from fusecli import registry
 from fusecli.cli import options
 from fusecli.errors import EXIT_NOTHING_DONE, UsageError
+from fusecli.machine import cores
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -183,7 +184,6 @@ def benchmark(
     from fusecli.images.atomic import STDOUT
     from fusecli.images.outputs import check_files
     from fusecli.images.pairing import Pairing
-    from fusecli.machine import cores
 
     gates = compare.gates(fail_below, protocol, names)
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]

@@ -160,7 +160,7 @@ def connect(
         token = secrets.token_hex(16)
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text(token, encoding="ascii")
-        inputs = tuple(path for job in jobs[:1] for path in (job.first, job.second) if path.exists())
+        inputs = tuple(path for job in jobs[:1] for path in job.files if path.exists())
         work = replace(work, settings=replace(work.settings, workers=per_task))
         session = Session(spec, work, os.getcwd(), probe, token, inputs)
         node = _check(ray, session, needs, able, address)

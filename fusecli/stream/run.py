@@ -257,7 +257,7 @@ def load(job: Job, settings: Settings) -> Loaded:
     sides = [
         # From a copy of the path: opening a Path caches its text in it, and the report holds the job's until the end.
         frames.read(Path(path), intensity=intensity, max_pixels=settings.max_pixels)
-        for path, intensity in zip((job.first, job.second), settings.ranges, strict=True)
+        for path, intensity in zip(job.files, settings.ranges, strict=True)
     ]
     if len(sides[0]) != len(sides[1]):
         raise InputError(f"{job.first} has {counted(len(sides[0]), 'page')}, {job.second} has {len(sides[1])}")
