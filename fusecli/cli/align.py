@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusecli.cli import options
+from fusecli.cli import messages, options
 from fusecli.errors import EXIT_NOTHING_DONE, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def align(
     Beside the calibration a picture is written: visible red and infrared cyan, before and after. Exit code 1 where the
     estimate is poor.
     """
-    options.set_up_logging("text", quiet=quiet, verbose=False)
+    messages.set_up(quiet=quiet)
     _, typed = options.task_of(ir=ir, vis=vis)
     ir, vis = typed["ir"], typed["vis"]
     from fusecli.images import frames, registration

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fusecli import registry
-from fusecli.cli import options
+from fusecli.cli import messages, options
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, InputError, UsageError, counted
 from fusecli.images.atomic import STDOUT, is_device
 from fusecli.machine import cores, thread_pool, windowed
@@ -87,7 +87,7 @@ def annotate(
 
     Exit codes: 0 all done, 1 every pair failed, 2 refused before any work, 8 some pairs failed.
     """
-    options.set_up_logging(log_format, quiet=quiet, verbose=verbose)
+    messages.set_up(log_format, quiet=quiet, verbose=verbose)
     asked = options.typed(context, "base_url", "vlm", "api_key", "timeout", "retries")
     if asked and backend is not Backend.openai:
         raise UsageError(f"{asked[0]}: of --backend openai; give both")
@@ -117,7 +117,7 @@ def annotate(
             log.warning("%s: cut off an unfinished last line", output)
         todo = _undescribed(found, records, task)
         skipped = len(found) - len(todo)
-        hidden = options.without_bars(quiet, log_format)
+        hidden = messages.without_bars(quiet, log_format)
         count = workers or (4 if backend is Backend.openai else cores())
         for pair, described in _each(lambda pair: describe(*read(pair), pair.name), todo, count, hidden):
             if isinstance(described, InputError):
