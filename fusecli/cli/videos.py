@@ -57,7 +57,7 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
 
     planned = _named(request, single=to_video)
     if typed[1] != PIPE:
-        warn_of_colored(image for job in planned.jobs[:1] for image in _looks(job.second, request.max_pixels))
+        warn_of_colored(image for job in planned.jobs[:1] for image in _some_frames(job.second, request.max_pixels))
     settings = request.settings((None, sequence_range(options.range, [])), options.calibration())
     return planned, Work(partial(_run, hidden), replace(settings, raw=layout), divisible=False)
 
@@ -143,7 +143,7 @@ def _named(request: Request, *, single: bool) -> Plan:
     return place(pairs, output, naming, ending, single=single, inputs=inputs, written=WRITES)
 
 
-def _looks(path: Path, max_pixels: int) -> Iterator[tuple[Path, np.ndarray]]:
+def _some_frames(path: Path, max_pixels: int) -> Iterator[tuple[Path, np.ndarray]]:
     """A few frames of a video, in colour."""
     from fusecli.images.video import VideoFile
 

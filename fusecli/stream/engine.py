@@ -240,14 +240,11 @@ class Engine:
         return f"tiles of {smaller} pixels"
 
     def _fewer_at_once(self, stack: Tensor) -> str | None:
-        fewer = self._at_once(stack) // 2
+        fewer = min(self._mends or len(stack), len(stack)) // 2
         if not fewer:
             return None
         self._mends = fewer
         return f"mending {counted(fewer, 'pair')} at once"
-
-    def _at_once(self, stack: Tensor) -> int:
-        return min(self._mends or len(stack), len(stack))
 
     def _mended(self, first: Tensor, second: Tensor) -> Mended:
         """Both sides with their luma mended as by `mending.mend`, and all channels shifted by as much.
@@ -258,7 +255,7 @@ class Engine:
             return Mended(first, second, [{}] * len(first))
 
         def in_parts() -> Mended:
-            stacks = zip(*(side.split(self._at_once(side)) for side in (first, second)), strict=True)
+            stacks = zip(*(side.split(self._mends or len(side)) for side in (first, second)), strict=True)
             parts = [self._mended_at_once(*stack) for stack in stacks]
             if len(parts) == 1:
                 return parts[0]

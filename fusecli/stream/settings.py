@@ -45,7 +45,7 @@ class VolumeSettings:
     window: Range | None = None
     colormap: str | None = None
     bit_depth: int | None = None
-    batch: int = 8
+    batch: int | None = None  # slices at once on an accelerator; None: volumes.BATCH
     workers: int = 2
     compress: bool = False
     digest: bool = False

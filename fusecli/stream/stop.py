@@ -46,10 +46,10 @@ def unwind_when_stopped() -> None:
 
 def heard() -> list[signal.Signals]:
     """The signals that end a run; under nohup a lost terminal does nothing."""
-    heard = [signal.SIGINT, signal.SIGTERM]
+    signals = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        heard.append(signal.SIGHUP)
-    return heard
+        signals.append(signal.SIGHUP)
+    return signals
 
 
 @contextmanager

@@ -34,7 +34,8 @@ log = logging.getLogger("fusecli")
 SAMPLED = 16  # slices, evenly spread, that settle the context of a volume
 LITTLE = 0.5  # share of a grid: a volume that covers less may be a scout, another region, or one slice
 APART = 100  # ratio of lengths above which two volumes cannot be of the same patient
-SLICES = 4  # at once on a CPU; on an accelerator the batch size
+BATCH = 8  # slices at once on an accelerator, where --batch-size does not say
+SLICES = 4  # at once on a CPU
 
 
 def run(
@@ -140,7 +141,7 @@ class _Fusion:
             for found in begun.mended:
                 gather(self.mended, found)
 
-        step = self.settings.batch if self.engine.batches else SLICES
+        step = (self.settings.batch or BATCH) if self.engine.batches else SLICES
         spans = [slice(start, min(start + step, size[0])) for start in range(0, size[0], step)]
         if self.engine.batches:
             prepared = windowed(spans, lambda span: self.pool.submit(prepare, span), self.settings.workers + 1)
