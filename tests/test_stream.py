@@ -250,6 +250,16 @@ def test_a_full_disk_ends_the_run(jobs, monkeypatch):
     assert all("go on with --skip-existing" in outcome.error for outcome in outcomes)
 
 
+def test_one_engine_settles_the_exposure_of_a_sequence_once(jobs, monkeypatch):
+    """A worker of a cluster gets chunk after chunk, and each looked at the whole sequence anew."""
+    read, load = [], stream.load
+    monkeypatch.setattr(stream, "load", lambda job, settings: read.append(job.name) or load(job, settings))
+    engine, settings = Engine(Local(), "cpu", "fp32"), Settings(workers=1, steady=tuple(jobs[:2]))
+    for chunk in (jobs[2:4], jobs[4:6]):
+        assert all(outcome.error is None for outcome in stream.run(chunk, engine, settings))
+    assert read == [job.name for job in jobs[:6]]
+
+
 def test_digest_and_preview_are_of_what_was_written(jobs):
     settings = Settings(digest=True)
     for outcome in stream.run(jobs, Engine(Local(), "cpu"), settings, preview=[jobs[0].output]):

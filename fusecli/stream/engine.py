@@ -92,6 +92,7 @@ class Engine:
                 *(self.overlap, model.halo),
             )
         self._mends: int | None = None  # pairs mended at once; None: all that come
+        self.is_steady = False  # whether `keep_steady` was called
         self._steady: Tensor | None = None  # 1×D, one context for every pair; see `keep_steady`
         self._streams = [torch.cuda.Stream(self.device) for _ in range(2)] if self.device.type == "cuda" else []
         self._turn = 0
@@ -138,6 +139,7 @@ class Engine:
         contexts: those of some pairs; empty for models that see nothing beyond a pixel's surroundings.
         """
         known = list(contexts)
+        self.is_steady = True
         self._steady = torch.cat(known).mean(0, keepdim=True) if known else None
 
     @torch.inference_mode()

@@ -79,7 +79,7 @@ def run(
     are begun.
     """
     stop = stop or Event()
-    if settings.steady:
+    if settings.steady and not engine.is_steady:  # a cluster's engine does one chunk after another
         looked_at = [Job(pair.name, pair.first, pair.second, pair.first) for pair in settings.steady]
         # A pair that fails here is left out, and reported when it is fused.
         seen = (guarded(job, partial(_context, job, engine, settings)) for job in looked_at)
