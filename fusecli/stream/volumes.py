@@ -70,31 +70,28 @@ class _Fusion:
         self.job, self.engine, self.settings, self.pool = job, engine, settings, pool
         self.began = time.perf_counter()
         self.mended: Found = {}  # of any slice
-        pair = job.volumes.chosen()
-        self.volumes: list[Volume] = list(pool.map(lambda source: source.read(), pair.inputs))
-        sides = settings.task.sides
+        volumes: list[Volume] = list(pool.map(lambda source: source.read(), job.volumes.chosen().inputs))
         self.shown = [
             shown_range(volume, side, settings.window if side == "ct" else None, _little(volume, other))
-            for volume, other, side in zip(self.volumes, self.volumes[::-1], sides, strict=True)
+            for volume, other, side in zip(volumes, volumes[::-1], settings.task.sides, strict=True)
         ]
-        self.reference = self.volumes[settings.reference]
-        self.other = self.volumes[1 - settings.reference]
-        if all(volume.kind == "dicom" for volume in self.volumes):
-            for difference in dicom.differences(*self.volumes):
+        self.reference = volumes[settings.reference]
+        self.other = volumes[1 - settings.reference]
+        if all(volume.kind == "dicom" for volume in volumes):
+            for difference in dicom.differences(*volumes):
                 log.warning("%s and %s: %s", job.first, job.second, difference)
-        self.resampling = _resampling(self.reference, self.other)
-        spaces = [nifti.space(volume) for volume in self.volumes]
+        grids = _resampling(self.reference, self.other)
+        spaces = [nifti.space(volume) for volume in volumes]
         if spaces[0] != spaces[1]:
             log.warning(
                 "%s and %s: they are in different spaces, by their headers (%s and %s), so positions agree only if one "
                 "was brought to the other before",
                 *(job.first, job.second, *spaces),
             )
-        if self.resampling:
-            self._tell(*self.resampling)
-            source, target = self.resampling
-            self.resampling = Turn.upright(source, target).grid(source), Turn.upright(target).grid(target)
-        self.volumes = [self._turned(volume) for volume in self.volumes]
+        if grids:
+            self._tell(*grids)
+        self.resampled = grids is not None  # whether the other one is, slice by slice
+        self.volumes = [self._turned(volume) for volume in volumes]
         self.size = self.volumes[settings.reference].voxels.shape[:3]
 
     def _turned(self, volume: Volume) -> Volume:
@@ -102,7 +99,7 @@ class _Fusion:
         if volume.grid is None or self.reference.grid is None:
             return volume
         # Volumes on one grid must turn alike, even if rounding in one header makes another axis the nearest.
-        turn = Turn.upright(volume.grid if self.resampling else self.reference.grid, self.reference.grid)
+        turn = Turn.upright(volume.grid if self.resampled else self.reference.grid, self.reference.grid)
         return replace(volume, voxels=turn.voxels(volume.voxels), grid=turn.grid(volume.grid))
 
     def run(self, preview: bool) -> Outcome:
@@ -172,8 +169,11 @@ class _Fusion:
         """Slices of one volume on the reference's grid as the engine wants them: gray float32 or uint8 RGB."""
         volume = self.volumes[side]
         range_ = volume.stored(self.shown[side])
-        if self.resampling and side != self.settings.reference:
-            slab = grid.resample(volume.voxels, *self.resampling, range_.lo, span)
+        if self.resampled and side != self.settings.reference:
+            target = self.volumes[self.settings.reference].grid
+            assert volume.grid is not None
+            assert target is not None
+            slab = grid.resample(volume.voxels, volume.grid, target, range_.lo, span)
         else:
             slab = volume.voxels[span]
         if volume.is_color:
@@ -220,7 +220,7 @@ class _Fusion:
         for side, volume, shown in zip(sides, self.volumes, self.shown, strict=True):
             if not volume.is_color:
                 parts.append(f"{side} shown from {shown.lo:.6g} to {shown.hi:.6g}")
-        if self.resampling:
+        if self.resampled:
             parts.append(f"{sides[1 - self.settings.reference]} resampled to the grid of the other (linear)")
         if self.job.color and not self.volumes[0].is_color:
             parts.append(f"{sides[0]} coloured by {self.settings.colormap}")
