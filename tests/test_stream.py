@@ -3,6 +3,8 @@
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from threading import Event
@@ -227,7 +229,7 @@ def test_pairs_under_way_are_bounded(jobs, engine_class, monkeypatch):
     [(64, 2, 1), (64, 1, 2), (1, 1, 1), (2, 8, 1)],
 )
 def test_workers_share_the_cores_that_are_lent(run, settings, threads, workers, share, monkeypatch):
-    monkeypatch.setattr(stream, "cores", lambda: 2)
+    monkeypatch.setattr("fusecli.stream.engine.cores", lambda: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     engines = Engine(Local(), "cpu", "fp32"), Batching(Local(), "cpu", "fp32")
     for engine, expected in zip(engines, ([share, threads], []), strict=True):
@@ -248,6 +250,12 @@ def test_a_full_disk_ends_the_run(jobs, monkeypatch):
     assert stop.is_set()
     assert 1 <= len(outcomes) <= 3  # of twelve: those that were under way
     assert all("go on with --skip-existing" in outcome.error for outcome in outcomes)
+
+
+def test_what_carries_pairs_to_the_engine_imports_no_torch_itself():
+    """So that the plan of a run without work imports none."""
+    script = "import sys; from fusecli.stream import run, volumes, watch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_one_engine_settles_the_exposure_of_a_sequence_once(jobs, monkeypatch):

@@ -29,6 +29,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     """What is done already, and how to fuse what comes. Raises UsageError for what makes no sense."""
     from fusecli.images import frames, pairing
     from fusecli.images.atomic import sweep
+    from fusecli.stream import watch
     from fusecli.stream.plan import Plan, settle
     from fusecli.stream.work import Work
 
@@ -40,8 +41,6 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     patterns = pairing.patterns(request.pairing.pair_by, request.task.sides)
     if patterns[0] == patterns[1] and os.path.samefile(*typed):
         raise UsageError(f"both sides are {typed[0]}; tell them apart by --pair-by")
-    from fusecli.stream import watch  # now, since it imports torch
-
     watcher = watch.Watcher(
         folders=(Path(typed[0]), Path(typed[1])),
         keys=[partial(pairing.key_of, pattern=pattern, endings=frames.ENDINGS) for pattern in patterns],

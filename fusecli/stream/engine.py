@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from fusecli.errors import UsageError, counted, first_line
 from fusecli.images.colour import LUMA
-from fusecli.machine import keep_freed_pages
+from fusecli.machine import cores, keep_freed_pages
 from fusecli.models import mending
 from fusecli.models.network import FusionNetwork
 from fusecli.stream.choices import PRECISIONS, check_device, check_precision, pixels
@@ -112,6 +113,19 @@ class Engine:
     def batches(self) -> bool:
         """Whether batches are faster. On a CPU they are not; single pairs then keep results independent of batches."""
         return self.device.type != "cpu"
+
+    @contextmanager
+    def sharing_threads(self, workers: int) -> Iterator[None]:
+        """On a CPU, each of ``workers`` gets its share of torch's threads meanwhile."""
+        if self.batches:
+            yield
+            return
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, min(threads, cores()) // workers))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def stacked(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Images of one size as one array; for CUDA in pinned memory, which asynchronous copies need."""

@@ -10,16 +10,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 
 from fusecli.errors import FusecliError, InputError, OutputError, counted
 from fusecli.images import frames
@@ -29,10 +27,14 @@ from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
 from fusecli.images.preview import row
 from fusecli.images.registration import Calibration, completed, reach, warp, within
-from fusecli.machine import cores, thread_pool, windowed
-from fusecli.stream.engine import Begun, Engine, Found
+from fusecli.machine import thread_pool, windowed
 from fusecli.stream.job import Job, Outcome
 from fusecli.stream.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fusecli.stream.engine import Begun, Engine, Found
 
 log = logging.getLogger("fusecli")
 
@@ -83,7 +85,7 @@ def run(
         looked_at = [Job(pair.name, pair.first, pair.second, pair.first) for pair in settings.steady]
         # A pair that fails here is left out, and reported when it is fused.
         seen = (guarded(job, partial(_context, job, engine, settings)) for job in looked_at)
-        engine.keep_steady(context for context in seen if isinstance(context, torch.Tensor))
+        engine.keep_steady(context for context in seen if not isinstance(context, Outcome | None))
     stages = _in_batches if engine.batches else _one_by_one
     with thread_pool(settings.workers) as pool:
         steps = _Steps(engine, settings, preview, stop, pool)
@@ -142,7 +144,7 @@ class _Steps:
 
 def _one_by_one(steps: _Steps, jobs: Iterator[Job]) -> Iterator[Outcome]:
     """On a CPU each worker takes a pair from file to file: the cores stay busy without waiting for one another."""
-    with sharing_threads(steps.engine, steps.settings.workers):
+    with steps.engine.sharing_threads(steps.settings.workers):
         yield from windowed(jobs, lambda job: steps.pool.submit(steps.whole, job), 2 * steps.settings.workers)
 
 
@@ -237,20 +239,6 @@ def filled(batch: list[T], full: int) -> list[T]:
     return batch + batch[-1:] * (full - len(batch))
 
 
-@contextmanager
-def sharing_threads(engine: Engine, workers: int) -> Iterator[None]:
-    """On a CPU, each of ``workers`` gets its share of torch's threads meanwhile."""
-    if engine.batches:
-        yield
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(threads, cores()) // workers))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def load(job: Job, settings: Settings) -> Loaded:
     """Read both frames of a job. Raises InputError for unreadable files and for pages that do not match."""
     began = time.perf_counter()
@@ -276,7 +264,7 @@ def load(job: Job, settings: Settings) -> Loaded:
     return Loaded(job, first, second, reaches, _levels(sides[0][0], job.output, settings), metadata, began)
 
 
-def _context(job: Job, engine: Engine, settings: Settings) -> torch.Tensor | None:
+def _context(job: Job, engine: Engine, settings: Settings) -> Tensor | None:
     """The model's context of a job's first page; None for models without one."""
     loaded = load(job, settings)
     first, second, _ = engine.mend(loaded.first[0], loaded.second[0])

@@ -31,16 +31,7 @@ from fusecli.stream.engine import Engine, Found
 from fusecli.stream.in_step import FramePair, InStep, Source
 from fusecli.stream.job import Job, Outcome
 from fusecli.stream.readahead import Readahead
-from fusecli.stream.run import (
-    BATCH_PAIRS,
-    filled,
-    full_batch,
-    gather,
-    gray,
-    guarded,
-    of_one_size,
-    sharing_threads,
-)
+from fusecli.stream.run import BATCH_PAIRS, filled, full_batch, gather, gray, guarded, of_one_size
 from fusecli.stream.settings import Settings
 from fusecli.stream.stop import Stop
 
@@ -66,7 +57,7 @@ def run(
     finished. tick: called with frames done and frames in all (0: unknown).
     """
     stop = stop or Stop()
-    with sharing_threads(engine, settings.workers):
+    with engine.sharing_threads(settings.workers):
         for job in jobs:
             if stop.is_set():
                 break

@@ -10,9 +10,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from fusecli import __version__
 from fusecli.errors import InputError
@@ -23,11 +23,15 @@ from fusecli.images.grid import Grid
 from fusecli.images.planes import Turn, planes
 from fusecli.images.volume import Volume, shown_range
 from fusecli.machine import windowed
-from fusecli.stream.engine import Engine, Found
 from fusecli.stream.job import Job, Outcome
-from fusecli.stream.run import gather, guarded, sharing_threads
+from fusecli.stream.run import gather, guarded
 from fusecli.stream.settings import VolumeSettings
 from fusecli.stream.volume_jobs import VolumeJob
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fusecli.stream.engine import Engine, Found
 
 log = logging.getLogger("fusecli")
 
@@ -51,7 +55,7 @@ def run(
     Errors of a pair are in its outcome. preview: results whose outcomes shall carry small pictures.
     """
     stop = stop or Event()
-    with sharing_threads(engine, settings.workers), ThreadPoolExecutor(settings.workers) as pool:
+    with engine.sharing_threads(settings.workers), ThreadPoolExecutor(settings.workers) as pool:
         for job in jobs:
             if stop.is_set():
                 break
@@ -149,7 +153,7 @@ class _Fusion:
                 pass
         return [fused, *sources]
 
-    def _context(self) -> torch.Tensor | None:
+    def _context(self) -> Tensor | None:
         """The context for every slice, one for the whole volume, so that the look does not change between slices.
 
         The mean over some slices, weighted by brightness: those that show little, as the last ones do, count little.

@@ -13,14 +13,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
 from fusecli.errors import counted
 from fusecli.images.listing import files_in
-from fusecli.stream.engine import Engine
 from fusecli.stream.job import Job, Outcome
 from fusecli.stream.plan import Naming
 from fusecli.stream.run import run as run_jobs
 from fusecli.stream.settings import Settings
+
+if TYPE_CHECKING:
+    from fusecli.stream.engine import Engine
 
 log = logging.getLogger("fusecli")
 
