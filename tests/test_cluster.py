@@ -102,7 +102,7 @@ def test_a_pair_that_kills_every_worker_costs_itself(pairs, session, monkeypatch
     monkeypatch.setattr(cluster, "RETRIES", 0)
     spec, work = EngineSpec("nano", "ir-vis"), Work(deadly, Settings())
     with cluster.connect("auto", spec, work, jobs, root / "out") as joined:
-        outcomes = list(joined.run(jobs, preview=lambda job: job.name == "005", stop=Event()))
+        outcomes = list(joined.run(jobs, preview=[root / "out" / "005.png"], stop=Event()))
     assert sorted(outcome.job.name for outcome in outcomes) == [job.name for job in jobs]
     assert {outcome.job.name: outcome.error for outcome in outcomes if outcome.error}.keys() == {"003"}
     assert [outcome.job.name for outcome in outcomes if outcome.preview] == ["005"]

@@ -50,7 +50,7 @@ def test_a_user_without_a_home_is_told_of_the_cache(monkeypatch):
         EngineSpec("nano", "ir-vis", runtime="onnxruntime").build()
 
 
-@pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
+@pytest.mark.parametrize("runtime", runtimes.OTHERS)
 def test_results_are_those_of_torch(runtime, cached):
     pytest.importorskip(runtime)
     engines = [EngineSpec("nano", "ir-vis", precision="fp32", runtime=each).build() for each in ("torch", runtime)]
@@ -61,7 +61,7 @@ def test_results_are_those_of_torch(runtime, cached):
         assert (expected != found).mean() < 0.02  # those that a rounding error tips over
 
 
-@pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
+@pytest.mark.parametrize("runtime", runtimes.OTHERS)
 def test_tiles_looks_and_steady_exposure_reach_the_graph(runtime, cached):
     pytest.importorskip(runtime)
     for look, tile in ((0.0, "64"), (1.0, "0")):
@@ -75,7 +75,7 @@ def test_tiles_looks_and_steady_exposure_reach_the_graph(runtime, cached):
         assert np.abs(torchs.fuse(first, second).astype(int) - others.fuse(first, second)).max() <= 1
 
 
-@pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
+@pytest.mark.parametrize("runtime", runtimes.OTHERS)
 def test_several_threads_get_each_its_own_result(runtime, cached):
     pytest.importorskip(runtime)
     engine = EngineSpec("nano", "ir-vis", runtime=runtime).build()

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from threading import Event
@@ -16,7 +18,7 @@ import torch.nn.functional as F
 from conftest import scene
 
 from fusecli import registry
-from fusecli.errors import InputError, UsageError
+from fusecli.errors import InputError, OutputError, UsageError
 from fusecli.images.outputs import check_files
 from fusecli.images.pair import Pair
 from fusecli.models.network import FusionNetwork
@@ -25,8 +27,9 @@ from fusecli.stream import videos, volumes
 from fusecli.stream.engine import Engine
 from fusecli.stream.job import Job
 from fusecli.stream.plan import Naming, plan
-from fusecli.stream.settings import Settings, VideoSettings, VolumeSettings
+from fusecli.stream.settings import Settings, VolumeSettings
 from fusecli.stream.stop import Ended, stopping, unwind_when_stopped
+from fusecli.stream.work import Work
 
 
 class Local(FusionNetwork):
@@ -217,7 +220,7 @@ def test_pairs_under_way_are_bounded(jobs, engine_class, monkeypatch):
     [
         (stream.run, Settings),
         (volumes.run, partial(VolumeSettings, registry.TASKS["pet-mri"], "average")),
-        (videos.run, partial(VideoSettings, "auto")),
+        (videos.run, Settings),
     ],
     ids=["pictures", "volumes", "videos"],
 )
@@ -226,7 +229,7 @@ def test_pairs_under_way_are_bounded(jobs, engine_class, monkeypatch):
     [(64, 2, 1), (64, 1, 2), (1, 1, 1), (2, 8, 1)],
 )
 def test_workers_share_the_cores_that_are_lent(run, settings, threads, workers, share, monkeypatch):
-    monkeypatch.setattr(stream, "cores", lambda: 2)
+    monkeypatch.setattr("fusecli.stream.engine.cores", lambda: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     engines = Engine(Local(), "cpu", "fp32"), Batching(Local(), "cpu", "fp32")
     for engine, expected in zip(engines, ([share, threads], []), strict=True):
@@ -236,9 +239,38 @@ def test_workers_share_the_cores_that_are_lent(run, settings, threads, workers, 
         assert given == expected
 
 
+def test_a_full_disk_ends_the_run(jobs, monkeypatch):
+    def full(path, *_, **__):
+        raise OutputError(f"{path}: cannot be written: No space left on device", full=True)
+
+    monkeypatch.setattr(stream.frames, "write", full)
+    stop = Event()
+    work = Work(stream.run, Settings(workers=1))
+    outcomes = list(work(jobs, Engine(Local(), "cpu", "fp32"), preview=(), stop=stop))
+    assert stop.is_set()
+    assert 1 <= len(outcomes) <= 3  # of twelve: those that were under way
+    assert all("go on with --skip-existing" in outcome.error for outcome in outcomes)
+
+
+def test_what_carries_pairs_to_the_engine_imports_no_torch_itself():
+    """So that the plan of a run without work imports none."""
+    script = "import sys; from fusecli.stream import run, volumes, watch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_one_engine_settles_the_exposure_of_a_sequence_once(jobs, monkeypatch):
+    """A worker of a cluster gets chunk after chunk, and each looked at the whole sequence anew."""
+    read, load = [], stream.load
+    monkeypatch.setattr(stream, "load", lambda job, settings: read.append(job.name) or load(job, settings))
+    engine, settings = Engine(Local(), "cpu", "fp32"), Settings(workers=1, steady=tuple(jobs[:2]))
+    for chunk in (jobs[2:4], jobs[4:6]):
+        assert all(outcome.error is None for outcome in stream.run(chunk, engine, settings))
+    assert read == [job.name for job in jobs[:6]]
+
+
 def test_digest_and_preview_are_of_what_was_written(jobs):
     settings = Settings(digest=True)
-    for outcome in stream.run(jobs, Engine(Local(), "cpu"), settings, preview=lambda job: job is jobs[0]):
+    for outcome in stream.run(jobs, Engine(Local(), "cpu"), settings, preview=[jobs[0].output]):
         assert outcome.sha256 == hashlib.sha256(outcome.job.output.read_bytes()).hexdigest()
         assert (outcome.preview is None) == (outcome.job is not jobs[0])
     assert outcome.seconds > 0

@@ -47,9 +47,9 @@ def jobs_of(root: Path, count: int, **options):
 def test_slices_in_batches_give_what_slices_by_threads_give(tmp_path, engine, color):
     results = []
     for kind in (Engine, Accelerator):
-        (job,) = jobs_of(tmp_path, 1, colormap=color)
+        (job,) = jobs_of(tmp_path, 1, color=color)
         settings = VolumeSettings(TASK, "average", colormap="hot" if color else None, batch=3)
-        (outcome,) = volumes.run([job], engine(kind), settings, preview=lambda job: True)
+        (outcome,) = volumes.run([job], engine(kind), settings, preview=[job.output])
         assert outcome.error is None
         results.append((nifti.read(job.output).voxels, *outcome.preview))
         assert len(outcome.preview) == 3

@@ -16,6 +16,7 @@ from conftest import command, scene, until
 
 from fusecli.stream import watch
 from fusecli.stream.job import Job, Outcome
+from fusecli.stream.plan import Naming
 
 
 @pytest.fixture
@@ -302,9 +303,7 @@ def test_files_without_a_partner_are_named_where_the_run_ends_early(tmp_path, wa
 def test_the_pairs_that_wait_longest_go_first(tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "ROUND", 2)
     keys = (lambda name: name.partition(".")[0],) * 2
-    watcher = watch.Watcher(
-        (tmp_path / "ir", tmp_path / "vis"), keys, target=lambda pair: tmp_path / "out" / f"{pair.name}.png"
-    )
+    watcher = watch.Watcher((tmp_path / "ir", tmp_path / "vis"), keys, tmp_path / "out", Naming())
     for side in ("ir", "vis"):
         (tmp_path / side).mkdir()
     past = time.time() - 3600
@@ -345,8 +344,8 @@ def test_a_result_that_was_left_alone_stays_so(tmp_path, caplog):
     for side in ("ir", "vis", "out"):
         (tmp_path / side).mkdir()
     put_pair(tmp_path, 0)
-    (tmp_path / "out" / "000.png").write_bytes(b"kept")
-    long = "x" * 250
+    (tmp_path / "out" / "000_fused.png").write_bytes(b"kept")
+    long = "x" * 250  # its result's name would be too long
     for side in ("ir", "vis"):
         shutil.copy(tmp_path / side / "000.png", tmp_path / side / f"{long}.png")
         for path in (tmp_path / side).iterdir():
@@ -354,10 +353,11 @@ def test_a_result_that_was_left_alone_stays_so(tmp_path, caplog):
     watcher = watch.Watcher(
         (tmp_path / "ir", tmp_path / "vis"),
         (lambda name: Path(name).stem,) * 2,
-        lambda pair: tmp_path / "out" / f"{pair.name}.jpeg" if pair.name == long else tmp_path / "out" / "000.png",
+        tmp_path / "out",
+        Naming(pattern="{stem}_fused"),
     )
     assert [job.name for job in watcher.poll()] == [long]
-    assert f"{tmp_path / 'out' / '000.png'} exists and is left alone; --overwrite replaces" in caplog.text
+    assert f"{tmp_path / 'out' / '000_fused.png'} exists and is left alone; --overwrite replaces" in caplog.text
     put_pair(tmp_path, 0, (50, 60))
     for path in (tmp_path / "ir" / "000.png", tmp_path / "vis" / "000.png"):
         os.utime(path, (time.time() - 5, time.time() - 5))
@@ -372,7 +372,8 @@ def test_what_changes_soon_after_it_was_fused_is_fused_again(tmp_path, monkeypat
     watcher = watch.Watcher(
         (tmp_path / "ir", tmp_path / "vis"),
         (lambda name: Path(name).stem,) * 2,
-        lambda pair: tmp_path / "out" / f"{pair.name}.png",
+        tmp_path / "out",
+        Naming(),
     )
 
     def write(size):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusecli.cli import options
+from fusecli.cli import messages, options
 from fusecli.errors import EXIT_NOTHING_DONE, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def align(
         str, typer.Option(help="What is estimated: shift (as wide as the visible), similarity, affine or homography.")
     ] = "affine",
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs to look at, evenly spread.")] = 9,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too.")] = False,
+    recursive: options.Recursive = False,
     pair_by: options.PairBy = "stem",
     range_: options.Range = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace the files if they exist.")] = False,
@@ -39,7 +39,7 @@ def align(
     Beside the calibration a picture is written: visible red and infrared cyan, before and after. Exit code 1 where the
     estimate is poor.
     """
-    options.set_up_logging("text", quiet=quiet, verbose=False)
+    messages.set_up(quiet=quiet)
     _, typed = options.task_of(ir=ir, vis=vis)
     ir, vis = typed["ir"], typed["vis"]
     from fusecli.images import frames, registration

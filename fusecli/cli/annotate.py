@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fusecli import registry
-from fusecli.cli import options
+from fusecli.cli import messages, options
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, InputError, UsageError, counted
 from fusecli.images.atomic import STDOUT, is_device
-from fusecli.machine import cores
+from fusecli.machine import cores, thread_pool, windowed
 
 if TYPE_CHECKING:
     from fusecli.images.pair import Pair
@@ -67,12 +67,12 @@ def annotate(
         int | None,
         typer.Option("--workers", "-j", min=1, help="Pairs at once. Default: one per core, 4 for openai."),
     ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too.")] = False,
+    recursive: options.Recursive = False,
     pair_by: options.PairBy = "stem",
     pairs: options.Pairs = None,
     ignore_unmatched: options.IgnoreUnmatched = False,
     overwrite: Annotated[bool, typer.Option(help="Describe every pair anew.")] = False,
-    fail_fast: Annotated[bool, typer.Option(help="Stop at the first pair that fails.")] = False,
+    fail_fast: options.FailFast = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     log_format: options.LogFormat = "text",
@@ -87,7 +87,7 @@ def annotate(
 
     Exit codes: 0 all done, 1 every pair failed, 2 refused before any work, 8 some pairs failed.
     """
-    options.set_up_logging(log_format, quiet=quiet, verbose=verbose)
+    messages.set_up(log_format, quiet=quiet, verbose=verbose)
     asked = options.typed(context, "base_url", "vlm", "api_key", "timeout", "retries")
     if asked and backend is not Backend.openai:
         raise UsageError(f"{asked[0]}: of --backend openai; give both")
@@ -117,7 +117,7 @@ def annotate(
             log.warning("%s: cut off an unfinished last line", output)
         todo = _undescribed(found, records, task)
         skipped = len(found) - len(todo)
-        hidden = options.without_bars(quiet, log_format)
+        hidden = messages.without_bars(quiet, log_format)
         count = workers or (4 if backend is Backend.openai else cores())
         for pair, described in _each(lambda pair: describe(*read(pair), pair.name), todo, count, hidden):
             if isinstance(described, InputError):
@@ -210,7 +210,6 @@ def _each(
     work: Callable[[Pair], Description], pairs: list[Pair], workers: int, hidden: bool
 ) -> Iterator[tuple[Pair, Description | InputError]]:
     """Each pair with its description or its failure, in the order of ``pairs``; a few more are under way."""
-    from fusecli.machine import thread_pool, windowed
     from fusecli.progress import tqdm
 
     def attempt(pair: Pair) -> tuple[Pair, Description | InputError]:

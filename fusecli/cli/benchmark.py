@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from fusecli import registry
-from fusecli.cli import options
+from fusecli.cli import messages, options
 from fusecli.errors import EXIT_NOTHING_DONE, UsageError
+from fusecli.machine import cores
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,7 +82,7 @@ def benchmark(
     pet: Annotated[str | None, options.side("PET slices")] = None,
     spect: Annotated[str | None, options.side("SPECT slices")] = None,
     mri: Annotated[str | None, options.side("MRI slices")] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too.")] = False,
+    recursive: options.Recursive = False,
     pair_by: options.PairBy = "stem",
     pairs: options.Pairs = None,
     ignore_unmatched: options.IgnoreUnmatched = False,
@@ -149,7 +150,7 @@ def benchmark(
             command = f"benchmark {context.invoked_subcommand}"
             raise UsageError(f"{given[0]}: of `benchmark` alone; `{command}` takes its own options, after it")
         return
-    options.set_up_logging("text", quiet=quiet, verbose=False)
+    messages.set_up(quiet=quiet)
     folders = {"vis": vis, "ir": ir, "ct": ct, "pet": pet, "spect": spect, "mri": mri}
     own = options.task_of(**folders) if set(folders.values()) != {None} else None
     if not dataset and own is None:
@@ -183,7 +184,6 @@ def benchmark(
     from fusecli.images.atomic import STDOUT
     from fusecli.images.outputs import check_files
     from fusecli.images.pairing import Pairing
-    from fusecli.machine import cores
 
     gates = compare.gates(fail_below, protocol, names)
     sets = [datasets.load(name, data_root, split) for name in datasets.expand(dataset)]
@@ -212,7 +212,7 @@ def benchmark(
     from fusecli.progress import tqdm
 
     total = sum(len(job.pair_set.pairs) * len(job.methods) for job in jobs)
-    with tqdm(total=total, unit="result", disable=options.without_bars(quiet), file=sys.stderr) as bar:
+    with tqdm(total=total, unit="result", disable=messages.without_bars(quiet), file=sys.stderr) as bar:
         report = run.run(
             jobs,
             protocol,
@@ -254,7 +254,7 @@ def compare_reports(
     ] = False,
 ) -> None:
     """Show what moved from report A to report B, with a paired test; --fail-below and --fail-worse judge B."""
-    options.set_up_logging("text", quiet=False, verbose=False)
+    messages.set_up()
     from fusecli.benchmark import compare, results
 
     old, new = results.load(before), results.load(after)

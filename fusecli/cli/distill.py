@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fusecli import registry
-from fusecli.cli import options
+from fusecli.cli import messages, options
 from fusecli.errors import UsageError
 from fusecli.stream.stop import stopping
 
@@ -35,7 +35,7 @@ def distill(
 
     A stopped or killed run goes on when started again. Without a data root the teacher's is taken.
     """
-    options.set_up_logging("text", quiet=quiet, verbose=False)
+    messages.set_up(quiet=quiet)
     options.sleep_when_waiting()
     from fusecli.models import checkpoint
     from fusecli.text.encode import carried_vectors

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fusecli import registry
-from fusecli.cli import options
+from fusecli.cli import messages, options
 from fusecli.errors import UsageError
 
 log = logging.getLogger("fusecli")
@@ -30,7 +30,7 @@ def export(
     Inputs first and second (visible and infrared, or CT, PET, SPECT and MRI) and output fused: float32 luma in [0, 1],
     N×1×H×W, any N, H and W. Stripes and noise that `fusecli fuse` takes out of frames beforehand are no part of it.
     """
-    options.set_up_logging("text", quiet=quiet, verbose=False)
+    messages.set_up(quiet=quiet)
     if task is not None:
         registry.check_task(task)
     if output.suffix.lower() != ".onnx":

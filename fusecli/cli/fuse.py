@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from fusecli import registry
-from fusecli.cli import options, pictures, videos, volumes, watch
+from fusecli.cli import messages, options, pictures, videos, volumes, watch
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, OutputError, UsageError, counted
 from fusecli.images.atomic import STDOUT, sweep, write_text
@@ -176,7 +176,7 @@ def fuse(
             "--watch", help="Fuse what infrared and visible cameras write into the folders, until SIGTERM or Ctrl-C."
         ),
     ] = False,
-    fail_fast: Annotated[bool, typer.Option(help="Stop at the first pair that fails.")] = False,
+    fail_fast: options.FailFast = False,
     max_pixels: Annotated[
         int | None,
         typer.Option(
@@ -212,7 +212,7 @@ def fuse(
     interrupted.
     """
     given = _as_given(locals())
-    options.set_up_logging(log_format, quiet=quiet, verbose=verbose)
+    messages.set_up(log_format, quiet=quiet, verbose=verbose)
     task, sides = options.task_of(ir=ir, vis=vis, ct=ct, pet=pet, spect=spect, mri=mri)
     if output is None:
         raise UsageError("name the output: -o FOLDER")
@@ -270,7 +270,7 @@ def fuse(
         check_engine=built if cluster is None else lambda: None,
     )
     of_frames = FrameOptions(range_, steady, align)
-    hidden = options.without_bars(quiet, log_format)
+    hidden = messages.without_bars(quiet, log_format)
     planned, work = (
         (watching and watch.plan(request, of_frames))
         or pictures.none_yet(request)
@@ -294,7 +294,7 @@ def fuse(
     ):
         account = Report(given, model, machine, keep=watch.KEPT if watching else None)
         account.skipped(planned.skipped)
-        coming = outcomes(preview=lambda job: job.output in shown, stop=stop)
+        coming = outcomes(preview=shown, stop=stop)
         rows = _followed(coming, account, len(planned.jobs), bar, stop if fail_fast else None)
     left = account.missing(planned.jobs) if work.left is None else work.left()
     account.close(left, interrupted=stop.signal is not None)

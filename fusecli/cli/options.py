@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
-import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TextIO
+from typing import Annotated, Any, ClassVar
 
 import typer
 import typer.core
 
 from fusecli import registry
+from fusecli.cli import messages
 from fusecli.errors import UsageError
 
 SHOWN = 3  # words that a message cites
@@ -80,6 +79,7 @@ Model = Annotated[
 Precision = Annotated[
     str, typer.Option(help="What networks compute in: auto (bf16 or fp16 where faster), fp32, bf16 or fp16.")
 ]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Sub-folders too.")]
 PairBy = Annotated[
     str,
     typer.Option(
@@ -100,6 +100,7 @@ Range = Annotated[
         "holds) or LO,HI (of black-hot infrared HI,LO).",
     ),
 ]
+FailFast = Annotated[bool, typer.Option(help="Stop at the first pair that fails.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")]
 LogFormat = Annotated[str, typer.Option(help="text or json (messages on stderr).")]
@@ -151,7 +152,7 @@ class Command(_Help, typer.core.TyperCommand):
     allow_extra_args = True
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        with _libraries_silenced() if ctx.params.get("log_format") == "json" else nullcontext():
+        with messages.libraries_silenced() if ctx.params.get("log_format") == "json" else nullcontext():
             return super().invoke(ctx)
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
@@ -161,7 +162,7 @@ class Command(_Help, typer.core.TyperCommand):
         except MISUSE as error:
             if not re.search("--log-format[ =]json", " ".join(typed)):
                 raise
-            set_up_logging("json", quiet=False, verbose=False)
+            messages.set_up("json")
             raise UsageError(error.format_message()) from error  # type: ignore[attr-defined]
         if left and not ctx.resilient_parsing:
             words = " ".join(left[:SHOWN]) + (" …" if len(left) > SHOWN else "")
@@ -180,7 +181,7 @@ def _tell_repeated(ctx: typer.Context, typed: Sequence[str]) -> None:
     if not repeated or ctx.resilient_parsing:
         return
     given = ctx.params
-    set_up_logging(given.get("log_format", "text"), quiet=given.get("quiet", False), verbose=False)
+    messages.set_up(given.get("log_format", "text"), quiet=given.get("quiet", False))
     for option in repeated:
         logging.getLogger("fusecli").warning("%s: given %d times; only the last one counts", option, times[option])
 
@@ -226,59 +227,6 @@ def look_of(text: str | None) -> float | None:
     return look
 
 
-class _JsonLines(logging.Formatter):
-    """One JSON object per message, for log collectors; in ASCII, so that it is JSON whatever stderr's encoding is."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        entry = {"time": self.formatTime(record), "level": record.levelname.lower(), "message": record.getMessage()}
-        if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
-
-
-@contextmanager
-def _libraries_silenced() -> Iterator[None]:
-    """Discard what C libraries write to file descriptor 2, as libpng does for damaged files; sys.stderr still works.
-
-    For the whole command and not per file, since the process has one such descriptor, and several threads read files.
-    """
-    before = sys.stderr
-    try:
-        kept = os.dup(2)
-    except OSError:  # it is closed
-        yield
-        return
-    with open(kept, "w", buffering=1, encoding=before.encoding, errors=before.errors) as stream:
-        before.flush()
-        if _descriptor(before) == 2:  # no substitute, such as pytest's
-            sys.stderr = stream
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            sys.stderr = before
-            for handler in logging.getLogger("fusecli").handlers:
-                if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
-                    handler.setStream(before)
-
-
-def _descriptor(stream: TextIO) -> int | None:
-    try:
-        return stream.fileno()
-    except (OSError, ValueError):  # in memory, or closed
-        return None
-
-
-class _TextLines(logging.Formatter):
-    """Lines of text; control characters, such as in a stranger's file name, are escaped: a terminal would obey them."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
-        return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda character: ascii(character[0])[1:-1], line)
-
-
 def sleep_when_waiting() -> None:
     """Let torch's threads sleep, not spin, while they wait for one another. Call it before torch is imported.
 
@@ -286,20 +234,3 @@ def sleep_when_waiting() -> None:
     batches.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def set_up_logging(log_format: str, *, quiet: bool, verbose: bool) -> None:
-    """Messages to stderr. Raises UsageError for a format other than text and json."""
-    if log_format not in ("text", "json"):
-        raise UsageError(f"--log-format {log_format}: choose text or json")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if log_format == "json" else _TextLines("fusecli: %(message)s"))
-    logger = logging.getLogger("fusecli")
-    logger.handlers = [handler]
-    logger.propagate = False
-    logger.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)
-
-
-def without_bars(quiet: bool, log_format: str = "text") -> bool:
-    """Whether progress bars are hidden: where they are not wanted, nobody sees them, or stderr holds JSON lines."""
-    return quiet or log_format == "json" or not sys.stderr.isatty()

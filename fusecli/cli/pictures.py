@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.images.atomic import STDOUT
 from fusecli.machine import cores
 
 if TYPE_CHECKING:
-    from fusecli.stream.job import Outcome
     from fusecli.stream.plan import Plan
     from fusecli.stream.work import Work
 
@@ -28,6 +26,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     from fusecli.images.intensity import evenly
     from fusecli.images.pairing import NoPair, find_pairs
     from fusecli.stream import plan as planning
+    from fusecli.stream.run import run
     from fusecli.stream.work import Work
 
     try:
@@ -49,13 +48,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         workers=request.workers or max(1, min(cores(), len(planned.jobs))),
         steady=tuple(evenly(pairs, SAMPLED)) if options.steady else (),
     )
-    return planned, Work(_run, settings)
-
-
-def _run(*what: Any, **how: Any) -> Generator[Outcome, None, None]:
-    from fusecli.stream import run  # late, since it imports torch
-
-    return run.run(*what, **how)
+    return planned, Work(run, settings)
 
 
 def none_yet(request: Request) -> tuple[Plan, Work] | None:
@@ -79,6 +72,7 @@ def none_yet(request: Request) -> tuple[Plan, Work] | None:
 
 def _nothing(request: Request, reason: str) -> tuple[Plan, Work]:
     from fusecli.stream.plan import settle
+    from fusecli.stream.run import run
     from fusecli.stream.settings import Settings
     from fusecli.stream.work import Work
 
@@ -86,4 +80,4 @@ def _nothing(request: Request, reason: str) -> tuple[Plan, Work]:
     output = request.output
     single = bool(output.suffix) and not output.is_dir()
     planned = settle([], output, request.naming, single=single, inputs=request.typed)
-    return planned, Work(_run, Settings())
+    return planned, Work(run, Settings())

@@ -53,18 +53,13 @@ class Request:
             return self.typed
         return tuple({str(file if file.is_dir() else file.parent): None for file in files})
 
-    @property
-    def resized(self) -> int | None:
-        """Which side (0, 1) is brought to the other's size; None: neither."""
-        return None if self.resize is None else self.task.sides.index(self.resize)
-
     def settings(self, ranges: tuple[Intensity, Intensity], align: Calibration | None) -> Settings:
-        """How pictures become results."""
+        """How pictures and videos become results."""
         from fusecli.stream.settings import Settings
 
         return Settings(
             ranges=ranges,
-            resize=self.resized,
+            resize=None if self.resize is None else self.task.sides.index(self.resize),
             align=align,
             gray=self.gray,
             bit_depth=self.bit_depth,

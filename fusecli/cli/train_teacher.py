@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fusecli import registry
-from fusecli.cli import options
+from fusecli.cli import messages, options
 from fusecli.errors import UsageError
 from fusecli.stream.stop import stopping
 
@@ -34,7 +34,7 @@ def train_teacher(
 
     Several GPUs: torchrun --nproc-per-node 4 -m fusecli train-teacher …
     """
-    options.set_up_logging("text", quiet=quiet, verbose=False)
+    messages.set_up(quiet=quiet)
     options.sleep_when_waiting()
     if recipe and task is not None:
         raise UsageError(f"--task {task}: of a run without a recipe; {recipe} names its tasks, as train.{task} = […]")

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from fusecli.cli.request import FrameOptions, Request
 from fusecli.errors import InputError, UsageError
 from fusecli.images.atomic import STDOUT
-from fusecli.machine import cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,24 +53,13 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
         raise UsageError(f"--raw {raw}: {too_large(pixels, 'pixels a frame', request.max_pixels)}")
     pyav()
 
-    from fusecli.stream.settings import VideoSettings
     from fusecli.stream.work import Work
 
     planned = _named(request, single=to_video)
     if typed[1] != PIPE:
-        warn_of_colored(image for job in planned.jobs[:1] for image in _looks(job.second, request.max_pixels))
-    settings = VideoSettings(
-        infrared=sequence_range(options.range, []) or "auto",
-        raw=layout,
-        resize=request.resized,
-        align=options.calibration(),
-        gray=request.gray,
-        batch=request.batch_size,
-        workers=request.workers or cores(),
-        max_pixels=request.max_pixels,
-        digest=request.digest,
-    )
-    return planned, Work(partial(_run, hidden), settings, divisible=False)
+        warn_of_colored(image for job in planned.jobs[:1] for image in _some_frames(job.second, request.max_pixels))
+    settings = request.settings((None, sequence_range(options.range, [])), options.calibration())
+    return planned, Work(partial(_run, hidden), replace(settings, raw=layout), divisible=False)
 
 
 def _refuse(request: Request, options: FrameOptions, raw: str | None) -> None:
@@ -154,7 +143,7 @@ def _named(request: Request, *, single: bool) -> Plan:
     return place(pairs, output, naming, ending, single=single, inputs=inputs, written=WRITES)
 
 
-def _looks(path: Path, max_pixels: int) -> Iterator[tuple[Path, np.ndarray]]:
+def _some_frames(path: Path, max_pixels: int) -> Iterator[tuple[Path, np.ndarray]]:
     """A few frames of a video, in colour."""
     from fusecli.images.video import VideoFile
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusecli.cli.request import Request
 from fusecli.errors import UsageError
@@ -13,7 +12,6 @@ from fusecli.images.atomic import STDOUT
 from fusecli.machine import cores
 
 if TYPE_CHECKING:
-    from fusecli.stream.job import Outcome
     from fusecli.stream.plan import Plan
     from fusecli.stream.work import Work
 
@@ -44,6 +42,7 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
     from fusecli.images.volume import parse_window
     from fusecli.stream import volume_jobs, volume_pairs
     from fusecli.stream.settings import VolumeSettings
+    from fusecli.stream.volumes import run
     from fusecli.stream.work import Work
 
     typed = request.typed
@@ -81,8 +80,7 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
         request.naming,
         inputs=request.inputs(one.path for pair in pairs for one in pair.inputs),
         reference=reference,
-        gray=request.gray,
-        colormap=colors is not None,
+        color=False if request.gray else True if colors else None,  # None: as the CT
         bit_depth=request.bit_depth,
     )
     settings = VolumeSettings(
@@ -92,15 +90,9 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
         window=None if options.window is None else parse_window(options.window),
         colormap=colors,
         bit_depth=request.bit_depth,
-        batch=request.batch_size or 8,
+        batch=request.batch_size,
         workers=request.workers or cores(),
         compress=request.compress,
         digest=request.digest,
     )
-    return planned, Work(_run, settings)
-
-
-def _run(*what: Any, **how: Any) -> Generator[Outcome, None, None]:
-    from fusecli.stream import volumes  # late, since it imports torch
-
-    return volumes.run(*what, **how)
+    return planned, Work(run, settings)

@@ -15,7 +15,6 @@ from fusecli.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from fusecli.images.intensity import Intensity
-    from fusecli.images.pair import Pair
     from fusecli.images.registration import Calibration
     from fusecli.stream.job import Job
     from fusecli.stream.plan import Plan
@@ -30,6 +29,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     """What is done already, and how to fuse what comes. Raises UsageError for what makes no sense."""
     from fusecli.images import frames, pairing
     from fusecli.images.atomic import sweep
+    from fusecli.stream import watch
     from fusecli.stream.plan import Plan, settle
     from fusecli.stream.work import Work
 
@@ -38,20 +38,15 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     _refuse(request, options)
     settle([], output, naming, single=False, inputs=typed)
 
-    def target(pair: Pair) -> Path:
-        return naming.path(output, pair.name, naming.ending(pair.first))
-
     patterns = pairing.patterns(request.pairing.pair_by, request.task.sides)
     if patterns[0] == patterns[1] and os.path.samefile(*typed):
         raise UsageError(f"both sides are {typed[0]}; tell them apart by --pair-by")
-    from fusecli.stream import watch  # now, since it imports torch
-
     watcher = watch.Watcher(
         folders=(Path(typed[0]), Path(typed[1])),
         keys=[partial(pairing.key_of, pattern=pattern, endings=frames.ENDINGS) for pattern in patterns],
-        target=target,
+        output=output,
+        naming=naming,
         recursive=request.pairing.recursive,
-        overwrite=naming.overwrite,
     )
     try:
         sweep(job.output for job in watcher.pairs())

@@ -14,7 +14,7 @@ import secrets
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -78,9 +78,7 @@ class Cluster:
     node: Node
     chunk: int
 
-    def run(
-        self, jobs: Sequence[Job], *, preview: Callable[[Job], bool], stop: Event
-    ) -> Generator[Outcome, None, None]:
+    def run(self, jobs: Sequence[Job], *, preview: Container[Path], stop: Event) -> Generator[Outcome, None, None]:
         """Fuse every job and yield its outcome as it comes, until ``stop`` is set; what has begun is then finished.
 
         A chunk whose worker dies again and again is repeated pair by pair, so that only the pair to blame fails.
@@ -93,7 +91,7 @@ class Cluster:
             while under_way or (waiting and not stop.is_set()):
                 while waiting and not stop.is_set() and len(under_way) < self.slots + 1:
                     chunk = waiting.popleft()
-                    shown = frozenset(job.output for job in chunk if preview(job))
+                    shown = frozenset(job.output for job in chunk if job.output in preview)
                     under_way[task.remote(self.session, chunk, shown)] = chunk
                 ready, _ = self.ray.wait(list(under_way), timeout=1.0)
                 for reference in ready:
@@ -162,7 +160,7 @@ def connect(
         token = secrets.token_hex(16)
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text(token, encoding="ascii")
-        inputs = tuple(path for job in jobs[:1] for path in (job.first, job.second) if path.exists())
+        inputs = tuple(path for job in jobs[:1] for path in job.files if path.exists())
         work = replace(work, settings=replace(work.settings, workers=per_task))
         session = Session(spec, work, os.getcwd(), probe, token, inputs)
         node = _check(ray, session, needs, able, address)
@@ -255,7 +253,7 @@ def _fuse(session: Session, jobs: Sequence[Job], shown: frozenset[Path]) -> tupl
     handler.emit = lambda record: messages.append((record.levelno, record.getMessage()))  # type: ignore[method-assign]
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
-    outcomes = list(session.work(jobs, engine, preview=lambda job: job.output in shown, stop=Event()))
+    outcomes = list(session.work(jobs, engine, preview=shown, stop=Event()))
     return outcomes, messages
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from fusecli.errors import UsageError, counted, first_line
 from fusecli.images.colour import LUMA
-from fusecli.machine import keep_freed_pages
+from fusecli.machine import cores, keep_freed_pages
 from fusecli.models import mending
 from fusecli.models.network import FusionNetwork
 from fusecli.stream.choices import PRECISIONS, check_device, check_precision, pixels
@@ -92,6 +93,7 @@ class Engine:
                 *(self.overlap, model.halo),
             )
         self._mends: int | None = None  # pairs mended at once; None: all that come
+        self.is_steady = False  # whether `keep_steady` was called
         self._steady: Tensor | None = None  # 1×D, one context for every pair; see `keep_steady`
         self._streams = [torch.cuda.Stream(self.device) for _ in range(2)] if self.device.type == "cuda" else []
         self._turn = 0
@@ -111,6 +113,19 @@ class Engine:
     def batches(self) -> bool:
         """Whether batches are faster. On a CPU they are not; single pairs then keep results independent of batches."""
         return self.device.type != "cpu"
+
+    @contextmanager
+    def sharing_threads(self, workers: int) -> Iterator[None]:
+        """On a CPU, each of ``workers`` gets its share of torch's threads meanwhile."""
+        if self.batches:
+            yield
+            return
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, min(threads, cores()) // workers))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def stacked(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Images of one size as one array; for CUDA in pinned memory, which asynchronous copies need."""
@@ -138,6 +153,7 @@ class Engine:
         contexts: those of some pairs; empty for models that see nothing beyond a pixel's surroundings.
         """
         known = list(contexts)
+        self.is_steady = True
         self._steady = torch.cat(known).mean(0, keepdim=True) if known else None
 
     @torch.inference_mode()
@@ -240,14 +256,11 @@ class Engine:
         return f"tiles of {smaller} pixels"
 
     def _fewer_at_once(self, stack: Tensor) -> str | None:
-        fewer = self._at_once(stack) // 2
+        fewer = min(self._mends or len(stack), len(stack)) // 2
         if not fewer:
             return None
         self._mends = fewer
         return f"mending {counted(fewer, 'pair')} at once"
-
-    def _at_once(self, stack: Tensor) -> int:
-        return min(self._mends or len(stack), len(stack))
 
     def _mended(self, first: Tensor, second: Tensor) -> Mended:
         """Both sides with their luma mended as by `mending.mend`, and all channels shifted by as much.
@@ -258,7 +271,7 @@ class Engine:
             return Mended(first, second, [{}] * len(first))
 
         def in_parts() -> Mended:
-            stacks = zip(*(side.split(self._at_once(side)) for side in (first, second)), strict=True)
+            stacks = zip(*(side.split(self._mends or len(side)) for side in (first, second)), strict=True)
             parts = [self._mended_at_once(*stack) for stack in stacks]
             if len(parts) == 1:
                 return parts[0]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusecli.images.pair import Pair
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -14,12 +16,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One pair to fuse and the file that its result goes to."""
+class Job(Pair):
+    """A pair to fuse and the file that its result goes to."""
 
-    name: str
-    first: Path
-    second: Path
     output: Path
 
     @property

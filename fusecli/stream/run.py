@@ -8,18 +8,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 
 from fusecli.errors import FusecliError, InputError, OutputError, counted
 from fusecli.images import frames
@@ -29,10 +27,14 @@ from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
 from fusecli.images.preview import row
 from fusecli.images.registration import Calibration, completed, reach, warp, within
-from fusecli.machine import cores, windowed
-from fusecli.stream.engine import Begun, Engine, Found
+from fusecli.machine import thread_pool, windowed
 from fusecli.stream.job import Job, Outcome
 from fusecli.stream.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fusecli.stream.engine import Begun, Engine, Found
 
 log = logging.getLogger("fusecli")
 
@@ -69,40 +71,34 @@ def run(
     engine: Engine,
     settings: Settings,
     *,
-    preview: Callable[[Job], bool] = lambda job: False,
+    preview: Container[Path] = (),
     stop: Event | None = None,
 ) -> Generator[Outcome, None, None]:
     """Fuse every job and yield its outcome: in the order of ``jobs`` on a CPU, nearly so on an accelerator.
 
-    Errors of single pairs are in their outcome. preview: whether a job's outcome shall carry small pictures. stop: once
-    it is set, or the consumer leaves early, jobs under way are finished, so that no half-written file stays, and no
-    more are begun.
+    Errors of single pairs are in their outcome. preview: results whose outcomes shall carry small pictures. stop: once
+    it is set, or the consumer leaves early, files under way are finished, so that none stays half written, and no more
+    are begun.
     """
     stop = stop or Event()
-    if settings.steady:
+    if settings.steady and not engine.is_steady:  # a cluster's engine does one chunk after another
         looked_at = [Job(pair.name, pair.first, pair.second, pair.first) for pair in settings.steady]
         # A pair that fails here is left out, and reported when it is fused.
         seen = (guarded(job, partial(_context, job, engine, settings)) for job in looked_at)
-        engine.keep_steady(context for context in seen if isinstance(context, torch.Tensor))
+        engine.keep_steady(context for context in seen if not isinstance(context, Outcome | None))
     stages = _in_batches if engine.batches else _one_by_one
-    with ThreadPoolExecutor(settings.workers) as pool:
-        work = _Work(engine, settings, preview, stop, pool)
-        try:
-            for outcome in stages(work, takewhile(lambda _: not work.stop.is_set(), jobs)):
-                if outcome.fatal:
-                    stop.set()
-                yield outcome
-        finally:
-            stop.set()  # before the pool waits for its threads
+    with thread_pool(settings.workers) as pool:
+        steps = _Steps(engine, settings, preview, stop, pool)
+        yield from stages(steps, takewhile(lambda _: not stop.is_set(), jobs))
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What every stage needs; the steps of one job."""
+class _Steps:
+    """The steps of one job, and what they need."""
 
     engine: Engine
     settings: Settings
-    preview: Callable[[Job], bool]
+    preview: Container[Path]
     stop: Event
     pool: ThreadPoolExecutor
 
@@ -141,26 +137,26 @@ class _Work:
         results = [completed(loaded.results[index], page, reaches[index]) for index, page in enumerate(first)]
         frames.write(job.output, results, compress=self.settings.compress, metadata=loaded.metadata)
         digest = file_hash(job.output) if self.settings.digest else None
-        pictures = row(first[0], within(second[0], reaches[0]), results[0]) if self.preview(job) else None
+        pictures = row(first[0], within(second[0], reaches[0]), results[0]) if job.output in self.preview else None
         seconds = time.perf_counter() - loaded.began
         return Outcome(job, None, seconds, digest, pictures, mended=loaded.mended)
 
 
-def _one_by_one(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
+def _one_by_one(steps: _Steps, jobs: Iterator[Job]) -> Iterator[Outcome]:
     """On a CPU each worker takes a pair from file to file: the cores stay busy without waiting for one another."""
-    with sharing_threads(work.engine, work.settings.workers):
-        yield from windowed(jobs, lambda job: work.pool.submit(work.whole, job), 2 * work.settings.workers)
+    with steps.engine.sharing_threads(steps.settings.workers):
+        yield from windowed(jobs, lambda job: steps.pool.submit(steps.whole, job), 2 * steps.settings.workers)
 
 
-def _in_batches(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
+def _in_batches(steps: _Steps, jobs: Iterator[Job]) -> Iterator[Outcome]:
     """On an accelerator: read ahead, group pages of equal size, keep the device busy, write behind."""
-    batches = _Batches(work)
+    batches = _Batches(steps)
     largest = 0  # bytes of a pair, so far
 
     def ahead() -> int:
-        return work.settings.workers + (min(4 * BATCH_PAIRS, AHEAD_BYTES // largest) if largest else 0)
+        return steps.settings.workers + (min(4 * BATCH_PAIRS, AHEAD_BYTES // largest) if largest else 0)
 
-    for item in windowed(jobs, lambda job: work.pool.submit(work.load, job), ahead):
+    for item in windowed(jobs, lambda job: steps.pool.submit(steps.load, job), ahead):
         if isinstance(item, Outcome):
             yield item
             continue
@@ -176,8 +172,8 @@ def _in_batches(work: _Work, jobs: Iterator[Job]) -> Iterator[Outcome]:
 class _Batches:
     """Pages that wait for others of their size, batches on the device, results on their way to files."""
 
-    def __init__(self, work: _Work) -> None:
-        self.work = work
+    def __init__(self, steps: _Steps) -> None:
+        self.steps = steps
         self.waiting: dict[tuple[Any, ...], list[tuple[Loaded, int]]] = {}  # by what pages of one batch must share
         self.running: deque[tuple[list[tuple[Loaded, int]], Begun]] = deque()
         self.writes: deque[Future[Outcome]] = deque()
@@ -187,7 +183,7 @@ class _Batches:
             shared = (a.shape, a.dtype.str, b.shape, b.dtype.str, loaded.levels)
             pages = self.waiting.setdefault(shared, [])
             pages.append((loaded, index))
-            if len(pages) == full_batch(a.shape, self.work.settings.batch):
+            if len(pages) == full_batch(a.shape, self.steps.settings.batch):
                 self._launch(shared)
         while len(self.waiting) > 4:  # many sizes at once: the one that waits longest goes as it is
             self._launch(next(iter(self.waiting)))
@@ -200,9 +196,9 @@ class _Batches:
 
     def _launch(self, shared: tuple[Any, ...]) -> None:
         pages = self.waiting.pop(shared)
-        stacked = filled(pages, full_batch(shared[0], self.work.settings.batch))
+        stacked = filled(pages, full_batch(shared[0], self.steps.settings.batch))
         try:
-            engine = self.work.engine
+            engine = self.steps.engine
             first = engine.stacked([loaded.first[index] for loaded, index in stacked])
             second = engine.stacked([loaded.second[index] for loaded, index in stacked])
             self.running.append((pages, engine.start(first, second, shared[-1])))
@@ -221,13 +217,13 @@ class _Batches:
         for (loaded, index), result, mended in zip(pages, results, begun.mended, strict=False):
             loaded.add(index, result, mended)
             if len(loaded.results) == len(loaded.first):
-                self.writes.append(self.work.pool.submit(self.work.save, loaded))
+                self.writes.append(self.steps.pool.submit(self.steps.save, loaded))
 
     def _lose(self, pages: list[tuple[Loaded, int]], error: Exception) -> None:
         for loaded, _ in pages:
             if not loaded.lost:
                 loaded.lost = True
-                self.writes.append(self.work.pool.submit(failed, loaded.job, error))
+                self.writes.append(self.steps.pool.submit(failed, loaded.job, error))
 
 
 def full_batch(shape: Sequence[int], asked: int | None) -> int:
@@ -243,27 +239,13 @@ def filled(batch: list[T], full: int) -> list[T]:
     return batch + batch[-1:] * (full - len(batch))
 
 
-@contextmanager
-def sharing_threads(engine: Engine, workers: int) -> Iterator[None]:
-    """On a CPU, each of ``workers`` gets its share of torch's threads meanwhile."""
-    if engine.batches:
-        yield
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(threads, cores()) // workers))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def load(job: Job, settings: Settings) -> Loaded:
     """Read both frames of a job. Raises InputError for unreadable files and for pages that do not match."""
     began = time.perf_counter()
     sides = [
         # From a copy of the path: opening a Path caches its text in it, and the report holds the job's until the end.
         frames.read(Path(path), intensity=intensity, max_pixels=settings.max_pixels)
-        for path, intensity in zip((job.first, job.second), settings.ranges, strict=True)
+        for path, intensity in zip(job.files, settings.ranges, strict=True)
     ]
     if len(sides[0]) != len(sides[1]):
         raise InputError(f"{job.first} has {counted(len(sides[0]), 'page')}, {job.second} has {len(sides[1])}")
@@ -282,7 +264,7 @@ def load(job: Job, settings: Settings) -> Loaded:
     return Loaded(job, first, second, reaches, _levels(sides[0][0], job.output, settings), metadata, began)
 
 
-def _context(job: Job, engine: Engine, settings: Settings) -> torch.Tensor | None:
+def _context(job: Job, engine: Engine, settings: Settings) -> Tensor | None:
     """The model's context of a job's first page; None for models without one."""
     loaded = load(job, settings)
     first, second, _ = engine.mend(loaded.first[0], loaded.second[0])

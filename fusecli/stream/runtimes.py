@@ -36,7 +36,7 @@ class HandedOver(FusionNetwork):
         self.network, self.runtime = network, runtime
         self.halo, self.align, self.look = network.halo, network.align, network.look
         self.mends = network.mends
-        self.compute = RUNTIMES[runtime](_graph(network), precision)
+        self.compute = OTHERS[runtime](_graph(network), precision)
 
     def context(self, first: Tensor, second: Tensor, look: Tensor | None = None) -> Tensor | None:
         """As the network's own."""
@@ -113,7 +113,7 @@ class OpenVino:
         return self.core.compile_model(graph, "CPU", wanted)
 
 
-RUNTIMES: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+OTHERS: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
 
 
 def hand_over(network: FusionNetwork, runtime: str, device: str, precision: str) -> tuple[FusionNetwork, str, str]:
@@ -127,7 +127,7 @@ def hand_over(network: FusionNetwork, runtime: str, device: str, precision: str)
         return network, device, precision
     if device not in ("auto", "cpu"):
         raise UsageError(f"--engine {runtime}: computes on the CPU; with --device {device} leave it out")
-    kind = RUNTIMES[runtime]
+    kind = OTHERS[runtime]
     if find_spec(runtime) is None:
         raise UsageError(f"--engine {runtime}: not installed; pip install 'fusecli[{kind.extra}]'")
     if precision == "auto" and len(kind.precisions) == 1:

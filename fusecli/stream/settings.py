@@ -1,4 +1,4 @@
-"""How jobs become results, by kind; see the options of `fusecli fuse` of the same names."""
+"""How jobs become results; see the options of `fusecli fuse` of the same names."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """How pairs become results; see the options of `fusecli fuse` of the same names."""
+    """How pairs of pictures or videos become results."""
 
-    ranges: tuple[Intensity, Intensity] = (None, None)  # of first and second
+    ranges: tuple[Intensity, Intensity] = (None, None)  # of first and second; of a video None: found in its frames
     resize: int | None = None  # which side (0, 1) is brought to the other's size; None: different sizes are an error
     align: Calibration | None = None  # brings the second, infrared, to the first's grid
     gray: bool = False  # results without colour
@@ -29,29 +29,12 @@ class Settings:
     digest: bool = False  # SHA-256 of every result, for the report
     anonymous: bool = False  # EXIF and XMP, in which a patient may be named, stay out of the results
     steady: tuple[Pair, ...] = ()  # pairs whose mean exposure every frame gets; none: each frame by itself
-
-
-@dataclass(frozen=True)
-class VideoSettings:
-    """How videos become results; see the options of `fusecli fuse` of the same names.
-
-    infrared: ``--range`` as typed, or the Range that it names. raw: layout of the side that is a pipe.
-    """
-
-    infrared: Range | str
-    raw: RawFormat | None = None
-    resize: int | None = None
-    align: Calibration | None = None
-    gray: bool = False
-    batch: int | None = None
-    workers: int = 2
-    max_pixels: int | None = None
-    digest: bool = False
+    raw: RawFormat | None = None  # of videos: layout of the side that is a pipe
 
 
 @dataclass(frozen=True)
 class VolumeSettings:
-    """How volumes become results; see the options of `fusecli fuse` of the same names.
+    """How pairs of volumes become results.
 
     reference: which side (0, 1) gives the grid and the format. colormap: name, for a gray first volume; None: gray.
     """
@@ -62,7 +45,7 @@ class VolumeSettings:
     window: Range | None = None
     colormap: str | None = None
     bit_depth: int | None = None
-    batch: int = 8
+    batch: int | None = None  # slices at once on an accelerator; None: volumes.BATCH
     workers: int = 2
     compress: bool = False
     digest: bool = False

@@ -22,17 +22,6 @@ class Stop(Event):
     signal: signal.Signals | None = None
 
 
-class Round(Event):
-    """Ends one part of a run: set by itself, or together with the stop of the whole run."""
-
-    def __init__(self, whole: Event) -> None:
-        super().__init__()
-        self.whole = whole
-
-    def is_set(self) -> bool:
-        return super().is_set() or self.whole.is_set()
-
-
 class Ended(SystemExit):
     """A signal ends the process, outside of what `stopping` guards; its code is that of a program so ended."""
 
@@ -57,10 +46,10 @@ def unwind_when_stopped() -> None:
 
 def heard() -> list[signal.Signals]:
     """The signals that end a run; under nohup a lost terminal does nothing."""
-    heard = [signal.SIGINT, signal.SIGTERM]
+    signals = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        heard.append(signal.SIGHUP)
-    return heard
+        signals.append(signal.SIGHUP)
+    return signals
 
 
 @contextmanager

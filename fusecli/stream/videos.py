@@ -5,19 +5,16 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import queue
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from threading import Event, Thread
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,37 +28,26 @@ from fusecli.images.rawvideo import PIPE, RawPipe, RawWriter
 from fusecli.images.registration import completed, reach, within
 from fusecli.images.video import Look, Timed, VideoFile, VideoWriter, odd
 from fusecli.stream.engine import Engine, Found
+from fusecli.stream.in_step import FramePair, InStep, Source
 from fusecli.stream.job import Job, Outcome
-from fusecli.stream.run import (
-    BATCH_PAIRS,
-    filled,
-    full_batch,
-    gather,
-    gray,
-    guarded,
-    of_one_size,
-    sharing_threads,
-)
-from fusecli.stream.settings import VideoSettings
+from fusecli.stream.readahead import Readahead
+from fusecli.stream.run import BATCH_PAIRS, filled, full_batch, gather, gray, guarded, of_one_size
+from fusecli.stream.settings import Settings
 from fusecli.stream.stop import Stop
 
 log = logging.getLogger("fusecli")
-T = TypeVar("T")
-Source = VideoFile | RawPipe
 
 AHEAD_BYTES = 2**28  # limit for decoded frames that wait, on each side
 FIRST_FRAMES = 32  # of a pipe, which settle its intensity range
-STALE = Fraction(1)  # seconds between two paired frames; more is a gap in one of the videos
 ADAPTS = 1.0  # time constant, in seconds, by which exposure follows the scene, as a camera's does: avoids flicker
-_POLL = 0.2  # seconds after which a waiting thread checks whether the run is over
 
 
 def run(
     jobs: Iterable[Job],
     engine: Engine,
-    settings: VideoSettings,
+    settings: Settings,
     *,
-    preview: Callable[[Job], bool] = lambda job: False,
+    preview: Container[Path] = (),
     stop: Stop | None = None,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Generator[Outcome, None, None]:
@@ -71,15 +57,13 @@ def run(
     finished. tick: called with frames done and frames in all (0: unknown).
     """
     stop = stop or Stop()
-    with sharing_threads(engine, settings.workers):
+    with engine.sharing_threads(settings.workers):
         for job in jobs:
             if stop.is_set():
                 break
-            outcome = guarded(job, partial(_Fusion(job, engine, settings, stop, tick).run, preview(job)))
+            outcome = guarded(job, partial(_Fusion(job, engine, settings, stop, tick).run, job.output in preview))
             if outcome is None:
                 break
-            if outcome.fatal:
-                stop.set()
             yield outcome
 
 
@@ -93,6 +77,9 @@ class _Prepared:
     reach: np.ndarray | None  # of the infrared; see `registration.reach`
 
 
+_Result = tuple[_Prepared, np.ndarray]
+
+
 class _Stopped(Exception):
     """The run ends before the result is whole."""
 
@@ -101,7 +88,7 @@ class _Fusion:
     """One pair."""
 
     def __init__(
-        self, job: Job, engine: Engine, settings: VideoSettings, stop: Stop, tick: Callable[[int, int], None]
+        self, job: Job, engine: Engine, settings: Settings, stop: Stop, tick: Callable[[int, int], None]
     ) -> None:
         self.job, self.engine, self.settings, self.stop, self.tick = job, engine, settings, stop, tick
         self.piped = job.output == STDOUT
@@ -118,7 +105,7 @@ class _Fusion:
         try:
             with ExitStack() as stack:
                 pool = stack.enter_context(ThreadPoolExecutor(self.settings.workers))
-                stack.callback(self.readahead.end)  # before the pool waits for its threads
+                stack.callback(self.readahead.close)  # before the pool ends, which these threads give work
                 writer: VideoWriter | RawWriter | None = None
                 place = None if self.piped else stack.enter_context(replacing(self.job.output))
                 for results in self.readahead(self._fused(steps, pool), 2 * self.settings.workers):
@@ -140,8 +127,6 @@ class _Fusion:
             self.stop.signal = getattr(signal, "SIGPIPE", signal.SIGTERM)
             self.stop.set()
             return None
-        finally:
-            self.readahead.join()
         steps.tell()
         seconds = time.perf_counter() - began
         rate = steps.look.rate
@@ -232,23 +217,22 @@ class _Fusion:
                 exposure = context if exposure is None else torch.lerp(exposure, context, follows)
             yield _Prepared(at, (gray(a) if self.settings.gray else a, b), exposure, share)
 
-    def _infrared_range(self, side: Source, pairs: Iterator[_Pair]) -> tuple[Range | str, Iterator[_Pair]]:
+    def _infrared_range(self, side: Source, pairs: Iterator[FramePair]) -> tuple[Range | str, Iterator[FramePair]]:
         """The range for the whole infrared video, and all pairs again: a pipe's first ones are read to find it."""
-        asked = self.settings.infrared
-        if asked == "auto" and side.bits > 8:
+        range_ = self.settings.ranges[1]
+        if range_ is None and side.bits > 8:
             if isinstance(side, VideoFile):
-                found = intensity.range_of(str(side), side.sample(intensity.SAMPLE_FRAMES))
+                range_ = intensity.range_of(str(side), side.sample(intensity.SAMPLE_FRAMES))
             else:
                 head = list(itertools.islice(pairs, FIRST_FRAMES))
                 pairs = itertools.chain(head, pairs)
-                found = intensity.range_of(str(side), (pixels for _, _, pixels in head))
-                if found is not None:
+                range_ = intensity.range_of(str(side), (pixels for _, _, pixels in head))
+                if range_ is not None:
                     log.warning(
                         "stdin: --range auto took %g,%g from the start (%s) and keeps it; --range LO,HI settles it",
-                        *(found.lo, found.hi, counted(len(head), "frame")),
+                        *(range_.lo, range_.hi, counted(len(head), "frame")),
                     )
-            asked = found or "full"
-        return Range.of_bits(side.bits) if asked in ("auto", "full") else asked, pairs
+        return Range.of_bits(side.bits) if range_ is None or range_ == "full" else range_, pairs
 
     def _writer(self, stack: ExitStack, place: Path | None, look: Look, result: np.ndarray) -> VideoWriter | RawWriter:
         height, width = result.shape[:2]
@@ -269,152 +253,6 @@ def _visible_range(side: Source) -> Range:
     if isinstance(side, VideoFile) and side.bits == 16:
         return intensity.camera_range(str(side), side.sample(intensity.SAMPLE_FRAMES))
     return Range.of_bits(side.bits)
-
-
-_Pair = tuple[Fraction, np.ndarray, np.ndarray]  # time, and the frames that belong together
-_Result = tuple[_Prepared, np.ndarray]
-
-
-class InStep:
-    """Pairs each frame of the first side with the frame of the second that is nearest in time.
-
-    With a pipe that has no frame rate, frames are paired by count. Ends with the shorter side; `tell` says so.
-    """
-
-    def __init__(self, first: Source, second: Source, firsts: Iterable[Timed], seconds: Iterable[Timed]) -> None:
-        self.sources = first, second
-        self.firsts, self.seconds = iter(firsts), iter(seconds)
-        pipe = next((side for side in self.sources if isinstance(side, RawPipe)), None)
-        self.frame_by_frame = pipe is not None and pipe.layout.rate is None
-        self.look = first.look
-        if isinstance(first, RawPipe) and self.frame_by_frame:
-            self.look = replace(second.look, aspect=None)
-        self.count = 0
-        self.ended: int | None = None  # the side that was shorter
-        self.stale, self.gap = 0, Fraction(0)  # frames of the first far from any of the second: how many; when first
-
-    def __iter__(self) -> Iterator[_Pair]:
-        return self._by_count() if self.frame_by_frame else self._by_time()
-
-    def _by_count(self) -> Iterator[_Pair]:
-        own = 1 if isinstance(self.sources[0], RawPipe) else 0  # the side that has times
-        for first in self.firsts:
-            second = next(self.seconds, None)
-            if second is None:
-                self.ended = 1
-                return
-            self.count += 1
-            yield (first, second)[own].time, first.pixels, second.pixels
-        self.ended = None if next(self.seconds, None) is None else 0
-
-    def _by_time(self) -> Iterator[_Pair]:
-        frame, other_frame = (1 / side.look.rate for side in self.sources)
-        now, after = next(self.seconds, None), next(self.seconds, None)
-        last = Fraction(0)
-        for first in self.firsts:
-            if now is None:
-                self.ended = 1
-                return
-            while after is not None and after.time - first.time < first.time - now.time:
-                now, after = after, next(self.seconds, None)
-            # the last one is shown for as long as a frame lasts
-            if after is None and first.time >= now.time + other_frame - frame / 2:
-                self.ended = 1
-                return
-            self.count += 1
-            last = first.time
-            if abs(first.time - now.time) > max(STALE, other_frame):
-                self.gap = self.gap if self.stale else first.time
-                self.stale += 1
-            yield first.time, first.pixels, now.pixels
-        latest = next(self.seconds, after)
-        if latest is not None and latest.time >= last + frame + other_frame / 2:
-            self.ended = 0
-
-    def tell(self) -> None:
-        """Warn where one side went on, or had a gap."""
-        if self.stale:
-            log.warning(
-                "%s has gaps: %s of %s, the first at %.1f s, got one that is more than a second away",
-                *(self.sources[1], counted(self.stale, "frame"), self.sources[0], self.gap),
-            )
-        if self.ended is None:
-            return
-        ended, longer = self.sources[self.ended], self.sources[1 - self.ended]
-        total = longer.count()
-        rest = f"; {longer} has {total}" if total else ""
-        log.warning(
-            "%s is shorter than %s: the result ends with it, after %s%s",
-            *(ended, longer, counted(self.count, "frame"), rest),
-        )
-
-
-class Readahead:
-    """Threads that make items ahead of their use; they end together."""
-
-    def __init__(self) -> None:
-        self.over = Event()
-        self._threads: list[Thread] = []
-
-    def __call__(self, items: Iterable[T], depth: int, stop: Event | None = None) -> Iterator[T]:
-        """The same items, made by a thread of their own, at most ``depth`` of them waiting.
-
-        An error is raised after the items before it, as without the thread. stop: for sources that may block forever;
-        iteration ends once it is set.
-        """
-        waiting: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
-
-        def put(item: tuple[bool, Any]) -> bool:
-            while not self.over.is_set():
-                with suppress(queue.Full):
-                    waiting.put(item, timeout=_POLL)
-                    return True
-            return False
-
-        def work() -> None:
-            source = iter(items)
-            try:
-                for item in source:
-                    if not put((True, item)):
-                        break
-                else:
-                    put((False, None))
-            except BaseException as error:
-                put((False, error))
-            finally:
-                if isinstance(source, Generator):
-                    source.close()
-
-        thread = Thread(target=work, daemon=True)
-        if stop is None:
-            self._threads.append(thread)
-        thread.start()
-        while not self.over.is_set():
-            try:
-                more, item = waiting.get(timeout=_POLL)
-            except queue.Empty:
-                if stop is not None and stop.is_set():
-                    return
-                continue
-            if more:
-                yield item
-            elif item is None:
-                return
-            else:
-                raise item
-
-    def end(self) -> None:
-        """No more items; the threads end."""
-        self.over.set()
-
-    def join(self) -> None:
-        """End, and wait for the threads; not for those with a ``stop``, whose read may block until the process ends.
-
-        A thread that is still inside PyAV or torch when the process exits would abort it.
-        """
-        self.end()
-        for thread in self._threads:
-            thread.join()
 
 
 def _decimal(rate: Fraction) -> str:

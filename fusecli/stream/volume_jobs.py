@@ -6,13 +6,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import frames, nifti
 from fusecli.stream.job import Job, is_filled
 from fusecli.stream.plan import FORMATS, VOLUMES, Naming, Plan, check_depth, format_of, settle
-from fusecli.stream.volume_pairs import Input, VolumePair
+from fusecli.stream.volume_pairs import Input, Layout, VolumePair
 
 log = logging.getLogger("fusecli")
 
@@ -63,14 +62,14 @@ def plan(
     *,
     inputs: Sequence[str] = (),
     reference: int = 0,
-    gray: bool = False,
-    colormap: bool = False,
+    color: bool | None = None,
     bit_depth: int | None = None,
 ) -> Plan:
     """Name every pair's result and check that writing it harms nothing.
 
     output: a folder, or a file for a single pair. The format may also be nifti; a picture format means a folder of
-    slices. inputs: both sides as typed; nothing may be written in a folder among them. Raises UsageError.
+    slices. inputs: both sides as typed; nothing may be written in a folder among them. color: whether results have
+    colour; None: as their first input. Raises UsageError.
     """
     single = _is_file(output)
     if single and len(pairs) > 1:
@@ -80,50 +79,43 @@ def plan(
     jobs: list[VolumeJob] = []
     for index, pair in enumerate(pairs):
         mine = naming.part is None or naming.part.takes(pair.name)  # pairs of other parts are only named, not checked
-        settled = False if gray else colormap or None
-        known, slices, multi_frame, color = _examined(pair, reference, settled, alone, mine)
+        known, layout, colored = _examined(pair, reference, color, alone, mine)
         target = pair.inputs[reference]
         kind = _kind(output if single else None, naming.file_format, target)
-        _check_bits(bit_depth, kind, color)
-        folder = slices > 1 and (kind.startswith(".") or (kind == "dicom" and (color or not multi_frame)))
+        _check_bits(bit_depth, kind, colored)
+        one_file = kind == "nifti" or (kind == "dicom" and layout.multi_frame and not colored)
+        folder = layout.slices > 1 and not one_file
         if single:
             if folder and kind != ".tif":
-                raise UsageError(f"-o {output}: the result has {slices} files, one per slice; name a folder")
+                raise UsageError(f"-o {output}: the result has {layout.slices} files, one per slice; name a folder")
             path, folder = output, False
         else:
             path = naming.path(output, pair.name, "" if folder else _ending(kind, target), index)
         volumes = known if alone else _without_headers(known)
-        jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, color))
+        jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, colored))
     return settle(jobs, output, naming, single=single, inputs=inputs, written=VOLUMES)
 
 
-class _Seen(NamedTuple):
-    """A pair with its series chosen; of its reference the slices, whether these are one file; the result's colour."""
+def _examined(
+    pair: VolumePair, reference: int, color: bool | None, alone: bool, mine: bool
+) -> tuple[VolumePair, Layout, bool]:
+    """The pair with its series chosen, the layout of its reference, and whether its result has colour.
 
-    pair: VolumePair
-    slices: int
-    multi_frame: bool
-    color: bool
-
-
-def _examined(pair: VolumePair, reference: int, color: bool | None, alone: bool, mine: bool) -> _Seen:
-    """What the headers of a pair say; of a pair that this run does not fuse (not ``mine``), of as few as will do.
-
-    color: whether the result has colour; None: as the first has, which its header tells. Raises UsageError where both
-    sides are the same volume, and any error in the headers if the pair is ``alone``. Of several pairs only that one
-    will fail, when it is read.
+    Of a pair that this run does not fuse (not ``mine``), by as few headers as will do. color: the answer, if it is
+    known; None: as the first has. Raises UsageError where both sides are the same volume, and any error in the headers
+    if the pair is ``alone``. Of several pairs only that one will fail, when it is read.
     """
     try:
         known = pair.chosen() if alone or mine else pair
-        slices, _, multi_frame = known.inputs[reference].layout()
-        colored = known.first.layout()[1] if color is None else color
+        layout = known.inputs[reference].layout()
+        colored = known.first.layout().color if color is None else color
     except (InputError, UsageError):
         if alone:
             raise
-        return _Seen(pair, 1, False, False)
+        return pair, Layout(1), False
     if mine:
         _check_two(known)
-    return _Seen(known, slices, multi_frame, colored)
+    return known, layout, colored
 
 
 def _tell_how_many(pairs: Sequence[VolumePair]) -> None:

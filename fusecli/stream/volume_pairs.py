@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from fusecli.errors import InputError, UsageError, itemized
 from fusecli.images import dicom, dicom_series, frames, listing, nifti
@@ -20,7 +21,6 @@ from fusecli.images.volume import Volume
 from fusecli.registry import Task
 
 log = logging.getLogger("fusecli")
-
 
 _Unit = tuple[Path, list[Path]]  # one volume: how messages call it, and its files
 
@@ -49,6 +49,14 @@ def choices(option: str, text: str | None, task: Task) -> dict[str, Choice]:
     if option == "--volume" and any(one.value and not one.value.isdecimal() for one in found.values()):
         raise UsageError(f"--volume {text}: expected a number, counted from 0")
     return found
+
+
+class Layout(NamedTuple):
+    """What a volume is like, by its headers. multi_frame: whether one DICOM file holds all slices."""
+
+    slices: int
+    color: bool = False
+    multi_frame: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,16 +95,16 @@ class Input:
         self._check_size(int(header.Columns) * int(header.Rows) * series.slices)
         return dicom.read(series, self.side, self.volume.among)
 
-    def layout(self) -> tuple[int, bool, bool]:
-        """(slices, whether in colour, whether one multi-frame file): of the chosen series, else by the first file."""
+    def layout(self) -> Layout:
+        """Of the chosen series, else by the first file. Raises InputError."""
         if self.is_nifti:
             (_, _, slices), _, color = nifti.peek(self.path)
-            return slices, color, False
+            return Layout(slices, color)
         found = [self.chosen] if self.chosen else dicom_series.scan(self.path, self.files[:1]).series
         if not found:
-            return len(self.files), False, False
+            return Layout(len(self.files))
         slices = found[0].slices if self.chosen or found[0].is_multi_frame else len(self.files)
-        return slices, found[0].is_color, found[0].is_multi_frame
+        return Layout(slices, found[0].is_color, found[0].is_multi_frame)
 
     def _check_size(self, voxels: int) -> None:
         limit = pixel_limit(self.max_voxels)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Container, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from fusecli import __version__
 from fusecli.errors import InputError
@@ -23,18 +23,23 @@ from fusecli.images.grid import Grid
 from fusecli.images.planes import Turn, planes
 from fusecli.images.volume import Volume, shown_range
 from fusecli.machine import windowed
-from fusecli.stream.engine import Engine, Found
 from fusecli.stream.job import Job, Outcome
-from fusecli.stream.run import gather, guarded, sharing_threads
+from fusecli.stream.run import gather, guarded
 from fusecli.stream.settings import VolumeSettings
 from fusecli.stream.volume_jobs import VolumeJob
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fusecli.stream.engine import Engine, Found
 
 log = logging.getLogger("fusecli")
 
 SAMPLED = 16  # slices, evenly spread, that settle the context of a volume
 LITTLE = 0.5  # share of a grid: a volume that covers less may be a scout, another region, or one slice
 APART = 100  # ratio of lengths above which two volumes cannot be of the same patient
-SLICES = 4  # at once on a CPU; on an accelerator the batch size
+BATCH = 8  # slices at once on an accelerator, where --batch-size does not say
+SLICES = 4  # at once on a CPU
 
 
 def run(
@@ -42,23 +47,20 @@ def run(
     engine: Engine,
     settings: VolumeSettings,
     *,
-    preview: Callable[[Job], bool] = lambda job: False,
+    preview: Container[Path] = (),
     stop: Event | None = None,
 ) -> Generator[Outcome, None, None]:
     """Fuse every job and yield its outcome, one volume after the other, until ``stop`` is set.
 
-    Errors of a pair are in its outcome. preview: whether an outcome shall carry small pictures.
+    Errors of a pair are in its outcome. preview: results whose outcomes shall carry small pictures.
     """
     stop = stop or Event()
-    with sharing_threads(engine, settings.workers), ThreadPoolExecutor(settings.workers) as pool:
+    with engine.sharing_threads(settings.workers), ThreadPoolExecutor(settings.workers) as pool:
         for job in jobs:
             if stop.is_set():
                 break
             assert isinstance(job, VolumeJob)
-            outcome = guarded(job, partial(_fuse, job, engine, settings, pool, preview(job)))
-            if outcome.fatal:
-                stop.set()
-            yield outcome
+            yield guarded(job, partial(_fuse, job, engine, settings, pool, job.output in preview))
 
 
 def _fuse(job: VolumeJob, engine: Engine, settings: VolumeSettings, pool: ThreadPoolExecutor, preview: bool) -> Outcome:
@@ -72,31 +74,28 @@ class _Fusion:
         self.job, self.engine, self.settings, self.pool = job, engine, settings, pool
         self.began = time.perf_counter()
         self.mended: Found = {}  # of any slice
-        pair = job.volumes.chosen()
-        self.volumes: list[Volume] = list(pool.map(lambda source: source.read(), pair.inputs))
-        sides = settings.task.sides
+        volumes: list[Volume] = list(pool.map(lambda source: source.read(), job.volumes.chosen().inputs))
         self.shown = [
             shown_range(volume, side, settings.window if side == "ct" else None, _little(volume, other))
-            for volume, other, side in zip(self.volumes, self.volumes[::-1], sides, strict=True)
+            for volume, other, side in zip(volumes, volumes[::-1], settings.task.sides, strict=True)
         ]
-        self.reference = self.volumes[settings.reference]
-        self.other = self.volumes[1 - settings.reference]
-        if all(volume.kind == "dicom" for volume in self.volumes):
-            for difference in dicom.differences(*self.volumes):
+        self.reference = volumes[settings.reference]
+        self.other = volumes[1 - settings.reference]
+        if all(volume.kind == "dicom" for volume in volumes):
+            for difference in dicom.differences(*volumes):
                 log.warning("%s and %s: %s", job.first, job.second, difference)
-        self.resampling = _resampling(self.reference, self.other)
-        spaces = [nifti.space(volume) for volume in self.volumes]
+        grids = _resampling(self.reference, self.other)
+        spaces = [nifti.space(volume) for volume in volumes]
         if spaces[0] != spaces[1]:
             log.warning(
                 "%s and %s: they are in different spaces, by their headers (%s and %s), so positions agree only if one "
                 "was brought to the other before",
                 *(job.first, job.second, *spaces),
             )
-        if self.resampling:
-            self._tell(*self.resampling)
-            source, target = self.resampling
-            self.resampling = Turn.upright(source, target).grid(source), Turn.upright(target).grid(target)
-        self.volumes = [self._turned(volume) for volume in self.volumes]
+        if grids:
+            self._tell(*grids)
+        self.resampled = grids is not None  # whether the other one is, slice by slice
+        self.volumes = [self._turned(volume) for volume in volumes]
         self.size = self.volumes[settings.reference].voxels.shape[:3]
 
     def _turned(self, volume: Volume) -> Volume:
@@ -104,7 +103,7 @@ class _Fusion:
         if volume.grid is None or self.reference.grid is None:
             return volume
         # Volumes on one grid must turn alike, even if rounding in one header makes another axis the nearest.
-        turn = Turn.upright(volume.grid if self.resampling else self.reference.grid, self.reference.grid)
+        turn = Turn.upright(volume.grid if self.resampled else self.reference.grid, self.reference.grid)
         return replace(volume, voxels=turn.voxels(volume.voxels), grid=turn.grid(volume.grid))
 
     def run(self, preview: bool) -> Outcome:
@@ -143,7 +142,7 @@ class _Fusion:
             for found in begun.mended:
                 gather(self.mended, found)
 
-        step = self.settings.batch if self.engine.batches else SLICES
+        step = (self.settings.batch or BATCH) if self.engine.batches else SLICES
         spans = [slice(start, min(start + step, size[0])) for start in range(0, size[0], step)]
         if self.engine.batches:
             prepared = windowed(spans, lambda span: self.pool.submit(prepare, span), self.settings.workers + 1)
@@ -154,7 +153,7 @@ class _Fusion:
                 pass
         return [fused, *sources]
 
-    def _context(self) -> torch.Tensor | None:
+    def _context(self) -> Tensor | None:
         """The context for every slice, one for the whole volume, so that the look does not change between slices.
 
         The mean over some slices, weighted by brightness: those that show little, as the last ones do, count little.
@@ -174,8 +173,11 @@ class _Fusion:
         """Slices of one volume on the reference's grid as the engine wants them: gray float32 or uint8 RGB."""
         volume = self.volumes[side]
         range_ = volume.stored(self.shown[side])
-        if self.resampling and side != self.settings.reference:
-            slab = grid.resample(volume.voxels, *self.resampling, range_.lo, span)
+        if self.resampled and side != self.settings.reference:
+            target = self.volumes[self.settings.reference].grid
+            assert volume.grid is not None
+            assert target is not None
+            slab = grid.resample(volume.voxels, volume.grid, target, range_.lo, span)
         else:
             slab = volume.voxels[span]
         if volume.is_color:
@@ -211,7 +213,7 @@ class _Fusion:
                 job.output, fused, self.reference, self.other, shown, title, _ascii(self._how(names)), folder=job.folder
             )
         elif job.folder:
-            frames_in(job.output, fused, job.kind, settings.compress)
+            _write_slices(job.output, fused, job.kind, settings.compress)
         else:
             frames.write(job.output, list(fused), compress=settings.compress)
 
@@ -222,7 +224,7 @@ class _Fusion:
         for side, volume, shown in zip(sides, self.volumes, self.shown, strict=True):
             if not volume.is_color:
                 parts.append(f"{side} shown from {shown.lo:.6g} to {shown.hi:.6g}")
-        if self.resampling:
+        if self.resampled:
             parts.append(f"{sides[1 - self.settings.reference]} resampled to the grid of the other (linear)")
         if self.job.color and not self.volumes[0].is_color:
             parts.append(f"{sides[0]} coloured by {self.settings.colormap}")
@@ -257,7 +259,7 @@ class _Fusion:
             log.info("%sit covers %s %% of it", message, percent)
 
 
-def frames_in(folder: Path, slices: np.ndarray, ending: str, compress: bool) -> None:
+def _write_slices(folder: Path, slices: np.ndarray, ending: str, compress: bool) -> None:
     """Write slices as 0001.png … into a folder that appears only when it is complete."""
     with replacing(folder, folder=True) as place:
         for path, image in zip(numbered(place, len(slices), ending), slices, strict=True):

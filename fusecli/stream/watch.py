@@ -8,20 +8,22 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
 from fusecli.errors import counted
 from fusecli.images.listing import files_in
-from fusecli.images.pair import Pair
-from fusecli.stream.engine import Engine
 from fusecli.stream.job import Job, Outcome
+from fusecli.stream.plan import Naming
 from fusecli.stream.run import run as run_jobs
 from fusecli.stream.settings import Settings
-from fusecli.stream.stop import Round
+
+if TYPE_CHECKING:
+    from fusecli.stream.engine import Engine
 
 log = logging.getLogger("fusecli")
 
@@ -54,24 +56,24 @@ class Watcher:
     """Finds the pairs in two folders that are ready to be fused.
 
     keys: for each folder, a file's name with its sub-folder -> its pair's name; None for files that belong to no pair.
-    target: a pair -> the path of its result. A file is complete if it has not changed for SETTLE seconds, or at once
-    where it was moved here. If it then cannot be read it is tried again when it changes, and a last time when it has
-    not changed for PATIENCE seconds. With ``overwrite`` a pair is fused anew whenever its files change; without, only
-    until it has a result and RECHECK seconds have passed without a change.
+    output: the folder of the results. A file is complete if it has not changed for SETTLE seconds, or at once where it
+    was moved here. If it then cannot be read it is tried again when it changes, and a last time when it has not changed
+    for PATIENCE seconds. With --overwrite a pair is fused anew whenever its files change; without, only until it has a
+    result and RECHECK seconds have passed without a change.
     """
 
     folders: tuple[Path, Path]
     keys: Sequence[Callable[[str], str | None]]
-    target: Callable[[Pair], Path]
+    output: Path
+    naming: Naming
     recursive: bool = False
-    overwrite: bool = False
     waiting: dict[str, _Waiting] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
     _told: dict[str, float] = field(default_factory=dict)
 
     def existing(self) -> list[Job]:
         """Pairs whose result is there before the start; they are settled. Raises OSError."""
-        found = [] if self.overwrite else [job for job in self.pairs() if job.is_done()]
+        found = [] if self.naming.overwrite else [job for job in self.pairs() if job.is_done()]
         self.settled.update(job.name for job in found)
         return found
 
@@ -88,7 +90,7 @@ class Watcher:
             return []
         done = (name for name, entry in self.waiting.items() if entry.done and entry.state == entry.tried)
         through = self.settled.union(done)
-        return [job for job in pairs if job.name not in through and (self.overwrite or not job.is_done())]
+        return [job for job in pairs if job.name not in through and (self.naming.overwrite or not job.is_done())]
 
     def poll(self) -> list[Job]:
         """Pairs that are ready, those that wait longest first, at most ROUND of them."""
@@ -136,7 +138,7 @@ class Watcher:
             if self._is_ready(entry, first[name], second[name], now):
                 ready.append((entry.ready or now, name))
             elif (
-                not self.overwrite
+                not self.naming.overwrite
                 and entry.done
                 and now - entry.since > RECHECK
                 and self._job(name, first, second).is_done()  # a pair that failed may be sent again
@@ -160,7 +162,7 @@ class Watcher:
     def _hand_out(self, job: Job) -> bool:
         """Whether a ready job is to be done now; it is not where a result is there that may not be replaced."""
         entry = self.waiting[job.name]
-        if not (self.overwrite or entry.done) and job.is_done():
+        if not (self.naming.overwrite or entry.done) and job.is_done():
             self._tell("exists", "%s exists and is left alone; --overwrite replaces such results", job.output)
             self._settle(job.name)
             return False
@@ -202,8 +204,8 @@ class Watcher:
         return sides
 
     def _job(self, name: str, first: dict[str, Path], second: dict[str, Path]) -> Job:
-        pair = Pair(name, first[name], second[name])
-        return Job(pair.name, pair.first, pair.second, self.target(pair))
+        result = self.naming.path(self.output, name, self.naming.ending(first[name]))
+        return Job(name, first[name], second[name], result)
 
     def _tell(self, kind: str, message: str, *values: object) -> None:
         """A warning, of each kind at most one every TELL seconds."""
@@ -219,7 +221,7 @@ def run(
     engine: Engine,
     settings: Callable[[list[Job], Settings | None], Settings],
     *,
-    preview: Callable[[Job], bool] = lambda job: False,
+    preview: Container[Path] = (),
     stop: Event,
 ) -> Generator[Outcome, None, None]:
     """Fuse what becomes ready and yield the outcomes, until ``stop`` is set.
@@ -236,9 +238,7 @@ def run(
             stop.wait(max(POLL, 10 * (time.monotonic() - began)))
             continue
         latest = settings(found, settled)
-        for outcome in run_jobs(found, engine, latest, preview=preview, stop=Round(stop)):
-            if outcome.fatal:
-                stop.set()
+        for outcome in run_jobs(found, engine, latest, preview=preview, stop=stop):
             if outcome.error is None:
                 settled = latest
             if watcher.is_final(outcome):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Container, Generator, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,10 @@ class Work:
     left: Callable[[], list[Job]] | None = None
 
     def __call__(
-        self, jobs: Iterable[Job], engine: Engine, *, preview: Callable[[Job], bool], stop: Event
+        self, jobs: Iterable[Job], engine: Engine, *, preview: Container[Path], stop: Event
     ) -> Generator[Outcome, None, None]:
-        return self.run(jobs, engine, self.settings, preview=preview, stop=stop)
+        """Outcomes as they come, until ``stop`` is set; a fatal one sets it."""
+        for outcome in self.run(jobs, engine, self.settings, preview=preview, stop=stop):
+            if outcome.fatal:
+                stop.set()
+            yield outcome
