@@ -155,7 +155,8 @@ class Result:
     def slices(self) -> Iterator[Dataset]:
         """Gray: one dataset per slice, each like its source."""
         for index, source in enumerate(self.origin.datasets):
-            dataset = self._gray(source, self.pixels[index])
+            frames = "NumberOfFrames" in source  # an enhanced image says that it has one
+            dataset = self._gray(source, self.pixels[index : index + 1] if frames else self.pixels[index])
             dataset.SourceImageSequence = self._sources(index)
             dataset.InstanceNumber = index + 1
             yield self._named(dataset, source, index)
@@ -167,7 +168,6 @@ class Result:
         dataset = self._gray(source, self.pixels[np.argsort(self.origin.frames)])
         count = frame_count(source)
         if len(self.pixels) < count:  # one echo, phase or time point of several
-            dataset.NumberOfFrames = len(self.pixels)
             for element in dataset:
                 if element.keyword.endswith("Vector") and count == element.VM:  # of nuclear medicine
                     element.value = [element.value[k] for k in sorted(self.origin.frames)]
@@ -187,8 +187,7 @@ class Result:
             dataset.ImageType = ["DERIVED", "SECONDARY"]
             dataset.InstanceNumber = index + 1
             self._place(dataset, source, index)
-            dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
-            _set_pixels(dataset, pixels, 8)
+            dataset.set_pixel_data(pixels, "RGB", 8, generate_instance_uid=False)
             dataset.SourceImageSequence = self._sources(index)
             yield self._named(dataset, source, index)
 
@@ -199,7 +198,6 @@ class Result:
                 dataset.add(copy(element))
         dataset.SOPClassUID = source.get("SOPClassUID") or SecondaryCaptureImageStorage
         dataset.ImageType = _derived(source.get("ImageType"), source)
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
         if "PresentationLUTShape" in dataset:
             dataset.PresentationLUTShape = "IDENTITY"
         if self.rescaled:
@@ -209,7 +207,7 @@ class Result:
         if "Units" in dataset:  # of PET; no longer an uptake
             dataset.Units = "NONE"
         self._functional_groups(dataset, source)
-        _set_pixels(dataset, pixels, self.bits)
+        dataset.set_pixel_data(pixels, "MONOCHROME2", self.bits, generate_instance_uid=False)
         return dataset
 
     def _rescale(self, dataset: Dataset) -> None:
@@ -383,16 +381,6 @@ def _is_byte(source: Dataset) -> bool:
 def _quantize(fused: np.ndarray, sources: list[Dataset]) -> np.ndarray:
     dtype = np.uint8 if all(map(_is_byte, sources)) else np.uint16
     return np.rint(fused * np.float32(2 ** _bits(sources) - 1)).astype(dtype)
-
-
-def _set_pixels(dataset: Dataset, pixels: np.ndarray, bits: int) -> None:
-    *_, rows, columns = pixels.shape[:-1] if dataset.SamplesPerPixel == 3 else pixels.shape
-    dataset.Rows, dataset.Columns = rows, columns
-    dataset.BitsAllocated, dataset.BitsStored = 8 * pixels.dtype.itemsize, bits
-    dataset.HighBit, dataset.PixelRepresentation = bits - 1, 0
-    data = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False).tobytes()
-    dataset.PixelData = data + b"\0" * (len(data) % 2)
-    dataset["PixelData"].VR = "OB" if pixels.dtype == np.uint8 else "OW"
 
 
 def _readable(source: Dataset) -> Iterator[Any]:
