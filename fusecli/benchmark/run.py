@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -253,13 +253,12 @@ def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
     known = {name: cache.read_json(key) for name, key in keys.items()}
     if not all(known.values()):  # measure all of them anew: only times taken in turns are comparable
         try:
-            costs = cost.measure(methods, pair, job.read)
+            known = cost.measure(methods, pair, job.read)
         except (OSError, OutputError) as error:  # no place for temporary files; scores, which took longer, are kept
             result.notes.append(f"times and memory could not be measured: {error}")
             return
-        for name, measured in costs.items():
-            known[name] = asdict(measured)
-            cache.write_json(keys[name], known[name])
+        for name, values in known.items():
+            cache.write_json(keys[name], values)
     for name, values in known.items():
         result.methods[name].cost = values
 
