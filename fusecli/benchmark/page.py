@@ -86,10 +86,10 @@ def _case(report: Report, job: Job, index: int, word: str, cache: Cache) -> Case
     given = lru_cache(lambda: job.inputs(pair, *read()))
     images = []
     for side, name in enumerate(job.pair_set.task.sides):
-        data = _cached(cache, ("source", side, key), lambda side: given()[side], side)
+        data = _cached(cache, ("source", side, key), lambda side=side: given()[side])
         images.append((name, data, ""))
     for method in job.methods:
-        data = _cached(cache, ("result", method.identity(pair), key), lambda one: one.fuse(pair, *given()), method)
+        data = _cached(cache, ("result", method.identity(pair), key), lambda one=method: one.fuse(pair, *given()))
         shown = [metric for metric in SHOWN_METRICS if metric in report.metrics] or report.metrics[:3]
         values = dataset.methods[method.name].values
         images.append((method.name, data, "  ".join(f"{metric} {number(values[metric][index])}" for metric in shown)))
@@ -100,11 +100,11 @@ def _case(report: Report, job: Job, index: int, word: str, cache: Cache) -> Case
     return Case(pair.name, word, tuple(look["at"]), images)
 
 
-def _cached(cache: Cache, parts: tuple[object, ...], make: Callable[..., np.ndarray], argument: object) -> bytes:
+def _cached(cache: Cache, parts: tuple[object, ...], make: Callable[..., np.ndarray]) -> bytes:
     key = Cache.key("image", VERSION, *parts)
     data = cache.read(key, "webp")
     if data is None:
-        data = _webp(make(argument))
+        data = _webp(make())
         cache.write(key, "webp", data)
     return data
 

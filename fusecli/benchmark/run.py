@@ -159,7 +159,8 @@ def run(
                 method.load()
     report = Report(protocol, names, {})
     for job, stored in zip(jobs, known, strict=True):
-        report.datasets[job.pair_set.name] = _measure(job, protocol, names, stored, cache, workers, progress)
+        _complete(job, protocol, names, stored, cache, workers, progress)
+        report.datasets[job.pair_set.name] = _result(job, names, stored)
     if speed:
         for job in jobs:
             _add_costs(job, report.datasets[job.pair_set.name], cache)
@@ -177,28 +178,49 @@ def _stored(job: Job, protocol: str, cache: Cache, workers: int) -> Stored:
         return {(method.name, pair.name): kept for (method, pair), kept in zip(both, found, strict=True)}
 
 
-def _measure(
+def _complete(
     job: Job, protocol: str, names: list[str], stored: Stored, cache: Cache, workers: int, progress: Progress
-) -> DatasetResult:
-    pairs = job.pair_set.pairs
-    rows: dict[tuple[str, str], Row] = {}
+) -> None:
+    """Measure the values that ``stored`` lacks, and add them to it and to the cache."""
+
+    def complete(pair: Pair) -> None:
+        sources = inputs = None
+        for method in job.methods:
+            key, row = stored[method.name, pair.name]
+            missing = [name for name in names if name not in row]
+            if missing:
+                sources = sources or job.read(pair)
+                inputs = inputs or job.inputs(pair, *sources)
+                fused = method.fuse(pair, *inputs)
+                labels = (str(pair.first), str(pair.second), f"{method.name}'s result of {pair.name}")
+                trio = metrics.prepare(protocol, *sources, fused, labels)
+                for name in missing:
+                    try:
+                        row[name] = metrics.measure(protocol, name, trio)
+                    except metrics.MetricError as error:
+                        row[name] = str(error)
+                cache.write_json(key, row)
+            progress()
+
     with thread_pool(workers) as pool:
-        tasks = [pool.submit(_measure_pair, job, pair, protocol, names, stored, cache, progress) for pair in pairs]
-        for task in as_completed(tasks):
-            rows |= task.result()
+        for task in as_completed([pool.submit(complete, pair) for pair in job.pair_set.pairs]):
+            task.result()
+
+
+def _result(job: Job, names: list[str], stored: Stored) -> DatasetResult:
+    found, pairs = job.pair_set, job.pair_set.pairs
     methods = {}
     for method in job.methods:
         values: dict[str, list[float | None]] = {name: [] for name in names}
         undefined: dict[str, dict[str, str]] = {}
         for pair in pairs:
-            row = rows[method.name, pair.name]
+            _, row = stored[method.name, pair.name]
             for name in names:
                 value = row[name]
                 if isinstance(value, str):
                     undefined.setdefault(name, {})[pair.name] = value
                 values[name].append(None if isinstance(value, str) else value)
         methods[method.name] = MethodResult(method.name, method.kind, method.title, values, undefined)
-    found = job.pair_set
     fingerprint = hashlib.sha256("".join(job.hashes[pair.name] for pair in pairs).encode()).hexdigest()
     return DatasetResult(
         found.name,
@@ -210,32 +232,6 @@ def _measure(
         found.left_out,
         found.notes,
     )
-
-
-def _measure_pair(
-    job: Job, pair: Pair, protocol: str, names: list[str], stored: Stored, cache: Cache, progress: Progress
-) -> dict[tuple[str, str], Row]:
-    """Rows of one pair by (method, pair); values that the cache lacks are measured and added to it."""
-    rows = {}
-    sources = inputs = None
-    for method in job.methods:
-        key, row = stored[method.name, pair.name]
-        missing = [name for name in names if name not in row]
-        if missing:
-            sources = sources or job.read(pair)
-            inputs = inputs or job.inputs(pair, *sources)
-            fused = method.fuse(pair, *inputs)
-            labels = (str(pair.first), str(pair.second), f"{method.name}'s result of {pair.name}")
-            trio = metrics.prepare(protocol, *sources, fused, labels)
-            for name in missing:
-                try:
-                    row[name] = metrics.measure(protocol, name, trio)
-                except metrics.MetricError as error:
-                    row[name] = str(error)
-            cache.write_json(key, row)
-        rows[method.name, pair.name] = row
-        progress()
-    return rows
 
 
 def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
