@@ -22,7 +22,7 @@ from fusecli.benchmark.run import Job
 from fusecli.images import colour
 from fusecli.images.atomic import write_text
 from fusecli.images.opencv import cv2
-from fusecli.images.preview import shrunk
+from fusecli.images.preview import eight_bit, shrunk
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SIDE = 800  # longer images are scaled down to this many pixels
@@ -111,11 +111,7 @@ def _cached(cache: Cache, parts: tuple[object, ...], make: Callable[..., np.ndar
 
 def _webp(image: np.ndarray) -> bytes:
     """A small picture of an image of any sample type."""
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    elif image.dtype != np.uint8:
-        image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    image = shrunk(image, SIDE)
+    image = shrunk(eight_bit(image), SIDE)
     done, data = cv2.imencode(
         ".webp", image[..., ::-1] if image.ndim == 3 else image, [cv2.IMWRITE_WEBP_QUALITY, QUALITY]
     )

@@ -13,6 +13,14 @@ from fusecli.images.opencv import cv2
 WIDTH, GAP = 360, 6
 
 
+def eight_bit(image: np.ndarray) -> np.ndarray:
+    """uint8, uint16 or float in [0, 1] -> uint8."""
+    if image.dtype == np.uint8:
+        return image
+    scale = 1 / 257 if image.dtype == np.uint16 else 255.0
+    return np.clip(np.rint(image * scale), 0, 255).astype(np.uint8)
+
+
 def shrunk(image: np.ndarray, longest: int) -> np.ndarray:
     """The image with sides of at most ``longest`` pixels."""
     scale = longest / max(image.shape[:2])
@@ -39,7 +47,5 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], path: Path) -> None:
 
 def _cell(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     interpolation = cv2.INTER_AREA if image.shape[1] > WIDTH else cv2.INTER_LINEAR
-    small = cv2.resize(image, size, interpolation=interpolation).astype(np.float32)
-    scale = {"uint8": 1.0, "uint16": 1 / 257}.get(image.dtype.name, 255.0)
-    cell = np.clip(np.rint(small * scale), 0, 255).astype(np.uint8)
+    cell = eight_bit(cv2.resize(image, size, interpolation=interpolation))
     return np.repeat(cell[..., None], 3, 2) if cell.ndim == 2 else cell

@@ -23,7 +23,7 @@ import numpy as np
 
 from fusecli.errors import FusecliError, UsageError
 from fusecli.images.opencv import cv2
-from fusecli.images.preview import shrunk
+from fusecli.images.preview import eight_bit, shrunk
 from fusecli.text.events import MEDICAL_SIDES, types_for
 from fusecli.text.record import Description
 from fusecli.text.reply import ReplyError, parse, without_thoughts
@@ -76,7 +76,7 @@ class Endpoint:
         return [str(entry["id"]) for entry in entries or [] if isinstance(entry, dict) and "id" in entry]
 
     def ask(self, text: str, images: Sequence[np.ndarray] = ()) -> str:
-        """The model's answer to a text and images (uint8, H×W or H×W×3 RGB).
+        """The model's answer to a text and images, see `data_url`.
 
         Raises ServerError where no other pair would fare better, ReplyError where one might.
         """
@@ -177,8 +177,8 @@ def _is_address(url: str) -> bool:
 
 
 def data_url(image: np.ndarray) -> str:
-    """A PNG data URL of a uint8 image (H×W or H×W×3 RGB), shrunk to LONGEST_SIDE."""
-    image = shrunk(image, LONGEST_SIDE)
+    """A PNG data URL of an image (H×W or H×W×3 RGB; see `eight_bit`), shrunk to LONGEST_SIDE."""
+    image = shrunk(eight_bit(image), LONGEST_SIDE)
     done, data = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
     assert done
     return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode("ascii")
@@ -201,7 +201,7 @@ def prompt(sides: tuple[str, str]) -> str:
 def describe(
     endpoint: Endpoint, images: tuple[np.ndarray, np.ndarray], sides: tuple[str, str], name: str
 ) -> Description:
-    """Ask about one pair of uint8 images (H×W or H×W×3 RGB). Raises as Endpoint.ask and ``parse`` do."""
+    """Ask about one pair of images, see `data_url`. Raises as Endpoint.ask and ``parse`` do."""
     return parse(endpoint.ask(prompt(sides), images), sides, name)
 
 
