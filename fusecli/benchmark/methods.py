@@ -37,7 +37,6 @@ class Method:
     """Something that fuses pairs. ``identity`` stands for all that decides its results, in cache keys."""
 
     kind = ""
-    costs = True  # whether its speed can be measured
 
     def __init__(self, name: str, title: str) -> None:
         self.name = name
@@ -115,7 +114,6 @@ class Folder(Method):
     ``folder/*_fused.png``."""
 
     kind = "folder"
-    costs = False
 
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__(name, f"results in {folder}")

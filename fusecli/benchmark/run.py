@@ -241,7 +241,7 @@ def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
     by_size = sorted(job.pair_set.pairs, key=lambda pair: (_area(pair), pair.name))
     pair = by_size[len(by_size) // 2]
     header = peek(pair.first)
-    methods = [method for method in job.methods if method.costs]
+    methods = [method for method in job.methods if method.kind != "folder"]
     keys = {
         method.name: Cache.key("cost", cost.VERSION, cost.machine(), method.identity(pair), header, pair.first.suffix)
         for method in methods

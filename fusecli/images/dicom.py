@@ -114,7 +114,7 @@ def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
         datasets.append(dataset)
     assert voxels is not None
     window = Counter(_window(dataset) for dataset in datasets).most_common(1)[0][0]
-    return _volume(voxels, affine, source, series, scale, window, Origin(datasets))
+    return _volume(voxels, affine, source, scale, window, Origin(datasets))
 
 
 def _slice(path: Path, place: Place | None, index: int, count: int) -> tuple[Dataset, np.ndarray]:
@@ -213,7 +213,7 @@ def _read_frames(series: Series, among: Callable[[int], str | None]) -> Volume:
     if scale is None and not series.is_color:
         pixels = np.stack([_quantities(one, dataset, its) for one, its in zip(pixels, scales, strict=True)])
     window = Counter(_window(dataset, frame) for frame in order).most_common(1)[0][0]
-    return _volume(pixels, affine, path, series, scale, window, Origin([dataset], order))
+    return _volume(pixels, affine, path, scale, window, Origin([dataset], order))
 
 
 @dataclass(frozen=True)
@@ -316,7 +316,6 @@ def _volume(
     voxels: np.ndarray,
     affine: np.ndarray | None,
     source: Path,
-    series: Series,
     scale: _Scale | None,
     window: tuple[float, float] | None,
     origin: Origin,
@@ -325,13 +324,11 @@ def _volume(
     grid = None if affine is None else Grid((voxels.shape[2], voxels.shape[1], voxels.shape[0]), affine)
     dtype = np.dtype(np.uint8 if voxels.dtype == np.uint8 else np.uint16)
     slope, intercept = (scale.slope, scale.intercept) if scale else (1.0, 0.0)
-    if not series.is_color and (scale is None or scale.padding):
+    if voxels.ndim == 3 and (scale is None or scale.padding):
         padded = _padded(voxels, scale) if scale else np.isnan(voxels)
         # The lowest value, at most 0: padding's own would widen the shown range and bleed into voxels on resampling.
         voxels[padded] = voxels.min(where=~padded, initial=0)
-    return Volume(
-        voxels, grid, source, "dicom", dtype, slope, intercept, series.modality or None, window, origin=origin
-    )
+    return Volume(voxels, grid, source, "dicom", dtype, slope, intercept, window, origin)
 
 
 def _full(path: Path) -> Dataset:
