@@ -114,11 +114,10 @@ def write(
     Raises OutputError with file and reason where it cannot be written.
     """
     color = fused.ndim == 4
-    origin: Origin = reference.origin
-    result = Result(reference, other, fused if color else _quantize(fused, origin.datasets), shown, title, how)
+    result = Result(reference, other, fused, shown, title, how)
     if color:
         log.warning("%s: colour is written as Secondary Capture; some viewers ignore the geometry of these", path)
-    datasets = result.captures() if color else result.slices() if origin.frames is None else result.frames()
+    datasets = result.captures() if color else result.slices() if result.origin.frames is None else result.frames()
     if folder:
         with replacing(path, folder=True) as partial:
             for file, dataset in zip(numbered(partial, len(fused), ".dcm"), datasets, strict=False):
@@ -130,23 +129,25 @@ def write(
 
 
 class Result:
-    """Datasets of one result. pixels: K×H×W unsigned integers over all levels of their bits, or K×H×W×3 uint8."""
+    """Datasets of one result; for the parameters see `write`."""
 
-    def __init__(
-        self, reference: Volume, other: Volume, pixels: np.ndarray, shown: Range, title: str, how: str
-    ) -> None:
-        self.reference, self.other, self.pixels, self.shown = reference, other, pixels, shown
+    def __init__(self, reference: Volume, other: Volume, fused: np.ndarray, shown: Range, title: str, how: str) -> None:
+        self.reference, self.other, self.shown = reference, other, shown
         self.title, self.how = title, how
         self.origin: Origin = reference.origin
         # The same for all slices, even where their sources differ.
         self.bits = _bits(self.origin.datasets)
         self.levels = 2**self.bits - 1
+        self.pixels = fused
+        if fused.ndim == 3:
+            dtype = np.uint8 if all(map(_is_byte, self.origin.datasets)) else np.uint16
+            self.pixels = np.rint(fused * np.float32(self.levels)).astype(dtype)
         self.rescaled = any("RescaleSlope" in one for one in self.origin.datasets)
         digest = hashlib.sha256(f"{__version__}\n{title}\n{how}\n{shown}\n".encode())
         for volume in (reference, other):
             if volume.kind == "dicom":
                 digest.update("\n".join(str(one.get("SOPInstanceUID")) for one in volume.origin.datasets).encode())
-        digest.update(np.ascontiguousarray(pixels).data)
+        digest.update(np.ascontiguousarray(self.pixels).data)
         self._seed = digest.hexdigest()
         self._series = self._uid("series")
         self._neighbours = _neighbours(reference, other)
@@ -376,11 +377,6 @@ def _bits(sources: list[Dataset]) -> int:
 
 def _is_byte(source: Dataset) -> bool:
     return int(source.get("BitsAllocated") or 16) <= 8
-
-
-def _quantize(fused: np.ndarray, sources: list[Dataset]) -> np.ndarray:
-    dtype = np.uint8 if all(map(_is_byte, sources)) else np.uint16
-    return np.rint(fused * np.float32(2 ** _bits(sources) - 1)).astype(dtype)
 
 
 def _readable(source: Dataset) -> Iterator[Any]:
