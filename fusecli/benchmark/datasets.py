@@ -114,14 +114,15 @@ def leave_out_seen(found: PairSet, cards: list[dict[str, Any]], include: bool) -
                 f"includes {counted(len(trained), 'pair')} of training and {len(tuned)} of tuning: no test of them"
             )
         return
+    dropped = trained
     if trained:
         found.left_out["trained on"] = sorted(trained)
     if tuned and names - trained - tuned:
         found.left_out["tuned on"] = sorted(tuned)
-        trained |= tuned
+        dropped = trained | tuned
     elif tuned:
         found.notes.append(f"{counted(len(tuned), 'pair')}, all used to choose the weights: for tuning, not a test")
-    found.pairs = [pair for pair in found.pairs if pair.name not in trained]
+    found.pairs = [pair for pair in found.pairs if pair.name not in dropped]
     if not found.pairs:
         raise UsageError(
             f"{found.name}: the released weights were trained on every pair there ({len(names)}), so nothing is left "

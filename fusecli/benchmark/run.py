@@ -29,7 +29,7 @@ from fusecli.machine import thread_pool
 
 Progress = Callable[[], object]  # called after each method's result of a pair
 Row = dict[str, Any]  # metric -> value, or the reason why there is none
-Stored = dict[tuple[str, str], tuple[str, Row]]  # (method, pair) -> key in the cache, and what it held there
+Rows = dict[tuple[str, str], tuple[str, Row]]  # (method, pair) -> key in the cache, and what is known
 
 
 @dataclass
@@ -152,22 +152,22 @@ def run(
     read or differ in size.
     """
     cv2.setNumThreads(1)  # pairs run side by side instead
-    known = [_stored(job, protocol, cache, workers) for job in jobs]
-    for job, stored in zip(jobs, known, strict=True):
+    known = [_cached_rows(job, protocol, cache, workers) for job in jobs]
+    for job, rows in zip(jobs, known, strict=True):
         for method in job.methods:  # so that weights which cannot be loaded are reported before anything is measured
-            if not all(stored[method.name, pair.name][1].keys() >= set(names) for pair in job.pair_set.pairs):
+            if not all(rows[method.name, pair.name][1].keys() >= set(names) for pair in job.pair_set.pairs):
                 method.load()
     report = Report(protocol, names, {})
-    for job, stored in zip(jobs, known, strict=True):
-        _complete(job, protocol, names, stored, cache, workers, progress)
-        report.datasets[job.pair_set.name] = _result(job, names, stored)
+    for job, rows in zip(jobs, known, strict=True):
+        _complete(job, protocol, names, rows, cache, workers, progress)
+        report.datasets[job.pair_set.name] = _result(job, names, rows)
     if speed:
         for job in jobs:
             _add_costs(job, report.datasets[job.pair_set.name], cache)
     return report
 
 
-def _stored(job: Job, protocol: str, cache: Cache, workers: int) -> Stored:
+def _cached_rows(job: Job, protocol: str, cache: Cache, workers: int) -> Rows:
     def look_up(method: Method, pair: Pair) -> tuple[str, Row]:
         key = Cache.key("values", metrics.VERSION, protocol, method.identity(pair), job.key(pair))
         return key, cache.read_json(key)
@@ -179,14 +179,14 @@ def _stored(job: Job, protocol: str, cache: Cache, workers: int) -> Stored:
 
 
 def _complete(
-    job: Job, protocol: str, names: list[str], stored: Stored, cache: Cache, workers: int, progress: Progress
+    job: Job, protocol: str, names: list[str], rows: Rows, cache: Cache, workers: int, progress: Progress
 ) -> None:
-    """Measure the values that ``stored`` lacks, and add them to it and to the cache."""
+    """Measure the values that ``rows`` lacks, and add them to it and to the cache."""
 
     def complete(pair: Pair) -> None:
         sources = inputs = None
         for method in job.methods:
-            key, row = stored[method.name, pair.name]
+            key, row = rows[method.name, pair.name]
             missing = [name for name in names if name not in row]
             if missing:
                 sources = sources or job.read(pair)
@@ -207,14 +207,14 @@ def _complete(
             task.result()
 
 
-def _result(job: Job, names: list[str], stored: Stored) -> DatasetResult:
+def _result(job: Job, names: list[str], rows: Rows) -> DatasetResult:
     found, pairs = job.pair_set, job.pair_set.pairs
     methods = {}
     for method in job.methods:
         values: dict[str, list[float | None]] = {name: [] for name in names}
         undefined: dict[str, dict[str, str]] = {}
         for pair in pairs:
-            _, row = stored[method.name, pair.name]
+            _, row = rows[method.name, pair.name]
             for name in names:
                 value = row[name]
                 if isinstance(value, str):

@@ -31,9 +31,7 @@ _UNREAD: dict[int, str] = {  # what pixels of other kinds are
     PHOTOMETRIC.LOGL: "logarithms of luminance (LogL)",
     PHOTOMETRIC.LOGLUV: "logarithms of luminance (LogLuv)",
 }
-_LIBTIFFS = frozenset(
-    (*range(1, 9), 32773, 32946, 34887, 34925, 50000, 50001)
-)  # compressions that OpenCV's libtiff knows
+_LIBTIFFS = {*range(1, 9), 32773, 32946, 34887, 34925, 50000, 50001}  # compressions that OpenCV's libtiff knows
 
 
 def peek(path: Path) -> tuple[int, int, int, np.dtype, bool]:

@@ -102,8 +102,8 @@ class Endpoint:
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)
-        wait = self.backoff
-        for attempt in range(self.retries + 1):
+        wait, left = self.backoff, self.retries
+        while True:
             failure: FusecliError
             try:
                 with self._opener().open(request, timeout=self.timeout) as response:
@@ -128,12 +128,12 @@ class Endpoint:
                     failure = ReplyError(f"{url} did not answer within {self.timeout:g} s; raise --timeout")
                 else:
                     failure = ServerError(f"{url} cannot be reached: {reason}. Is the server running? See --base-url.")
-            if attempt == self.retries:
+            if left < 1:
                 raise failure
+            left -= 1
             log.debug("%s; next try in %.1f s", failure, wait)
             time.sleep(min(wait, LONGEST_WAIT))
             wait *= 2
-        raise AssertionError("unreachable")
 
     def _judge(self, url: str, status: int, said: str) -> ReplyError:
         """The error for a status that is worth a retry; raises ServerError for one that is not."""
