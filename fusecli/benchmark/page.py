@@ -22,7 +22,7 @@ from fusecli.benchmark.run import Job
 from fusecli.images import colour
 from fusecli.images.atomic import write_text
 from fusecli.images.opencv import cv2
-from fusecli.images.preview import eight_bit, shrunk
+from fusecli.images.preview import encoded
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SIDE = 800  # longer images are scaled down to this many pixels
@@ -104,19 +104,9 @@ def _cached(cache: Cache, parts: tuple[object, ...], make: Callable[..., np.ndar
     key = Cache.key("image", VERSION, *parts)
     data = cache.read(key, "webp")
     if data is None:
-        data = _webp(make())
+        data = encoded(make(), SIDE, ".webp", [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
         cache.write(key, "webp", data)
     return data
-
-
-def _webp(image: np.ndarray) -> bytes:
-    """A small picture of an image of any sample type."""
-    image = shrunk(eight_bit(image), SIDE)
-    done, data = cv2.imencode(
-        ".webp", image[..., ::-1] if image.ndim == 3 else image, [cv2.IMWRITE_WEBP_QUALITY, QUALITY]
-    )
-    assert done
-    return data.tobytes()
 
 
 def _busiest(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:

@@ -22,8 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from fusecli.errors import FusecliError, UsageError
-from fusecli.images.opencv import cv2
-from fusecli.images.preview import eight_bit, shrunk
+from fusecli.images.preview import encoded
 from fusecli.text.events import MEDICAL_SIDES, types_for
 from fusecli.text.record import Description
 from fusecli.text.reply import ReplyError, parse, without_thoughts
@@ -177,11 +176,8 @@ def _is_address(url: str) -> bool:
 
 
 def data_url(image: np.ndarray) -> str:
-    """A PNG data URL of an image (H×W or H×W×3 RGB; see `eight_bit`), shrunk to LONGEST_SIDE."""
-    image = shrunk(eight_bit(image), LONGEST_SIDE)
-    done, data = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
-    assert done
-    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+    """A PNG data URL of an image (H×W or H×W×3 RGB, uint8 or float in [0, 1]), shrunk to LONGEST_SIDE."""
+    return "data:image/png;base64," + base64.b64encode(encoded(image, LONGEST_SIDE, ".png")).decode("ascii")
 
 
 def prompt(sides: tuple[str, str]) -> str:
