@@ -17,6 +17,7 @@ import pytest
 from fusecli.images.opencv import cv2
 from fusecli.text import vlm
 from fusecli.text.record import load
+from fusecli.text.reply import ReplyError, parse
 
 REPLY = (
     "Event Type: Low Light\nDescription: The visible image is severely dark.\n"
@@ -450,7 +451,7 @@ def test_a_server_that_names_no_model_needs_one_to_be_named(reply, monkeypatch, 
     ],
 )  # fmt: skip
 def test_replies_are_read_leniently(reply, expected):
-    description = vlm.parse(reply, ("vis", "ir"))
+    description = parse(reply, ("vis", "ir"))
     assert [(event.type, event.side, event.severity) for event in description.events] == expected
     assert all(description.sentences[side].strip() for side in ("vis", "ir"))
 
@@ -461,7 +462,7 @@ def test_replies_about_scans_name_the_side_that_they_mention():
         "Event Type: Structure Consistency\nDescription: In the MR image, shading.\n"
         "Event Type: Noise\nDescription: magnetic resonance grain"
     )
-    events = vlm.parse(reply, ("ct", "mri")).events
+    events = parse(reply, ("ct", "mri")).events
     assert [(event.type, event.side) for event in events] == [
         ("edge preservation", "ct"),
         ("structure consistency", "mri"),
@@ -484,8 +485,8 @@ def test_replies_about_scans_name_the_side_that_they_mention():
     ],
 )
 def test_replies_without_events_are_refused(reply):
-    with pytest.raises(vlm.ReplyError):
-        vlm.parse(reply, ("vis", "ir"))
+    with pytest.raises(ReplyError):
+        parse(reply, ("vis", "ir"))
 
 
 @pytest.fixture(scope="module")
@@ -507,7 +508,7 @@ def test_a_real_server_answers_in_the_format_asked_for(llama):
     (model,) = endpoint.models()
     example = "\n\nExample:\nEvent Type: Low Light\nDescription: The visible image is severely dark."
     reply = vlm.Endpoint(endpoint.base_url, model, timeout=60).ask(vlm.prompt(("vis", "ir")) + example)
-    events = vlm.parse(reply, ("vis", "ir")).events
+    events = parse(reply, ("vis", "ir")).events
     assert ("low light", "vis", 0.9) in {(event.type, event.side, event.severity) for event in events}, reply
 
 

@@ -29,6 +29,7 @@ from fusecli.images import frames
 from fusecli.images.intensity import visible_range
 from fusecli.images.opencv import cv2
 from fusecli.images.pair import Pair
+from fusecli.images.preview import encoded
 from fusecli.training.degrade import degrade_pair
 
 NAMES = ("a", "b", "c", "d")
@@ -1069,7 +1070,9 @@ def test_page_of_damaged_inputs_shows_what_the_methods_got(data: Path) -> None:
         name = f"{case['pair']}.png"
         clean = [frames.read(data / "tno" / side / name)[0].pixels for side in ("vis", "ir")]
         first, second, _ = degrade_pair(*clean, ("vis", "ir"), case["pair"])
-        expected = [page._webp(image) for image in (first, second, classical.fuse("average", first, second))]
+        shown = (first, second, classical.fuse("average", first, second))
+        quality = [cv2.IMWRITE_WEBP_QUALITY, page.QUALITY]
+        expected = [encoded(image, page.SIDE, ".webp", quality) for image in shown]
         found = [base64.b64decode(image["url"].partition(",")[2]) for image in case["images"]]
         assert found == expected
 

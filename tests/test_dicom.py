@@ -63,7 +63,7 @@ def test_slices_are_sorted_by_position_and_lie_where_the_header_says(tmp_path, p
     volume = read(tmp_path / "ct")
     assert np.array_equal(volume.voxels, VALUES)
     assert volume.grid.affine == pytest.approx(where.affine, abs=1e-6)
-    assert (volume.slope, volume.intercept, volume.modality) == (1, -1024, "CT")
+    assert (volume.slope, volume.intercept) == (1, -1024)
 
 
 def test_each_slice_is_rescaled_by_its_own_slope(tmp_path):

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from fusecli.images import frames
 from fusecli.images.colour import as_float
-from fusecli.images.metadata import Metadata, inflated
+from fusecli.images.metadata import Metadata, profile_in
 
 EXIF, GPS, THUMBNAIL = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.IFD1
 MAKER_NOTE, INTEROP = 37500, 40965
@@ -394,8 +394,8 @@ def test_segments_of_a_profile_that_are_missing_or_in_disorder(tmp_path, vis):
 
 
 def test_profiles_are_not_inflated_without_end():
-    assert inflated(b"bomb\0\0" + zlib.compress(bytes(2**26))) == b""
-    assert inflated(b"fine\0\0" + zlib.compress(COLOUR)) == COLOUR
+    assert profile_in(b"bomb\0\0" + zlib.compress(bytes(2**26))) == b""
+    assert profile_in(b"fine\0\0" + zlib.compress(COLOUR)) == COLOUR
 
 
 def test_values_beyond_the_end_of_a_block(tmp_path, vis):

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusecli.errors import UsageError
-from fusecli.images.listing import files_in
+from fusecli.images.listing import walk
 from fusecli.images.pair import Pair
 from fusecli.images.pairing import Pairing, find_pairs
 
@@ -54,7 +54,7 @@ def test_folders_that_may_not_be_listed_cost_themselves(tmp_path, monkeypatch, c
     monkeypatch.setattr(os, "scandir", listed)
     assert names(*sides, recursive=True) == ["a"]
     for side in sides:
-        list(files_in(side, recursive=True))  # as --watch does again and again
+        list(walk(str(side), recursive=True))  # as --watch does again and again
         assert caplog.text.count(f"{side}/lost+found: cannot be listed") == 1
 
 

@@ -9,7 +9,8 @@ from conftest import SAMPLES
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import registration
-from fusecli.images.registration import Calibration, Outlines
+from fusecli.images.calibration import STRIP, Calibration, completed, reach, resizing, warp
+from fusecli.images.registration import Outlines
 
 RIG = ("back_yard", "day_street", "fog_road")
 CAMERA = (288, 216)  # width and height of the infrared of the rig below
@@ -25,7 +26,7 @@ def moved(scale=0.92, turn=1.5, shift=(14.0, -9.0), size=(480, 360)):
     turned = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = np.eye(3)
     matrix[:2, :2], matrix[:2, 2] = turned, centre - turned @ centre + shift
-    return matrix @ registration.resizing(CAMERA, size)
+    return matrix @ resizing(CAMERA, size)
 
 
 def seen(image, matrix):
@@ -62,7 +63,7 @@ def test_a_known_transform_is_found_across_modalities(rig, model):
 def test_shift_only_moves(rig):
     """Though the infrared sees less of the scene, and a scale would fit better."""
     found = registration.estimate(RIG, rig, "shift").calibration.matrix
-    np.testing.assert_allclose(found[:2, :2], registration.resizing(CAMERA, (480, 360))[:2, :2], rtol=1e-9)
+    np.testing.assert_allclose(found[:2, :2], resizing(CAMERA, (480, 360))[:2, :2], rtol=1e-9)
     assert found[2].tolist() == [0, 0, 1]
 
 
@@ -91,10 +92,10 @@ def test_frames_of_several_sizes_are_no_rig():
 @pytest.mark.parametrize(("infrared", "visible"), [((51, 64), (300, 401)), ((48, 64), (48, 64)), ((100, 90), (33, 31))])
 def test_an_infrared_of_the_same_view_covers_the_whole_frame(infrared, visible):
     """To its pixels' edges: as its outermost centres do not, results faded into the visible all around."""
-    whole = registration.resizing(infrared[::-1], visible[::-1])
-    assert registration.reach(infrared, visible, Calibration(whole)) is None
+    whole = resizing(infrared[::-1], visible[::-1])
+    assert reach(infrared, visible, Calibration(whole)) is None
     beside = np.array([[1, 0, 2], [0, 1, 0], [0, 0, 1.0]]) @ whole
-    share = registration.reach(infrared, visible, Calibration(beside))
+    share = reach(infrared, visible, Calibration(beside))
     assert share[:, 0].max() == 0 < share.max()
     assert (share == share[:1]).all()  # neither above nor below
 
@@ -108,7 +109,7 @@ def test_what_is_kept_of_large_frames_is_small():
 
 
 def test_resizing_maps_edges_onto_edges():
-    matrix = registration.resizing((10, 8), (25, 16))
+    matrix = resizing((10, 8), (25, 16))
     edges = cv2.perspectiveTransform(np.array([[[-0.5, -0.5], [9.5, 7.5]]]), matrix)[0]
     np.testing.assert_allclose(edges, [[-0.5, -0.5], [24.5, 15.5]])
 
@@ -131,15 +132,15 @@ def test_where_no_infrared_is_results_fade_into_the_visible(dtype):
     visible = np.full((60, 160, 3), 51, np.uint8)
     infrared = np.full((60, 160), 0.8, np.float32)
     calibration = Calibration(np.array([[1, 0, 40], [0, 1, 0], [0, 0, 1.0]]))
-    assert np.allclose(registration.warp(infrared, visible.shape[:2], calibration), 0.8)  # no edge to be fused
-    share = registration.reach((60, 160), (60, 160), calibration)
-    fused = registration.completed(np.full((60, 160, 3), 0.8 * white).astype(dtype), visible, share) / white
+    assert np.allclose(warp(infrared, visible.shape[:2], calibration), 0.8)  # no edge to be fused
+    share = reach((60, 160), (60, 160), calibration)
+    fused = completed(np.full((60, 160, 3), 0.8 * white).astype(dtype), visible, share) / white
     assert np.allclose(fused[:, :40], 0.2, atol=0.005)
     assert np.allclose(fused[:, 80:], 0.8, atol=0.005)
     steps = np.diff(fused, axis=1)
     assert steps.min() >= 0
     assert steps.max() < 0.03
-    assert registration.reach((60, 160), (60, 120), Calibration(np.eye(3))) is None
+    assert reach((60, 160), (60, 120), Calibration(np.eye(3))) is None
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_where_no_infrared_is_results_fade_into_the_visible(dtype):
 )
 def test_the_larger_the_infrared_is_shown_the_wider_it_fades(infrared, visible, matrix, least, most):
     """33 px, the least, would be a hard line in a frame of 12 megapixels."""
-    across = registration.reach(infrared, visible, Calibration(matrix))[visible[0] // 3]
+    across = reach(infrared, visible, Calibration(matrix))[visible[0] // 3]
     assert least <= np.count_nonzero((across > 0) & (across < 1)) <= most
 
 
@@ -159,20 +160,20 @@ def test_the_larger_the_infrared_is_shown_the_wider_it_fades(infrared, visible, 
 def test_blending_takes_a_large_frame_row_by_row(dtype):
     """By strips, whose floats take little memory, and to the byte as the frame at once would be."""
     rng = np.random.default_rng(0)
-    height = 2 * registration.STRIP + 5
+    height = 2 * STRIP + 5
     white = 1 if dtype == np.float32 else np.iinfo(dtype).max
     fused = (rng.random((height, 30, 3)) * white).astype(dtype)
     visible = rng.integers(0, 256, fused.shape, np.uint8)
     share = rng.random((height, 30), np.float32)
     mixed = share[..., None] * fused + (1 - share[..., None]) * (visible * np.float32(white / 255))
     expected = mixed if dtype == np.float32 else np.rint(mixed).astype(dtype)
-    np.testing.assert_array_equal(registration.completed(fused, visible, share), expected)
+    np.testing.assert_array_equal(completed(fused, visible, share), expected)
 
 
 def test_a_calibration_that_leaves_no_infrared_is_said(caplog):
     for shift, said in ((80, ""), (158, "--align: the infrared reaches 1 % of the visible frame")):
         calibration = Calibration(np.array([[1, 0, shift], [0, 1, 0], [0, 0, 1.0]]))
-        assert registration.reach((60, 160), (60, 160), calibration) is not None
+        assert reach((60, 160), (60, 160), calibration) is not None
         assert caplog.text.count("--align") == bool(said)
         assert said in caplog.text
 
@@ -221,7 +222,7 @@ def test_an_infrared_larger_than_the_visible_is_shrunk_without_aliasing():
     y, x = np.mgrid[:192, :256]
     stripes = np.uint8(255 * (x % 4 == 0))  # finer than the visible frame's pixels
     stripes[:, 128:] = np.uint8(y[:, 128:])
-    moved = registration.warp(stripes, (48, 64), Calibration(registration.resizing((256, 192), (64, 48))))
+    moved = warp(stripes, (48, 64), Calibration(resizing((256, 192), (64, 48))))
     assert abs(moved[:, :30].astype(int) - 64).max() <= 1
     assert abs(moved[2:-2, 40].astype(int) - (4 * np.arange(2, 46) + 1.5)).max() <= 1
 

@@ -9,8 +9,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,24 +26,6 @@ SECONDS = 3.0  # after so much measuring a method is left out of further rounds
 VERSION = 3
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of one pair of ``size`` (width, height) on ``device``. None: does not apply or cannot be measured there.
-
-    ms: the network or rule alone, on luma that is already on the device. ms_end_to_end: reading two files, fusing with
-    colour, writing a PNG. macs: multiply-accumulates of the network. peak_mb: memory on top of what was held before.
-    """
-
-    size: tuple[int, int]
-    device: str
-    precision: str | None = None
-    params: int | None = None
-    macs: int | None = None
-    ms: float | None = None
-    ms_end_to_end: float | None = None
-    peak_mb: float | None = None
-
-
 def machine() -> str:
     """What the CPU of this machine is called, and how many cores this process may use."""
     try:
@@ -55,8 +37,13 @@ def machine() -> str:
 
 def measure(
     methods: list[Method], pair: Pair, read: Callable[[Pair], tuple[np.ndarray, np.ndarray]]
-) -> dict[str, Cost]:
-    """Costs by method name, on one pair. Every round runs each method once, so that a busy moment hits all alike."""
+) -> dict[str, dict[str, Any]]:
+    """Costs by method name, on one pair. Every round runs each method once, so that a busy moment hits all alike.
+
+    size: (width, height) of the pair. ms: the network or rule alone, on luma that is already on the device.
+    ms_end_to_end: reading two files, fusing with colour, writing a PNG. macs: multiply-accumulates of the network.
+    peak_mb: memory on top of what was held before. None: does not apply or cannot be measured there.
+    """
     first, second = read(pair)
     size = (first.shape[1], first.shape[0])
     with tempfile.TemporaryDirectory() as folder:
@@ -75,8 +62,18 @@ def measure(
     costs = {}
     for method in methods:
         ms, end_to_end = (statistics.median(column) for column in zip(*times[method.name], strict=True))
+        device, precision = _runs_on(method)
         params, macs = _network_size(method, first.shape[:2])
-        costs[method.name] = Cost(size, *_runs_on(method), params, macs, ms, end_to_end, peaks[method.name])
+        costs[method.name] = {
+            "size": size,
+            "device": device,
+            "precision": precision,
+            "params": params,
+            "macs": macs,
+            "ms": ms,
+            "ms_end_to_end": end_to_end,
+            "peak_mb": peaks[method.name],
+        }
     return costs
 
 

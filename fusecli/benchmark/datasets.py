@@ -114,14 +114,15 @@ def leave_out_seen(found: PairSet, cards: list[dict[str, Any]], include: bool) -
                 f"includes {counted(len(trained), 'pair')} of training and {len(tuned)} of tuning: no test of them"
             )
         return
+    dropped = trained
     if trained:
         found.left_out["trained on"] = sorted(trained)
     if tuned and names - trained - tuned:
         found.left_out["tuned on"] = sorted(tuned)
-        trained |= tuned
+        dropped = trained | tuned
     elif tuned:
         found.notes.append(f"{counted(len(tuned), 'pair')}, all used to choose the weights: for tuning, not a test")
-    found.pairs = [pair for pair in found.pairs if pair.name not in trained]
+    found.pairs = [pair for pair in found.pairs if pair.name not in dropped]
     if not found.pairs:
         raise UsageError(
             f"{found.name}: the released weights were trained on every pair there ({len(names)}), so nothing is left "
@@ -185,22 +186,19 @@ def _sides(dataset: registry.Dataset, root: Path | None) -> tuple[Path, Path]:
         for first in SHORT_NAMES.get(task.first, (task.first,))
         for second in SHORT_NAMES.get(task.second, (task.second,))
     ]
+    names = (dataset.name, *dataset.folders)
     if dataset.name == "sample":
-        folders = [SAMPLE]
-    else:
-        if root is None and os.environ.get("FUSECLI_DATA"):
-            root = Path(os.environ["FUSECLI_DATA"])
-        folders = [root / name for name in (dataset.name, *dataset.folders)] if root else []
-    for folder in folders:
+        root, names = SAMPLE.parent, (SAMPLE.name,)
+    elif root is None and os.environ.get("FUSECLI_DATA"):
+        root = Path(os.environ["FUSECLI_DATA"])
+    for folder in [root / name for name in names] if root else []:
         for first, second in layouts:
             if (folder / first).is_dir() and (folder / second).is_dir():
                 return folder / first, folder / second
     place = root or "<data root>"
-    shapes = [f"{dataset.name}/{task.first}/ and {dataset.name}/{task.second}/"]
-    shapes += [f"{(*dataset.folders, dataset.name)[0]}/{first}/ and …/{second}/" for first, second in dataset.layouts]
-    if dataset.name == "sample":
-        place, shapes = SAMPLE, [f"{task.first}/ and {task.second}/"]
-    looked = "" if root or dataset.name == "sample" else ": no data root is set (--data-root or $FUSECLI_DATA)"
+    shapes = [f"{names[0]}/{task.first}/ and {names[0]}/{task.second}/"]
+    shapes += [f"{(*dataset.folders, names[0])[0]}/{first}/ and …/{second}/" for first, second in dataset.layouts]
+    looked = "" if root else ": no data root is set (--data-root or $FUSECLI_DATA)"
     raise UsageError(
         f"data set {dataset.name!r} ({dataset.title}) is not there{looked}\n"
         f"  get it:  {dataset.where}\n"

@@ -20,7 +20,7 @@ from fusecli.images.atomic import file_hash
 from fusecli.images.decode import decode, peek
 from fusecli.images.frames import ENDINGS
 from fusecli.images.intensity import CAMERAS, WHOLE, camera_range
-from fusecli.images.listing import files_in
+from fusecli.images.listing import files_of
 from fusecli.images.pair import Pair
 from fusecli.images.pairing import key_of
 from fusecli.metrics import MetricError
@@ -37,7 +37,6 @@ class Method:
     """Something that fuses pairs. ``identity`` stands for all that decides its results, in cache keys."""
 
     kind = ""
-    costs = True  # whether its speed can be measured
 
     def __init__(self, name: str, title: str) -> None:
         self.name = name
@@ -115,7 +114,6 @@ class Folder(Method):
     ``folder/*_fused.png``."""
 
     kind = "folder"
-    costs = False
 
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__(name, f"results in {folder}")
@@ -138,7 +136,7 @@ class Folder(Method):
         no image in [0, 1]."""
         root = self.folder / dataset if (self.folder / dataset).is_dir() else self.folder
         files: dict[str, list[Path]] = {}
-        for name, path in files_in(str(root), recursive=True):
+        for name, path in files_of(str(root), recursive=True):
             if key := key_of(name, pattern=self.pattern, endings=self.endings):
                 files.setdefault(key, []).append(path)
         hint = "" if any(pair.name in files for pair in pairs) else self._hint(root, files.values(), pairs)

@@ -22,7 +22,7 @@ from fusecli.benchmark.run import Job
 from fusecli.images import colour
 from fusecli.images.atomic import write_text
 from fusecli.images.opencv import cv2
-from fusecli.images.preview import shrunk
+from fusecli.images.preview import encoded
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SIDE = 800  # longer images are scaled down to this many pixels
@@ -86,10 +86,10 @@ def _case(report: Report, job: Job, index: int, word: str, cache: Cache) -> Case
     given = lru_cache(lambda: job.inputs(pair, *read()))
     images = []
     for side, name in enumerate(job.pair_set.task.sides):
-        data = _cached(cache, ("source", side, key), lambda side: given()[side], side)
+        data = _cached(cache, ("source", side, key), lambda side=side: given()[side])
         images.append((name, data, ""))
     for method in job.methods:
-        data = _cached(cache, ("result", method.identity(pair), key), lambda one: one.fuse(pair, *given()), method)
+        data = _cached(cache, ("result", method.identity(pair), key), lambda one=method: one.fuse(pair, *given()))
         shown = [metric for metric in SHOWN_METRICS if metric in report.metrics] or report.metrics[:3]
         values = dataset.methods[method.name].values
         images.append((method.name, data, "  ".join(f"{metric} {number(values[metric][index])}" for metric in shown)))
@@ -100,27 +100,13 @@ def _case(report: Report, job: Job, index: int, word: str, cache: Cache) -> Case
     return Case(pair.name, word, tuple(look["at"]), images)
 
 
-def _cached(cache: Cache, parts: tuple[object, ...], make: Callable[..., np.ndarray], argument: object) -> bytes:
+def _cached(cache: Cache, parts: tuple[object, ...], make: Callable[..., np.ndarray]) -> bytes:
     key = Cache.key("image", VERSION, *parts)
     data = cache.read(key, "webp")
     if data is None:
-        data = _webp(make(argument))
+        data = encoded(make(), SIDE, ".webp", [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
         cache.write(key, "webp", data)
     return data
-
-
-def _webp(image: np.ndarray) -> bytes:
-    """A small picture of an image of any sample type."""
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    elif image.dtype != np.uint8:
-        image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    image = shrunk(image, SIDE)
-    done, data = cv2.imencode(
-        ".webp", image[..., ::-1] if image.ndim == 3 else image, [cv2.IMWRITE_WEBP_QUALITY, QUALITY]
-    )
-    assert done
-    return data.tobytes()
 
 
 def _busiest(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from fusecli.machine import thread_pool
 
 Progress = Callable[[], object]  # called after each method's result of a pair
 Row = dict[str, Any]  # metric -> value, or the reason why there is none
-Stored = dict[tuple[str, str], tuple[str, Row]]  # (method, pair) -> key in the cache, and what it held there
+Rows = dict[tuple[str, str], tuple[str, Row]]  # (method, pair) -> key in the cache, and what is known
 
 
 @dataclass
@@ -152,21 +152,22 @@ def run(
     read or differ in size.
     """
     cv2.setNumThreads(1)  # pairs run side by side instead
-    known = [_stored(job, protocol, cache, workers) for job in jobs]
-    for job, stored in zip(jobs, known, strict=True):
+    known = [_cached_rows(job, protocol, cache, workers) for job in jobs]
+    for job, rows in zip(jobs, known, strict=True):
         for method in job.methods:  # so that weights which cannot be loaded are reported before anything is measured
-            if not all(stored[method.name, pair.name][1].keys() >= set(names) for pair in job.pair_set.pairs):
+            if not all(rows[method.name, pair.name][1].keys() >= set(names) for pair in job.pair_set.pairs):
                 method.load()
     report = Report(protocol, names, {})
-    for job, stored in zip(jobs, known, strict=True):
-        report.datasets[job.pair_set.name] = _measure(job, protocol, names, stored, cache, workers, progress)
+    for job, rows in zip(jobs, known, strict=True):
+        _complete(job, protocol, names, rows, cache, workers, progress)
+        report.datasets[job.pair_set.name] = _result(job, names, rows)
     if speed:
         for job in jobs:
             _add_costs(job, report.datasets[job.pair_set.name], cache)
     return report
 
 
-def _stored(job: Job, protocol: str, cache: Cache, workers: int) -> Stored:
+def _cached_rows(job: Job, protocol: str, cache: Cache, workers: int) -> Rows:
     def look_up(method: Method, pair: Pair) -> tuple[str, Row]:
         key = Cache.key("values", metrics.VERSION, protocol, method.identity(pair), job.key(pair))
         return key, cache.read_json(key)
@@ -177,28 +178,49 @@ def _stored(job: Job, protocol: str, cache: Cache, workers: int) -> Stored:
         return {(method.name, pair.name): kept for (method, pair), kept in zip(both, found, strict=True)}
 
 
-def _measure(
-    job: Job, protocol: str, names: list[str], stored: Stored, cache: Cache, workers: int, progress: Progress
-) -> DatasetResult:
-    pairs = job.pair_set.pairs
-    rows: dict[tuple[str, str], Row] = {}
+def _complete(
+    job: Job, protocol: str, names: list[str], rows: Rows, cache: Cache, workers: int, progress: Progress
+) -> None:
+    """Measure the values that ``rows`` lacks, and add them to it and to the cache."""
+
+    def complete(pair: Pair) -> None:
+        sources = inputs = None
+        for method in job.methods:
+            key, row = rows[method.name, pair.name]
+            missing = [name for name in names if name not in row]
+            if missing:
+                sources = sources or job.read(pair)
+                inputs = inputs or job.inputs(pair, *sources)
+                fused = method.fuse(pair, *inputs)
+                labels = (str(pair.first), str(pair.second), f"{method.name}'s result of {pair.name}")
+                trio = metrics.prepare(protocol, *sources, fused, labels)
+                for name in missing:
+                    try:
+                        row[name] = metrics.measure(protocol, name, trio)
+                    except metrics.MetricError as error:
+                        row[name] = str(error)
+                cache.write_json(key, row)
+            progress()
+
     with thread_pool(workers) as pool:
-        tasks = [pool.submit(_measure_pair, job, pair, protocol, names, stored, cache, progress) for pair in pairs]
-        for task in as_completed(tasks):
-            rows |= task.result()
+        for task in as_completed([pool.submit(complete, pair) for pair in job.pair_set.pairs]):
+            task.result()
+
+
+def _result(job: Job, names: list[str], rows: Rows) -> DatasetResult:
+    found, pairs = job.pair_set, job.pair_set.pairs
     methods = {}
     for method in job.methods:
         values: dict[str, list[float | None]] = {name: [] for name in names}
         undefined: dict[str, dict[str, str]] = {}
         for pair in pairs:
-            row = rows[method.name, pair.name]
+            _, row = rows[method.name, pair.name]
             for name in names:
                 value = row[name]
                 if isinstance(value, str):
                     undefined.setdefault(name, {})[pair.name] = value
                 values[name].append(None if isinstance(value, str) else value)
         methods[method.name] = MethodResult(method.name, method.kind, method.title, values, undefined)
-    found = job.pair_set
     fingerprint = hashlib.sha256("".join(job.hashes[pair.name] for pair in pairs).encode()).hexdigest()
     return DatasetResult(
         found.name,
@@ -212,32 +234,6 @@ def _measure(
     )
 
 
-def _measure_pair(
-    job: Job, pair: Pair, protocol: str, names: list[str], stored: Stored, cache: Cache, progress: Progress
-) -> dict[tuple[str, str], Row]:
-    """Rows of one pair by (method, pair); values that the cache lacks are measured and added to it."""
-    rows = {}
-    sources = inputs = None
-    for method in job.methods:
-        key, row = stored[method.name, pair.name]
-        missing = [name for name in names if name not in row]
-        if missing:
-            sources = sources or job.read(pair)
-            inputs = inputs or job.inputs(pair, *sources)
-            fused = method.fuse(pair, *inputs)
-            labels = (str(pair.first), str(pair.second), f"{method.name}'s result of {pair.name}")
-            trio = metrics.prepare(protocol, *sources, fused, labels)
-            for name in missing:
-                try:
-                    row[name] = metrics.measure(protocol, name, trio)
-                except metrics.MetricError as error:
-                    row[name] = str(error)
-            cache.write_json(key, row)
-        rows[method.name, pair.name] = row
-        progress()
-    return rows
-
-
 def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
     """Add costs on the pair of median size, from the cache if this machine has measured all of them before."""
     from fusecli.benchmark import cost  # late, since it imports torch
@@ -245,7 +241,7 @@ def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
     by_size = sorted(job.pair_set.pairs, key=lambda pair: (_area(pair), pair.name))
     pair = by_size[len(by_size) // 2]
     header = peek(pair.first)
-    methods = [method for method in job.methods if method.costs]
+    methods = [method for method in job.methods if method.kind != "folder"]
     keys = {
         method.name: Cache.key("cost", cost.VERSION, cost.machine(), method.identity(pair), header, pair.first.suffix)
         for method in methods
@@ -253,13 +249,12 @@ def _add_costs(job: Job, result: DatasetResult, cache: Cache) -> None:
     known = {name: cache.read_json(key) for name, key in keys.items()}
     if not all(known.values()):  # measure all of them anew: only times taken in turns are comparable
         try:
-            costs = cost.measure(methods, pair, job.read)
+            known = cost.measure(methods, pair, job.read)
         except (OSError, OutputError) as error:  # no place for temporary files; scores, which took longer, are kept
             result.notes.append(f"times and memory could not be measured: {error}")
             return
-        for name, measured in costs.items():
-            known[name] = asdict(measured)
-            cache.write_json(keys[name], known[name])
+        for name, values in known.items():
+            cache.write_json(keys[name], values)
     for name, values in known.items():
         result.methods[name].cost = values
 

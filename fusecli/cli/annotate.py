@@ -174,8 +174,6 @@ def _asked(
     task: registry.Task, base_url: str, vlm: str | None, api_key: str | None, timeout: float, retries: int
 ) -> tuple[Callable[[Any, Any, str], Description], str]:
     """A function that asks a model about two images and the pair's name, and the source that the records state."""
-    import numpy as np
-
     from fusecli.text import vlm as client
 
     endpoint = client.Endpoint(base_url, vlm, api_key, timeout, retries)
@@ -185,11 +183,8 @@ def _asked(
             raise UsageError(f"{base_url} serves {', '.join(offered) or 'no model that it names'}; choose one by --vlm")
         endpoint = replace(endpoint, model=offered[0])
 
-    def eight_bit(pixels: np.ndarray) -> np.ndarray:
-        return pixels if pixels.dtype == np.uint8 else np.rint(pixels * 255).astype(np.uint8)
-
-    def describe(first: np.ndarray, second: np.ndarray, name: str) -> Description:
-        return client.describe(endpoint, (eight_bit(first), eight_bit(second)), task.sides, name)
+    def describe(first: Any, second: Any, name: str) -> Description:
+        return client.describe(endpoint, (first, second), task.sides, name)
 
     return describe, f"openai:{endpoint.model}"
 

@@ -11,9 +11,9 @@ from fusecli import registry
 from fusecli.machine import cores
 
 if TYPE_CHECKING:
+    from fusecli.images.calibration import Calibration
     from fusecli.images.intensity import Intensity
     from fusecli.images.pairing import Pairing
-    from fusecli.images.registration import Calibration
     from fusecli.stream.plan import Naming
     from fusecli.stream.settings import Settings
 
@@ -95,6 +95,6 @@ class FrameOptions:
 
     def calibration(self) -> Calibration | None:
         """The calibration that ``--align`` names, if any. Raises UsageError."""
-        from fusecli.images.registration import Calibration
+        from fusecli.images.calibration import Calibration
 
         return None if self.align is None else Calibration.read(self.align)

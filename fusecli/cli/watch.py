@@ -14,8 +14,8 @@ from fusecli.cli.videos import is_video
 from fusecli.errors import UsageError, counted
 
 if TYPE_CHECKING:
+    from fusecli.images.calibration import Calibration
     from fusecli.images.intensity import Intensity
-    from fusecli.images.registration import Calibration
     from fusecli.stream.job import Job
     from fusecli.stream.plan import Plan
     from fusecli.stream.settings import Settings

@@ -39,11 +39,11 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     link in its place. A device or a pipe is written to directly. Raises OutputError with file and reason where the disk
     is full or writing is not permitted.
     """
-    with _explained(path):
+    with explained(path):
         if is_device(path):
             yield path
             return
-    with _explained(path), _made(path, folder) as partial:
+    with explained(path), _made(path, folder) as partial:
         try:
             yield partial
             if folder and path.is_dir() and not path.is_symlink():
@@ -127,10 +127,11 @@ def by_turns(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(path: Path | str) -> Iterator[None]:
+def explained(path: Path | str) -> Iterator[None]:
+    """Raise OutputError with file and reason for an OSError, save where the reader of a pipe is gone."""
     try:
         yield
-    except BrokenPipeError:  # the reader closed the pipe early, as `head` does
+    except BrokenPipeError:  # as `head` closes it early
         raise
     except OSError as error:
         reason = error.strerror or str(error)
@@ -144,7 +145,7 @@ def text_file(path: Path) -> Iterator[TextIO]:
     Characters that are not valid Unicode, as in some file names, are written as backslash escapes.
     """
     if path == STDOUT:  # not reopened: that would truncate a file that it is redirected to
-        with _explained("standard output"):
+        with explained("standard output"):
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
             yield sys.stdout

@@ -34,10 +34,9 @@ def table(name: str) -> np.ndarray:
         from pydicom.pixels import apply_color_lut
 
         colors = apply_color_lut(np.arange(256, dtype=np.uint8), palette=_DICOM[name])
-        colors = colors / (1 if colors.dtype == np.uint8 else 257)
     else:
         raise UsageError(f"--colormap: {unknown('colormap', name, NAMES)}")
-    colors = np.array(colors, np.uint8)
+    colors = colors.copy()  # since it is changed below
     if colors[0].any():
         colors[:_FADE] = colors[:_FADE] * (np.arange(_FADE) / _FADE)[:, None]
     return colors

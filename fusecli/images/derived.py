@@ -114,11 +114,10 @@ def write(
     Raises OutputError with file and reason where it cannot be written.
     """
     color = fused.ndim == 4
-    origin: Origin = reference.origin
-    result = Result(reference, other, fused if color else _quantize(fused, origin.datasets), shown, title, how)
+    result = Result(reference, other, fused, shown, title, how)
     if color:
         log.warning("%s: colour is written as Secondary Capture; some viewers ignore the geometry of these", path)
-    datasets = result.captures() if color else result.slices() if origin.frames is None else result.frames()
+    datasets = result.captures() if color else result.slices() if result.origin.frames is None else result.frames()
     if folder:
         with replacing(path, folder=True) as partial:
             for file, dataset in zip(numbered(partial, len(fused), ".dcm"), datasets, strict=False):
@@ -130,23 +129,25 @@ def write(
 
 
 class Result:
-    """Datasets of one result. pixels: K×H×W unsigned integers over all levels of their bits, or K×H×W×3 uint8."""
+    """Datasets of one result; for the parameters see `write`."""
 
-    def __init__(
-        self, reference: Volume, other: Volume, pixels: np.ndarray, shown: Range, title: str, how: str
-    ) -> None:
-        self.reference, self.other, self.pixels, self.shown = reference, other, pixels, shown
+    def __init__(self, reference: Volume, other: Volume, fused: np.ndarray, shown: Range, title: str, how: str) -> None:
+        self.reference, self.other, self.shown = reference, other, shown
         self.title, self.how = title, how
         self.origin: Origin = reference.origin
         # The same for all slices, even where their sources differ.
         self.bits = _bits(self.origin.datasets)
         self.levels = 2**self.bits - 1
+        self.pixels = fused
+        if fused.ndim == 3:
+            dtype = np.uint8 if all(map(_is_byte, self.origin.datasets)) else np.uint16
+            self.pixels = np.rint(fused * np.float32(self.levels)).astype(dtype)
         self.rescaled = any("RescaleSlope" in one for one in self.origin.datasets)
         digest = hashlib.sha256(f"{__version__}\n{title}\n{how}\n{shown}\n".encode())
         for volume in (reference, other):
             if volume.kind == "dicom":
                 digest.update("\n".join(str(one.get("SOPInstanceUID")) for one in volume.origin.datasets).encode())
-        digest.update(np.ascontiguousarray(pixels).data)
+        digest.update(np.ascontiguousarray(self.pixels).data)
         self._seed = digest.hexdigest()
         self._series = self._uid("series")
         self._neighbours = _neighbours(reference, other)
@@ -155,7 +156,8 @@ class Result:
     def slices(self) -> Iterator[Dataset]:
         """Gray: one dataset per slice, each like its source."""
         for index, source in enumerate(self.origin.datasets):
-            dataset = self._gray(source, self.pixels[index])
+            frames = "NumberOfFrames" in source  # an enhanced image says that it has one
+            dataset = self._gray(source, self.pixels[index : index + 1] if frames else self.pixels[index])
             dataset.SourceImageSequence = self._sources(index)
             dataset.InstanceNumber = index + 1
             yield self._named(dataset, source, index)
@@ -167,7 +169,6 @@ class Result:
         dataset = self._gray(source, self.pixels[np.argsort(self.origin.frames)])
         count = frame_count(source)
         if len(self.pixels) < count:  # one echo, phase or time point of several
-            dataset.NumberOfFrames = len(self.pixels)
             for element in dataset:
                 if element.keyword.endswith("Vector") and count == element.VM:  # of nuclear medicine
                     element.value = [element.value[k] for k in sorted(self.origin.frames)]
@@ -187,8 +188,7 @@ class Result:
             dataset.ImageType = ["DERIVED", "SECONDARY"]
             dataset.InstanceNumber = index + 1
             self._place(dataset, source, index)
-            dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
-            _set_pixels(dataset, pixels, 8)
+            dataset.set_pixel_data(pixels, "RGB", 8, generate_instance_uid=False)
             dataset.SourceImageSequence = self._sources(index)
             yield self._named(dataset, source, index)
 
@@ -199,7 +199,6 @@ class Result:
                 dataset.add(copy(element))
         dataset.SOPClassUID = source.get("SOPClassUID") or SecondaryCaptureImageStorage
         dataset.ImageType = _derived(source.get("ImageType"), source)
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
         if "PresentationLUTShape" in dataset:
             dataset.PresentationLUTShape = "IDENTITY"
         if self.rescaled:
@@ -209,7 +208,7 @@ class Result:
         if "Units" in dataset:  # of PET; no longer an uptake
             dataset.Units = "NONE"
         self._functional_groups(dataset, source)
-        _set_pixels(dataset, pixels, self.bits)
+        dataset.set_pixel_data(pixels, "MONOCHROME2", self.bits, generate_instance_uid=False)
         return dataset
 
     def _rescale(self, dataset: Dataset) -> None:
@@ -378,21 +377,6 @@ def _bits(sources: list[Dataset]) -> int:
 
 def _is_byte(source: Dataset) -> bool:
     return int(source.get("BitsAllocated") or 16) <= 8
-
-
-def _quantize(fused: np.ndarray, sources: list[Dataset]) -> np.ndarray:
-    dtype = np.uint8 if all(map(_is_byte, sources)) else np.uint16
-    return np.rint(fused * np.float32(2 ** _bits(sources) - 1)).astype(dtype)
-
-
-def _set_pixels(dataset: Dataset, pixels: np.ndarray, bits: int) -> None:
-    *_, rows, columns = pixels.shape[:-1] if dataset.SamplesPerPixel == 3 else pixels.shape
-    dataset.Rows, dataset.Columns = rows, columns
-    dataset.BitsAllocated, dataset.BitsStored = 8 * pixels.dtype.itemsize, bits
-    dataset.HighBit, dataset.PixelRepresentation = bits - 1, 0
-    data = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False).tobytes()
-    dataset.PixelData = data + b"\0" * (len(data) % 2)
-    dataset["PixelData"].VR = "OB" if pixels.dtype == np.uint8 else "OW"
 
 
 def _readable(source: Dataset) -> Iterator[Any]:

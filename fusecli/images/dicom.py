@@ -21,7 +21,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from fusecli.errors import FusecliError, InputError, counted
 from fusecli.images.dicom_planes import Place, Plane, arrange, frame_count, group, number, planes_of, stations
-from fusecli.images.dicom_series import MODALITIES, TELL_VOLUMES_APART, Series, brief, dcmread
+from fusecli.images.dicom_series import MODALITIES, TELL_VOLUMES_APART, Series, brief, dcmread, has_color
 from fusecli.images.grid import Grid
 from fusecli.images.volume import Volume
 
@@ -99,13 +99,12 @@ def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
     if len(planes) > 1 or planes[0].place:
         order, affine = arrange(planes, source)
     headers = [series.headers[index] for index in order]
-    scales = {_scaling(header) for _, header in headers}
-    plain = len(scales) == 1 and next(iter(scales)).is_plain and not series.is_color
+    scale = _common_scale([_scaling(header) for _, header in headers], series)
     datasets: list[Dataset] = []
     voxels: np.ndarray | None = None
     for index, (path, _) in enumerate(headers):
         dataset, pixels = _slice(path, planes[order[index]].place, index, len(headers))
-        if not plain and not series.is_color:
+        if scale is None and not series.is_color:
             pixels = _quantities(pixels, dataset, _scaling(dataset))
         if voxels is None:
             voxels = np.empty((len(headers), *pixels.shape), pixels.dtype)
@@ -114,9 +113,8 @@ def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
         voxels[index] = pixels
         datasets.append(dataset)
     assert voxels is not None
-    scale = _scaling(datasets[0]) if plain else None
     window = Counter(_window(dataset) for dataset in datasets).most_common(1)[0][0]
-    return _volume(voxels, affine, source, series, scale, window, Origin(datasets))
+    return _volume(voxels, affine, source, scale, window, Origin(datasets))
 
 
 def _slice(path: Path, place: Place | None, index: int, count: int) -> tuple[Dataset, np.ndarray]:
@@ -211,18 +209,18 @@ def _read_frames(series: Series, among: Callable[[int], str | None]) -> Volume:
         order = [kept[k] for k in order]
     pixels = pixels[order] if order != list(range(count)) else pixels
     scales = [_scaling(dataset, frame) for frame in order]
-    plain = len(set(scales)) == 1 and scales[0].is_plain and not series.is_color
-    if not plain and not series.is_color:
-        pixels = np.stack([_quantities(one, dataset, scale) for one, scale in zip(pixels, scales, strict=True)])
+    scale = _common_scale(scales, series)
+    if scale is None and not series.is_color:
+        pixels = np.stack([_quantities(one, dataset, its) for one, its in zip(pixels, scales, strict=True)])
     window = Counter(_window(dataset, frame) for frame in order).most_common(1)[0][0]
-    return _volume(pixels, affine, path, series, scales[0] if plain else None, window, Origin([dataset], order))
+    return _volume(pixels, affine, path, scale, window, Origin([dataset], order))
 
 
 @dataclass(frozen=True)
 class _Scale:
     """How stored values become physical quantities. padding: first and last stored value that mark no voxel.
 
-    signed only takes part in comparisons: slices stay as they are stored if all these fields agree among them.
+    signed only takes part in comparisons, see `_common_scale`.
     """
 
     slope: float
@@ -233,10 +231,12 @@ class _Scale:
     signed: bool
     padding: tuple[int, int] | None
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether voxels can stay as they are stored."""
-        return self.slope > 0 and not self.inverted and not self.table and self.bits <= 16
+
+def _common_scale(scales: list[_Scale], series: Series) -> _Scale | None:
+    """The one scale of voxels that can stay as they are stored; None where they become quantities, and of colours."""
+    one = scales[0]
+    simple = one.slope > 0 and not one.inverted and not one.table and one.bits <= 16
+    return one if simple and len(set(scales)) == 1 and not series.is_color else None
 
 
 def _scaling(dataset: Dataset, frame: int = 0) -> _Scale:
@@ -316,7 +316,6 @@ def _volume(
     voxels: np.ndarray,
     affine: np.ndarray | None,
     source: Path,
-    series: Series,
     scale: _Scale | None,
     window: tuple[float, float] | None,
     origin: Origin,
@@ -325,13 +324,11 @@ def _volume(
     grid = None if affine is None else Grid((voxels.shape[2], voxels.shape[1], voxels.shape[0]), affine)
     dtype = np.dtype(np.uint8 if voxels.dtype == np.uint8 else np.uint16)
     slope, intercept = (scale.slope, scale.intercept) if scale else (1.0, 0.0)
-    if not series.is_color and (scale is None or scale.padding):
+    if voxels.ndim == 3 and (scale is None or scale.padding):
         padded = _padded(voxels, scale) if scale else np.isnan(voxels)
         # The lowest value, at most 0: padding's own would widen the shown range and bleed into voxels on resampling.
         voxels[padded] = voxels.min(where=~padded, initial=0)
-    return Volume(
-        voxels, grid, source, "dicom", dtype, slope, intercept, series.modality or None, window, origin=origin
-    )
+    return Volume(voxels, grid, source, "dicom", dtype, slope, intercept, window, origin)
 
 
 def _full(path: Path) -> Dataset:
@@ -369,11 +366,12 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
         ) from error
     del dataset[name]
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    if _has_channels(dataset) and pixels.dtype != np.uint8:
+    color = has_color(dataset)
+    if color and pixels.dtype != np.uint8:
         top = 2.0 ** int(dataset.get("BitsStored") or 16) - 1
         pixels = np.rint(pixels * (255 / top)).astype(np.uint8)
     frames = frame_count(dataset)
-    return pixels.reshape(frames, *pixels.shape[-(2 + _has_channels(dataset)) :]) if frames > 1 else pixels
+    return pixels.reshape(frames, *pixels.shape[-(2 + color) :]) if frames > 1 else pixels
 
 
 def _decoded(dataset: Any) -> np.ndarray:
@@ -400,7 +398,3 @@ def _missing_codecs(syntax: UID, path: Path) -> bool:
     if not decoder.is_available:
         raise InputError(f"{path}: compressed as {syntax.name}; reading that needs more codecs: {_EXTRA}")
     return bool(decoder.missing_dependencies)
-
-
-def _has_channels(dataset: Dataset) -> bool:
-    return int(dataset.get("SamplesPerPixel") or 1) == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR"

@@ -70,8 +70,7 @@ class Series:
 
     @property
     def is_color(self) -> bool:
-        header = self.headers[0][1]
-        return int(header.get("SamplesPerPixel") or 1) > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR"
+        return has_color(self.headers[0][1])
 
     @property
     def is_aside(self) -> bool:
@@ -97,6 +96,11 @@ class Series:
             f"{self.number or '(no number)'}: {self.modality or 'no modality'}, {counted(self.slices, 'slice')} of "
             f"{header.Columns}×{header.Rows}{name} ({self.uid})"
         )
+
+
+def has_color(header: Dataset) -> bool:
+    """Whether pixels are RGB, or become so by a palette."""
+    return int(header.get("SamplesPerPixel") or 1) > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR"
 
 
 def _is_aside(header: Dataset) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from fusecli.errors import FusecliError
 from fusecli.images import png
 from fusecli.images.atomic import write_bytes
 from fusecli.images.decode import decode
-from fusecli.images.frame import Frame
 from fusecli.images.intensity import Intensity, Range, frame_range, full_range
 from fusecli.images.metadata import NONE, Metadata, into_jpeg, into_png, into_webp
 from fusecli.images.opencv import cv2
@@ -35,6 +35,25 @@ WRITES: dict[str, tuple[str, ...]] = {
 ENDINGS: frozenset[str] = frozenset(WRITES)
 _LONGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}  # longest side that the encoders take
 _ADD = {".png": into_png, ".jpg": into_jpeg, ".jpeg": into_jpeg, ".webp": into_webp}
+
+
+@dataclass
+class Frame:
+    """One image: H×W or H×W×3 (RGB, C-contiguous), as uint8 or as float32 in [0, 1].
+
+    Eight-bit files stay uint8 (0…255 stands for 0…1) from reader to device: a quarter of the memory and of the bus.
+    Every other sample type is float32 in [0, 1] once its intensity range is applied.
+    dtype: the file's own sample type (uint8, uint16, float32 …).
+    """
+
+    pixels: np.ndarray
+    dtype: np.dtype
+    metadata: Metadata
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.pixels.shape[0], self.pixels.shape[1]
 
 
 def read(

@@ -132,11 +132,11 @@ def _png(data: bytes) -> Header:
         elif name == b"eXIf":
             kept["exif"] = data[body : body + length]
         elif name == b"iCCP" and length <= exif.LIMIT:
-            kept["icc"] = metadata.inflated(data[body : body + length])
+            kept["icc"] = metadata.profile_in(data[body : body + length])
         elif name == b"pHYs" and length == 9 and data[body + 8] == 1:  # per metre
             kept["dpi"] = tuple(0.0254 * one for one in struct.unpack_from(">II", data, body))
         elif name == b"iTXt" and data.startswith(metadata.PNG_XMP, body):
-            kept["xmp"] = metadata.packet(data[body : body + length])
+            kept["xmp"] = metadata.packet_in(data[body : body + length])
         elif name == b"acTL" and struct.unpack_from(">I", data, body)[0] > 1:
             raise Unreadable(ANIMATED)
         elif name == b"sRGB":  # as of PNGs that say nothing; gAMA and cHRM then say the same to old programs

@@ -13,14 +13,8 @@ from pathlib import Path
 log = logging.getLogger("fusecli")
 
 
-def files_in(folder: str, recursive: bool = False) -> Iterator[tuple[str, Path]]:
-    """(name with the mirrored sub-folder, path) of all files of a folder that are not hidden. Raises OSError."""
-    for relative, name, location in walk(folder, recursive):
-        yield relative + name, Path(location)
-
-
 def files_of(typed: str, recursive: bool = False) -> Iterator[tuple[str, Path]]:
-    """The same for a folder or a glob, see `matching`."""
+    """(name with the mirrored sub-folder, path) of the files of a folder or a glob, see `walk` and `matching`."""
     found = walk(typed, recursive) if os.path.isdir(typed) else matching(typed, recursive, [])
     for relative, name, location in found:
         yield relative + name, Path(location)

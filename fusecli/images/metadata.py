@@ -147,13 +147,13 @@ def from_tiff(read: exif.Read, order: str, start: int, big: bool) -> Metadata:
 
 
 @lru_cache(maxsize=8)  # a camera writes the same profile into all its frames
-def inflated(chunk: bytes) -> bytes:
+def profile_in(chunk: bytes) -> bytes:
     """The profile in a PNG's iCCP chunk of at most LIMIT bytes; empty where it is damaged or too large."""
     _, _, rest = chunk.partition(b"\0")
     return _inflated(rest[1:])
 
 
-def packet(chunk: bytes) -> bytes:
+def packet_in(chunk: bytes) -> bytes:
     """The XMP in a PNG's iTXt chunk, compressed or not; empty where it is damaged or too large."""
     compressed, rest = chunk[len(PNG_XMP) :][:1], chunk[len(PNG_XMP) + 2 :]
     text = rest.split(b"\0", 2)[-1]  # after the language tag and the translated keyword

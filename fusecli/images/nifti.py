@@ -88,7 +88,7 @@ def read(path: Path, index: int | None = None) -> Volume:
             "is the wrong one, the result is misplaced or mirrored",
             path,
         )
-    return Volume(voxels, grid, path, "nifti", dtype, slope, intercept, window=window, origin=image)
+    return Volume(voxels, grid, path, "nifti", dtype, slope, intercept, window, image)
 
 
 def space(volume: Volume) -> str:

@@ -6,10 +6,9 @@ import csv
 import io
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path, PurePath
-from typing import Any
 
 from fusecli.errors import UsageError, itemized
 from fusecli.images.atomic import is_device
@@ -28,6 +27,40 @@ def read(
     Columns are headed by the names of the ``sides`` and, optionally, ``name`` (of the result). Relative paths start in
     the side's folder (``typed``) where they exist there, else beside the table. folders: whether they may be folders.
     """
+    pairs: dict[str, Pair] = {}
+    missing: list[str] = []
+    for line, cells in _rows(path, sides):
+        where = f"--pairs {path}, line {line}"
+        if not all(cells.get(side) for side in sides):
+            raise UsageError(f"{where}: a cell is empty; both {' and '.join(sides)} are needed")
+        files = [_locate(cells[side], folder, path, folders) for side, folder in zip(sides, typed, strict=True)]
+        missing += [f"line {line}: {file}" for file in files if not _is_there(file, folders)]
+        for file in files:
+            if stem_of(file.name, endings) is None and (_is_there(file, False) or not folders):
+                raise UsageError(f"{where}: {file} is not a supported kind of file; {reads(endings)}")
+        if same_file(*files):
+            raise UsageError(f"{where}: --{sides[0]} and --{sides[1]} name the same file ({files[0]})")
+        name = unicodedata.normalize("NFC", cells.get("name") or files[0].name)
+        name = stem_of(name, endings) or name
+        if _leaves(name):
+            raise UsageError(f"{where}: {name!r} does not name a file inside the output folder")
+        name = PurePath(name).as_posix()  # on Windows backslashes part folders, too
+        if name in pairs:
+            raise UsageError(
+                f"{where}: a second result would be called {name!r} (before: {pairs[name].first}); "
+                "give results their names in a column called name"
+            )
+        pairs[name] = Pair(name, files[0], files[1])
+    if missing:
+        what = "file or folder" if folders else "file"
+        raise UsageError(f"--pairs {path}: no such {what}:{itemized(missing)}")
+    if not pairs:
+        raise UsageError(f"--pairs {path}: no pair below the header")
+    return [pairs[name] for name in sorted(pairs)]
+
+
+def _rows(path: Path, sides: tuple[str, str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number of the line, cell by column) of each line below the heading that is not blank. Raises UsageError."""
     try:
         text = (_piped if _is_piped(path) else _text)(path)
     except (OSError, UnicodeDecodeError) as error:
@@ -37,9 +70,25 @@ def read(
     head = next((line.strip() for line in text.split("\n") if not _is_blank(line)), "")
     rows = csv.reader(io.StringIO(text), delimiter=_delimiter(head, sides))
     try:
-        return _from_rows(rows, head, path, typed, sides, endings, folders)
+        filled = (row for row in rows if not _is_blank(row))
+        header = _names(next(filled, []))
+        _check_header(header, head, path, sides)
+        for row in filled:
+            yield rows.line_num, dict(zip(header, (cell.strip() for cell in row), strict=False))
     except csv.Error as error:
         raise UsageError(f"--pairs {path}, line {rows.line_num}: {error}") from error
+
+
+def _check_header(header: list[str], head: str, path: Path, sides: tuple[str, str]) -> None:
+    """Raises UsageError unless the heading, split and as typed (``head``), names each column once."""
+    if not set(sides) <= set(header):
+        raise UsageError(
+            f"--pairs {path}: the first line must name the columns, as {','.join(sides)} or {','.join(sides)},name; "
+            f"it is {head[:60]!r}"
+        )
+    twice = next((name for name in (*sides, "name") if header.count(name) > 1), None)
+    if twice:
+        raise UsageError(f"--pairs {path}: the first line names two columns {twice!r}; which is meant?")
 
 
 def _delimiter(head: str, sides: tuple[str, str]) -> str:
@@ -67,59 +116,6 @@ def _text(path: Path) -> str:
 
 
 _piped = cache(_text)  # a pipe can be read only once, but is searched both for volumes and for pictures
-
-
-def _from_rows(
-    rows: Any,
-    head: str,
-    path: Path,
-    typed: tuple[str, str],
-    sides: tuple[str, str],
-    endings: tuple[str, ...],
-    folders: bool,
-) -> list[Pair]:
-    header = _names(next((row for row in rows if not _is_blank(row)), []))
-    if not set(sides) <= set(header):
-        raise UsageError(
-            f"--pairs {path}: the first line must name the columns, as {','.join(sides)} or {','.join(sides)},name; "
-            f"it is {head[:60]!r}"
-        )
-    twice = next((name for name in (*sides, "name") if header.count(name) > 1), None)
-    if twice:
-        raise UsageError(f"--pairs {path}: the first line names two columns {twice!r}; which is meant?")
-    pairs: dict[str, Pair] = {}
-    missing: list[str] = []
-    for row in rows:
-        if _is_blank(row):
-            continue
-        where = f"--pairs {path}, line {rows.line_num}"
-        cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
-        if not all(cells.get(side) for side in sides):
-            raise UsageError(f"{where}: a cell is empty; both {' and '.join(sides)} are needed")
-        files = [_locate(cells[side], folder, path, folders) for side, folder in zip(sides, typed, strict=True)]
-        missing += [f"line {rows.line_num}: {file}" for file in files if not _is_there(file, folders)]
-        for file in files:
-            if stem_of(file.name, endings) is None and (_is_there(file, False) or not folders):
-                raise UsageError(f"{where}: {file} is not a supported kind of file; {reads(endings)}")
-        if same_file(*files):
-            raise UsageError(f"{where}: --{sides[0]} and --{sides[1]} name the same file ({files[0]})")
-        name = unicodedata.normalize("NFC", cells.get("name") or files[0].name)
-        name = stem_of(name, endings) or name
-        if _leaves(name):
-            raise UsageError(f"{where}: {name!r} does not name a file inside the output folder")
-        name = PurePath(name).as_posix()  # on Windows backslashes part folders, too
-        if name in pairs:
-            raise UsageError(
-                f"{where}: a second result would be called {name!r} (before: {pairs[name].first}); "
-                "give results their names in a column called name"
-            )
-        pairs[name] = Pair(name, files[0], files[1])
-    if missing:
-        what = "file or folder" if folders else "file"
-        raise UsageError(f"--pairs {path}: no such {what}:{itemized(missing)}")
-    if not pairs:
-        raise UsageError(f"--pairs {path}: no pair below the header")
-    return [pairs[name] for name in sorted(pairs)]
 
 
 def _locate(cell: str, folder: str, table: Path, folders: bool) -> Path:

@@ -62,26 +62,25 @@ def find_pairs(
     folders: whether a table lists these, too, see `pair_table.read`.
     sides: names of the two sides, for messages, patterns and columns.
     """
-    options = tuple(f"--{side}" for side in sides)
     pair_by = pairing.pair_by
     if pairing.pairs_csv is not None:
         if pair_by != "stem":
             raise UsageError("--pairs names the pairs, --pair-by tells them by their names: leave out one of them")
         return pair_table.read(pairing.pairs_csv, (first, second), sides, tuple(endings), folders)
     by_side = patterns(pair_by, sides)
-    _check_there(zip(options, (first, second), strict=True))
+    _check_there(zip(sides, (first, second), strict=True))
     by_folder = pair_by == "stem" and _differ_in_folders(first, second, endings)
     a, b = (
-        _Side.collect(option, typed, pattern, tuple(endings), pairing.recursive, by_folder)
-        for option, typed, pattern in zip(options, (first, second), by_side, strict=True)
+        _Side.collect(name, typed, pattern, tuple(endings), pairing.recursive, by_folder)
+        for name, typed, pattern in zip(sides, (first, second), by_side, strict=True)
     )
     if a.single and b.single:
         (one,), (other,) = a.paths, b.paths
-        return _distinct([Pair(stem_of(one.name, endings) or one.stem, one, other)], a, b, endings, sides)
+        return _distinct([Pair(stem_of(one.name, endings) or one.stem, one, other)], a, b)
     common = sorted(a.files.keys() & b.files.keys())
     if not common:
-        message = _nothing_in_common(a, b, endings, sides, pair_by)
-        raise NoPair("\n".join([message, *_not_taken(a, b, endings)]))
+        message = _nothing_in_common(a, b, pair_by)
+        raise NoPair("\n".join([message, *_not_taken(a, b)]))
     videos = sorted(key for key in a.foreign.keys() & b.foreign.keys() if a.foreign[key] in video.ENDINGS)
     if videos:
         log.warning("videos among pictures are left out, for example %s; fuse them in a run of their own", videos[0])
@@ -90,8 +89,8 @@ def find_pairs(
     if unread:
         log.warning("%s of a kind that is not read left out, for example %s", counted(len(unread), "pair"), unread[0])
     if not a.single and not b.single:  # else one file is asked for, against a folder
-        _tell_unmatched(a, b, endings, pairing.ignore_unmatched)
-    return _distinct([Pair(name, a.files[name], b.files[name]) for name in common], a, b, endings, sides)
+        _tell_unmatched(a, b, pairing.ignore_unmatched)
+    return _distinct([Pair(name, a.files[name], b.files[name]) for name in common], a, b)
 
 
 def _is_medium(ending: str, kinds: tuple[str, ...] = ("image/", "video/")) -> bool:
@@ -105,23 +104,23 @@ def _differ_in_folders(first: str, second: str, endings: Collection[str]) -> boo
 
 
 def _check_there(sides: Iterable[tuple[str, str]]) -> None:
-    """Raises UsageError that names all of ``sides`` (option, typed) where nothing is, before any is collected."""
+    """Raises UsageError that names all of ``sides`` (name, typed) where nothing is, before any is collected."""
     gone = []
-    for option, typed in sides:
+    for name, typed in sides:
         if not os.path.exists(typed) and not glob.has_magic(typed):
             broken = os.path.islink(typed)
             what = f"a link to {os.readlink(typed)}, which is not there" if broken else "no such file or folder"
-            gone.append(f"{option} {typed}: {what}" if typed else f"{option}: names nothing; write . for this folder")
+            gone.append(f"--{name} {typed}: {what}" if typed else f"--{name}: names nothing; write . for this folder")
     if gone:
         raise UsageError("\n".join(gone))
 
 
-def _tell_unmatched(a: _Side, b: _Side, endings: Collection[str], ignore: bool) -> None:
+def _tell_unmatched(a: _Side, b: _Side, ignore: bool) -> None:
     """List files without a partner, and broken links: a warning if they are to be ignored, else a UsageError."""
     listed = [_list_of(side, paths) for side, other in ((a, b), (b, a)) if (paths := side.without_partner(other))]
     if not (listed or a.broken or b.broken):
         return
-    message = "\n".join([*listed, *_not_taken(a, b, endings)])
+    message = "\n".join([*listed, *_not_taken(a, b)])
     if not ignore:
         raise UsageError(
             f"{message}\nAdd the missing files, or go on without these by --ignore-unmatched; "
@@ -137,24 +136,24 @@ def key_of(name: str, *, pattern: tuple[str, str], endings: Collection[str]) -> 
     return unicodedata.normalize("NFC", folder + slash + middle) if middle else None
 
 
-def _distinct(pairs: list[Pair], a: _Side, b: _Side, endings: Collection[str], sides: tuple[str, str]) -> list[Pair]:
+def _distinct(pairs: list[Pair], a: _Side, b: _Side) -> list[Pair]:
     """The pairs, unless both sides turn out to be the same files."""
     if same_file(pairs[0].first, pairs[0].second):
-        hint = _hint_in_one_folder(a, b, endings, sides)
-        example = pairing_hints.option([("", f"_{side}") for side in sides], sides)
+        hint = _hint_in_one_folder(a, b)
+        example = pairing_hints.option([("", f"_{a.name}"), ("", f"_{b.name}")], (a.name, b.name))
         apart = f"tell them apart by {example}, say, or by a folder or glob for each"
         how = f"did you mean {hint}?" if hint else f"where both sides share a folder, {apart}"
         raise UsageError(f"{a.option} and {b.option} name the same file ({pairs[0].first}); {how}")
     return pairs
 
 
-def _hint_in_one_folder(a: _Side, b: _Side, endings: Collection[str], sides: tuple[str, str]) -> str:
+def _hint_in_one_folder(a: _Side, b: _Side) -> str:
     """The options that would tell both sides apart where they are one folder or glob; "" where nothing would."""
     if os.path.isdir(a.typed) and same_file(Path(a.typed), Path(b.typed)):
-        return pairing_hints.for_one_folder(a.typed, a.paths, sides, endings)
+        return pairing_hints.for_one_folder(a.typed, a.paths, (a.name, b.name), a.endings)
     if glob.has_magic(a.typed) and a.typed == b.typed:
         shared = os.path.commonpath([path.parent for path in a.paths])
-        return pairing_hints.for_one_folder(shared, a.paths, sides, endings)
+        return pairing_hints.for_one_folder(shared, a.paths, (a.name, b.name), a.endings)
     return ""
 
 
@@ -162,17 +161,22 @@ def _hint_in_one_folder(a: _Side, b: _Side, endings: Collection[str], sides: tup
 class _Side:
     """What one side of the command line names.
 
-    files: key -> path. other: files whose names do not fit the pattern. foreign: key -> ending that fusecli does not
-    read. broken: broken links.
+    endings: those of the files that are taken. files: key -> path. other: files whose names do not fit the pattern.
+    foreign: key -> ending that fusecli does not read. broken: broken links.
     """
 
-    option: str
+    name: str
     typed: str
+    endings: tuple[str, ...]
     single: bool = False
     files: dict[str, Path] = field(default_factory=dict)
     other: list[Path] = field(default_factory=list)
     foreign: dict[str, str] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+
+    @property
+    def option(self) -> str:
+        return f"--{self.name}"
 
     @property
     def paths(self) -> list[Path]:
@@ -181,7 +185,7 @@ class _Side:
     @classmethod
     def collect(
         cls,
-        option: str,
+        name: str,
         typed: str,
         pattern: tuple[str, str],
         endings: tuple[str, ...],
@@ -194,24 +198,24 @@ class _Side:
             if path.is_dir():
                 found = list(walk(typed, recursive, broken))
             elif is_device(path):  # a pipe can be read only once, and reading may block
-                raise UsageError(f"{option} {typed}: a pipe or device, which cannot be read as a file; save it as one")
+                raise UsageError(f"--{name} {typed}: a pipe or device, which cannot be read as a file; save it as one")
             elif path.exists():
                 found = [("", path.name, typed)]
             else:
                 found = list(matching(typed, recursive, broken))
         except OSError as error:
             raise UsageError(
-                f"{option} {error.filename or typed}: cannot be listed: {error.strerror or error}"
+                f"--{name} {error.filename or typed}: cannot be listed: {error.strerror or error}"
             ) from error
         broken = [link for link in broken if stem_of(Path(link).name, endings) is not None]
-        side = cls(option, typed, single=path.is_file(), broken=broken)
-        for folder, name, location in found:
-            stem = stem_of(name, endings)
-            middle = middle_of(Path(name).stem if stem is None else stem, pattern)
+        side = cls(name, typed, endings, single=path.is_file(), broken=broken)
+        for folder, own, location in found:
+            stem = stem_of(own, endings)
+            middle = middle_of(Path(own).stem if stem is None else stem, pattern)
             name_within = folder[:-1] if by_folder and folder else folder + middle
             key = unicodedata.normalize("NFC", name_within)  # macOS decomposes accented letters
             if stem is None:
-                kind = Path(name).suffix.lower()
+                kind = Path(own).suffix.lower()
                 if key not in side.foreign or _is_medium(kind):  # which labels of that name do not hide
                     side.foreign[key] = kind
                 continue
@@ -220,13 +224,13 @@ class _Side:
                 continue
             if key in side.files:
                 raise UsageError(
-                    f"{option}: {side.files[key]} and {location} have the same name, so that no one can tell which to "
+                    f"--{name}: {side.files[key]} and {location} have the same name, so that no one can tell which to "
                     "pair; move one away, or give a glob such as '*.png'"
                 )
             side.files[key] = Path(location)
         if not side.paths:
-            why = _of_links(broken) if broken else _why_none([name for _, name, _ in found], path, endings, recursive)
-            raise UsageError(f"{option} {typed}: {why}")
+            why = _of_links(broken) if broken else _why_none([own for _, own, _ in found], path, endings, recursive)
+            raise UsageError(f"--{name} {typed}: {why}")
         return side
 
     def without_partner(self, partner: _Side) -> list[Path]:
@@ -252,13 +256,13 @@ def patterns(pair_by: str, sides: tuple[str, str]) -> list[tuple[str, str]]:
     return [given.get(side, ("", "")) for side in sides]
 
 
-def _not_taken(a: _Side, b: _Side, endings: Collection[str]) -> Iterator[str]:
+def _not_taken(a: _Side, b: _Side) -> Iterator[str]:
     """For each side: which files would have a partner, if fusecli read files of their kind; which links are broken."""
     for side, other in ((a, b), (b, a)):
         kinds = Counter(side.foreign[key] for key in side.foreign.keys() & other.files.keys() - side.files.keys())
         if kinds:
             found = ", ".join(f"{count} × {kind or 'no ending'}" for kind, count in kinds.most_common(5))
-            yield f"{side.option}: there are files of these names that are not read ({found}); {reads(endings)}"
+            yield f"{side.option}: there are files of these names that are not read ({found}); {reads(side.endings)}"
     yield from (f"{side.option}: {_of_links(side.broken)}" for side in (a, b) if side.broken)
 
 
@@ -292,12 +296,12 @@ def _list_of(side: _Side, paths: list[Path]) -> str:
     return f"{side.option}: {what} no partner of the same name:{itemized(paths)}"
 
 
-def _nothing_in_common(a: _Side, b: _Side, endings: Collection[str], sides: tuple[str, str], pair_by: str) -> str:
+def _nothing_in_common(a: _Side, b: _Side, pair_by: str) -> str:
     """The message where the sides share no name; it suggests options that would tell them apart, if it finds any."""
     for side in (a, b):
         if not side.files:
-            stem = stem_of(side.paths[0].name, endings)
-            hint = _hint_in_one_folder(a, b, endings, sides)
+            stem = stem_of(side.paths[0].name, side.endings)
+            hint = _hint_in_one_folder(a, b)
             return (
                 f"{side.option}: no name there, without its ending, fits the pattern of --pair-by, {stem!r} for example"
                 + (f". Did you mean {hint}?" if hint else "")
@@ -311,8 +315,9 @@ def _nothing_in_common(a: _Side, b: _Side, endings: Collection[str], sides: tupl
     )
     if alike is not None:
         return (
-            f"{message}. The sub-folders must agree, too, but for the fixed parts of two globs (as */{sides[0]} and "
-            f"*/{sides[1]}); --pairs matches files wherever they lie."
+            f"{message}. The sub-folders must agree, too, but for the fixed parts of two globs (as */{a.name} and "
+            f"*/{b.name}); --pairs matches files wherever they lie."
         )
+    sides = a.name, b.name
     hint = pairing_hints.for_names((names[0], names[1]), (a.files, b.files), sides) if pair_by == "stem" else ""
     return f"{message}. Did you mean {hint}?" if hint else f"{message}. --pair-by and --pairs match names that differ."

@@ -27,11 +27,15 @@ class Turn:
 
     @classmethod
     def upright(cls, grid: Grid, like: Grid | None = None) -> Turn:
-        """The turn to axial slices, or those in which ``like`` (default: ``grid``) was acquired; front or head up.
+        """The turn to axial slices, or those in which ``like`` (default: ``grid``) was acquired."""
+        return cls.along(_normal(like or grid), grid)
+
+    @classmethod
+    def along(cls, normal: int, grid: Grid) -> Turn:
+        """The turn to slices stacked along an axis of the patient (0, 1, 2: x, y, z); front or head up.
 
         The patient's right, or front, is on the left.
         """
-        normal = _normal(like or grid)
         axes, directions = _orientation(grid)
         across, down = (axis for axis in range(3) if axis != normal)
         # Pictures have the far ends of x (the patient's right), y (front) and z (head) on the left or at the top.
@@ -66,8 +70,8 @@ class Turn:
 def _orientation(grid: Grid) -> tuple[list[int], list[float]]:
     """For the patient's x, y and z: which of i, j, k runs along it, and whether in its direction (1) or not (-1)."""
     orientation = io_orientation(grid.affine)
-    axes = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3)]
-    return axes, [float(orientation[axis, 1]) for axis in axes]
+    axes = np.argsort(orientation[:, 0])
+    return axes.tolist(), orientation[axes, 1].tolist()
 
 
 def _normal(grid: Grid) -> int:
@@ -88,21 +92,14 @@ def planes(voxels: np.ndarray, grid: Grid | None) -> np.ndarray:
     volumes are cut along their own axes, not the patient's. Without ``grid`` slices are taken for axial ones.
     """
     grid = grid or Grid(voxels.shape[2::-1], np.diag([-1.0, -1, 1, 1]))
-    spacing = grid.spacing
-    axes, directions = _orientation(grid)
-    index = [size // 2 for size in voxels.shape[2::-1]]
-    pixel = max(min(spacing), max(np.multiply(voxels.shape[2::-1], spacing)) / LONGEST)  # mm
+    turn = Turn.along(2, grid)
+    turned, (x, y, z) = turn.voxels(voxels), turn.grid(grid).spacing
+    pixel = max(min(grid.spacing), max(np.multiply(grid.shape, grid.spacing)) / LONGEST)  # mm
+    # The middle as the file counts it: of an even number of slices, the second of the two in the middle.
+    k, j, i = ((size - (step < 0)) // 2 for size, step in zip(turned.shape, turn.steps, strict=False))
     pictures = []
-    for across, down in ((0, 1), (0, 2), (1, 2)):
-        normal = axes[3 - across - down]
-        image = voxels.take(index[normal], 2 - normal)  # its axes are those of k, j, i that are left, in this order
-        if axes[down] < axes[across]:
-            image = image.swapaxes(0, 1)
-        image = image[:: -1 if directions[down] > 0 else 1, :: -1 if directions[across] > 0 else 1]
-        size = tuple(
-            max(1, round(length * spacing[axes[axis]] / pixel))
-            for length, axis in zip(image.shape[1::-1], (across, down), strict=True)
-        )
+    for image, across, down in ((turned[k], x, y), (turned[::-1, j], x, z), (turned[::-1, :, i], y, z)):
+        size = [max(1, round(n * mm / pixel)) for n, mm in zip(image.shape[1::-1], (across, down), strict=True)]
         pictures.append(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_LINEAR))
     width = max(picture.shape[1] for picture in pictures)
     return np.concatenate([_padded(picture, width) for picture in pictures])

@@ -13,13 +13,16 @@ from fusecli.images.opencv import cv2
 WIDTH, GAP = 360, 6
 
 
-def shrunk(image: np.ndarray, longest: int) -> np.ndarray:
-    """The image with sides of at most ``longest`` pixels."""
-    scale = longest / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+def encoded(image: np.ndarray, longest: int, ending: str, options: Sequence[int] = ()) -> bytes:
+    """A picture file with sides of at most ``longest`` pixels. image: as `row` takes them. options: OpenCV's."""
+    small = _eight_bit(image)
+    scale = longest / max(small.shape[:2])
+    if scale < 1:
+        size = [max(1, round(side * scale)) for side in small.shape[1::-1]]
+        small = cv2.resize(small, size, interpolation=cv2.INTER_AREA)
+    done, data = cv2.imencode(ending, small[..., ::-1] if small.ndim == 3 else small, options)
+    assert done
+    return data.tobytes()
 
 
 def row(*images: np.ndarray) -> list[np.ndarray]:
@@ -39,7 +42,12 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], path: Path) -> None:
 
 def _cell(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     interpolation = cv2.INTER_AREA if image.shape[1] > WIDTH else cv2.INTER_LINEAR
-    small = cv2.resize(image, size, interpolation=interpolation).astype(np.float32)
-    scale = {"uint8": 1.0, "uint16": 1 / 257}.get(image.dtype.name, 255.0)
-    cell = np.clip(np.rint(small * scale), 0, 255).astype(np.uint8)
+    cell = _eight_bit(cv2.resize(image, size, interpolation=interpolation))
     return np.repeat(cell[..., None], 3, 2) if cell.ndim == 2 else cell
+
+
+def _eight_bit(image: np.ndarray) -> np.ndarray:
+    if image.dtype == np.uint8:
+        return image
+    scale = 1 / 257 if image.dtype == np.uint16 else 255.0
+    return np.clip(np.rint(image * scale), 0, 255).astype(np.uint8)

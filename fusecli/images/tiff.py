@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from tifffile import PHOTOMETRIC
+from tifffile import PHOTOMETRIC, TIFF
 
 from fusecli.images import exif
 from fusecli.images.headers import TRUNCATED, Unreadable, too_large
@@ -31,10 +31,7 @@ _UNREAD: dict[int, str] = {  # what pixels of other kinds are
     PHOTOMETRIC.LOGL: "logarithms of luminance (LogL)",
     PHOTOMETRIC.LOGLUV: "logarithms of luminance (LogLuv)",
 }
-_LIBTIFFS = frozenset(
-    (*range(1, 9), 32773, 32946, 34887, 34925, 50000, 50001)
-)  # compressions that OpenCV's libtiff knows
-_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_LIBTIFFS = {*range(1, 9), 32773, 32946, 34887, 34925, 50000, 50001}  # compressions that OpenCV's libtiff knows
 
 
 def peek(path: Path) -> tuple[int, int, int, np.dtype, bool]:
@@ -162,7 +159,7 @@ def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
     (count,) = struct.unpack(order + counter, handle.read(struct.calcsize(order + counter)))
     table = handle.read(count * struct.calcsize(order + entry))
     for code, kind, number, offset in struct.iter_unpack(order + entry, table):
-        size = number * _TYPE_SIZES.get(kind, 0)
+        size = number * struct.calcsize(TIFF.DATA_FORMATS.get(kind, ""))
         if size > inline and code < _PRIVATE:
             ends.append(offset + size)
     if max(ends, default=0) > handle.size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -74,8 +74,7 @@ class VideoFile:
     def __init__(self, path: Path, *, color: bool = True, max_pixels: int | None = None) -> None:
         self.path = path
         self._color = color
-        with self._open() as container:
-            stream = self._stream(container)
+        with self._opened() as (container, stream):
             limit = pixel_limit(max_pixels)
             width, height = stream.codec_context.width, stream.codec_context.height
             if width * height > limit:
@@ -111,8 +110,7 @@ class VideoFile:
         return str(self.path)
 
     def __iter__(self) -> Iterator[Timed]:
-        with self._open() as container:
-            stream = self._stream(container)
+        with self._opened() as (container, stream):
             start: Fraction | None = None
             time, count, damaged = Fraction(0), 0, 0
             for frame in self._decoded(container, stream):
@@ -141,8 +139,7 @@ class VideoFile:
 
         Of short videos, where key frames are few, every so many frames.
         """
-        with self._open() as container:
-            stream = self._stream(container)
+        with self._opened() as (container, stream):
             if 0 < self.frames <= _FEW * count:
                 every = -(-self.frames // count)
                 yield from (self._upright(frame) for frame in islice(self._decoded(container, stream), 0, None, every))
@@ -159,30 +156,30 @@ class VideoFile:
 
     def count(self) -> int:
         """How many frames there are; may read through the file without decoding it."""
-        with self._open() as container:
-            stream = self._stream(container)
+        with self._opened() as (container, stream):
             if stream.frames:
                 return stream.frames
             with suppress(pyav().FFmpegError):
                 return sum(1 for packet in container.demux(stream) if packet.size)
         return 0
 
-    def _open(self) -> Any:
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, Any]]:
+        """The container and its video stream."""
         av = pyav()
         # Tags that are no UTF-8 are an error before PyAV 19, which has no such option.
         more = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
         try:
             # The whitelist keeps playlists from opening URLs.
-            return av.open(f"file:{self.path}", options={"protocol_whitelist": "file"}, **more)
+            container = av.open(f"file:{self.path}", options={"protocol_whitelist": "file"}, **more)
         except av.FFmpegError as error:
             raise InputError(f"{self.path}: cannot be read as a video: {error.strerror or error}") from error
-
-    def _stream(self, container: Any) -> Any:
-        stream = container.streams.best("video")
-        if stream is None or stream.codec_context is None:
-            raise InputError(f"{self.path}: holds no video that can be decoded")
-        stream.thread_type = "AUTO"
-        return stream
+        with container:
+            stream = container.streams.best("video")
+            if stream is None or stream.codec_context is None:
+                raise InputError(f"{self.path}: holds no video that can be decoded")
+            stream.thread_type = "AUTO"
+            yield container, stream
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
         av, count = pyav(), 0

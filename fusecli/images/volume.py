@@ -31,8 +31,7 @@ class Volume:
 
     The quantity a voxel stands for (Hounsfield units, Bq/ml …) is ``slope`` × voxel + ``intercept``, slope > 0.
     grid: None where the file does not say where its voxels lie. dtype: the file's own sample type.
-    modality: as DICOM names it (CT, MR, PT, NM). window: what the file asks to be shown, as quantities.
-    origin: what only the writer of the same kind needs.
+    window: what the file asks to be shown, as quantities. origin: what only the writer of the same kind needs.
     """
 
     voxels: np.ndarray
@@ -42,7 +41,6 @@ class Volume:
     dtype: np.dtype
     slope: float = 1.0
     intercept: float = 0.0
-    modality: str | None = None
     window: tuple[float, float] | None = None
     origin: Any = None
 

@@ -22,11 +22,11 @@ import numpy as np
 from fusecli.errors import FusecliError, InputError, OutputError, counted
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
-from fusecli.images.frame import Frame
+from fusecli.images.calibration import Calibration, completed, reach, warp, within
+from fusecli.images.frames import Frame
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
 from fusecli.images.preview import row
-from fusecli.images.registration import Calibration, completed, reach, warp, within
 from fusecli.machine import thread_pool, windowed
 from fusecli.stream.job import Job, Outcome
 from fusecli.stream.settings import Settings

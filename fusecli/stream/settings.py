@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fusecli.images.calibration import Calibration
     from fusecli.images.intensity import Intensity, Range
     from fusecli.images.pair import Pair
     from fusecli.images.rawvideo import RawFormat
-    from fusecli.images.registration import Calibration
     from fusecli.registry import Task
 
 

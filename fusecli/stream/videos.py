@@ -22,10 +22,10 @@ import torch
 from fusecli.errors import InputError, counted
 from fusecli.images import frames, intensity
 from fusecli.images.atomic import STDOUT, file_hash, replacing
+from fusecli.images.calibration import completed, reach, within
 from fusecli.images.intensity import Range
 from fusecli.images.preview import row
 from fusecli.images.rawvideo import PIPE, RawPipe, RawWriter
-from fusecli.images.registration import completed, reach, within
 from fusecli.images.video import Look, Timed, VideoFile, VideoWriter, odd
 from fusecli.stream.engine import Engine, Found
 from fusecli.stream.in_step import FramePair, InStep, Source
@@ -74,7 +74,7 @@ class _Prepared:
     time: Fraction
     sides: tuple[np.ndarray, np.ndarray]
     context: torch.Tensor | None
-    reach: np.ndarray | None  # of the infrared; see `registration.reach`
+    reach: np.ndarray | None  # of the infrared; see `calibration.reach`
 
 
 _Result = tuple[_Prepared, np.ndarray]

@@ -321,7 +321,7 @@ def _folders(side: str, typed: str, recursive: bool) -> dict[str, list[Path]]:
             elif not recursive:
                 disks[folder] = path.parent
         for folder, disk in disks.items():
-            found[folder] = [path for _, path in listing.files_in(str(disk), recursive=True) if not _is_index(path)]
+            found[folder] = [path for _, path in listing.files_of(str(disk), recursive=True) if not _is_index(path)]
     except OSError as error:
         raise UsageError(f"--{side} {error.filename}: cannot be listed: {error.strerror}") from error
     return found

@@ -16,7 +16,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from fusecli.errors import counted
-from fusecli.images.listing import files_in
+from fusecli.images.listing import walk
 from fusecli.stream.job import Job, Outcome
 from fusecli.stream.plan import Naming
 from fusecli.stream.run import run as run_jobs
@@ -196,8 +196,8 @@ class Watcher:
         sides: list[dict[str, Path]] = []
         for folder, key in zip(self.folders, self.keys, strict=True):
             side: dict[str, Path] = {}
-            for name, path in files_in(str(folder), self.recursive):
-                found = key(name)
+            for relative, name, location in walk(str(folder), self.recursive):
+                found, path = key(relative + name), Path(location)
                 if found is not None and side.setdefault(found, path) is not path:
                     self._tell("twice", "%s: left alone, since %s has the same name", path, side[found])
             sides.append(side)

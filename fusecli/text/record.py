@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 from fusecli import registry
 from fusecli.errors import InputError, OutputError
-from fusecli.images.atomic import locked
+from fusecli.images.atomic import explained, locked
 from fusecli.text.events import Event, severity_vector, types_for
 
 
@@ -121,31 +120,24 @@ class Appender:
         self.done: dict[str, tuple[Description, str]] = {}
         self.repaired = False
         self._stale = anew
-        try:
+        with explained(path), contextlib.ExitStack() as opened:  # closes again what is open if the rest fails
             path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.ExitStack() as opened:  # closes again what is open if the rest fails
-                # Bytes of a file's name that are no Unicode are written as \udcff and the like, which is valid JSON.
-                self._file = opened.enter_context(
-                    path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
-                )
-                if not opened.enter_context(locked(path.resolve())):
-                    raise OutputError(f"{path}: another run is writing there; wait until it ends, or name another file")
-                if not anew:
-                    self.repaired = _cut_torn_line(path)
-                    self.done = _read(path)
-                self._opened = opened.pop_all()
-        except OSError as error:
-            raise _unwritable(path, error) from error
+            # Bytes of a file's name that are no Unicode are written as \udcff and the like, which is valid JSON.
+            self._file = opened.enter_context(path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n"))
+            if not opened.enter_context(locked(path.resolve())):
+                raise OutputError(f"{path}: another run is writing there; wait until it ends, or name another file")
+            if not anew:
+                self.repaired = _cut_torn_line(path)
+                self.done = _read(path)
+            self._opened = opened.pop_all()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        try:
+        with explained(self.path):
             if self._stale:
                 self._file.truncate(0)
                 self._stale = False
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
 
     def __enter__(self) -> Appender:
         return self
@@ -154,10 +146,6 @@ class Appender:
         with contextlib.suppress(OSError):  # `write` has reported it already
             self._file.close()  # while the lock is held, since it writes what `write` could not
         self._opened.close()
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{path}: cannot be written: {error.strerror or error}", full=error.errno == errno.ENOSPC)
 
 
 def _cut_torn_line(path: Path) -> bool:
