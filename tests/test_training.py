@@ -165,6 +165,7 @@ def test_stopped_and_resumed_gives_the_same_weights(root, tmp_path):
     fit(resumed)
     for name, tensor in weights_of(whole).items():
         assert torch.equal(tensor, weights_of(resumed)[name]), name
+    assert (resumed.out / "log.csv").read_bytes() == (whole.out / "log.csv").read_bytes()  # losses of all steps
 
 
 def test_a_stop_before_the_first_step_waits_for_none(root, tmp_path, monkeypatch):
@@ -337,6 +338,14 @@ def test_resume_with_other_descriptions_is_refused(tmp_path):
     run.texts_sha256 = "before"
     run.save("last.pt")
     with pytest.raises(UsageError, match=r"last\.pt: made with other descriptions"):
+        Run(RECIPE, tmp_path, device=CPU).resume()
+
+
+def test_resume_by_fewer_processes_is_refused(tmp_path):
+    run = Run(RECIPE, tmp_path, device=CPU)
+    run.processes = 2  # of a torchrun, each with its own batch
+    run.save("last.pt")
+    with pytest.raises(UsageError, match=r"last\.pt: made with another number of processes \(2\)"):
         Run(RECIPE, tmp_path, device=CPU).resume()
 
 
@@ -788,6 +797,12 @@ def test_a_task_may_weigh_its_loss_by_itself(root):
     batch = Batches(recipe, load(root))(0, CPU)
     expected = dataclasses.replace(recipe.loss, max=7).tensor()
     assert torch.equal(batch.weights, expected.expand(recipe.batch, -1))
+
+
+def test_weights_of_a_loss_that_nothing_is_trained_by_are_named(root, tmp_path, caplog):
+    recipe = dataclasses.replace(RECIPE, steps=1, losses={"ir-vis": {"max": 7}, "pet-mri": {"max": 8}})
+    session.train(recipe, root, tmp_path, device="cpu", quiet=True)
+    assert re.findall(r"losses\.[a-z-]+: not used", caplog.text) == ["losses.pet-mri: not used"]
 
 
 def test_distillation_trains_the_adapters_and_leaves_the_teacher_alone(root, tmp_path):

@@ -91,6 +91,8 @@ class Run:
         if device.type == "cpu":  # which cannot catch a lack of memory: the system ends the process
             self.network.save_memory()
         self.step = 0
+        self.loss_sum, self.summed = 0.0, 0  # over the steps since the last validation
+        self.processes = dist.get_world_size() if dist.is_initialized() else 1
         self.recorded: dict[tuple[str, ...], Callable[..., Tensor]] = {}  # by the terms of the loss, see `replayed`
         self.best = -math.inf
         self.texts: Texts | None = None
@@ -149,6 +151,8 @@ class Run:
             "about": self.objective.about,
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "losses": [self.loss_sum, self.summed],
+            "processes": self.processes,
             "best": self.best,
             "text": self.text_table(),
             "data_root": self.data_root,
@@ -173,7 +177,10 @@ class Run:
         return path
 
     def resume(self) -> bool:
-        """Resume from ``last.pt`` if there is one. Raises UsageError if it belongs to another recipe or other pairs."""
+        """Resume from ``last.pt`` if there is one.
+
+        Raises UsageError if it belongs to another recipe, to other pairs or to another number of processes.
+        """
         path = self.out / LAST
         sweep((path, self.out / BEST))
         if not path.exists():
@@ -186,6 +193,11 @@ class Run:
             raise UsageError(f"{path}: made with another {changed}; use the old recipe or a new folder{start}")
         if changed := _differing(state.get("about", {}), self.objective.about):
             raise UsageError(f"{path}: made with another {changed}; use a new folder")
+        if (before := state.get("processes", self.processes)) != self.processes:
+            raise UsageError(
+                f"{path}: made with another number of processes ({before}), each of which has a batch in every step; "
+                f"start as many, or use a new folder, where --set init={path} starts from these weights"
+            )
         pairs = state.get("data_sha256")
         if pairs and self.data_sha256 and pairs != self.data_sha256:
             raise UsageError(f"{path}: made with other training pairs than are there now; use a new folder, or those")
@@ -198,6 +210,7 @@ class Run:
             self.objective.modules.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
+            self.loss_sum, self.summed = state.get("losses", (0.0, 0))
         except (RuntimeError, ValueError, KeyError) as error:
             made_by = f"fusecli {state.get('fusecli', 'of another version')}"
             raise UsageError(f"{path}: {made_by} made it of other parts; use that version, or a new folder") from error
@@ -311,19 +324,19 @@ class Run:
             _forget_later(self.out / LOG, self.step)
         if self.step == 0 and not recipe.init and self.network.sees_statistics:
             self._fit_whitening(batches, workers, stop)
-        losses: list[float] = []
         saved = time.monotonic()
         for batch in batches.ahead(self.step, recipe.steps, self.device, workers):
-            losses.append(self.train_step(batch))
+            loss = self.train_step(batch)
+            self.loss_sum, self.summed = self.loss_sum + loss, self.summed + 1
             if progress:
-                progress(self.step, losses[-1])
+                progress(self.step, loss)
             stopped = stop is not None and _on_any_rank(stop.is_set(), self.device) and self.step < recipe.steps
             validating = self.step % recipe.val_every == 0 or self.step == recipe.steps
             if batches.rank == 0 and (validating or stopped or time.monotonic() - saved > SAVE_SECONDS):
                 self._check_weights(batch)
                 if validating:
-                    self._validate(val, sum(losses) / len(losses))
-                    losses.clear()
+                    self._validate(val, self.loss_sum / self.summed)
+                    self.loss_sum, self.summed = 0.0, 0
                 self.save(LAST)
                 saved = time.monotonic()
             if stopped:
