@@ -185,7 +185,7 @@ class Run:
         sweep((path, self.out / BEST))
         if not path.exists():
             return False
-        state = checkpoint.training_state(path, self.device)
+        state = checkpoint.training_state(path)
         made_with = Recipe(train=self.recipe.train).as_dict() | state["recipe"]  # may lack newer fields
         if changed := _differing(made_with, self.recipe.as_dict()):
             alike = (made_with["architecture"], made_with["model"]) == (self.recipe.architecture, self.recipe.model)
