@@ -126,7 +126,7 @@ def train(
         if run.resume() and rank == 0:
             done = run.step >= recipe.steps
             log.info("all steps are done: %s" if done else f"going on from step {run.step} of %s", out / LAST)
-        batches = Batches(recipe, data, rank, texts, run.network)
+        batches = Batches(recipe, data, rank, texts, run.network, teacher)
         best = _fit(run, batches, val, workers, stop, bar=not (quiet or rank))
         if dist.is_initialized():
             dist.destroy_process_group()
