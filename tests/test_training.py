@@ -768,15 +768,22 @@ def test_descriptions_must_be_of_these_pairs(tmp_path, root):
     lines[1]["events"][0]["severity"] = 0.8
     write("vis", "ir")
     assert texts.sha256 != Texts.of(Numbers(), pairs, path).sha256
-    twice = {"ir-vis": dataclasses.replace(pairs["ir-vis"], pairs=pairs["ir-vis"].pairs * 2)}
-    with pytest.raises(UsageError, match="have one name"):
+    found = pairs["ir-vis"].pairs
+    twice = {"ir-vis": dataclasses.replace(pairs["ir-vis"], pairs=found * 2)}  # a set that is listed twice
+    assert Texts.of(Numbers(), twice, path).own.keys() == texts.own.keys()
+    twice["ir-vis"].pairs = [*found, dataclasses.replace(found[0], key="ir-vis/other/0")]
+    with pytest.raises(UsageError, match="ir-vis/set/0 and ir-vis/other/0 have one name"):
         Texts.of(Numbers(), twice, path)
     write("ct", "mri")
     with pytest.raises(UsageError, match="describes 0 as ct \\+ mri, not as vis \\+ ir"):
         Texts.of(Numbers(), pairs, path)
     lines.pop()
     write("vis", "ir")
-    with pytest.raises(UsageError, match="no line describes 2; annotate the training pairs first"):
+    with pytest.raises(UsageError, match=r"no line describes 1 training pair; annotate them too:\n  2$"):
+        Texts.of(Numbers(), pairs, path)
+    lines.pop()
+    write("vis", "ir")
+    with pytest.raises(UsageError, match=r"no line describes 2 training pairs; annotate them too:\n  1\n  2$"):
         Texts.of(Numbers(), pairs, path)
 
 
