@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import io
 import logging
 import math
@@ -20,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fusecli import __version__, registry
-from fusecli.errors import FusecliError, OutputError, Stopped, UsageError
+from fusecli.errors import FusecliError, Stopped, UsageError
 from fusecli.images.atomic import sweep, write_bytes
 from fusecli.images.preview import contact_sheet
 from fusecli.models import checkpoint
@@ -30,6 +29,7 @@ from fusecli.stream.engine import out_of_memory
 from fusecli.stream.stop import Stop
 from fusecli.text.encode import carried_vectors
 from fusecli.text.guide import describer
+from fusecli.training import csv_log
 from fusecli.training.batches import Batch, Batches
 from fusecli.training.data import PairSet
 from fusecli.training.recipe import Recipe
@@ -321,7 +321,7 @@ class Run:
         if self.texts and self.text_vectors:
             self.texts.encoder.add(self.text_vectors)
         if batches.rank == 0:
-            _forget_later(self.out / LOG, self.step)
+            csv_log.forget_later(self.out / LOG, self.step)
         if self.step == 0 and not recipe.init and self.network.sees_statistics:
             self._fit_whitening(batches, workers, stop)
         saved = time.monotonic()
@@ -375,40 +375,10 @@ class Run:
             if row["score"] > self.best:
                 self.best = row["score"]
                 self.save(BEST)
-        path = self.out / LOG
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("a+", newline="", encoding="utf-8", errors="backslashreplace") as file:
-                file.seek(0)
-                headed = list(row) in csv.reader(file)  # else it is new, or of a run with other validation sets
-                writer = csv.DictWriter(file, row)
-                if not headed:
-                    writer.writeheader()
-                writer.writerow(row)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        csv_log.append(self.out / LOG, row)
         log.info(
             "step %d: %s", self.step, ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "step")
         )
-
-
-def _forget_later(log_file: Path, step: int) -> None:
-    """Cut from a log the rows after ``step``, which will come again, and a row that a full disk left unfinished."""
-    try:
-        lines = log_file.read_bytes().splitlines(keepends=True)
-    except OSError:  # none, or the first row tells what is wrong with it
-        return
-    if not lines or not lines[0].startswith(b"step,loss,"):  # somebody else's
-        return
-    kept = [line for line in lines if line.endswith(b"\n") and not _step_of(line) > step]
-    if kept != lines:
-        write_bytes(log_file, b"".join(kept))
-
-
-def _step_of(row: bytes) -> int:
-    """The step of a log's row; 0 for a header."""
-    first = row.partition(b",")[0]
-    return int(first) if first.isdigit() else 0
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
