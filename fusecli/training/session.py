@@ -99,8 +99,9 @@ def train(
         check_writable("-o", out)
         if path.exists() and not (out / LAST).exists():  # removed to save space, perhaps
             raise UsageError(f"{path}: of another run, would be replaced; use a new folder, or move it away")
-        for task in sorted(set(recipe.losses) - set(recipe.train)):  # of a recipe for more tasks than --set train names
-            log.warning("losses.%s: not used, since the recipe does not train this task", task)
+        if unused := sorted(set(recipe.losses) - set(recipe.train)):  # of a recipe for more than --set train names
+            named = ", ".join(f"losses.{task}" for task in unused)
+            log.warning("%s: not used, as the recipe trains %s alone", named, " and ".join(recipe.tasks))
     auto = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     target = pick_device(auto if device == "auto" else device)
     if target.type == "cuda":
