@@ -12,6 +12,7 @@ from fusecli.training.losses import (
     feature_loss,
     fusion_loss,
     restoration_loss,
+    sobel,
     ssim,
     target_loss,
     vif,
@@ -41,6 +42,14 @@ def test_ssim_agrees_with_scikit_image():
             )
             expected += full[5:-5, 5:-5].mean()
         assert mine[index] == pytest.approx(expected, abs=1e-5)
+
+
+def test_gradients_agree_with_opencv():
+    image = images(1)
+    both = [
+        cv2.Sobel(image[0, 0].numpy(), cv2.CV_32F, *way, borderType=cv2.BORDER_REPLICATE) for way in ((1, 0), (0, 1))
+    ]
+    torch.testing.assert_close(sobel(image)[0], torch.from_numpy(np.abs(both)))
 
 
 def test_loss_is_zero_only_where_nothing_is_lost():

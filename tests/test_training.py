@@ -81,6 +81,13 @@ def test_training_lowers_the_loss(root, tmp_path):
     assert run.objective(run.average, probe).item() < 0.9 * before
 
 
+def test_the_learning_rate_rises_and_falls_as_the_recipe_says(tmp_path):
+    run = Run(dataclasses.replace(RECIPE, steps=102, lr=1.0, lr_end=0.2), tmp_path, device=CPU)
+    rates = [run.rate(step) for step in (0, 1, 2, 27, 52, 77, 102)]
+    fallen = (1 - 0.8 * (1 - math.cos(math.pi * part / 4)) / 2 for part in range(5))  # quarters of a cosine
+    assert rates == pytest.approx([0.5, 1.0, *fallen])
+
+
 def test_a_student_learns_to_perceive_what_a_text_would_say(root, tmp_path):
     recipe = dataclasses.replace(RECIPE, model={**TINY, "perceive": 32}, steps=100, batch=12, degrade=0.7)
     run, batches = Run(recipe, tmp_path, device=CPU), Batches(recipe, load(root), network=Nano())
