@@ -88,6 +88,35 @@ def test_the_learning_rate_rises_and_falls_as_the_recipe_says(tmp_path):
     assert rates == pytest.approx([0.5, 1.0, *fallen])
 
 
+def test_steps_are_as_long_as_the_recipe_says(root, tmp_path):
+    recipe = dataclasses.replace(RECIPE, clip=1e-3, weight_decay=0.3)
+    run = Run(recipe, tmp_path, device=CPU)
+    run.train_step(Batches(recipe, load(root), network=run.network)(0, CPU))
+    gradients = [parameter.grad for parameter in run.network.parameters() if parameter.grad is not None]
+    assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(1e-3, rel=1e-3)
+    assert [group["weight_decay"] for group in run.optimizer.param_groups] == [0.3]
+
+
+def test_of_several_processes_the_mean_counts(root, tmp_path, monkeypatch):
+    """As if there were two that draw the same: the step is that of one, but for noise of their own."""
+    run = Run(RECIPE, tmp_path, device=CPU)
+    batch = Batches(RECIPE, load(root), network=run.network)(0, CPU)
+    loss = run._gradients(batch).detach()
+    parameters = [parameter for parameter in run.network.parameters() if parameter.grad is not None]
+    before = [parameter.grad.clone() for parameter in parameters]
+    run.recipe = dataclasses.replace(RECIPE, jitter=0.3)
+    monkeypatch.setattr(loop.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(loop.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(loop.dist, "all_reduce", lambda tensor: tensor.mul_(2))
+    assert loop._mean_over_ranks(loss, parameters) == pytest.approx(loss.item())
+    torch.testing.assert_close([parameter.grad for parameter in parameters], before)
+    contexts = []
+    for rank in range(2):
+        monkeypatch.setattr(loop.dist, "get_rank", lambda rank=rank: rank)
+        contexts.append(run._jittered(batch).context)
+    assert not torch.equal(*contexts)
+
+
 def test_a_student_learns_to_perceive_what_a_text_would_say(root, tmp_path):
     recipe = dataclasses.replace(RECIPE, model={**TINY, "perceive": 32}, steps=100, batch=12, degrade=0.7)
     run, batches = Run(recipe, tmp_path, device=CPU), Batches(recipe, load(root), network=Nano())
@@ -419,6 +448,13 @@ def test_nan_loss_stops_and_keeps_the_weights(root, tmp_path):
     with pytest.raises(FusecliError, match=r"loss is nan.*set/"):
         run.train_step(batch)
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.network.state_dict().items())
+
+
+def test_weights_that_are_not_finite_are_not_saved_though_the_loss_is(root, tmp_path):
+    run = Run(RECIPE, tmp_path, device=CPU)
+    run.average.head.bias[0] = torch.inf  # of the blend, whose sigmoid is 1
+    with pytest.raises(FusecliError, match="loss is nan"):
+        run._check_weights(Batches(RECIPE, load(root), network=run.network)(0, CPU))
 
 
 @pytest.mark.parametrize("val", [{}, {"ir-vis": ["set"]}])
@@ -875,7 +911,9 @@ def test_distance_from_the_teacher_adds_to_the_loss(root, tmp_path):
         student.head.bias += 0.1
         assert added(teacher, 0.0) == pytest.approx(0, abs=1e-6)
         results = added(student, 0.0)
+        both = (one.with_features(batch.first, batch.second, batch.context)[0] for one in (student, teacher))
         assert results > 1e-4
+        assert results == pytest.approx(torch.nn.functional.smooth_l1_loss(*both).item(), rel=1e-2)
         own, guides = (one.with_features(batch.first, batch.second, batch.context)[1] for one in (student, teacher))
         adapted = [adapt(guides[scale]) for adapt, scale in zip(objective.modules, objective.scales, strict=True)]
         features = feature_loss([own[scale] for scale in objective.scales], adapted).item()
