@@ -8,6 +8,7 @@ from fusecli import metrics
 from fusecli.training.losses import (
     EVENT_WEIGHTS,
     LossWeights,
+    calmed,
     event_weights,
     feature_loss,
     fusion_loss,
@@ -157,6 +158,12 @@ def test_event_weights_are_the_mean_over_the_events():
     assert (mean.max, mean.consist, mean.grad) == (40, 30, 60)
     assert event_weights(["nothing the paper knows"], default) == default
     assert event_weights(["low light"], default).max == EVENT_WEIGHTS["low light"][0]
+
+
+def test_the_thermal_end_wants_stronger_gradients_and_minds_none_that_exceed_them():
+    weights = LossWeights(gain=1.5, excess=0.8)
+    assert calmed(weights, 1.0) == weights
+    assert (calmed(weights, 0.0).gain, calmed(weights, 0.0).excess) == (pytest.approx(1.8), 0)
 
 
 def test_feature_loss_leaves_out_what_one_network_has_filled():

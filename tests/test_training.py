@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -323,6 +324,11 @@ def test_a_run_from_before_a_field_was_known_is_taken_up(tmp_path):
     assert run.resume()
 
 
+def test_each_process_draws_batches_of_its_own(root):
+    one, other = (Batches(RECIPE, load(root), rank)(0, CPU) for rank in range(2))
+    assert not torch.equal(one.first, other.first)
+
+
 def test_batches_are_drawn_as_other_processes_would_draw_them(root, monkeypatch):
     """By one thread, since sums depend on their number in the last bits."""
     drawn, threads = Batches.drawn, torch.get_num_threads()
@@ -606,6 +612,31 @@ def test_a_patch_is_never_mirrored_where_there_is_more_to_see():
     for seed in range(6):
         planes, _ = pairs.scene(512, torch.Generator().manual_seed(seed))
         assert min(planes.shape[1:]) >= 512
+
+
+def test_a_pair_is_shown_in_all_eight_ways():
+    square = torch.arange(64 * 64).view(64, 64).div(16, rounding_mode="floor").to(torch.uint8)
+    pairs = PairSet(registry.TASKS["ir-vis"], [LumaPair("a", square, 255 - square)], "")
+    seen = set()
+    for seed in range(60):
+        first, second = pairs.scene(64, torch.Generator().manual_seed(seed))[0]
+        assert torch.equal(first, 255 - second)
+        seen.add(first.numpy().tobytes())
+    ways = [torch.rot90(one, turns) for one in (square, square.flip(1)) for turns in range(4)]
+    assert seen == {way.numpy().tobytes() for way in ways}
+
+
+def test_pairs_and_tasks_are_drawn_by_their_pixels():
+    def pairs(task: str, *sides: int) -> PairSet:
+        blank = [torch.zeros(side, side, dtype=torch.uint8) for side in sides]
+        return PairSet(registry.TASKS[task], [LumaPair(f"{task}/{len(image)}", image, image) for image in blank], "")
+
+    recipe = dataclasses.replace(RECIPE, degrade=0.0, batch=1, patch=11)
+    batches = Batches(recipe, {"ct-mri": pairs("ct-mri", 20), "pet-mri": pairs("pet-mri", 20, 40)})  # 1 : 1 : 4
+    counts = Counter(batches.drawn(step).keys[0] for step in range(600))
+    assert 50 < counts["ct-mri/20"] < 150
+    assert 50 < counts["pet-mri/20"] < 150
+    assert 300 < counts["pet-mri/40"] < 500
 
 
 def test_a_part_is_clipped_and_the_rest_stays():
