@@ -174,5 +174,7 @@ def test_feature_loss_leaves_out_what_one_network_has_filled():
 
 def test_feature_loss_ignores_the_length_of_features():
     features = [torch.rand(2, 8, 4, 4, generator=GENERATOR), torch.rand(2, 5, 2, 2, generator=GENERATOR)]
-    assert feature_loss(features, [3 * feature for feature in features]) < 1e-10
+    lengths = [3 + torch.rand(2, 1, *feature.shape[2:], generator=GENERATOR) for feature in features]  # of each pixel
+    longer = [length * feature for length, feature in zip(lengths, features, strict=True)]
+    assert feature_loss(features, longer) < 1e-10
     assert feature_loss(features, [-feature for feature in features]) > 1e-3

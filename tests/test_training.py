@@ -1346,6 +1346,17 @@ def test_the_loss_of_a_batch_with_looks_is_the_distance_from_its_target(root):
     assert torch.equal(batch.loss(batch.second), expected.mean())
 
 
+def test_looks_and_wordings_vary_and_both_ends_of_the_looks_are_frequent(root):
+    batches = Batches(
+        dataclasses.replace(RECIPE, looks=True, batch=3, degrade=0.0), load(root), network=Nano(look=0.15)
+    )
+    drawn = [batches.drawn(step) for step in range(60)]  # of a scene each
+    looks = [batch.look[0].item() for batch in drawn]
+    assert min(looks.count(0.0), looks.count(1.0)) >= 3  # of about 7
+    assert len(set(looks)) > 30
+    assert len({wording for batch in drawn for wording in batch.wordings}) > 30
+
+
 def test_batches_drawn_ahead_are_the_same(root):
     recipe = dataclasses.replace(RECIPE, looks=True, degrade=0.8)
     batches = Batches(recipe, load(root), network=Nano(look=0.15))
