@@ -626,6 +626,22 @@ def test_a_pair_is_shown_in_all_eight_ways():
     assert seen == {way.numpy().tobytes() for way in ways}
 
 
+def test_six_of_ten_scenes_are_smaller_down_to_a_half():
+    blank = torch.zeros(100, 120, dtype=torch.uint8)
+    pairs = PairSet(registry.TASKS["ir-vis"], [LumaPair("a", blank, blank)], "")
+    sizes = [min(pairs.scene(11, torch.Generator().manual_seed(seed))[0].shape[1:]) for seed in range(200)]
+    assert 60 < sizes.count(100) < 100
+    assert 50 <= min(sizes) < 55
+    assert max(sizes) == 100
+
+
+def test_three_patches_are_cut_of_a_scene(root):
+    batch = Batches(dataclasses.replace(RECIPE, batch=7, patch=24), load(root), network=Nano(**TINY))(0, CPU)
+    _, scenes = batch.context.unique_consecutive(dim=0, return_counts=True)
+    assert scenes.tolist() == [3, 3, 1]
+    assert not torch.equal(batch.first[0], batch.first[1])
+
+
 def test_pairs_and_tasks_are_drawn_by_their_pixels():
     def pairs(task: str, *sides: int) -> PairSet:
         blank = [torch.zeros(side, side, dtype=torch.uint8) for side in sides]
@@ -773,6 +789,14 @@ def test_a_pair_without_a_score_is_left_out_of_it(root, caplog):
     validation.check("val/set", blind)
     with pytest.raises(UsageError, match="val/set: no pair of this validation set"):
         validation.check("val/set", dataclasses.replace(pairs, pairs=blind.pairs[-1:]))
+
+
+def test_a_score_is_the_mean_over_the_sets_with_half_the_ssim():
+    sets = {
+        "a": {"VIF": 0.8, "Qabf": 0.6, "SSIM": 1.4, "EN": 7.0},
+        "b": {"VIF": 0.6, "Qabf": 0.4, "SSIM": 1.2, "EN": 6.0},
+    }
+    assert validation.score(sets) == pytest.approx((2.1 + 1.6) / 2)
 
 
 def test_validation_fuses_each_pair_once(root, tmp_path, monkeypatch):
