@@ -153,6 +153,13 @@ def test_gradients_reach_all_but_nano():
     assert silent == {f"nano.{name}" for name, _ in network.nano.named_parameters()}
 
 
+def test_the_aim_is_nano_s_result_in_use_while_training():
+    base = Base(TINY_NANO, **TINY).train()
+    base.nano.head.bias[1] = 2.0  # far beyond white
+    pair = torch.rand(2, 1, 1, 24, 40)
+    assert torch.equal(base.aim(*pair, base.context(*pair)), torch.ones(1, 1, 24, 40))
+
+
 def test_it_costs_a_tenth_of_the_teacher():
     with torch.device("meta"):
         counts = [

@@ -8,10 +8,12 @@ from fusecli import metrics
 from fusecli.training.losses import (
     EVENT_WEIGHTS,
     LossWeights,
+    calmed,
     event_weights,
     feature_loss,
     fusion_loss,
     restoration_loss,
+    sobel,
     ssim,
     target_loss,
     vif,
@@ -41,6 +43,14 @@ def test_ssim_agrees_with_scikit_image():
             )
             expected += full[5:-5, 5:-5].mean()
         assert mine[index] == pytest.approx(expected, abs=1e-5)
+
+
+def test_gradients_agree_with_opencv():
+    image = images(1)
+    both = [
+        cv2.Sobel(image[0, 0].numpy(), cv2.CV_32F, *way, borderType=cv2.BORDER_REPLICATE) for way in ((1, 0), (0, 1))
+    ]
+    torch.testing.assert_close(sobel(image)[0], torch.from_numpy(np.abs(both)))
 
 
 def test_loss_is_zero_only_where_nothing_is_lost():
@@ -150,6 +160,12 @@ def test_event_weights_are_the_mean_over_the_events():
     assert event_weights(["low light"], default).max == EVENT_WEIGHTS["low light"][0]
 
 
+def test_the_thermal_end_wants_stronger_gradients_and_minds_none_that_exceed_them():
+    weights = LossWeights(gain=1.5, excess=0.8)
+    assert calmed(weights, 1.0) == weights
+    assert (calmed(weights, 0.0).gain, calmed(weights, 0.0).excess) == (pytest.approx(1.8), 0)
+
+
 def test_feature_loss_leaves_out_what_one_network_has_filled():
     features, other = torch.rand(2, 1, 4, 6, 7, generator=GENERATOR)
     wider = torch.nn.functional.pad(features, (0, 2, 0, 1), mode="replicate")
@@ -158,5 +174,7 @@ def test_feature_loss_leaves_out_what_one_network_has_filled():
 
 def test_feature_loss_ignores_the_length_of_features():
     features = [torch.rand(2, 8, 4, 4, generator=GENERATOR), torch.rand(2, 5, 2, 2, generator=GENERATOR)]
-    assert feature_loss(features, [3 * feature for feature in features]) < 1e-10
+    lengths = [3 + torch.rand(2, 1, *feature.shape[2:], generator=GENERATOR) for feature in features]  # of each pixel
+    longer = [length * feature for length, feature in zip(lengths, features, strict=True)]
+    assert feature_loss(features, longer) < 1e-10
     assert feature_loss(features, [-feature for feature in features]) > 1e-3

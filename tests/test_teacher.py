@@ -109,6 +109,16 @@ def test_channel_attention_is_restormers():
         torch.testing.assert_close(layer(features), features + layer.project(mixed), atol=1e-5, rtol=1e-4)
 
 
+def test_feed_forward_is_restormers():
+    layer = perturb(FeedForward(8, 2.5))
+    features = noise(2, 5, 7, 8)
+    with torch.no_grad():
+        image = F.pad(layer.expand(layer.norm(features)).permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate")
+        gate, content = F.conv2d(image, layer.local.weight, groups=40).chunk(2, 1)
+        mixed = layer.project((F.gelu(gate) * content).permute(0, 2, 3, 1))
+        torch.testing.assert_close(layer(features), features + mixed, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "layer",
     [ChannelAttention(6, 2), FeedForward(6, 2.5), WindowAttention(6, 2, 4, window=4)],

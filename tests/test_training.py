@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -79,6 +80,42 @@ def test_training_lowers_the_loss(root, tmp_path):
     before = run.objective(run.average, probe).item()
     run.fit(batches, {})
     assert run.objective(run.average, probe).item() < 0.9 * before
+
+
+def test_the_learning_rate_rises_and_falls_as_the_recipe_says(tmp_path):
+    run = Run(dataclasses.replace(RECIPE, steps=102, lr=1.0, lr_end=0.2), tmp_path, device=CPU)
+    rates = [run.rate(step) for step in (0, 1, 2, 27, 52, 77, 102)]
+    fallen = (1 - 0.8 * (1 - math.cos(math.pi * part / 4)) / 2 for part in range(5))  # quarters of a cosine
+    assert rates == pytest.approx([0.5, 1.0, *fallen])
+
+
+def test_steps_are_as_long_as_the_recipe_says(root, tmp_path):
+    recipe = dataclasses.replace(RECIPE, clip=1e-3, weight_decay=0.3)
+    run = Run(recipe, tmp_path, device=CPU)
+    run.train_step(Batches(recipe, load(root), network=run.network)(0, CPU))
+    gradients = [parameter.grad for parameter in run.network.parameters() if parameter.grad is not None]
+    assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(1e-3, rel=1e-3)
+    assert [group["weight_decay"] for group in run.optimizer.param_groups] == [0.3]
+
+
+def test_of_several_processes_the_mean_counts(root, tmp_path, monkeypatch):
+    """As if there were two that draw the same: the step is that of one, but for noise of their own."""
+    run = Run(RECIPE, tmp_path, device=CPU)
+    batch = Batches(RECIPE, load(root), network=run.network)(0, CPU)
+    loss = run._gradients(batch).detach()
+    parameters = [parameter for parameter in run.network.parameters() if parameter.grad is not None]
+    before = [parameter.grad.clone() for parameter in parameters]
+    run.recipe = dataclasses.replace(RECIPE, jitter=0.3)
+    monkeypatch.setattr(loop.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(loop.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(loop.dist, "all_reduce", lambda tensor: tensor.mul_(2))
+    assert loop._mean_over_ranks(loss, parameters) == pytest.approx(loss.item())
+    torch.testing.assert_close([parameter.grad for parameter in parameters], before)
+    contexts = []
+    for rank in range(2):
+        monkeypatch.setattr(loop.dist, "get_rank", lambda rank=rank: rank)
+        contexts.append(run._jittered(batch).context)
+    assert not torch.equal(*contexts)
 
 
 def test_a_student_learns_to_perceive_what_a_text_would_say(root, tmp_path):
@@ -165,6 +202,7 @@ def test_stopped_and_resumed_gives_the_same_weights(root, tmp_path):
     fit(resumed)
     for name, tensor in weights_of(whole).items():
         assert torch.equal(tensor, weights_of(resumed)[name]), name
+    assert (resumed.out / "log.csv").read_bytes() == (whole.out / "log.csv").read_bytes()  # losses of all steps
 
 
 def test_a_stop_before_the_first_step_waits_for_none(root, tmp_path, monkeypatch):
@@ -286,6 +324,11 @@ def test_a_run_from_before_a_field_was_known_is_taken_up(tmp_path):
     assert run.resume()
 
 
+def test_each_process_draws_batches_of_its_own(root):
+    one, other = (Batches(RECIPE, load(root), rank)(0, CPU) for rank in range(2))
+    assert not torch.equal(one.first, other.first)
+
+
 def test_batches_are_drawn_as_other_processes_would_draw_them(root, monkeypatch):
     """By one thread, since sums depend on their number in the last bits."""
     drawn, threads = Batches.drawn, torch.get_num_threads()
@@ -337,6 +380,14 @@ def test_resume_with_other_descriptions_is_refused(tmp_path):
     run.texts_sha256 = "before"
     run.save("last.pt")
     with pytest.raises(UsageError, match=r"last\.pt: made with other descriptions"):
+        Run(RECIPE, tmp_path, device=CPU).resume()
+
+
+def test_resume_by_fewer_processes_is_refused(tmp_path):
+    run = Run(RECIPE, tmp_path, device=CPU)
+    run.processes = 2  # of a torchrun, each with its own batch
+    run.save("last.pt")
+    with pytest.raises(UsageError, match=r"last\.pt: made with another number of processes \(2\)"):
         Run(RECIPE, tmp_path, device=CPU).resume()
 
 
@@ -403,6 +454,13 @@ def test_nan_loss_stops_and_keeps_the_weights(root, tmp_path):
     with pytest.raises(FusecliError, match=r"loss is nan.*set/"):
         run.train_step(batch)
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.network.state_dict().items())
+
+
+def test_weights_that_are_not_finite_are_not_saved_though_the_loss_is(root, tmp_path):
+    run = Run(RECIPE, tmp_path, device=CPU)
+    run.average.head.bias[0] = torch.inf  # of the blend, whose sigmoid is 1
+    with pytest.raises(FusecliError, match="loss is nan"):
+        run._check_weights(Batches(RECIPE, load(root), network=run.network)(0, CPU))
 
 
 @pytest.mark.parametrize("val", [{}, {"ir-vis": ["set"]}])
@@ -556,6 +614,47 @@ def test_a_patch_is_never_mirrored_where_there_is_more_to_see():
         assert min(planes.shape[1:]) >= 512
 
 
+def test_a_pair_is_shown_in_all_eight_ways():
+    square = torch.arange(64 * 64).view(64, 64).div(16, rounding_mode="floor").to(torch.uint8)
+    pairs = PairSet(registry.TASKS["ir-vis"], [LumaPair("a", square, 255 - square)], "")
+    seen = set()
+    for seed in range(60):
+        first, second = pairs.scene(64, torch.Generator().manual_seed(seed))[0]
+        assert torch.equal(first, 255 - second)
+        seen.add(first.numpy().tobytes())
+    ways = [torch.rot90(one, turns) for one in (square, square.flip(1)) for turns in range(4)]
+    assert seen == {way.numpy().tobytes() for way in ways}
+
+
+def test_six_of_ten_scenes_are_smaller_down_to_a_half():
+    blank = torch.zeros(100, 120, dtype=torch.uint8)
+    pairs = PairSet(registry.TASKS["ir-vis"], [LumaPair("a", blank, blank)], "")
+    sizes = [min(pairs.scene(11, torch.Generator().manual_seed(seed))[0].shape[1:]) for seed in range(200)]
+    assert 60 < sizes.count(100) < 100
+    assert 50 <= min(sizes) < 55
+    assert max(sizes) == 100
+
+
+def test_three_patches_are_cut_of_a_scene(root):
+    batch = Batches(dataclasses.replace(RECIPE, batch=7, patch=24), load(root), network=Nano(**TINY))(0, CPU)
+    _, scenes = batch.context.unique_consecutive(dim=0, return_counts=True)
+    assert scenes.tolist() == [3, 3, 1]
+    assert not torch.equal(batch.first[0], batch.first[1])
+
+
+def test_pairs_and_tasks_are_drawn_by_their_pixels():
+    def pairs(task: str, *sides: int) -> PairSet:
+        blank = [torch.zeros(side, side, dtype=torch.uint8) for side in sides]
+        return PairSet(registry.TASKS[task], [LumaPair(f"{task}/{len(image)}", image, image) for image in blank], "")
+
+    recipe = dataclasses.replace(RECIPE, degrade=0.0, batch=1, patch=11)
+    batches = Batches(recipe, {"ct-mri": pairs("ct-mri", 20), "pet-mri": pairs("pet-mri", 20, 40)})  # 1 : 1 : 4
+    counts = Counter(batches.drawn(step).keys[0] for step in range(600))
+    assert 50 < counts["ct-mri/20"] < 150
+    assert 50 < counts["pet-mri/20"] < 150
+    assert 300 < counts["pet-mri/40"] < 500
+
+
 def test_a_part_is_clipped_and_the_rest_stays():
     image = torch.linspace(0.3, 0.7, 80).expand(1, 1, 60, 80).contiguous()
     shares = {"white": [], "black": []}
@@ -692,6 +791,14 @@ def test_a_pair_without_a_score_is_left_out_of_it(root, caplog):
         validation.check("val/set", dataclasses.replace(pairs, pairs=blind.pairs[-1:]))
 
 
+def test_a_score_is_the_mean_over_the_sets_with_half_the_ssim():
+    sets = {
+        "a": {"VIF": 0.8, "Qabf": 0.6, "SSIM": 1.4, "EN": 7.0},
+        "b": {"VIF": 0.6, "Qabf": 0.4, "SSIM": 1.2, "EN": 6.0},
+    }
+    assert validation.score(sets) == pytest.approx((2.1 + 1.6) / 2)
+
+
 def test_validation_fuses_each_pair_once(root, tmp_path, monkeypatch):
     fused = []
     real = validation.fuse_luma
@@ -759,15 +866,22 @@ def test_descriptions_must_be_of_these_pairs(tmp_path, root):
     lines[1]["events"][0]["severity"] = 0.8
     write("vis", "ir")
     assert texts.sha256 != Texts.of(Numbers(), pairs, path).sha256
-    twice = {"ir-vis": dataclasses.replace(pairs["ir-vis"], pairs=pairs["ir-vis"].pairs * 2)}
-    with pytest.raises(UsageError, match="have one name"):
+    found = pairs["ir-vis"].pairs
+    twice = {"ir-vis": dataclasses.replace(pairs["ir-vis"], pairs=found * 2)}  # a set that is listed twice
+    assert Texts.of(Numbers(), twice, path).own.keys() == texts.own.keys()
+    twice["ir-vis"].pairs = [*found, dataclasses.replace(found[0], key="ir-vis/other/0")]
+    with pytest.raises(UsageError, match="ir-vis/set/0 and ir-vis/other/0 have one name"):
         Texts.of(Numbers(), twice, path)
     write("ct", "mri")
     with pytest.raises(UsageError, match="describes 0 as ct \\+ mri, not as vis \\+ ir"):
         Texts.of(Numbers(), pairs, path)
     lines.pop()
     write("vis", "ir")
-    with pytest.raises(UsageError, match="no line describes 2; annotate the training pairs first"):
+    with pytest.raises(UsageError, match=r"no line describes 1 training pair; annotate them too:\n  2$"):
+        Texts.of(Numbers(), pairs, path)
+    lines.pop()
+    write("vis", "ir")
+    with pytest.raises(UsageError, match=r"no line describes 2 training pairs; annotate them too:\n  1\n  2$"):
         Texts.of(Numbers(), pairs, path)
 
 
@@ -790,6 +904,12 @@ def test_a_task_may_weigh_its_loss_by_itself(root):
     assert torch.equal(batch.weights, expected.expand(recipe.batch, -1))
 
 
+def test_weights_of_a_loss_that_nothing_is_trained_by_are_named(root, tmp_path, caplog):
+    recipe = dataclasses.replace(RECIPE, steps=1, losses={name: {"max": 7} for name in registry.TASKS})
+    session.train(recipe, root, tmp_path, device="cpu", quiet=True)
+    assert "losses.ct-mri, losses.pet-mri, losses.spect-mri: not used, as the recipe trains ir-vis alone" in caplog.text
+
+
 def test_distillation_trains_the_adapters_and_leaves_the_teacher_alone(root, tmp_path):
     torch.manual_seed(1)
     teacher = NanoTeacher(fine=6, middle=8, coarse=8)
@@ -802,14 +922,17 @@ def test_distillation_trains_the_adapters_and_leaves_the_teacher_alone(root, tmp
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
 
 
-def test_a_teacher_that_sees_statistics_has_those_of_whole_scenes(root, tmp_path, monkeypatch):
-    run, teacher, told = Run(RECIPE, tmp_path, device=CPU), Nano(**TINY), []
+def test_a_teacher_that_sees_statistics_has_its_own_of_whole_scenes(root, tmp_path, monkeypatch):
+    """Not the student's, which may leave out what is black, have another look or be jittered."""
+    recipe = dataclasses.replace(RECIPE, jitter=0.5)
+    run, teacher, told = Run(recipe, tmp_path, device=CPU), Nano(**TINY, look=0.5, whole=True), []
     given = teacher.with_features
     monkeypatch.setattr(teacher, "with_features", lambda *images: told.append(images[2]) or given(*images))
-    batch = Batches(RECIPE, load(root), network=run.network)(0, CPU)
-    DistillObjective(teacher, run.network)(run.network, batch)
-    assert torch.equal(told[0], batch.context)
-    assert not torch.equal(batch.context, teacher.context(batch.first, batch.second))
+    batches = Batches(recipe, load(root), network=run.network, teacher=teacher)
+    run.set_objective(DistillObjective(teacher, run.network))
+    run.train_step(batches(0, CPU))
+    monkeypatch.setattr(run.network, "context", teacher.context)
+    assert torch.equal(told[0], batches(0, CPU).context)
 
 
 def test_a_distillation_is_taken_up_with_its_own_teacher_only(tmp_path):
@@ -843,7 +966,9 @@ def test_distance_from_the_teacher_adds_to_the_loss(root, tmp_path):
         student.head.bias += 0.1
         assert added(teacher, 0.0) == pytest.approx(0, abs=1e-6)
         results = added(student, 0.0)
+        both = (one.with_features(batch.first, batch.second, batch.context)[0] for one in (student, teacher))
         assert results > 1e-4
+        assert results == pytest.approx(torch.nn.functional.smooth_l1_loss(*both).item(), rel=1e-2)
         own, guides = (one.with_features(batch.first, batch.second, batch.context)[1] for one in (student, teacher))
         adapted = [adapt(guides[scale]) for adapt, scale in zip(objective.modules, objective.scales, strict=True)]
         features = feature_loss([own[scale] for scale in objective.scales], adapted).item()
@@ -977,7 +1102,9 @@ def test_teacher_reads_text_and_is_distilled_without_the_encoder(root, tmp_path,
     monkeypatch.setenv("FUSECLI_CACHE", str(tmp_path / "elsewhere"))
     monkeypatch.setattr(encode.MiniLM, "encode", missing)
     resumed = Run(Recipe.from_dict(state["recipe"]), tmp_path / "teacher", device=CPU)
-    assert resumed.resume()
+    with monkeypatch.context() as patch:
+        patch.setattr(resumed, "device", torch.device("meta"))  # as a GPU's: NumPy reads no vectors there
+        assert resumed.resume()
     resumed.fit(Batches(recipe, load(root), texts=Texts.of(encode.open_encoder("minilm"), load(root))), {})
     assert resumed.text_table()["vectors"].keys() == state["text"]["vectors"].keys()
     teacher = checkpoint.load(str(tmp_path / "teacher" / "last.pt"), "ir-vis")
@@ -1241,6 +1368,17 @@ def test_the_loss_of_a_batch_with_looks_is_the_distance_from_its_target(root):
     clean = batch.clean_first, batch.clean_second
     expected = target_loss(batch.second, batch.target, *clean, batch.calm, batch.weights, batch.terms)
     assert torch.equal(batch.loss(batch.second), expected.mean())
+
+
+def test_looks_and_wordings_vary_and_both_ends_of_the_looks_are_frequent(root):
+    batches = Batches(
+        dataclasses.replace(RECIPE, looks=True, batch=3, degrade=0.0), load(root), network=Nano(look=0.15)
+    )
+    drawn = [batches.drawn(step) for step in range(60)]  # of a scene each
+    looks = [batch.look[0].item() for batch in drawn]
+    assert min(looks.count(0.0), looks.count(1.0)) >= 3  # of about 7
+    assert len(set(looks)) > 30
+    assert len({wording for batch in drawn for wording in batch.wordings}) > 30
 
 
 def test_batches_drawn_ahead_are_the_same(root):

@@ -139,8 +139,8 @@ def _read_safetensors(path: Path) -> tuple[Any, Any, Any, Any]:
         raise UsageError(f"{path}: its fusecli header is broken ({error})") from error
 
 
-def training_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """All that a ``.pt`` training checkpoint carries (see training.loop.Run.state); empty for a plain weight file.
+def training_state(path: Path) -> dict[str, Any]:
+    """All that a ``.pt`` training checkpoint carries (see training.loop.Run.state), on the CPU; {} for a weight file.
 
     Raises as `read` does.
     """
@@ -149,7 +149,7 @@ def training_state(path: Path, device: torch.device | str = "cpu") -> dict[str, 
         return {}
     registry.check_model_file(path)
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         complete = {"architecture", "config", "tasks", "model"} <= state.keys()
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError … depending on what is wrong
         raise UsageError(

@@ -57,6 +57,7 @@ class Batch:
     terms: tuple[str, ...]  # of the loss, those whose weight is not 0
     text: Tensor | None = None  # N×D description vectors, for models that read text
     context: Tensor | None = None  # N×D, what a student knows of the whole pair
+    told: Tensor | None = None  # N×D, what a teacher without text knows of it
     severities: Tensor | None = None  # N×SEVERITY_DIM, the events as numbers
     look: Tensor | None = None  # N, for recipes with looks
     target: Tensor | None = None  # N×1×H×W, the target image for that look
@@ -117,6 +118,7 @@ class Scene(NamedTuple):
     key: str
     look: Tensor | None
     context: Tensor | None
+    told: Tensor | None
     clean_context: Tensor | None
 
 
@@ -124,8 +126,9 @@ class Batches:
     """Batches of a recipe, a pure function of (seed, step, rank): a resumed run draws what an unbroken one would.
 
     A batch is of one task, drawn in proportion to the pixels of each. Scenes are degraded (by ``recipe.degrade``), and
-    ``network`` computes its context from the whole scenes; then three patches are cut from each. The loss refers to the
-    clean sources; where text tells the network what is wrong, its weights depend on the events (arXiv 2504.07029).
+    ``network`` and ``teacher`` compute their contexts from the whole scenes; then three patches are cut from each. The
+    loss refers to the clean sources; where text tells the network what is wrong, its weights depend on the events
+    (arXiv 2504.07029).
     """
 
     def __init__(
@@ -135,8 +138,10 @@ class Batches:
         rank: int = 0,
         texts: Texts | None = None,
         network: FusionNetwork | None = None,
+        teacher: FusionNetwork | None = None,
     ) -> None:
-        self.recipe, self.data, self.rank, self.texts, self.network = recipe, data, rank, texts, network
+        self.recipe, self.data, self.rank, self.texts = recipe, data, rank, texts
+        self.network, self.teacher = network, teacher
         self.areas = torch.tensor([float(pairs.area) for pairs in data.values()])
 
     def __call__(self, step: int, device: torch.device) -> Batch:
@@ -205,6 +210,7 @@ class Batches:
         return Batch(
             *(first, second, clean_first, clean_second, weights, keys, events, wordings, loss.terms),
             context=_joined(scene.context for scene in scenes),
+            told=_joined(scene.told for scene in scenes),
             severities=torch.tensor([severity_vector(row, sides) for row in events]),
             look=looks,
             target=target[0] if target else None,
@@ -264,9 +270,9 @@ class Batches:
             wider = sides[0] in MEDICAL_SIDES and _happens(0.5, generator)
             planes = within_black(planes, generator) if wider else cut_part(planes, recipe.patch, generator)
         seen = planes[:, None, None]
-        context = network.context(seen[0], seen[1], look) if network else None
+        context, told = (each.context(seen[0], seen[1], look) if each else None for each in (network, self.teacher))
         clean_context = network.context(seen[2], seen[3], look) if network and aims else None
-        return Scene(planes, events, key, look, context, clean_context)
+        return Scene(planes, events, key, look, context, told, clean_context)
 
 
 def _happens(chance: float, generator: torch.Generator) -> bool:

@@ -39,13 +39,7 @@ class DistillObjective:
 
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
         with torch.no_grad():
-            told: Tensor | None
-            if batch.text is not None:
-                told = self.teacher.told(batch.text, batch.look)
-            elif self.teacher.sees_statistics and batch.context is not None:  # of whole scenes, not of patches
-                told = batch.context
-            else:
-                told = self.teacher.context(batch.first, batch.second, batch.look)
+            told = batch.told if batch.text is None else self.teacher.told(batch.text, batch.look)
             target, guides = self.teacher.with_features(batch.first, batch.second, told)
         fused, features = network.with_features(batch.first, batch.second, batch.context)
         loss = batch.aimed_by(network).loss(fused) + batch.perception_loss(network) + F.smooth_l1_loss(fused, target)

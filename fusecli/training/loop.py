@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import io
 import logging
 import math
@@ -20,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fusecli import __version__, registry
-from fusecli.errors import FusecliError, OutputError, Stopped, UsageError
+from fusecli.errors import FusecliError, Stopped, UsageError
 from fusecli.images.atomic import sweep, write_bytes
 from fusecli.images.preview import contact_sheet
 from fusecli.models import checkpoint
@@ -30,6 +29,7 @@ from fusecli.stream.engine import out_of_memory
 from fusecli.stream.stop import Stop
 from fusecli.text.encode import carried_vectors
 from fusecli.text.guide import describer
+from fusecli.training import csv_log
 from fusecli.training.batches import Batch, Batches
 from fusecli.training.data import PairSet
 from fusecli.training.recipe import Recipe
@@ -91,6 +91,8 @@ class Run:
         if device.type == "cpu":  # which cannot catch a lack of memory: the system ends the process
             self.network.save_memory()
         self.step = 0
+        self.loss_sum, self.summed = 0.0, 0  # over the steps since the last validation
+        self.processes = dist.get_world_size() if dist.is_initialized() else 1
         self.recorded: dict[tuple[str, ...], Callable[..., Tensor]] = {}  # by the terms of the loss, see `replayed`
         self.best = -math.inf
         self.texts: Texts | None = None
@@ -149,6 +151,8 @@ class Run:
             "about": self.objective.about,
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "losses": [self.loss_sum, self.summed],
+            "processes": self.processes,
             "best": self.best,
             "text": self.text_table(),
             "data_root": self.data_root,
@@ -173,12 +177,15 @@ class Run:
         return path
 
     def resume(self) -> bool:
-        """Resume from ``last.pt`` if there is one. Raises UsageError if it belongs to another recipe or other pairs."""
+        """Resume from ``last.pt`` if there is one.
+
+        Raises UsageError if it belongs to another recipe, to other pairs or to another number of processes.
+        """
         path = self.out / LAST
         sweep((path, self.out / BEST))
         if not path.exists():
             return False
-        state = checkpoint.training_state(path, self.device)
+        state = checkpoint.training_state(path)
         made_with = Recipe(train=self.recipe.train).as_dict() | state["recipe"]  # may lack newer fields
         if changed := _differing(made_with, self.recipe.as_dict()):
             alike = (made_with["architecture"], made_with["model"]) == (self.recipe.architecture, self.recipe.model)
@@ -186,6 +193,11 @@ class Run:
             raise UsageError(f"{path}: made with another {changed}; use the old recipe or a new folder{start}")
         if changed := _differing(state.get("about", {}), self.objective.about):
             raise UsageError(f"{path}: made with another {changed}; use a new folder")
+        if (before := state.get("processes", self.processes)) != self.processes:
+            raise UsageError(
+                f"{path}: made with another number of processes ({before}), each of which has a batch in every step; "
+                f"start as many, or use a new folder, where --set init={path} starts from these weights"
+            )
         pairs = state.get("data_sha256")
         if pairs and self.data_sha256 and pairs != self.data_sha256:
             raise UsageError(f"{path}: made with other training pairs than are there now; use a new folder, or those")
@@ -198,6 +210,7 @@ class Run:
             self.objective.modules.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
+            self.loss_sum, self.summed = state.get("losses", (0.0, 0))
         except (RuntimeError, ValueError, KeyError) as error:
             made_by = f"fusecli {state.get('fusecli', 'of another version')}"
             raise UsageError(f"{path}: {made_by} made it of other parts; use that version, or a new folder") from error
@@ -308,22 +321,22 @@ class Run:
         if self.texts and self.text_vectors:
             self.texts.encoder.add(self.text_vectors)
         if batches.rank == 0:
-            _forget_later(self.out / LOG, self.step)
+            csv_log.forget_later(self.out / LOG, self.step)
         if self.step == 0 and not recipe.init and self.network.sees_statistics:
             self._fit_whitening(batches, workers, stop)
-        losses: list[float] = []
         saved = time.monotonic()
         for batch in batches.ahead(self.step, recipe.steps, self.device, workers):
-            losses.append(self.train_step(batch))
+            loss = self.train_step(batch)
+            self.loss_sum, self.summed = self.loss_sum + loss, self.summed + 1
             if progress:
-                progress(self.step, losses[-1])
+                progress(self.step, loss)
             stopped = stop is not None and _on_any_rank(stop.is_set(), self.device) and self.step < recipe.steps
             validating = self.step % recipe.val_every == 0 or self.step == recipe.steps
             if batches.rank == 0 and (validating or stopped or time.monotonic() - saved > SAVE_SECONDS):
                 self._check_weights(batch)
                 if validating:
-                    self._validate(val, sum(losses) / len(losses))
-                    losses.clear()
+                    self._validate(val, self.loss_sum / self.summed)
+                    self.loss_sum, self.summed = 0.0, 0
                 self.save(LAST)
                 saved = time.monotonic()
             if stopped:
@@ -362,40 +375,10 @@ class Run:
             if row["score"] > self.best:
                 self.best = row["score"]
                 self.save(BEST)
-        path = self.out / LOG
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("a+", newline="", encoding="utf-8", errors="backslashreplace") as file:
-                file.seek(0)
-                headed = list(row) in csv.reader(file)  # else it is new, or of a run with other validation sets
-                writer = csv.DictWriter(file, row)
-                if not headed:
-                    writer.writeheader()
-                writer.writerow(row)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        csv_log.append(self.out / LOG, row)
         log.info(
             "step %d: %s", self.step, ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "step")
         )
-
-
-def _forget_later(log_file: Path, step: int) -> None:
-    """Cut from a log the rows after ``step``, which will come again, and a row that a full disk left unfinished."""
-    try:
-        lines = log_file.read_bytes().splitlines(keepends=True)
-    except OSError:  # none, or the first row tells what is wrong with it
-        return
-    if not lines or not lines[0].startswith(b"step,loss,"):  # somebody else's
-        return
-    kept = [line for line in lines if line.endswith(b"\n") and not _step_of(line) > step]
-    if kept != lines:
-        write_bytes(log_file, b"".join(kept))
-
-
-def _step_of(row: bytes) -> int:
-    """The step of a log's row; 0 for a header."""
-    first = row.partition(b",")[0]
-    return int(first) if first.isdigit() else 0
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -99,6 +99,9 @@ def train(
         check_writable("-o", out)
         if path.exists() and not (out / LAST).exists():  # removed to save space, perhaps
             raise UsageError(f"{path}: of another run, would be replaced; use a new folder, or move it away")
+        if unused := sorted(set(recipe.losses) - set(recipe.train)):  # of a recipe for more than --set train names
+            named = ", ".join(f"losses.{task}" for task in unused)
+            log.warning("%s: not used, as the recipe trains %s alone", named, " and ".join(recipe.tasks))
     auto = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     target = pick_device(auto if device == "auto" else device)
     if target.type == "cuda":
@@ -124,7 +127,7 @@ def train(
         if run.resume() and rank == 0:
             done = run.step >= recipe.steps
             log.info("all steps are done: %s" if done else f"going on from step {run.step} of %s", out / LAST)
-        batches = Batches(recipe, data, rank, texts, run.network)
+        batches = Batches(recipe, data, rank, texts, run.network, teacher)
         best = _fit(run, batches, val, workers, stop, bar=not (quiet or rank))
         if dist.is_initialized():
             dist.destroy_process_group()

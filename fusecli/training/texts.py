@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fusecli.errors import UsageError
+from fusecli.errors import UsageError, counted, itemized
 from fusecli.text import record
 from fusecli.text.describe import describe
 from fusecli.text.encode import Remembered, description_vectors, vector_dim
@@ -71,18 +71,20 @@ class Texts:
         return torch.from_numpy(description_vectors(described, self.encoder))
 
 
-def _written(path: Path, pairs: Iterable[tuple[LumaPair, tuple[str, str]]]) -> dict[str, Description]:
+def _written(path: Path, pairs: Sequence[tuple[LumaPair, tuple[str, str]]]) -> dict[str, Description]:
     """By key, what the file says of pairs of these sides. Raises UsageError, see `Texts.of`."""
     written, own = record.load(path), {}
+    if missing := sorted({name for pair, _ in pairs if (name := _name(pair)) not in written}):
+        raise UsageError(
+            f"{path}: no line describes {counted(len(missing), 'training pair')}; annotate them too:{itemized(missing)}"
+        )
     known: dict[str, str] = {}  # name -> key
     for pair, sides in pairs:
         name = _name(pair)
-        if name not in written:
-            raise UsageError(f"{path}: no line describes {name}; annotate the training pairs first")
         if written[name].sides != sides:
             described = " + ".join(written[name].sides)
             raise UsageError(f"{path}: describes {name} as {described}, not as {' + '.join(sides)}")
-        if name in known:
+        if known.get(name, pair.key) != pair.key:  # else a set that is listed twice
             raise UsageError(
                 f"{path}: {known[name]} and {pair.key} have one name, so it is not clear which it describes; "
                 "rename the files, or leave descriptions out to have all pairs measured"
