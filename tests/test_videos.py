@@ -383,6 +383,26 @@ def test_an_avi_whose_camera_dropped_frames_is_whole(tmp_path, fuse):
     assert (code, "24 frames" in err) == (0, True), err
 
 
+@pytest.mark.parametrize("side", ["ir", "vis"])
+def test_times_that_begin_anew_are_counted_on(tmp_path, fuse, side):
+    """Segments of a recorder, put together by cat."""
+    put_clips(tmp_path, 40)
+    clip = tmp_path / f"{side}.ts"
+    write(clip, moving(20)[side == "ir"], codec="mpeg2video")
+    clip.write_bytes(2 * clip.read_bytes())
+    code, _, err = fuse(**{side: clip.name})
+    assert (code, f"{clip}: its times begin anew at 0.8 s" in err, "gaps" in err) == (0, True, False), err
+    assert decoded(tmp_path / "out.mp4")[0] == [Fraction(index, 25) for index in range(40)]
+
+
+def test_an_avi_with_b_frames_keeps_the_order_and_the_times(tmp_path):
+    gray = [np.full((48, 64), 40 + 8 * index, np.uint8) for index in range(20)]
+    clip = VideoFile(write(tmp_path / "b.avi", gray))  # x264 uses B-frames by itself
+    frames = list(clip)
+    assert [frame.time for frame in frames] == [Fraction(index, 25) for index in range(20)]
+    assert np.diff([frame.pixels.mean() for frame in frames]).min() > 0
+
+
 def test_what_is_no_video_and_what_is_not_for_videos_is_told(clips, fuse, fusecli, pairs):
     (clips / "text.mp4").write_text("I am no video")
     code, _, err = fuse(ir="text.mp4")

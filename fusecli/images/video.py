@@ -36,6 +36,7 @@ _LIMITED = 1  # AVCOL_RANGE_MPEG
 _EXACT = 0x2 | 0x2000 | 0x4000 | 0x40000
 _FEW = 8  # times as many frames as are sampled: shorter videos are decoded whole
 _SHORT = Fraction(1, 2)  # seconds that may be missing at the end before a file counts as truncated
+_BACK = Fraction(1, 2)  # seconds by which times go back where recordings are joined; less is a camera's inaccuracy
 
 
 @dataclass(frozen=True)
@@ -114,16 +115,22 @@ class VideoFile:
         with self._open() as container:
             stream = self._stream(container)
             start: Fraction | None = None
-            time, count, damaged = Fraction(0), 0, 0
+            time, count, damaged, back = Fraction(0), 0, 0, Fraction(0)
+            counts = "avi" in container.format.name
             for frame in self._decoded(container, stream):
-                stamp = count / self.look.rate if frame.pts is None else frame.pts * frame.time_base
+                after = time + 1 / self.look.rate if count else time
+                # AVI stores frames in the order of decoding: its dts are sound, and what FFmpeg makes its pts is not.
+                ticks = frame.dts if counts else frame.pts
+                stamp = (start or 0) + after if ticks is None else ticks * frame.time_base
                 start = stamp if start is None else start
+                if stamp - start < time - _BACK:
+                    start, back = stamp - after, back or after
                 time = stamp - start
                 count += 1
                 damaged += frame.is_corrupt
                 yield Timed(time, self._upright(frame))
             end, promised = time + 1 / self.look.rate, self._declared(container, stream)
-            if "avi" in container.format.name:  # truncation loses its index; its header also counts dropped frames
+            if counts:  # truncation loses its index; its header also counts dropped frames
                 promised = stream.frames / self.look.rate
             elif "matroska" not in container.format.name:
                 promised = Fraction(0)
@@ -135,6 +142,8 @@ class VideoFile:
                 )
         if damaged:
             log.warning("%s: damaged: %d of %s", self.path, damaged, counted(count, "frame"))
+        if back:
+            log.warning("%s: its times begin anew at %.1f s, as where files are joined; they go on", self.path, back)
 
     def sample(self, count: int) -> Iterator[np.ndarray]:
         """Pixels of about ``count`` frames over the whole length: the key frames before evenly spaced times.
