@@ -548,6 +548,33 @@ def test_a_pipe_that_is_stopped_ends_there(tmp_path, average):
     assert len(decoded(tmp_path / "out.mp4")[0]) == 7
 
 
+def test_a_pipe_that_breaks_off_fails_and_what_came_is_kept(tmp_path, average, filtered):
+    vis, ir = moving(12)
+    write(tmp_path / "vis.mp4", vis)
+    sent, sides = b"".join(image.tobytes() for image in ir[:7]), from_camera(tmp_path)
+    code, _, err = filtered(sent[:-99], *sides, "-o", tmp_path / "out.mp4", "--report", tmp_path / "report.json")
+    assert (code, "ends within frame 7" in err) == (1, True), err
+    (entry,) = json.loads((tmp_path / "report.json").read_text())["pairs"]
+    assert (entry["status"], entry["frames"], len(decoded(tmp_path / "out.mp4")[0])) == ("failed", 6, 6)
+    assert filtered(sent[:99], *sides, "-o", tmp_path / "none.mp4")[0] == 1
+    assert not (tmp_path / "none.mp4").exists()
+
+
+def test_a_pipe_whose_other_end_is_stopped_together_with_the_run(tmp_path, average):
+    """As Ctrl-C does to all of a pipeline: it breaks off within a frame, and that is no failure."""
+    vis, ir = moving(12)
+    write(tmp_path / "vis.mp4", vis)
+    process = piped(tmp_path, average, "-o", tmp_path / "out.mp4")
+    process.stdin.write(b"".join(image.tobytes() for image in ir[:7]) + bytes(99))
+    process.stdin.flush()
+    while not list(tmp_path.glob(".*.partial.mp4")):
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    process.stdin.close()
+    assert process.wait(120) == 0, process.stderr.read()
+    assert len(decoded(tmp_path / "out.mp4")[0]) == 7
+
+
 def test_a_stream_replaces_what_exists_and_its_report_no_input(tmp_path, average, fusecli, filtered):
     vis, ir = moving(3)
     write(tmp_path / "vis.mp4", vis)

@@ -61,8 +61,12 @@ class RawFormat:
         return _FORMATS[self.pix_fmt][2]
 
 
+class BrokenOff(InputError):
+    """A pipe ended within a frame."""
+
+
 class RawPipe:
-    """Frames from a pipe, with the interface of `images.video.VideoFile`. Raises InputError at a short last frame."""
+    """Frames from a pipe, with the interface of `images.video.VideoFile`. Raises BrokenOff at a short last frame."""
 
     live, audio, frames = True, False, 0
 
@@ -96,7 +100,7 @@ class RawPipe:
             yield Timed(count / self.look.rate, rgb)
             count += 1
         if filled:
-            raise InputError(
+            raise BrokenOff(
                 f"stdin: ends within frame {count + 1}, after {filled} of {len(view)} bytes; the pipe broke, or its "
                 f"frames are not {self.layout.width}×{self.layout.height} {self.layout.pix_fmt}, as --raw says"
             )
