@@ -319,6 +319,26 @@ def test_the_pairs_that_wait_longest_go_first(tmp_path, monkeypatch):
     assert watcher.poll() == []
 
 
+def test_pairs_that_are_removed_before_they_were_fused_are_said(tmp_path, caplog):
+    """As by a camera that keeps so many files, or where the folder is rotated; those that were fused may go."""
+    keys = (lambda name: name.partition(".")[0],) * 2
+    watcher = watch.Watcher(
+        (tmp_path / "ir", tmp_path / "vis"), keys, target=lambda pair: tmp_path / "out" / f"{pair.name}.png"
+    )
+    for side in ("ir", "vis"):
+        (tmp_path / side).mkdir()
+    for index in (1, 2, 3):
+        put_pair(tmp_path, index)
+    put(tmp_path / "vis", "004.png", scene(4)[0])
+    jobs = watcher.poll()
+    assert watcher.is_final(Outcome(jobs[0]))
+    for side in ("ir", "vis"):
+        shutil.rmtree(tmp_path / side)
+        (tmp_path / side).mkdir()
+    assert watcher.poll() == []
+    assert [record.getMessage() for record in caplog.records] == ["2 pairs gone before they were fused, such as 002"]
+
+
 def test_nothing_is_settled_or_run_while_nothing_comes(monkeypatch):
     """And the folders are not looked at without a pause."""
     looks, stop = [], threading.Event()

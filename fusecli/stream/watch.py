@@ -100,8 +100,9 @@ class Watcher:
         now = time.monotonic()
         there = first.keys() | second.keys()
         self.settled &= there
-        for gone in self.waiting.keys() - there:
-            del self.waiting[gone]
+        gone = {name: self.waiting.pop(name) for name in self.waiting.keys() - there}
+        if lost := [name for name, entry in gone.items() if entry.state and not entry.done]:
+            self._tell("gone", "%s gone before they were fused, such as %s", counted(len(lost), "pair"), min(lost))
         ready = self._ready(first, second, now)
         self._tell_partnerless(first, second, PARTNER)
         if len(ready) > 1 and now - ready[0][0] > LATE:
