@@ -444,6 +444,16 @@ def test_folders_and_globs_of_clips_are_fused_one_by_one(tmp_path, fuse):
         assert (code, "would find the results as inputs" in err) == (2, True)
 
 
+def test_a_thread_that_cannot_be_started_is_the_reason_told(clips, fuse, monkeypatch):
+    class Refused(threading.Thread):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("fusecli.stream.videos.Thread", Refused)
+    code, _, err = fuse()
+    assert (code, "vis: RuntimeError: can't start new thread" in err) == (1, True), err
+
+
 def test_json_lines_are_mixed_with_no_bar(clips, fuse, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert "12/12" in fuse()[2]
