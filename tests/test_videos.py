@@ -376,6 +376,17 @@ def test_a_picture_that_begins_after_its_sound_is_whole(tmp_path, fuse):
     assert (code, "30 frames" in err) == (0, True), err
 
 
+def test_a_video_whose_last_picture_stands_is_whole(tmp_path):
+    write(tmp_path / "short.mkv", moving(5)[0])
+    with av.open(str(tmp_path / "short.mkv")) as short, av.open(str(tmp_path / "stands.mkv"), "w") as longer:
+        stream = longer.add_stream_from_template(short.streams.video[0])
+        for packet in list(short.demux())[:5]:
+            packet.stream = stream
+            packet.duration = 5000 if packet.pts == 160 else packet.duration
+            longer.mux(packet)
+    assert len(list(VideoFile(tmp_path / "stands.mkv"))) == 5
+
+
 def test_an_avi_whose_camera_dropped_frames_is_whole(tmp_path, fuse):
     times = [40 * index + 2000 * (index > 10) for index in range(24)]
     put_clips(tmp_path, 24, ".avi", times=times, codec="mjpeg", pix_fmt="yuvj420p")

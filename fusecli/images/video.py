@@ -115,7 +115,8 @@ class VideoFile:
         with self._open() as container:
             stream = self._stream(container)
             start: Fraction | None = None
-            time, count, damaged, back = Fraction(0), 0, 0, Fraction(0)
+            count = damaged = 0
+            time = lasts = back = Fraction(0)
             counts = "avi" in container.format.name
             for frame in self._decoded(container, stream):
                 after = time + 1 / self.look.rate if count else time
@@ -125,11 +126,11 @@ class VideoFile:
                 start = stamp if start is None else start
                 if stamp - start < time - _BACK:
                     start, back = stamp - after, back or after
-                time = stamp - start
+                time, lasts = stamp - start, (frame.duration or 0) * frame.time_base
                 count += 1
                 damaged += frame.is_corrupt
                 yield Timed(time, self._upright(frame))
-            end, promised = time + 1 / self.look.rate, self._declared(container, stream)
+            end, promised = time + max(lasts, 1 / self.look.rate), self._declared(container, stream)
             if counts:  # truncation loses its index; its header also counts dropped frames
                 promised = stream.frames / self.look.rate
             elif "matroska" not in container.format.name:
