@@ -288,6 +288,22 @@ def test_a_partner_that_does_not_come_is_reported_once(tmp_path, watched, monkey
     assert "no partner has come in 0 s for 1 file, such as " in err
 
 
+def test_partners_that_do_not_come_are_reported_together(tmp_path, monkeypatch, caplog):
+    """A camera that drops every tenth frame does not fill the log."""
+    for waited in ("PARTNER", "SETTLE"):
+        monkeypatch.setattr(watch, waited, -1.0)
+    for side in ("ir", "vis"):
+        (tmp_path / side).mkdir()
+    watcher = watch.Watcher((tmp_path / "ir", tmp_path / "vis"), (str, str), target=lambda pair: tmp_path / "out")
+    for index in range(4):
+        put(tmp_path / "ir", f"{index}.png", scene(0)[1])
+        watcher.poll()
+    watcher.close()
+    watcher.close()
+    said = [record.getMessage().partition("for ")[2] for record in caplog.records]
+    assert said == [f"1 file, such as {tmp_path}/ir/0.png", f"3 files, such as {tmp_path}/ir/1.png"]
+
+
 def test_files_without_a_partner_are_named_where_the_run_ends_early(tmp_path, watched):
     def act():
         put(tmp_path / "vis", "cam_000.png", scene(0)[0])

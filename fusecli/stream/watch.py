@@ -123,6 +123,7 @@ class Watcher:
 
     def close(self) -> None:
         """Warn of files without a partner that the run ends too early to wait for."""
+        self._told.clear()
         with suppress(OSError):
             first, second = self._listed()
             self._tell_partnerless(first, second, SETTLE)
@@ -146,17 +147,19 @@ class Watcher:
         return sorted(ready)
 
     def _tell_partnerless(self, first: dict[str, Path], second: dict[str, Path], seconds: float) -> None:
-        """Warn, once, of the files whose partner has not come in that time."""
+        """Warn of the files whose partner has not come in that time; once of each, of many together."""
         now = time.monotonic()
-        lonely = {}  # the file -> how long it has waited
+        lonely = {}  # the file -> what waits for its partner
         for name in first.keys() ^ second.keys():
             entry = self.waiting.get(name)
             if entry and now - entry.since > seconds and not (entry.told or entry.done):
-                lonely[first.get(name) or second[name]] = now - entry.since
-                entry.told = True
+                lonely[first.get(name) or second[name]] = entry
         if lonely:
-            waited, number = min(lonely.values()), counted(len(lonely), "file")
-            log.warning("no partner has come in %.0f s for %s, such as %s", waited, number, min(lonely))
+            waited = now - max(entry.since for entry in lonely.values())
+            message, number = "no partner has come in %.0f s for %s, such as %s", counted(len(lonely), "file")
+            if self._tell("partner", message, waited, number, min(lonely)):
+                for entry in lonely.values():
+                    entry.told = True
 
     def _hand_out(self, job: Job) -> bool:
         """Whether a ready job is to be done now; it is not where a result is there that may not be replaced."""
@@ -206,12 +209,14 @@ class Watcher:
         pair = Pair(name, first[name], second[name])
         return Job(pair.name, pair.first, pair.second, self.target(pair))
 
-    def _tell(self, kind: str, message: str, *values: object) -> None:
-        """A warning, of each kind at most one every TELL seconds."""
+    def _tell(self, kind: str, message: str, *values: object) -> bool:
+        """Whether this warning is given: of each kind at most one every TELL seconds."""
         now = time.monotonic()
-        if now - self._told.get(kind, -TELL) >= TELL:
-            self._told[kind] = now
-            log.warning(message, *values)
+        if now - self._told.get(kind, -TELL) < TELL:
+            return False
+        self._told[kind] = now
+        log.warning(message, *values)
+        return True
 
 
 def run(
