@@ -351,6 +351,13 @@ def test_a_truncated_file_is_named_and_leaves_nothing(tmp_path, fuse, ending, si
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"ir{ending}", f"vis{ending}"]
 
 
+def test_an_mp4_whose_recording_was_cut_off_is_said_to_have_no_index(clips, fuse):
+    whole = (clips / "vis.mp4").read_bytes()
+    (clips / "vis.mp4").write_bytes(whole[: whole.index(b"moov") - 4])
+    code, _, err = fuse()
+    assert (code, "vis.mp4: cannot be read as a video: its index (moov) is missing" in err) == (1, True), err
+
+
 def test_a_segment_of_a_recording_is_whole(tmp_path, fuse):
     """Its times go on where the segment before ended, and Matroska says when it ends, not how long it is."""
     times = [60_000 + 40 * index for index in range(30)]

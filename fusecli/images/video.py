@@ -185,7 +185,10 @@ class VideoFile:
             # The whitelist keeps playlists from opening URLs.
             return av.open(f"file:{self.path}", options={"protocol_whitelist": "file"}, **more)
         except av.FFmpegError as error:
-            raise InputError(f"{self.path}: cannot be read as a video: {error.strerror or error}") from error
+            reason = error.strerror or error
+            if isinstance(error, ValueError) and _is_mp4(self.path):  # written last, so that a power cut leaves none
+                reason = "its index (moov) is missing or damaged: the recording or a copy was cut off"
+            raise InputError(f"{self.path}: cannot be read as a video: {reason}") from error
 
     def _stream(self, container: Any) -> Any:
         stream = container.streams.best("video")
@@ -326,6 +329,12 @@ def odd(size: tuple[int, int]) -> bool:
 def _exactly(rational: Any) -> Fraction:
     """A Fraction from any rational, also from the type of its own that PyAV has from 19 on."""
     return Fraction(rational.numerator, rational.denominator)
+
+
+def _is_mp4(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(8)[4:] == b"ftyp"
+    return False
 
 
 def _matrix(frame: Any) -> int:
