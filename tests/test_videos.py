@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from fractions import Fraction
 
 import cv2
@@ -21,7 +22,7 @@ av = pytest.importorskip("av")
 
 from fusecli.errors import InputError, UsageError  # noqa: E402
 from fusecli.images.preview import GAP, WIDTH  # noqa: E402
-from fusecli.images.rawvideo import RawFormat, RawWriter  # noqa: E402
+from fusecli.images.rawvideo import RawFormat, RawPipe, RawWriter  # noqa: E402
 from fusecli.images.video import Look, VideoFile, VideoWriter  # noqa: E402
 
 
@@ -630,6 +631,31 @@ def test_a_reader_that_leaves_ends_the_run(tmp_path, average):
     process.stdin.close()
     assert process.wait(120) == 128 + signal.SIGPIPE
     assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes that do not block")
+def test_pipes_that_do_not_block_are_waited_for():
+    read, write = os.pipe()
+    sent = np.arange(6 * 256 * 512, dtype=np.uint8).reshape(6, 256, 512)  # of which a pipe holds half a frame
+    for end in (read, write):
+        os.set_blocking(end, False)
+
+    def send():
+        time.sleep(0.3)
+        for image in sent:
+            RawWriter(write).write(Fraction(0), image)
+        os.close(write)
+
+    before, sender = time.process_time(), threading.Thread(target=send)
+    sender.start()
+    came = []
+    for frame in RawPipe(read, RawFormat.parse("512x256"), Fraction(25)):
+        came.append(frame.pixels)
+        time.sleep(0.1)
+    os.close(read)
+    sender.join()
+    assert np.array_equal(came, sent)
+    assert time.process_time() - before < 0.4  # without asking all the time
 
 
 def test_a_reader_that_leaves_on_windows(monkeypatch):

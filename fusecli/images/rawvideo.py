@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from select import select
 
 import numpy as np
 
@@ -85,8 +86,13 @@ class RawPipe:
         while True:
             frame = np.empty(self.layout.shape, self.layout.dtype)
             view, filled = memoryview(frame).cast("B"), 0
-            while filled < len(view) and (got := self._pipe.readinto(view[filled:])):
-                filled += got
+            while filled < len(view):
+                got = self._pipe.readinto(view[filled:])
+                if got is None:  # whoever made the pipe set it to non-blocking, and nothing is there yet
+                    select([self._pipe], [], [])
+                elif not got:
+                    break
+                filled += got or 0
             if filled < len(view):
                 break
             if fits and self.bits > 8 and (most := int(frame.max())) > white:
@@ -121,7 +127,10 @@ class RawWriter:
         view, written = memoryview(np.ascontiguousarray(pixels)).cast("B"), 0
         while written < len(view):
             try:
-                written += self._pipe.write(view[written:]) or 0
+                took = self._pipe.write(view[written:])
+                if took is None:  # non-blocking, and full
+                    select([], [self._pipe], [])
+                written += took or 0
             except OSError as error:
                 if error.errno == errno.EINVAL:  # as Windows says it
                     raise BrokenPipeError(*error.args) from error
