@@ -362,7 +362,7 @@ def test_an_output_folder_that_is_a_file_is_refused(pairs, fusecli):
         ("-d", "quantum"),
         ("--bit-depth", "16", "--format", "jpg"),
         ("--report", "."),
-        ("--range", "9,1"),
+        ("--range", "9,9"),
         ("--align", "none.json"),
     ],
 )

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from fractions import Fraction
 
 import cv2
@@ -21,7 +22,7 @@ av = pytest.importorskip("av")
 
 from fusecli.errors import InputError, UsageError  # noqa: E402
 from fusecli.images.preview import GAP, WIDTH  # noqa: E402
-from fusecli.images.rawvideo import RawFormat, RawWriter  # noqa: E402
+from fusecli.images.rawvideo import RawFormat, RawPipe, RawWriter  # noqa: E402
 from fusecli.images.video import Look, VideoFile, VideoWriter  # noqa: E402
 
 
@@ -351,6 +352,13 @@ def test_a_truncated_file_is_named_and_leaves_nothing(tmp_path, fuse, ending, si
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"ir{ending}", f"vis{ending}"]
 
 
+def test_an_mp4_whose_recording_was_cut_off_is_said_to_have_no_index(clips, fuse):
+    whole = (clips / "vis.mp4").read_bytes()
+    (clips / "vis.mp4").write_bytes(whole[: whole.index(b"moov") - 4])
+    code, _, err = fuse()
+    assert (code, "vis.mp4: cannot be read as a video: its index (moov) is missing" in err) == (1, True), err
+
+
 def test_a_segment_of_a_recording_is_whole(tmp_path, fuse):
     """Its times go on where the segment before ended, and Matroska says when it ends, not how long it is."""
     times = [60_000 + 40 * index for index in range(30)]
@@ -376,11 +384,42 @@ def test_a_picture_that_begins_after_its_sound_is_whole(tmp_path, fuse):
     assert (code, "30 frames" in err) == (0, True), err
 
 
+def test_a_video_whose_last_picture_stands_is_whole(tmp_path):
+    write(tmp_path / "short.mkv", moving(5)[0])
+    with av.open(str(tmp_path / "short.mkv")) as short, av.open(str(tmp_path / "stands.mkv"), "w") as longer:
+        stream = longer.add_stream_from_template(short.streams.video[0])
+        for packet in list(short.demux())[:5]:
+            packet.stream = stream
+            packet.duration = 5000 if packet.pts == 160 else packet.duration
+            longer.mux(packet)
+    assert len(list(VideoFile(tmp_path / "stands.mkv"))) == 5
+
+
 def test_an_avi_whose_camera_dropped_frames_is_whole(tmp_path, fuse):
     times = [40 * index + 2000 * (index > 10) for index in range(24)]
     put_clips(tmp_path, 24, ".avi", times=times, codec="mjpeg", pix_fmt="yuvj420p")
     code, _, err = fuse(ir="ir.avi", vis="vis.avi", output="out.mkv")
     assert (code, "24 frames" in err) == (0, True), err
+
+
+@pytest.mark.parametrize("side", ["ir", "vis"])
+def test_times_that_begin_anew_are_counted_on(tmp_path, fuse, side):
+    """Segments of a recorder, put together by cat."""
+    put_clips(tmp_path, 40)
+    clip = tmp_path / f"{side}.ts"
+    write(clip, moving(20)[side == "ir"], codec="mpeg2video")
+    clip.write_bytes(2 * clip.read_bytes())
+    code, _, err = fuse(**{side: clip.name})
+    assert (code, f"{clip}: its times begin anew at 0.8 s" in err, "gaps" in err) == (0, True, False), err
+    assert decoded(tmp_path / "out.mp4")[0] == [Fraction(index, 25) for index in range(40)]
+
+
+def test_an_avi_with_b_frames_keeps_the_order_and_the_times(tmp_path):
+    gray = [np.full((48, 64), 40 + 8 * index, np.uint8) for index in range(20)]
+    clip = VideoFile(write(tmp_path / "b.avi", gray))  # x264 uses B-frames by itself
+    frames = list(clip)
+    assert [frame.time for frame in frames] == [Fraction(index, 25) for index in range(20)]
+    assert np.diff([frame.pixels.mean() for frame in frames]).min() > 0
 
 
 def test_what_is_no_video_and_what_is_not_for_videos_is_told(clips, fuse, fusecli, pairs):
@@ -422,6 +461,16 @@ def test_folders_and_globs_of_clips_are_fused_one_by_one(tmp_path, fuse):
     for vis, output in (("vis/*", "vis"), ("vis/**/*", "vis/new")):
         code, _, err = fuse("--name", "{stem}-fused", ir="ir/*", vis=vis, output=output)
         assert (code, "would find the results as inputs" in err) == (2, True)
+
+
+def test_a_thread_that_cannot_be_started_is_the_reason_told(clips, fuse, monkeypatch):
+    class Refused(threading.Thread):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("fusecli.stream.readahead.Thread", Refused)
+    code, _, err = fuse()
+    assert (code, "vis: RuntimeError: can't start new thread" in err) == (1, True), err
 
 
 def test_json_lines_are_mixed_with_no_bar(clips, fuse, monkeypatch):
@@ -528,6 +577,33 @@ def test_a_pipe_that_is_stopped_ends_there(tmp_path, average):
     assert len(decoded(tmp_path / "out.mp4")[0]) == 7
 
 
+def test_a_pipe_that_breaks_off_fails_and_what_came_is_kept(tmp_path, average, filtered):
+    vis, ir = moving(12)
+    write(tmp_path / "vis.mp4", vis)
+    sent, sides = b"".join(image.tobytes() for image in ir[:7]), from_camera(tmp_path)
+    code, _, err = filtered(sent[:-99], *sides, "-o", tmp_path / "out.mp4", "--report", tmp_path / "report.json")
+    assert (code, "ends within frame 7" in err) == (1, True), err
+    (entry,) = json.loads((tmp_path / "report.json").read_text())["pairs"]
+    assert (entry["status"], entry["frames"], len(decoded(tmp_path / "out.mp4")[0])) == ("failed", 6, 6)
+    assert filtered(sent[:99], *sides, "-o", tmp_path / "none.mp4")[0] == 1
+    assert not (tmp_path / "none.mp4").exists()
+
+
+def test_a_pipe_whose_other_end_is_stopped_together_with_the_run(tmp_path, average):
+    """As Ctrl-C does to all of a pipeline: it breaks off within a frame, and that is no failure."""
+    vis, ir = moving(12)
+    write(tmp_path / "vis.mp4", vis)
+    process = piped(tmp_path, average, "-o", tmp_path / "out.mp4")
+    process.stdin.write(b"".join(image.tobytes() for image in ir[:7]) + bytes(99))
+    process.stdin.flush()
+    while not list(tmp_path.glob(".*.partial.mp4")):
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    process.stdin.close()
+    assert process.wait(120) == 0, process.stderr.read()
+    assert len(decoded(tmp_path / "out.mp4")[0]) == 7
+
+
 def test_a_stream_replaces_what_exists_and_its_report_no_input(tmp_path, average, fusecli, filtered):
     vis, ir = moving(3)
     write(tmp_path / "vis.mp4", vis)
@@ -555,6 +631,31 @@ def test_a_reader_that_leaves_ends_the_run(tmp_path, average):
     process.stdin.close()
     assert process.wait(120) == 128 + signal.SIGPIPE
     assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes that do not block")
+def test_pipes_that_do_not_block_are_waited_for():
+    read, write = os.pipe()
+    sent = np.arange(6 * 256 * 512, dtype=np.uint8).reshape(6, 256, 512)  # of which a pipe holds half a frame
+    for end in (read, write):
+        os.set_blocking(end, False)
+
+    def send():
+        time.sleep(0.3)
+        for image in sent:
+            RawWriter(write).write(Fraction(0), image)
+        os.close(write)
+
+    before, sender = time.process_time(), threading.Thread(target=send)
+    sender.start()
+    came = []
+    for frame in RawPipe(read, RawFormat.parse("512x256"), Fraction(25)):
+        came.append(frame.pixels)
+        time.sleep(0.1)
+    os.close(read)
+    sender.join()
+    assert np.array_equal(came, sent)
+    assert time.process_time() - before < 0.4  # without asking all the time
 
 
 def test_a_reader_that_leaves_on_windows(monkeypatch):

@@ -289,6 +289,22 @@ def test_a_partner_that_does_not_come_is_reported_once(tmp_path, watched, monkey
     assert "no partner has come in 0 s for 1 file, such as " in err
 
 
+def test_partners_that_do_not_come_are_reported_together(tmp_path, monkeypatch, caplog):
+    """A camera that drops every tenth frame does not fill the log."""
+    for waited in ("PARTNER", "SETTLE"):
+        monkeypatch.setattr(watch, waited, -1.0)
+    for side in ("ir", "vis"):
+        (tmp_path / side).mkdir()
+    watcher = watch.Watcher((tmp_path / "ir", tmp_path / "vis"), (str, str), tmp_path / "out", Naming())
+    for index in range(4):
+        put(tmp_path / "ir", f"{index}.png", scene(0)[1])
+        watcher.poll()
+    watcher.close()
+    watcher.close()
+    said = [record.getMessage().partition("for ")[2] for record in caplog.records]
+    assert said == [f"1 file, such as {tmp_path}/ir/0.png", f"3 files, such as {tmp_path}/ir/1.png"]
+
+
 def test_files_without_a_partner_are_named_where_the_run_ends_early(tmp_path, watched):
     def act():
         put(tmp_path / "vis", "cam_000.png", scene(0)[0])
@@ -316,6 +332,24 @@ def test_the_pairs_that_wait_longest_go_first(tmp_path, monkeypatch):
     assert {job.name for job in [*first, *second]} == {"001", "002", "003"}
     assert all(isinstance(job, Job) for job in first)
     assert watcher.poll() == []
+
+
+def test_pairs_that_are_removed_before_they_were_fused_are_said(tmp_path, caplog):
+    """As by a camera that keeps so many files, or where the folder is rotated; those that were fused may go."""
+    keys = (lambda name: name.partition(".")[0],) * 2
+    watcher = watch.Watcher((tmp_path / "ir", tmp_path / "vis"), keys, tmp_path / "out", Naming())
+    for side in ("ir", "vis"):
+        (tmp_path / side).mkdir()
+    for index in (1, 2, 3):
+        put_pair(tmp_path, index)
+    put(tmp_path / "vis", "004.png", scene(4)[0])
+    jobs = watcher.poll()
+    assert watcher.is_final(Outcome(jobs[0]))
+    for side in ("ir", "vis"):
+        shutil.rmtree(tmp_path / side)
+        (tmp_path / side).mkdir()
+    assert watcher.poll() == []
+    assert [record.getMessage() for record in caplog.records] == ["2 pairs gone before they were fused, such as 002"]
 
 
 def test_nothing_is_settled_or_run_while_nothing_comes(monkeypatch):
@@ -420,7 +454,7 @@ def test_it_needs_two_folders_and_an_output_folder(pairs, fusecli):
     assert (code, "--watch are for one" in err, "watching" in err) == (2, True, False)
 
 
-@pytest.mark.parametrize("options", [("--range", "9,1"), ("--format", "nifti")])
+@pytest.mark.parametrize("options", [("--range", "9,9"), ("--format", "nifti")])
 def test_what_makes_no_sense_is_told_before_anything_comes(tmp_path, fusecli, options):
     for side in ("ir", "vis"):
         (tmp_path / side).mkdir()

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from select import select
 
 import numpy as np
 
@@ -61,8 +62,12 @@ class RawFormat:
         return _FORMATS[self.pix_fmt][2]
 
 
+class BrokenOff(InputError):
+    """A pipe ended within a frame."""
+
+
 class RawPipe:
-    """Frames from a pipe, with the interface of `images.video.VideoFile`. Raises InputError at a short last frame."""
+    """Frames from a pipe, with the interface of `images.video.VideoFile`. Raises BrokenOff at a short last frame."""
 
     live, audio, frames = True, False, 0
 
@@ -81,8 +86,13 @@ class RawPipe:
         while True:
             frame = np.empty(self.layout.shape, self.layout.dtype)
             view, filled = memoryview(frame).cast("B"), 0
-            while filled < len(view) and (got := self._pipe.readinto(view[filled:])):
-                filled += got
+            while filled < len(view):
+                got = self._pipe.readinto(view[filled:])
+                if got is None:  # whoever made the pipe set it to non-blocking, and nothing is there yet
+                    select([self._pipe], [], [])
+                elif not got:
+                    break
+                filled += got or 0
             if filled < len(view):
                 break
             if fits and self.bits > 8 and (most := int(frame.max())) > white:
@@ -96,7 +106,7 @@ class RawPipe:
             yield Timed(count / self.look.rate, rgb)
             count += 1
         if filled:
-            raise InputError(
+            raise BrokenOff(
                 f"stdin: ends within frame {count + 1}, after {filled} of {len(view)} bytes; the pipe broke, or its "
                 f"frames are not {self.layout.width}×{self.layout.height} {self.layout.pix_fmt}, as --raw says"
             )
@@ -117,7 +127,10 @@ class RawWriter:
         view, written = memoryview(np.ascontiguousarray(pixels)).cast("B"), 0
         while written < len(view):
             try:
-                written += self._pipe.write(view[written:]) or 0
+                took = self._pipe.write(view[written:])
+                if took is None:  # non-blocking, and full
+                    select([], [self._pipe], [])
+                written += took or 0
             except OSError as error:
                 if error.errno == errno.EINVAL:  # as Windows says it
                     raise BrokenPipeError(*error.args) from error

@@ -36,6 +36,7 @@ _LIMITED = 1  # AVCOL_RANGE_MPEG
 _EXACT = 0x2 | 0x2000 | 0x4000 | 0x40000
 _FEW = 8  # times as many frames as are sampled: shorter videos are decoded whole
 _SHORT = Fraction(1, 2)  # seconds that may be missing at the end before a file counts as truncated
+_BACK = Fraction(1, 2)  # seconds by which times go back where recordings are joined; less is a camera's inaccuracy
 
 
 @dataclass(frozen=True)
@@ -112,16 +113,23 @@ class VideoFile:
     def __iter__(self) -> Iterator[Timed]:
         with self._opened() as (container, stream):
             start: Fraction | None = None
-            time, count, damaged = Fraction(0), 0, 0
+            count = damaged = 0
+            time = lasts = back = Fraction(0)
+            is_avi = "avi" in container.format.name
             for frame in self._decoded(container, stream):
-                stamp = count / self.look.rate if frame.pts is None else frame.pts * frame.time_base
+                after = time + 1 / self.look.rate if count else time
+                # AVI stores frames in the order of decoding: its dts are sound, and what FFmpeg makes its pts is not.
+                ticks = frame.dts if is_avi else frame.pts
+                stamp = (start or 0) + after if ticks is None else ticks * frame.time_base
                 start = stamp if start is None else start
-                time = stamp - start
+                if stamp - start < time - _BACK:
+                    start, back = stamp - after, back or after
+                time, lasts = stamp - start, (frame.duration or 0) * frame.time_base
                 count += 1
                 damaged += frame.is_corrupt
                 yield Timed(time, self._upright(frame))
-            end, promised = time + 1 / self.look.rate, self._declared(container, stream)
-            if "avi" in container.format.name:  # truncation loses its index; its header also counts dropped frames
+            end, promised = time + max(lasts, 1 / self.look.rate), self._declared(container, stream)
+            if is_avi:  # truncation loses its index; its header also counts dropped frames
                 promised = stream.frames / self.look.rate
             elif "matroska" not in container.format.name:
                 promised = Fraction(0)
@@ -133,6 +141,8 @@ class VideoFile:
                 )
         if damaged:
             log.warning("%s: damaged: %d of %s", self.path, damaged, counted(count, "frame"))
+        if back:
+            log.warning("%s: its times begin anew at %.1f s, as where files are joined; they go on", self.path, back)
 
     def sample(self, count: int) -> Iterator[np.ndarray]:
         """Pixels of about ``count`` frames over the whole length: the key frames before evenly spaced times.
@@ -173,7 +183,10 @@ class VideoFile:
             # The whitelist keeps playlists from opening URLs.
             container = av.open(f"file:{self.path}", options={"protocol_whitelist": "file"}, **more)
         except av.FFmpegError as error:
-            raise InputError(f"{self.path}: cannot be read as a video: {error.strerror or error}") from error
+            reason = error.strerror or error
+            if isinstance(error, ValueError) and _is_mp4(self.path):  # written last, so that a power cut leaves none
+                reason = "its index (moov) is missing or damaged: the recording or a copy was cut off"
+            raise InputError(f"{self.path}: cannot be read as a video: {reason}") from error
         with container:
             stream = container.streams.best("video")
             if stream is None or stream.codec_context is None:
@@ -313,6 +326,12 @@ def odd(size: tuple[int, int]) -> bool:
 def _exactly(rational: Any) -> Fraction:
     """A Fraction from any rational, also from the type of its own that PyAV has from 19 on."""
     return Fraction(rational.numerator, rational.denominator)
+
+
+def _is_mp4(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(8)[4:] == b"ftyp"
+    return False
 
 
 def _matrix(frame: Any) -> int:

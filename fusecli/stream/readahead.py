@@ -50,9 +50,9 @@ class Readahead:
                     source.close()
 
         thread = Thread(target=work, daemon=True)
+        thread.start()
         if stop is None:
             self._threads.append(thread)
-        thread.start()
         while not self.over.is_set():
             try:
                 more, item = waiting.get(timeout=POLL)

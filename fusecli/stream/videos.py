@@ -25,7 +25,7 @@ from fusecli.images.atomic import STDOUT, file_hash, replacing
 from fusecli.images.calibration import completed, reach, within
 from fusecli.images.intensity import Range
 from fusecli.images.preview import row
-from fusecli.images.rawvideo import PIPE, RawPipe, RawWriter
+from fusecli.images.rawvideo import PIPE, BrokenOff, RawPipe, RawWriter
 from fusecli.images.video import Look, Timed, VideoFile, VideoWriter, odd
 from fusecli.stream.engine import Engine, Found
 from fusecli.stream.in_step import FramePair, InStep, Source
@@ -54,7 +54,8 @@ def run(
     """Fuse every job, one after the other, and yield its outcome until ``stop`` is set.
 
     A stop drops the result under way, unless a side is a pipe: the pipe then ends, and what came through it is
-    finished. tick: called with frames done and frames in all (0: unknown).
+    finished. So it is, as a failure, if the pipe breaks off. tick: called with frames done and frames in all (0:
+    unknown).
     """
     stop = stop or Stop()
     with engine.sharing_threads(settings.workers):
@@ -94,6 +95,7 @@ class _Fusion:
         self.piped = job.output == STDOUT
         self.readahead = Readahead()
         self.mended: Found = {}
+        self.broken: BrokenOff | None = None
 
     def run(self, preview: bool) -> Outcome | None:
         """Fuse and write; None where the run was stopped before the end."""
@@ -120,7 +122,8 @@ class _Fusion:
                         count += 1
                         self.tick(count, first.frames)
                 if not count:
-                    raise _Stopped if self.stop.is_set() else InputError(f"{first} and {second}: no frame came")
+                    none = self.broken or InputError(f"{first} and {second}: no frame came")
+                    raise _Stopped if self.stop.is_set() else none
         except _Stopped:
             return None
         except BrokenPipeError:
@@ -137,7 +140,9 @@ class _Fusion:
         )
         digest = file_hash(self.job.output) if self.settings.digest and not self.piped else None
         details = {"frames": count, "fps": round(float(rate), 3)}
-        return Outcome(self.job, None, seconds, digest, pictures, mended=self.mended, details=details)
+        # A stop ends the pipe's other end, too, wherever it is.
+        error = None if self.stop.is_set() or not self.broken else f"{self.broken}; what came before is fused"
+        return Outcome(self.job, error, seconds, digest, pictures, mended=self.mended, details=details)
 
     def _open(self) -> tuple[Source, Source]:
         """Open both sides and log what is done about their sound and their frame rates."""
@@ -166,7 +171,14 @@ class _Fusion:
         """Frames of a side, decoded by a thread of its own; a pipe ends when the run is stopped."""
         height, width = side.size
         depth = max(2, min(2 * BATCH_PAIRS, AHEAD_BYTES // (3 * height * width)))
-        return self.readahead(side, depth, self.stop if side.live else None)
+        return self.readahead(self._live(side), depth, self.stop) if side.live else self.readahead(side, depth)
+
+    def _live(self, pipe: Source) -> Iterator[Timed]:
+        """The whole frames of a pipe; they cannot be read again, and so are not lost if it breaks off."""
+        try:
+            yield from pipe
+        except BrokenOff as error:
+            self.broken = error
 
     def _fused(self, steps: InStep, pool: ThreadPoolExecutor) -> Iterator[Callable[[], list[_Result]]]:
         """Functions, in order, each of which waits for some results and returns them."""

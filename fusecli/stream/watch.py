@@ -102,8 +102,9 @@ class Watcher:
         now = time.monotonic()
         there = first.keys() | second.keys()
         self.settled &= there
-        for gone in self.waiting.keys() - there:
-            del self.waiting[gone]
+        gone = {name: self.waiting.pop(name) for name in self.waiting.keys() - there}
+        if lost := [name for name, entry in gone.items() if entry.state and not entry.done]:
+            self._tell("gone", "%s gone before they were fused, such as %s", counted(len(lost), "pair"), min(lost))
         ready = self._ready(first, second, now)
         self._tell_partnerless(first, second, PARTNER)
         if len(ready) > 1 and now - ready[0][0] > LATE:
@@ -124,6 +125,7 @@ class Watcher:
 
     def close(self) -> None:
         """Warn of files without a partner that the run ends too early to wait for."""
+        self._told.clear()
         with suppress(OSError):
             first, second = self._listed()
             self._tell_partnerless(first, second, SETTLE)
@@ -147,17 +149,19 @@ class Watcher:
         return sorted(ready)
 
     def _tell_partnerless(self, first: dict[str, Path], second: dict[str, Path], seconds: float) -> None:
-        """Warn, once, of the files whose partner has not come in that time."""
+        """Warn of the files whose partner has not come in that time; once of each, of many together."""
         now = time.monotonic()
-        lonely = {}  # the file -> how long it has waited
+        lonely = {}  # the file -> what waits for its partner
         for name in first.keys() ^ second.keys():
             entry = self.waiting.get(name)
             if entry and now - entry.since > seconds and not (entry.told or entry.done):
-                lonely[first.get(name) or second[name]] = now - entry.since
-                entry.told = True
+                lonely[first.get(name) or second[name]] = entry
         if lonely:
-            waited, number = min(lonely.values()), counted(len(lonely), "file")
-            log.warning("no partner has come in %.0f s for %s, such as %s", waited, number, min(lonely))
+            waited = now - max(entry.since for entry in lonely.values())
+            message, number = "no partner has come in %.0f s for %s, such as %s", counted(len(lonely), "file")
+            if self._tell("partner", message, waited, number, min(lonely)):
+                for entry in lonely.values():
+                    entry.told = True
 
     def _hand_out(self, job: Job) -> bool:
         """Whether a ready job is to be done now; it is not where a result is there that may not be replaced."""
@@ -207,12 +211,14 @@ class Watcher:
         result = self.naming.path(self.output, name, self.naming.ending(first[name]))
         return Job(name, first[name], second[name], result)
 
-    def _tell(self, kind: str, message: str, *values: object) -> None:
-        """A warning, of each kind at most one every TELL seconds."""
+    def _tell(self, kind: str, message: str, *values: object) -> bool:
+        """Whether this warning is given: of each kind at most one every TELL seconds."""
         now = time.monotonic()
-        if now - self._told.get(kind, -TELL) >= TELL:
-            self._told[kind] = now
-            log.warning(message, *values)
+        if now - self._told.get(kind, -TELL) < TELL:
+            return False
+        self._told[kind] = now
+        log.warning(message, *values)
+        return True
 
 
 def run(
