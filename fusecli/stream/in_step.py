@@ -88,8 +88,12 @@ class InStep:
             return
         ended, longer = self.sources[self.ended], self.sources[1 - self.ended]
         total = longer.count()
-        rest = f"; {longer} has {total}" if total else ""
         log.warning(
             "%s is shorter than %s: the result ends with it, after %s%s",
-            *(ended, longer, counted(self.count, "frame"), rest),
+            *(ended, longer, self._long(self.sources[0], self.count)),
+            f"; {longer} has {self._long(longer, total)}" if total else "",
         )
+
+    def _long(self, side: Source, count: int) -> str:
+        """How long so many frames last, which of two frame rates compares what their numbers do not."""
+        return counted(count, "frame") if self.frame_by_frame else f"{float(count / side.look.rate):.1f} s"
