@@ -6,23 +6,19 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from fusecli.errors import OutputError
-from fusecli.images.atomic import write_bytes
+from fusecli.images.atomic import explained, write_bytes
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
     """Add a row, after a header where the file has none for these columns. Raises OutputError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("a+", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            file.seek(0)
-            headed = list(row) in csv.reader(file)  # else it is new, or of a run with other validation sets
-            writer = csv.DictWriter(file, row)
-            if not headed:
-                writer.writeheader()
-            writer.writerow(row)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with explained(path), path.open("a+", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        file.seek(0)
+        headed = list(row) in csv.reader(file)  # else it is new, or of a run with other validation sets
+        writer = csv.DictWriter(file, row)
+        if not headed:
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def forget_later(path: Path, step: int) -> None:
