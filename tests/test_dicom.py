@@ -747,6 +747,22 @@ def test_slices_aside_are_named(tmp_path):
     assert f"do not lie on one line, from which {files[2].name} is 3.00 mm away" in message
 
 
+@pytest.mark.parametrize("slices", [2, 4])
+def test_stations_of_a_moving_table_are_no_tilt(tmp_path, slices):
+    stations = phantom.grid((9, 8, slices), (2, 1.5, 4), tilt=80)
+    phantom.dicom_series(tmp_path / "ct", VALUES[:slices], stations)
+    assert "each slice is shifted by 22.69 mm against the one before, but only 4.00 mm away" in refused(tmp_path / "ct")
+
+
+def test_two_thin_slices_with_rounded_positions_are_no_stations():
+    places = [
+        Place(np.array([0, y, z]), np.array([1.0, 0, 0, 0, 1, 0]), np.full(2, 0.5), np.array([1, 1, 0.1]))
+        for y, z in ((3.0, 0.0), (4.0, 0.6))
+    ]
+    affine = arrange([Plane(f"{k}.dcm", place, "", 0.6) for k, place in enumerate(places)], "ct")[1]
+    assert affine[:3, 2] == pytest.approx([0, -1, 0.6])
+
+
 @pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
 def test_a_slice_without_position_is_named(tmp_path, tag):
     files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
@@ -1025,6 +1041,14 @@ def test_a_multi_frame_reference_keeps_its_frames(tmp_path, color):
     for mine, theirs in zip(*(one.PerFrameFunctionalGroupsSequence for one in (dataset, source)), strict=True):
         assert mine.PlanePositionSequence == theirs.PlanePositionSequence
         assert mine.MRImageFrameTypeSequence[0].FrameType[0] == "DERIVED"
+
+
+def test_slices_of_a_coloured_result_are_as_thick_as_they_are_apart_along_the_normal_of_a_tilted_gantry(tmp_path):
+    reference = read(phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), TILTED), "mri")
+    write(tmp_path / "out", reference, reference, color=True, side="mri")
+    result = pydicom.dcmread(next((tmp_path / "out").iterdir()))
+    assert [result.SliceThickness, result.SpacingBetweenSlices] == pytest.approx([4, 4])
+    assert read(tmp_path / "out", "mri").grid.affine == pytest.approx(TILTED.affine, abs=1e-6)
 
 
 def test_the_same_result_has_the_same_bytes_and_another_has_other_uids(tmp_path, ct_and_mr):

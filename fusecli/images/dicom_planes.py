@@ -186,12 +186,21 @@ def arrange(planes: Sequence[Plane], source: object) -> tuple[list[int], np.ndar
         step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
         steps = (distances - distances[order[0]]) / (step @ normal)
         aside = positions - positions[order[0]] - np.outer(steps, step)
-        if np.abs(aside).max() > max(first.spacing.min() / 2, unit.max()):
+        tolerated = max(first.spacing.min() / 2, unit.max())
+        if np.abs(aside).max() > tolerated:
             far = np.linalg.norm(aside, axis=1)
             raise InputError(
                 f"{source}: slices do not lie on one line, from which {planes[int(far.argmax())].label} is "
                 f"{_mm(far.max())} away: several stacks in one series, or a wrong ImagePositionPatient; move such "
                 "files away"
+            )
+        apart = step @ normal
+        shift = float(np.linalg.norm(step - apart * normal))
+        if shift > max(apart, tolerated / (len(order) - 1)):  # stations of a moving table, for example
+            raise InputError(
+                f"{source}: each slice is shifted by {_mm(shift)} against the one before, but only {_mm(apart)} "
+                "away from it, and no gantry is tilted by more than 45°: several stacks in one series, or a wrong "
+                "ImagePositionPatient; give one stack"
             )
     affine = np.eye(4)
     affine[:3, 0] = row * first.spacing[1]
