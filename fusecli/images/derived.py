@@ -267,10 +267,9 @@ class Result:
         if self.origin.frames is None and "ImagePositionPatient" in source:
             _take(dataset, source, _GEOMETRY)
         else:
-            column, row, thickness = self.reference.grid.spacing
-            apart = abs(float(np.linalg.det(affine[:3, :3]))) / (column * row)
-            if not math.isclose(apart, thickness, rel_tol=1e-6):  # with gantry tilt, the step is longer than that
-                thickness = apart
+            column, row, _ = self.reference.grid.spacing
+            # Along the normal: with gantry tilt the step from slice to slice is longer.
+            thickness = round(abs(float(np.linalg.det(affine[:3, :3]))) / (column * row), 6)
             dataset.ImagePositionPatient = [_decimal(mm) for mm in affine[:3, 3] + index * affine[:3, 2]]
             directions = np.concatenate([affine[:3, 0] / column, affine[:3, 1] / row])
             dataset.ImageOrientationPatient = [_decimal(cosine) for cosine in directions]
