@@ -349,7 +349,26 @@ def test_pairs_that_are_removed_before_they_were_fused_are_said(tmp_path, caplog
         shutil.rmtree(tmp_path / side)
         (tmp_path / side).mkdir()
     assert watcher.poll() == []
-    assert [record.getMessage() for record in caplog.records] == ["2 pairs gone before they were fused, such as 002"]
+    assert [record.getMessage() for record in caplog.records] == ["gone before fused: 2 pairs, such as 002"]
+
+
+def test_every_pair_that_is_lost_is_counted(tmp_path, caplog):
+    """A camera that removes one each second is told of every ten seconds, and at the end: none goes unsaid."""
+    keys = (lambda name: name.partition(".")[0],) * 2
+    watcher = watch.Watcher((tmp_path / "ir", tmp_path / "vis"), keys, tmp_path / "out", Naming())
+    for side in ("ir", "vis"):
+        (tmp_path / side).mkdir()
+    for index in (1, 2, 3):
+        put_pair(tmp_path, index)
+        watcher.poll()
+        for side in ("ir", "vis"):
+            (tmp_path / side / f"{index:03d}.png").unlink()
+        watcher.poll()
+    watcher.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "gone before fused: 1 pair, such as 001",
+        "gone before fused: 2 pairs, such as 002",
+    ]
 
 
 def test_nothing_is_settled_or_run_while_nothing_comes(monkeypatch):

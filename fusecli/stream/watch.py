@@ -70,6 +70,7 @@ class Watcher:
     waiting: dict[str, _Waiting] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
     _told: dict[str, float] = field(default_factory=dict)
+    _lost: list[str] = field(default_factory=list)  # pairs removed before they were fused, not told yet
 
     def existing(self) -> list[Job]:
         """Pairs whose result is there before the start; they are settled. Raises OSError."""
@@ -103,8 +104,8 @@ class Watcher:
         there = first.keys() | second.keys()
         self.settled &= there
         gone = {name: self.waiting.pop(name) for name in self.waiting.keys() - there}
-        if lost := [name for name, entry in gone.items() if entry.state and not entry.done]:
-            self._tell("gone", "%s gone before they were fused, such as %s", counted(len(lost), "pair"), min(lost))
+        self._lost += [name for name, entry in gone.items() if entry.state and not entry.done]
+        self._tell_lost()
         ready = self._ready(first, second, now)
         self._tell_partnerless(first, second, PARTNER)
         if len(ready) > 1 and now - ready[0][0] > LATE:
@@ -124,8 +125,9 @@ class Watcher:
         return True
 
     def close(self) -> None:
-        """Warn of files without a partner that the run ends too early to wait for."""
+        """Warn of lost pairs that are not told yet, and of files whose partner the run ends too early to wait for."""
         self._told.clear()
+        self._tell_lost()
         with suppress(OSError):
             first, second = self._listed()
             self._tell_partnerless(first, second, SETTLE)
@@ -147,6 +149,13 @@ class Watcher:
             ):
                 self._settle(name)
         return sorted(ready)
+
+    def _tell_lost(self) -> None:
+        """Warn of the pairs that were removed before they were fused; of all since the last such warning together."""
+        if self._lost:
+            message, number = "gone before fused: %s, such as %s", counted(len(self._lost), "pair")
+            if self._tell("gone", message, number, min(self._lost)):
+                self._lost.clear()
 
     def _tell_partnerless(self, first: dict[str, Path], second: dict[str, Path], seconds: float) -> None:
         """Warn of the files whose partner has not come in that time; once of each, of many together."""
