@@ -289,13 +289,18 @@ def test_a_partner_that_does_not_come_is_reported_once(tmp_path, watched, monkey
     assert "no partner has come in 0 s for 1 file, such as " in err
 
 
+def watching(folder: Path) -> watch.Watcher:
+    """A watcher of two empty folders."""
+    for side in ("ir", "vis"):
+        (folder / side).mkdir()
+    return watch.Watcher((folder / "ir", folder / "vis"), (lambda name: Path(name).stem,) * 2, folder / "out", Naming())
+
+
 def test_partners_that_do_not_come_are_reported_together(tmp_path, monkeypatch, caplog):
     """A camera that drops every tenth frame does not fill the log."""
     for waited in ("PARTNER", "SETTLE"):
         monkeypatch.setattr(watch, waited, -1.0)
-    for side in ("ir", "vis"):
-        (tmp_path / side).mkdir()
-    watcher = watch.Watcher((tmp_path / "ir", tmp_path / "vis"), (str, str), tmp_path / "out", Naming())
+    watcher = watching(tmp_path)
     for index in range(4):
         put(tmp_path / "ir", f"{index}.png", scene(0)[1])
         watcher.poll()
@@ -318,10 +323,7 @@ def test_files_without_a_partner_are_named_where_the_run_ends_early(tmp_path, wa
 
 def test_the_pairs_that_wait_longest_go_first(tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "ROUND", 2)
-    keys = (lambda name: name.partition(".")[0],) * 2
-    watcher = watch.Watcher((tmp_path / "ir", tmp_path / "vis"), keys, tmp_path / "out", Naming())
-    for side in ("ir", "vis"):
-        (tmp_path / side).mkdir()
+    watcher = watching(tmp_path)
     past = time.time() - 3600
     for index in (3, 1, 2):
         put_pair(tmp_path, index)
@@ -336,10 +338,7 @@ def test_the_pairs_that_wait_longest_go_first(tmp_path, monkeypatch):
 
 def test_pairs_that_are_removed_before_they_were_fused_are_said(tmp_path, caplog):
     """As by a camera that keeps so many files, or where the folder is rotated; those that were fused may go."""
-    keys = (lambda name: name.partition(".")[0],) * 2
-    watcher = watch.Watcher((tmp_path / "ir", tmp_path / "vis"), keys, tmp_path / "out", Naming())
-    for side in ("ir", "vis"):
-        (tmp_path / side).mkdir()
+    watcher = watching(tmp_path)
     for index in (1, 2, 3):
         put_pair(tmp_path, index)
     put(tmp_path / "vis", "004.png", scene(4)[0])
@@ -354,10 +353,7 @@ def test_pairs_that_are_removed_before_they_were_fused_are_said(tmp_path, caplog
 
 def test_every_pair_that_is_lost_is_counted(tmp_path, caplog):
     """A camera that removes one each second is told of every ten seconds, and at the end: none goes unsaid."""
-    keys = (lambda name: name.partition(".")[0],) * 2
-    watcher = watch.Watcher((tmp_path / "ir", tmp_path / "vis"), keys, tmp_path / "out", Naming())
-    for side in ("ir", "vis"):
-        (tmp_path / side).mkdir()
+    watcher = watching(tmp_path)
     for index in (1, 2, 3):
         put_pair(tmp_path, index)
         watcher.poll()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import replace
 from functools import partial
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from fusecli.stream.settings import Settings
     from fusecli.stream.work import Work
 
-log = logging.getLogger("fusecli")
 KEPT = 1000  # how many of the last pairs the report lists, since a run may take days
 
 
@@ -115,10 +113,7 @@ def _settings(
 
 
 def _tell_range(options: FrameOptions, infrared: Intensity, count: int) -> None:
-    from fusecli.images.intensity import Range
+    from fusecli.images.intensity import Range, warn_that_kept
 
     if options.range == "auto" and isinstance(infrared, Range) and infrared.lo < infrared.hi:
-        log.warning(
-            "--range auto took %g,%g from the start (%s) and keeps it; --range LO,HI settles it",
-            *(infrared.lo, infrared.hi, counted(count, "infrared frame")),
-        )
+        warn_that_kept(infrared, counted(count, "infrared frame"))

@@ -184,24 +184,8 @@ def arrange(planes: Sequence[Plane], source: object) -> tuple[list[int], np.ndar
     step = normal * abs(planes[0].thickness)
     if len(order) > 1:
         step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
-        steps = (distances - distances[order[0]]) / (step @ normal)
-        aside = positions - positions[order[0]] - np.outer(steps, step)
         tolerated = max(first.spacing.min() / 2, unit.max())
-        if np.abs(aside).max() > tolerated:
-            far = np.linalg.norm(aside, axis=1)
-            raise InputError(
-                f"{source}: slices do not lie on one line, from which {planes[int(far.argmax())].label} is "
-                f"{_mm(far.max())} away: several stacks in one series, or a wrong ImagePositionPatient; move such "
-                "files away"
-            )
-        apart = step @ normal
-        shift = float(np.linalg.norm(step - apart * normal))
-        if shift > max(apart, tolerated / (len(order) - 1)):  # stations of a moving table, for example
-            raise InputError(
-                f"{source}: each slice is shifted by {_mm(shift)} against the one before, but only {_mm(apart)} "
-                "away from it, and no gantry is tilted by more than 45°: several stacks in one series, or a wrong "
-                "ImagePositionPatient; give one stack"
-            )
+        _check_line(positions[order], [planes[index] for index in order], source, normal, tolerated)
     affine = np.eye(4)
     affine[:3, 0] = row * first.spacing[1]
     affine[:3, 1] = column * first.spacing[0]
@@ -248,6 +232,33 @@ def _check_steps(distances: np.ndarray, planes: list[Plane], source: object, pix
         f"{source}: slices are unequally spaced ({steps.min():.3f} to {steps.max():.3f} mm; the widest step is after "
         f"{planes[int(np.argmax(steps))].label}); resample the series to a constant step first"
     )
+
+
+def _check_line(
+    positions: np.ndarray, planes: list[Plane], source: object, normal: np.ndarray, tolerated: float
+) -> None:
+    """Raises InputError unless slices, in order, lie on one line that a tilted gantry may have followed.
+
+    tolerated: mm by which a slice may lie beside it.
+    """
+    way = positions - positions[0]
+    along = way[-1] / (way[-1] @ normal)  # the way for each mm along the normal
+    aside = way - np.outer(way @ normal, along)
+    if np.abs(aside).max() > tolerated:
+        far = np.linalg.norm(aside, axis=1)
+        raise InputError(
+            f"{source}: slices do not lie on one line, from which {planes[int(far.argmax())].label} is "
+            f"{_mm(far.max())} away: several stacks in one series, or a wrong ImagePositionPatient; move such files "
+            "away"
+        )
+    apart = way[-1] @ normal / (len(way) - 1)
+    shift = apart * float(np.linalg.norm(along - normal))
+    if shift > max(apart, tolerated / (len(way) - 1)):  # stations of a moving table, for example
+        raise InputError(
+            f"{source}: each slice is shifted by {_mm(shift)} against the one before, but only {_mm(apart)} away from "
+            "it, and no gantry is tilted by more than 45°: several stacks in one series, or a wrong "
+            "ImagePositionPatient; give one stack"
+        )
 
 
 def _are_even(distances: np.ndarray, places: np.ndarray, rounding: float) -> bool:

@@ -123,6 +123,14 @@ def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = 
     return found
 
 
+def warn_that_kept(found: Range, frames: str, source: str = "") -> None:
+    """Warn that the range of a sequence was found in its first ``frames`` and stays, since the rest was not there."""
+    log.warning(
+        "%s--range auto took %g,%g from the start (%s) and keeps it; --range LO,HI settles it",
+        *(source and f"{source}: ", found.lo, found.hi, frames),
+    )
+
+
 def range_of(name: str, pages: Iterable[np.ndarray]) -> Range | None:
     """The range that auto gives for these stored frames; None where they have 8 bits or no finite value."""
     parts = [_finite_sample(page) for page in pages if page.dtype != np.uint8]

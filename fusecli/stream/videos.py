@@ -240,10 +240,7 @@ class _Fusion:
                 pairs = itertools.chain(head, pairs)
                 range_ = intensity.range_of(str(side), (pixels for _, _, pixels in head))
                 if range_ is not None:
-                    log.warning(
-                        "stdin: --range auto took %g,%g from the start (%s) and keeps it; --range LO,HI settles it",
-                        *(range_.lo, range_.hi, counted(len(head), "frame")),
-                    )
+                    intensity.warn_that_kept(range_, counted(len(head), "frame"), "stdin")
         return Range.of_bits(side.bits) if range_ is None or range_ == "full" else range_, pairs
 
     def _writer(self, stack: ExitStack, place: Path | None, look: Look, result: np.ndarray) -> VideoWriter | RawWriter:
