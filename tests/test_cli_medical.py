@@ -890,7 +890,7 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
     [
         (["--resize", "mri"], "--resize is for pictures"),
         (["--steady"], "--steady is for pictures"),
-        (["--raw", "3x3"], "--raw tells what the frames on stdin are like"),
+        (["--raw", "3x3"], "--raw 3x3: is for pipes"),
         (["--reference", "pet"], "choose ct or mri"),
         (["--window", "40"], "expected two numbers"),
         (["--colormap", "hot"], "--colormap is for gray PET and SPECT"),

@@ -1,5 +1,6 @@
 """Videos and raw frames: every frame, its time, its colour, and no half result."""
 
+import contextlib
 import errno
 import itertools
 import json
@@ -22,7 +23,7 @@ av = pytest.importorskip("av")
 
 from fusecli.errors import InputError, UsageError  # noqa: E402
 from fusecli.images.preview import GAP, WIDTH  # noqa: E402
-from fusecli.images.rawvideo import RawFormat, RawPipe, RawWriter  # noqa: E402
+from fusecli.images.rawvideo import RawFormat, RawPipe, RawWriter, formats  # noqa: E402
 from fusecli.images.video import Look, VideoFile, VideoWriter  # noqa: E402
 
 
@@ -168,24 +169,22 @@ def test_frames_on_stdin_have_one_partner(clips, fusecli, option):
     sides = ("--ir", "-", "--raw", "64x48", "--vis", clips / "vis.mp4", "-o", clips / "out.mp4")
     code, _, err = fusecli("fuse", *sides, option, value)
     assert code == 2
-    assert f"{option}: frames on stdin pair with the one video" in err
+    assert f"{option}: frames in a pipe pair with what the other side is" in err
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
-def test_what_is_no_file_is_called_so_beside_frames_on_stdin(tmp_path, fusecli):
-    os.mkfifo(tmp_path / "pipe.mkv")
-    for name, said in (("pipe.mkv", "not a regular file"), ("none.mkv", "no such file")):
-        sides = ("--ir", "-", "--raw", "64x48", "--vis", tmp_path / name)
-        code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "out.mp4")
+def test_what_is_no_file_is_called_so_beside_frames_on_stdin(clips, fusecli):
+    for path, said in ((clips, "not a file"), (clips / "none.mkv", "no such file")):
+        sides = ("--ir", "-", "--raw", "64x48", "--vis", path)
+        code, _, err = fusecli("fuse", *sides, "-o", clips / "out.mp4")
         assert code == 2
-        assert f"{name}: {said}; beside frames on stdin" in err
+        assert f"{path}: {said}; beside frames in a pipe" in err
 
 
 @pytest.mark.parametrize("url", ["rtsp://camera/ir", "http://camera/ir.mp4"])
 def test_a_stream_is_refused_with_the_way_to_pipe_it_in(clips, fusecli, url):
     code, _, err = fusecli("fuse", "--ir", url, "--vis", clips / "vis.mp4", "-o", clips / "out.mp4")
     assert code == 2
-    assert f"--ir {url}: streams are not opened; pipe one side in as raw frames by --raw" in err
+    assert f"--ir {url}: streams are not opened; pipe them in as raw frames by --raw" in err
 
 
 def test_irregular_times_are_kept_and_the_nearest_frame_is_taken(tmp_path, fuse):
@@ -588,6 +587,69 @@ def test_a_pipe_that_breaks_off_fails_and_what_came_is_kept(tmp_path, average, f
     assert not (tmp_path / "none.mp4").exists()
 
 
+@pytest.mark.parametrize("sent_first", ["ir", "vis"])
+def test_two_pipes_are_as_two_files(tmp_path, fuse, sent_first):
+    """Sent one after the other by one program, which opens the second only after the first is through."""
+    sent = dict(zip(("vis", "ir"), moving(6), strict=True))
+    for side, pix_fmt in (("vis", "bgr0"), ("ir", "gray")):
+        write(tmp_path / f"{side}.mkv", sent[side], codec="ffv1", pix_fmt=pix_fmt)
+        os.mkfifo(tmp_path / f"{side}.pipe")
+    assert fuse(ir="ir.mkv", vis="vis.mkv")[0] == 0
+
+    def send():
+        for side in sorted(sent, key=lambda side: side != sent_first):
+            (tmp_path / f"{side}.pipe").write_bytes(b"".join(image.tobytes() for image in sent[side]))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    formats = ("--raw", "64x48,gray,25", "--raw", "vis=64x48,rgb24,25")
+    code, _, err = fuse(*formats, ir="ir.pipe", vis="vis.pipe", output="piped.mp4")
+    sender.join()
+    assert code == 0, err
+    (times, images), (others, expected) = (decoded(tmp_path / name) for name in ("piped.mp4", "out.mp4"))
+    assert times == others
+    assert np.array_equal(images, expected)
+
+
+def test_cameras_that_go_on_are_left_at_a_stop(tmp_path, average):
+    sides = []
+    for side in ("ir", "vis"):
+        os.mkfifo(tmp_path / side)
+        sides += [f"--{side}", str(tmp_path / side)]
+    command = [sys.executable, "-m", "fusecli", "fuse", "-m", str(average), *sides, "--raw", "64x48,25"]
+    process = subprocess.Popen([*command, "-o", str(tmp_path / "out.mp4")], stderr=subprocess.PIPE)
+
+    def film(side):
+        with contextlib.suppress(BrokenPipeError), (tmp_path / side).open("wb", buffering=0) as camera:
+            while True:
+                camera.write(bytes(64 * 48))
+                time.sleep(0.01)
+
+    cameras = [threading.Thread(target=film, args=[side], daemon=True) for side in ("ir", "vis")]
+    for camera in cameras:
+        camera.start()
+    while not list(tmp_path.glob(".*.partial.mp4")):
+        assert process.poll() is None, process.stderr.read()
+    time.sleep(0.5)
+    process.terminate()
+    assert process.wait(60) == 0, process.stderr.read()
+    assert len(decoded(tmp_path / "out.mp4")[0]) > 20
+    for camera in cameras:
+        camera.join(10)
+        assert not camera.is_alive()
+
+
+def test_a_file_that_proves_truncated_costs_no_frame_of_a_pipe(tmp_path, average, filtered):
+    vis, ir = moving(60)
+    write(tmp_path / "vis.mkv", vis)
+    whole = (tmp_path / "vis.mkv").read_bytes()
+    (tmp_path / "vis.mp4").write_bytes(whole[: len(whole) // 2])
+    sent = b"".join(image.tobytes() for image in ir)
+    code, _, err = filtered(sent, *from_camera(tmp_path), "-o", tmp_path / "out.mp4")
+    assert (code, "vis.mp4: " in err, "what came before is fused" in err) == (1, True, True), err
+    assert 10 < len(decoded(tmp_path / "out.mp4")[0]) < 60
+
+
 def test_a_pipe_whose_other_end_is_stopped_together_with_the_run(tmp_path, average):
     """As Ctrl-C does to all of a pipeline: it breaks off within a frame, and that is no failure."""
     vis, ir = moving(12)
@@ -686,6 +748,37 @@ def test_the_format_of_raw_frames_is_size_samples_and_rate():
     for bad in ("640", "0x5", "64x48,yuv420p", "64x48,gray,0", "64x48,gray,9,9", "axb"):
         with pytest.raises(UsageError, match="expected WIDTHxHEIGHT"):
             RawFormat.parse(bad)
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (["64x48,25"], ("64x48,25", "64x48,25")),
+        (["64x48", "vis=80x60,rgb24,25"], ("80x60,rgb24,25", "64x48")),
+        (["vis=64x48,9", "ir=64x48,8"], ("64x48,9", "64x48,8")),
+        (["64x48"], "one at least needs a frame rate"),
+        (["ir=64x48,25"], "--vis is a pipe of raw frames, which do not say their size: --raw vis=WIDTH"),
+        (["ir=64x48", "64x48", "ir=64x48"], "one for each pipe"),
+        (["mri=64x48"], "there is no --mri that is a pipe"),
+    ],
+)
+def test_each_pipe_has_a_format(tmp_path, raw, found):
+    os.mkfifo(tmp_path / "pipe")
+    typed = (str(tmp_path / "pipe"), "-")
+    if isinstance(found, tuple):
+        assert formats(raw, ("vis", "ir"), typed) == tuple(map(RawFormat.parse, found))
+        return
+    with pytest.raises(UsageError, match=found):
+        formats(raw, ("vis", "ir"), typed)
+
+
+def test_a_pipe_is_one_side_only(fusecli, tmp_path):
+    code, _, err = fusecli("fuse", "--ir", "-", "--vis", "-", "--raw", "64x48,25", "-o", tmp_path / "out.mp4")
+    assert (code, "-: one pipe cannot be both sides" in err) == (2, True)
+    os.mkfifo(tmp_path / "pipe")
+    sides = ("--ir", "-", "--vis", tmp_path / "pipe", "--raw", "64x48,25")
+    code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "folder")
+    assert (code, "two pipes have no name for the result" in err) == (2, True)
 
 
 def test_reading_names_the_file(tmp_path):

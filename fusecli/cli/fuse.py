@@ -163,9 +163,12 @@ def fuse(
         str | None, typer.Option(help="Colours of gray PET and SPECT volumes: hot (default), pet, jet, viridis …")
     ] = None,
     raw: Annotated[
-        str | None,
-        typer.Option(help="Frames on stdin, of the side given as -: WxH[,PIX_FMT][,FPS], such as 640x512,gray16le,25."),
-    ] = None,
+        list[str],
+        typer.Option(
+            metavar="<str>",
+            help="Frames in a pipe, named or stdin (-): [SIDE=]WxH[,PIX_FMT][,FPS], such as 640x512,gray16le,25.",
+        ),
+    ] = [],  # noqa: B006  # never changed
     compress: Annotated[bool, typer.Option(help="Smaller PNG and TIFF files, written several times slower.")] = False,
     name: Annotated[str, typer.Option(help="Names of the results, of {stem}, {index}, {task}, {model}.")] = "{stem}",
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
@@ -326,8 +329,11 @@ def _refuse_contradictions(task: registry.Task, sides: dict[str, str], given: di
         raise UsageError("--align is for infrared with visible frames, and in place of --resize")
     if given["range"] != "auto" and task.second != "ir":
         raise UsageError("--range is for infrared; of CT volumes --window says what is shown")
-    if given["raw"] is not None and "-" not in sides.values():
-        raise UsageError("--raw tells what the frames on stdin are like; name the side that they are by -")
+    if given["raw"]:
+        from fusecli.images.rawvideo import is_pipe
+
+        if not any(map(is_pipe, sides.values())):
+            raise UsageError(f"--raw {given['raw'][0]}: is for pipes; name the side that comes through stdin by -")
     streams = {"-o -": given["output"] == "-", "--report -": given["report"] == "-", "--json": given["json"]}
     if sum(streams.values()) > 1:
         raise UsageError(f"{' and '.join(name for name, used in streams.items() if used)} would both write to stdout")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from fusecli.stream.work import Work
 
 
-def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool) -> tuple[Plan, Work] | None:
+def plan(request: Request, options: FrameOptions, raw: Sequence[str], hidden: bool) -> tuple[Plan, Work] | None:
     """The plan and how to run it; None where both sides are pictures. Raises UsageError for what makes no sense."""
     from fusecli.images.colour import warn_of_colored
     from fusecli.images.headers import too_large
     from fusecli.images.intensity import sequence_range
-    from fusecli.images.rawvideo import PIPE, RawFormat
+    from fusecli.images.rawvideo import formats, is_pipe
     from fusecli.images.video import ENDINGS, pyav
 
     task, output = request.task, request.output
     typed = request.typed
     for side, text in zip(task.sides, typed, strict=True):
         if re.match(r"[a-z]+://", text):
-            raise UsageError(f"--{side} {text}: streams are not opened; pipe one side in as raw frames by --raw")
-    moving = [text == PIPE or is_video(text, request.pairing.recursive) for text in typed]
+            raise UsageError(f"--{side} {text}: streams are not opened; pipe them in as raw frames by --raw")
+    moving = [is_pipe(text) or is_video(text, request.pairing.recursive) for text in typed]
     to_video = output == STDOUT or (output.suffix.lower() in ENDINGS and not output.is_dir())
     if not any(moving):
         if to_video:
@@ -46,33 +46,30 @@ def plan(request: Request, options: FrameOptions, raw: str | None, hidden: bool)
     if not all(moving):
         still = task.sides[moving.index(False)]
         raise UsageError(f"--{still} {request.sides[still]}: the other side is a video; both must be")
-    _refuse(request, options, raw)
-    layout = None if raw is None else RawFormat.parse(raw)
-    pixels = 0 if layout is None else layout.width * layout.height
-    if pixels > request.max_pixels:
-        raise UsageError(f"--raw {raw}: {too_large(pixels, 'pixels a frame', request.max_pixels)}")
-    pyav()
+    _refuse(request, options)
+    layouts = formats(raw, task.sides, typed)
+    for layout in filter(None, layouts):
+        pixels, size = layout.width * layout.height, f"{layout.width}x{layout.height}"
+        if pixels > request.max_pixels:
+            raise UsageError(f"--raw {size}: {too_large(pixels, 'pixels a frame', request.max_pixels)}")
+    files = [text for text, layout in zip(typed, layouts, strict=True) if layout is None]
+    if files or output != STDOUT:
+        pyav()
 
     from fusecli.stream.work import Work
 
-    planned = _named(request, single=to_video)
-    if typed[1] != PIPE:
+    planned = _named(request, files, single=to_video)
+    if layouts[1] is None:
         warn_of_colored(image for job in planned.jobs[:1] for image in _some_frames(job.second, request.max_pixels))
     settings = request.settings((None, sequence_range(options.range, [])), options.calibration())
-    return planned, Work(partial(_run, hidden), replace(settings, raw=layout), divisible=False)
+    return planned, Work(partial(_run, hidden), replace(settings, raw=layouts), divisible=False)
 
 
-def _refuse(request: Request, options: FrameOptions, raw: str | None) -> None:
+def _refuse(request: Request, options: FrameOptions) -> None:
     """Raises UsageError for sides and options that videos are not for."""
-    from fusecli.images.rawvideo import PIPE
-
-    typed, naming = request.typed, request.naming
+    naming = request.naming
     if request.task.second != "ir":
         raise UsageError("videos are for --ir with --vis")
-    if typed == (PIPE, PIPE):
-        raise UsageError("only one side can be - (stdin)")
-    if PIPE in typed and raw is None:
-        raise UsageError("- is raw frames on stdin, which do not say their size: --raw WIDTHxHEIGHT[,PIX_FMT][,FPS]")
     given = [
         option
         for option, is_given in (
@@ -105,26 +102,32 @@ def _run(hidden: bool, *what: Any, **how: Any) -> Generator[Outcome, None, None]
         yield from videos.run(*what, **how, tick=tick)
 
 
-def _named(request: Request, *, single: bool) -> Plan:
-    """Every pair with the name of its result. single: the output is the one result, or stdout. Raises UsageError."""
+def _named(request: Request, files: Sequence[str], *, single: bool) -> Plan:
+    """Every pair with the name of its result. Raises UsageError.
+
+    files: the sides that are no pipe. single: the output is the one result, or stdout.
+    """
     from fusecli.images.outputs import check_files
     from fusecli.images.pair import Pair
     from fusecli.images.pairing import find_pairs
-    from fusecli.images.rawvideo import PIPE
     from fusecli.images.video import ENDINGS, WRITES
     from fusecli.stream.job import Job
     from fusecli.stream.plan import Plan, place
 
     typed, output, naming, pairing = request.typed, request.output, request.naming, request.pairing
-    if PIPE in typed:
+    piped = len(files) < len(typed)
+    if piped:
         for option, given in (("--pairs", pairing.pairs_csv is not None), ("--pair-by", pairing.pair_by != "stem")):
             if given:
-                raise UsageError(f"{option}: frames on stdin pair with the one video that the other side is")
-        file = Path(typed[typed[0] == PIPE])
-        if not file.is_file():
-            what = "not a regular file" if file.exists() else "no such file"
-            raise UsageError(f"{file}: {what}; beside frames on stdin the other side is one video")
-        pairs = [Pair(file.stem, Path(typed[0]), Path(typed[1]))]
+                raise UsageError(f"{option}: frames in a pipe pair with what the other side is")
+        for file in map(Path, files):
+            if not file.is_file():
+                what = "not a file" if file.exists() else "no such file"
+                raise UsageError(f"{file}: {what}; beside frames in a pipe the other side is one video, or a pipe")
+        if not files and not single:
+            raise UsageError(f"-o {output}: two pipes have no name for the result; name a file, such as fused.mp4")
+        named = Path(files[0]) if files else output
+        pairs = [Pair(named.stem, Path(typed[0]), Path(typed[1]))]
     else:
         pairs = find_pairs(*typed, pairing, endings=ENDINGS, sides=request.task.sides)
     if single and len(pairs) > 1:
@@ -139,7 +142,7 @@ def _named(request: Request, *, single: bool) -> Plan:
         own = first.suffix.lower()
         return own if own in WRITES else ".mp4"
 
-    inputs = () if PIPE in typed else request.inputs(path for pair in pairs for path in pair.files)
+    inputs = () if piped else request.inputs(path for pair in pairs for path in pair.files)
     return place(pairs, output, naming, ending, single=single, inputs=inputs, written=WRITES)
 
 

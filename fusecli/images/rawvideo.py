@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from select import select
 
 import numpy as np
@@ -17,14 +18,19 @@ from fusecli.images.video import Look, Timed
 
 log = logging.getLogger("fusecli")
 
-PIPE = "-"
+STDIN = "-"
 _DEEP = {f"gray{bits}le": ("<u2", (), bits) for bits in (10, 12, 14, 16)}
 _FORMATS = {"gray": ("u1", (), 8), **_DEEP, "rgb24": ("u1", (3,), 8), "bgr24": ("u1", (3,), 8)}
 
 
+def is_pipe(typed: str) -> bool:
+    """Whether a side is raw frames: on stdin, or through a named pipe, such as a shell makes of <(…)."""
+    return typed == STDIN or Path(typed).is_fifo()
+
+
 @dataclass(frozen=True)
 class RawFormat:
-    """What `--raw` says of the frames on stdin. rate: frames per second; None: the other side's, frame for frame."""
+    """What `--raw` says of the frames in a pipe. rate: frames per second; None: the other side's, frame for frame."""
 
     width: int
     height: int
@@ -62,34 +68,63 @@ class RawFormat:
         return _FORMATS[self.pix_fmt][2]
 
 
-class BrokenOff(InputError):
-    """A pipe ended within a frame."""
+def formats(raw: Sequence[str], sides: Sequence[str], typed: Sequence[str]) -> tuple[RawFormat | None, ...]:
+    """The format of each side, None where it is no pipe, by what `--raw` says: FORMAT, or SIDE=FORMAT for one of them.
+
+    Raises UsageError where a pipe has none, or one is for no pipe.
+    """
+    pipes = [side for side, text in zip(sides, typed, strict=True) if is_pipe(text)]
+    if len(pipes) > 1 and len({*typed}) == 1:
+        raise UsageError(f"{typed[0]}: one pipe cannot be both sides; make another with mkfifo, or by <(…)")
+    given: dict[str, RawFormat] = {}
+    for text in raw:
+        side, equals, layout = text.rpartition("=")
+        if equals and side not in pipes:
+            raise UsageError(f"--raw {text}: there is no --{side} that is a pipe")
+        if side in given:
+            raise UsageError(f"--raw {text}: one for each pipe: --raw {pipes[0]}=… --raw {pipes[-1]}=…")
+        given[side] = RawFormat.parse(layout)
+    found = {side: given.get(side, given.get("")) for side in pipes}
+    for side, known in found.items():
+        if known is None:
+            raise UsageError(
+                f"--{side} is a pipe of raw frames, which do not say their size: "
+                f"--raw {f'{side}=' if given else ''}WIDTHxHEIGHT[,PIX_FMT][,FPS]"
+            )
+    if len(pipes) == len(sides) and not any(each and each.rate for each in found.values()):
+        raise UsageError("--raw: of two pipes, one at least needs a frame rate, such as 640x512,gray,25")
+    return tuple(found.get(side) for side in sides)
 
 
 class RawPipe:
-    """Frames from a pipe, with the interface of `images.video.VideoFile`. Raises BrokenOff at a short last frame."""
+    """Frames from a pipe, with the interface of `images.video.VideoFile`. Raises InputError at a short last frame.
+
+    place: a file descriptor, or the path of a named pipe, which is opened when the frames are asked for: that waits
+    for whoever writes.
+    """
 
     live, audio, frames = True, False, 0
 
-    def __init__(self, fileno: int, layout: RawFormat, rate: Fraction) -> None:
-        self.layout = layout
+    def __init__(self, place: int | Path, layout: RawFormat, rate: Fraction) -> None:
+        self.place, self.layout = place, layout
         self.look = Look(layout.rate or rate, 1 / (layout.rate or rate))
         self.size = (layout.height, layout.width)
         self.bits = layout.bits
-        self._pipe = io.FileIO(fileno, closefd=False)  # unbuffered: a waiting thread would hold a buffer's lock at exit
 
     def __str__(self) -> str:
-        return "stdin"
+        return "stdin" if isinstance(self.place, int) else str(self.place)
 
     def __iter__(self) -> Iterator[Timed]:
+        # Unbuffered: a waiting thread would hold a buffer's lock at exit.
+        pipe = io.FileIO(self.place, closefd=not isinstance(self.place, int))
         count, white, fits = 0, 2**self.bits - 1, True
         while True:
             frame = np.empty(self.layout.shape, self.layout.dtype)
             view, filled = memoryview(frame).cast("B"), 0
             while filled < len(view):
-                got = self._pipe.readinto(view[filled:])
+                got = pipe.readinto(view[filled:])
                 if got is None:  # whoever made the pipe set it to non-blocking, and nothing is there yet
-                    select([self._pipe], [], [])
+                    select([pipe], [], [])
                 elif not got:
                     break
                 filled += got or 0
@@ -98,16 +133,16 @@ class RawPipe:
             if fits and self.bits > 8 and (most := int(frame.max())) > white:
                 fits = False
                 log.warning(
-                    "stdin: frame %d holds %d, but %s ends at %d; name a --raw format of more bits, or send "
+                    "%s: frame %d holds %d, but %s ends at %d; name a --raw format of more bits, or send "
                     "little-endian samples, right-aligned",
-                    *(count + 1, most, self.layout.pix_fmt, white),
+                    *(self, count + 1, most, self.layout.pix_fmt, white),
                 )
             rgb = frame[..., ::-1].copy() if self.layout.pix_fmt == "bgr24" else frame  # torch: no negative strides
             yield Timed(count / self.look.rate, rgb)
             count += 1
         if filled:
-            raise BrokenOff(
-                f"stdin: ends within frame {count + 1}, after {filled} of {len(view)} bytes; the pipe broke, or its "
+            raise InputError(
+                f"{self}: ends within frame {count + 1}, after {filled} of {len(view)} bytes; the pipe broke, or its "
                 f"frames are not {self.layout.width}×{self.layout.height} {self.layout.pix_fmt}, as --raw says"
             )
 

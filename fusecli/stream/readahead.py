@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from threading import Event, Thread
@@ -21,10 +22,10 @@ class Readahead:
         self._threads: list[Thread] = []
 
     def __call__(self, items: Iterable[T], depth: int, stop: Event | None = None) -> Iterator[T]:
-        """The same items, made by a thread of their own, at most ``depth`` of them waiting.
+        """The same items, made from now on by a thread of their own, at most ``depth`` of them waiting.
 
-        An error is raised after the items before it, as without the thread. stop: for sources that may block forever;
-        iteration ends once it is set.
+        An error is raised after the items before it, as without the thread. stop: for sources that may block or go on
+        forever; once it is set, iteration ends with what has come.
         """
         waiting: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
 
@@ -36,13 +37,14 @@ class Readahead:
             return False
 
         def work() -> None:
-            source = iter(items)
+            source, last = iter(items), float("inf")
             try:
                 for item in source:
-                    if not put((True, item)):
+                    if stop is not None and stop.is_set():  # what was sent before it is still to be read
+                        last = min(last, time.monotonic() + POLL)
+                    if time.monotonic() > last or not put((True, item)):
                         break
-                else:
-                    put((False, None))
+                put((False, None))
             except BaseException as error:
                 put((False, error))
             finally:
@@ -53,6 +55,9 @@ class Readahead:
         thread.start()
         if stop is None:
             self._threads.append(thread)
+        return self._taken(waiting, stop)
+
+    def _taken(self, waiting: queue.Queue[tuple[bool, Any]], stop: Event | None) -> Iterator[Any]:
         while not self.over.is_set():
             try:
                 more, item = waiting.get(timeout=POLL)

@@ -29,7 +29,7 @@ class Settings:
     digest: bool = False  # SHA-256 of every result, for the report
     anonymous: bool = False  # EXIF and XMP, in which a patient may be named, stay out of the results
     steady: tuple[Pair, ...] = ()  # pairs whose mean exposure every frame gets; none: each frame by itself
-    raw: RawFormat | None = None  # of videos: layout of the side that is a pipe
+    raw: tuple[RawFormat | None, ...] = (None, None)  # of videos: the format of a side that is a pipe
 
 
 @dataclass(frozen=True)

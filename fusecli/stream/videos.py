@@ -25,7 +25,7 @@ from fusecli.images.atomic import STDOUT, file_hash, replacing
 from fusecli.images.calibration import completed, reach, within
 from fusecli.images.intensity import Range
 from fusecli.images.preview import row
-from fusecli.images.rawvideo import PIPE, BrokenOff, RawPipe, RawWriter
+from fusecli.images.rawvideo import STDIN, RawPipe, RawWriter
 from fusecli.images.video import Look, Timed, VideoFile, VideoWriter, odd
 from fusecli.stream.engine import Engine, Found
 from fusecli.stream.in_step import FramePair, InStep, Source
@@ -54,7 +54,7 @@ def run(
     """Fuse every job, one after the other, and yield its outcome until ``stop`` is set.
 
     A stop drops the result under way, unless a side is a pipe: the pipe then ends, and what came through it is
-    finished. So it is, as a failure, if the pipe breaks off. tick: called with frames done and frames in all (0:
+    finished. So it is, as a failure, if either side breaks off. tick: called with frames done and frames in all (0:
     unknown).
     """
     stop = stop or Stop()
@@ -95,14 +95,15 @@ class _Fusion:
         self.piped = job.output == STDOUT
         self.readahead = Readahead()
         self.mended: Found = {}
-        self.broken: BrokenOff | None = None
+        self.broken: InputError | None = None
 
     def run(self, preview: bool) -> Outcome | None:
         """Fuse and write; None where the run was stopped before the end."""
         began = time.perf_counter()
         first, second = self._open()
         of_one_size(np.zeros(first.size), np.zeros(second.size), self.job, self.settings.resize, self.settings.align)
-        steps = InStep(first, second, self._ahead(first), self._ahead(second))
+        live = first.live or second.live
+        steps = InStep(first, second, self._ahead(first, live), self._ahead(second, live))
         pictures, count = None, 0
         try:
             with ExitStack() as stack:
@@ -112,7 +113,7 @@ class _Fusion:
                 place = None if self.piped else stack.enter_context(replacing(self.job.output))
                 for results in self.readahead(self._fused(steps, pool), 2 * self.settings.workers):
                     for item, result in results():
-                        if self.stop.is_set() and not (first.live or second.live):
+                        if self.stop.is_set() and not live:
                             raise _Stopped
                         if writer is None:
                             writer = self._writer(stack, place, steps.look, result)
@@ -147,17 +148,19 @@ class _Fusion:
     def _open(self) -> tuple[Source, Source]:
         """Open both sides and log what is done about their sound and their frame rates."""
         settings = self.settings
-        files = [
-            None if path == Path(PIPE) else VideoFile(path, color=color, max_pixels=settings.max_pixels)
-            for path, color in ((self.job.first, not settings.gray), (self.job.second, False))
+        paths, colors = (self.job.first, self.job.second), (not settings.gray, False)
+        opened = [  # a video file is opened; of a pipe its format is what there is so far
+            layout or VideoFile(path, color=color, max_pixels=settings.max_pixels)
+            for path, layout, color in zip(paths, settings.raw, colors, strict=True)
         ]
-        rate = next(file.look.rate for file in files if file)
-        sides: list[Source] = [
-            file or RawPipe(sys.stdin.fileno(), settings.raw, rate)  # type: ignore[arg-type]  # it is given for a pipe
-            for file in files
-        ]
-        first, second = sides
-        for side in sides:
+        rate = next(rate for each in opened if (rate := each.look.rate if isinstance(each, VideoFile) else each.rate))
+        first, second = (
+            each
+            if isinstance(each, VideoFile)
+            else RawPipe(sys.stdin.fileno() if path == Path(STDIN) else path, each, rate)
+            for path, each in zip(paths, opened, strict=True)
+        )
+        for side in (first, second):
             if side.audio:
                 log.info("%s: its sound is left out", side)
         if first.look.rate != second.look.rate:
@@ -167,17 +170,17 @@ class _Fusion:
             )
         return first, second
 
-    def _ahead(self, side: Source) -> Iterator[Timed]:
+    def _ahead(self, side: Source, live: bool) -> Iterator[Timed]:
         """Frames of a side, decoded by a thread of its own; a pipe ends when the run is stopped."""
         height, width = side.size
         depth = max(2, min(2 * BATCH_PAIRS, AHEAD_BYTES // (3 * height * width)))
-        return self.readahead(self._live(side), depth, self.stop) if side.live else self.readahead(side, depth)
+        return self.readahead(self._kept(side) if live else side, depth, self.stop if side.live else None)
 
-    def _live(self, pipe: Source) -> Iterator[Timed]:
-        """The whole frames of a pipe; they cannot be read again, and so are not lost if it breaks off."""
+    def _kept(self, side: Source) -> Iterator[Timed]:
+        """The frames until a side breaks off; those of a pipe cannot be read again, and so are not lost with it."""
         try:
-            yield from pipe
-        except BrokenOff as error:
+            yield from side
+        except InputError as error:
             self.broken = error
 
     def _fused(self, steps: InStep, pool: ThreadPoolExecutor) -> Iterator[Callable[[], list[_Result]]]:
@@ -240,7 +243,7 @@ class _Fusion:
                 pairs = itertools.chain(head, pairs)
                 range_ = intensity.range_of(str(side), (pixels for _, _, pixels in head))
                 if range_ is not None:
-                    intensity.warn_that_kept(range_, counted(len(head), "frame"), "stdin")
+                    intensity.warn_that_kept(range_, counted(len(head), "frame"), str(side))
         return Range.of_bits(side.bits) if range_ is None or range_ == "full" else range_, pairs
 
     def _writer(self, stack: ExitStack, place: Path | None, look: Look, result: np.ndarray) -> VideoWriter | RawWriter:
