@@ -496,6 +496,20 @@ def test_bad_results_are_named_with_exit_code_2(
     assert not Path("x.json").exists()
 
 
+def test_gray_results_beside_colour_ones_are_noted(data: Path) -> None:
+    gray = f"gray={_fused_folder('gray', lambda image: image if image.ndim == 2 else image[..., 0])}"
+    colour = f"colour={_fused_folder('colour', lambda image: image if image.ndim == 3 else np.dstack([image] * 3))}"
+    for more, noted in (
+        (("none", "--fused", gray, "--fused", colour), "gray"),
+        (("none", "--fused", gray, "--fused", f"again={Path('gray').absolute()}"), ""),
+        (("none", "--fused", gray, "--fused", colour, "--protocol", "standard"), ""),
+        (("average", "--fused", colour), "average"),  # on two of the four pairs
+        (("average", "--fused", f"mine={_fused_folder()}"), ""),
+    ):
+        notes = _report("--dataset", "tno", "--metrics", "EN", "--methods", *more)["datasets"]["tno"]["notes"]
+        assert [note.partition(":")[0] for note in notes if "gray beside colour" in note] == [noted] * bool(noted)
+
+
 def test_all_black_result_has_values_or_a_reason(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = _fused_folder("black", np.zeros_like)
     for protocol in registry.METRICS:
