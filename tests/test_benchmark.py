@@ -1255,7 +1255,9 @@ def test_costs_name_the_device_in_each_row_only_where_there_are_several() -> Non
 
 
 def test_names_do_not_break_tables() -> None:
-    made = _ssim(**{"a|b": [1.2, 1.3], "$x^2_{~\\}": [1.0, 1.1], "[12]": [0.8, 0.9], "*<ours>": [0.7, 0.8]})
+    made = _ssim(
+        **{"a|b": [1.2, 1.3], "$x^2_{~\\}": [1.0, 1.1], "[12]": [0.8, 0.9], "*<ours>": [0.7, 0.8], "λ–Γ": [0.5, 0.6]}
+    )
     rows = [line for line in report.to_markdown(made).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4}
     assert r"| \*\<ours> |" in "\n".join(rows)
@@ -1265,6 +1267,7 @@ def test_names_do_not_break_tables() -> None:
     assert r"a\textbar{}b & " in latex
     assert not re.search(r"(\\\\|\\midrule)\s*[\[*]", latex)  # LaTeX would take it for an option of the row before
     assert r"{*}\textless{}ours\textgreater{} & " in latex
+    assert r"$\lambda$\textendash{}$\Gamma$ & " in latex
 
 
 def test_latex_has_a_block_per_data_set_and_a_table_per_page() -> None:

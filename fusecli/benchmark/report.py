@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,7 +26,7 @@ TEST = (
     f"{LEADS}: better than every other method: Wilcoxon signed-rank test over scenes, two-sided, p < {SIGNIFICANT} "
     "after Holm's correction over the metrics"
 )
-PAGE = 44  # rows of a LaTeX table that fit a page
+PAGE = 34  # rows of a LaTeX table that fit a page, in letters of up to 11 points
 CSV_COLUMNS = ("protocol", "dataset", "pair", "method", "metric", "value")
 
 
@@ -316,6 +317,12 @@ def _latex_cell(score: Score) -> str:
     return emphasis.format(shown) + "\\rlap{$^\\dagger$}" * score.leads
 
 
+def _greek(letter: str) -> str:
+    """A letter as pdfLaTeX takes it, which refuses the character itself."""
+    name = unicodedata.name(letter).replace("LAMDA", "LAMBDA").split()[-1]
+    return f"$\\{name.lower() if letter.islower() else name.capitalize()}$"
+
+
 _LATEX = str.maketrans(
     {
         **{mark: f"\\{mark}" for mark in "_&%#${}"},
@@ -330,6 +337,7 @@ _LATEX = str.maketrans(
         "↓": "$\\downarrow$",
         "–": "\\textendash{}",
         LEADS: "$\\dagger$",
+        **{letter: _greek(letter) for letter in "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ"},
     }
 )
 
