@@ -966,7 +966,7 @@ def _many(pairs: list[str], **values: np.ndarray) -> tuple[results.Report, resul
     return results.Report("tang", ["SSIM"], {"tno": dataset}), dataset
 
 
-def test_the_best_is_told_from_all_others_by_more_than_chance() -> None:
+def test_the_best_is_told_from_all_others_by_more_than_chance(tmp_path: Path) -> None:
     names = [str(number) for number in range(8)]
     steps = np.arange(1, 9) / 100
     best, second = 1.2 + steps, 1 + steps
@@ -976,6 +976,8 @@ def test_the_best_is_told_from_all_others_by_more_than_chance() -> None:
     for text in (report.to_markdown(made), report.to_latex(made)):
         assert "better than every other method: Wilcoxon" in text
     assert "**1.245**† ± " in report.to_markdown(made)
+    page.write(tmp_path / "page.html", made, {})
+    assert "<b>1.245</b><i>†</i> " in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "best & \\textbf{1.245}\\rlap{$^\\dagger$} & " in report.to_latex(made)
     for other in (
         np.where(steps < 0.07, best - 0.1, best + 0.1),  # better on two pairs

@@ -188,7 +188,8 @@ def _table(report: Report, dataset: DatasetResult) -> str:
         if score.mean is None:
             return "<td>–</td>"
         css = f' class="p{score.place}"' if score.place else ""
-        shown = f"<b>{number(score.mean)}</b>{LEADS * score.leads} <small>± {number(score.std)}</small>"
+        mark = f"<i>{LEADS}</i>" if score.leads else ""  # takes no width, so that digits stand below each other
+        shown = f"<b>{number(score.mean)}</b>{mark} <small>± {number(score.std)}</small>"
         return f'<td{css} data-value="{score.mean!r}">{shown}</td>'
 
     head = []
