@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import errno
 import io
 import itertools
@@ -22,7 +23,18 @@ from conftest import SHARED
 from rich.console import Console
 
 from fusecli import metrics, registry
-from fusecli.benchmark import cache, charts, classical, compare, datasets, methods, page, report, results
+from fusecli.benchmark import (
+    cache,
+    charts,
+    classical,
+    compare,
+    datasets,
+    methods,
+    page,
+    report,
+    results,
+    significance,
+)
 from fusecli.cli import main
 from fusecli.errors import UsageError
 from fusecli.images import frames
@@ -125,7 +137,8 @@ def test_csv_latex_and_markdown_hold_every_method_and_metric(data: Path) -> None
     assert {row["metric"] for row in rows} == {"EN", "VIF"}
     assert all(float(row["value"]) > 0 for row in rows)
     latex = Path("a.tex").read_text(encoding="utf-8")
-    assert latex.count("\\textbf") == 2
+    assert latex.count("\\textbf{") == 2
+    assert "±" not in latex
     assert "$\\uparrow$" in latex
     assert "\\toprule" in latex
     markdown = Path("a.md").read_text(encoding="utf-8")
@@ -483,6 +496,20 @@ def test_bad_results_are_named_with_exit_code_2(
     assert not Path("x.json").exists()
 
 
+def test_gray_results_beside_colour_ones_are_noted(data: Path) -> None:
+    gray = f"gray={_fused_folder('gray', lambda image: image if image.ndim == 2 else image[..., 0])}"
+    colour = f"colour={_fused_folder('colour', lambda image: image if image.ndim == 3 else np.dstack([image] * 3))}"
+    for more, noted in (
+        (("none", "--fused", gray, "--fused", colour), "gray"),
+        (("none", "--fused", gray, "--fused", f"again={Path('gray').absolute()}"), ""),
+        (("none", "--fused", gray, "--fused", colour, "--protocol", "standard"), ""),
+        (("average", "--fused", colour), "average"),  # on two of the four pairs
+        (("average", "--fused", f"mine={_fused_folder()}"), ""),
+    ):
+        notes = _report("--dataset", "tno", "--metrics", "EN", "--methods", *more)["datasets"]["tno"]["notes"]
+        assert [note.partition(":")[0] for note in notes if "gray beside colour" in note] == [noted] * bool(noted)
+
+
 def test_all_black_result_has_values_or_a_reason(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = _fused_folder("black", np.zeros_like)
     for protocol in registry.METRICS:
@@ -796,7 +823,7 @@ def test_ranks_and_marks_compare_on_the_same_pairs() -> None:
     assert said in report.notes(made, dataset)[-1]
     for method in dataset.methods.values():
         method.undefined = {"SSIM": {"b": "too small"}}
-    assert report.notes(made, dataset)[1:] == ["whole, part, none, SSIM: no value on 1 of 2 pairs, e.g. b: too small"]
+    assert report.notes(made, dataset)[2:] == ["whole, part, none, SSIM: no value on 1 of 2 pairs, e.g. b: too small"]
 
 
 def test_wilcoxon_counts_out_all_signs() -> None:
@@ -810,26 +837,28 @@ def test_wilcoxon_counts_out_all_signs() -> None:
         sums = signs @ ranks
         observed = min(ranks[nonzero > 0].sum(), ranks[nonzero < 0].sum())
         expected = min(1.0, 2 * np.mean(sums <= observed + 1e-9))
-        assert compare.wilcoxon(differences) == pytest.approx(expected)
-    assert compare.wilcoxon(np.zeros(5)) == 1
+        side = np.sign(ranks[nonzero > 0].sum() - ranks[nonzero < 0].sum())
+        assert significance.wilcoxon(differences) == (pytest.approx(expected), side)
+    assert significance.wilcoxon(np.zeros(5)) == (1, 0)
     many = generator.normal(0.15, 1, 200)
-    exact = compare.wilcoxon(many)
-    assert compare.wilcoxon(np.append(many, 1e-9)) == pytest.approx(exact, rel=0.05)  # beyond 200: the approximation
+    exact, _ = significance.wilcoxon(many)
+    approximated, _ = significance.wilcoxon(np.append(many, 1e-9))  # of more than 200
+    assert approximated == pytest.approx(exact, rel=0.05)
 
 
 def test_a_verdict_needs_a_significant_change() -> None:
     up, down = registry.METRICS["tang"]["VIF"], registry.METRICS["tang"]["Nabf"]
     verdicts = [
-        compare.Move("tno", "mine", metric, before=0.5, after=after, n=9, p=p).verdict
+        compare.Move("tno", "mine", metric, before=0.5, after=after, n=9, p=p, side=side).verdict
         for metric in (up, down)
-        for after, p in ((0.6, 0.049), (0.4, 0.049), (0.6, 0.05), (0.5, 0.01))
+        for after, p, side in ((0.6, 0.049, 1), (0.4, 0.049, -1), (0.6, 0.05, 1), (0.6, 0.01, -1))
     ]
-    assert verdicts == ["better", "worse", "same", "same", "worse", "better", "same", "same"]
+    assert verdicts == ["better", "worse", "same", "mixed", "worse", "better", "same", "mixed"]
 
 
 def test_holm_steps_down() -> None:
-    assert compare.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert compare.holm([0.9, 0.8]) == pytest.approx([1, 1])
+    assert significance.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert significance.holm([0.9, 0.8]) == pytest.approx([1, 1])
 
 
 def _two_reports(data: Path) -> None:
@@ -928,6 +957,56 @@ def test_draws_of_one_scene_are_no_more_scenes() -> None:
     (move,), _ = compare.compare(report(np.ones(16)), report(1 + change))
     assert (move.n, move.p) == (8, pytest.approx(2 / 2**8))
     assert move.change == pytest.approx(change.mean())
+
+
+def _many(pairs: list[str], **values: np.ndarray) -> tuple[results.Report, results.DatasetResult]:
+    """A report of one table that holds one metric, SSIM."""
+    methods = {name: results.MethodResult(name, "classical", name, {"SSIM": list(values[name])}) for name in values}
+    dataset = results.DatasetResult("tno", "TNO", "ir-vis", pairs, methods)
+    return results.Report("tang", ["SSIM"], {"tno": dataset}), dataset
+
+
+def test_the_best_is_told_from_all_others_by_more_than_chance(tmp_path: Path) -> None:
+    names = [str(number) for number in range(8)]
+    steps = np.arange(1, 9) / 100
+    best, second = 1.2 + steps, 1 + steps
+    made, dataset = _many(names, best=best, second=second, third=np.flip(second))
+    assert made.leads(dataset)["SSIM"] == ("best", pytest.approx(2 / 2**8), 8)
+    assert made.to_json()["datasets"]["tno"]["best"] == {"SSIM": {"method": "best", "p": pytest.approx(2 / 2**8)}}
+    for text in (report.to_markdown(made), report.to_latex(made)):
+        assert "better than every other method: Wilcoxon" in text
+    assert "**1.245**† ± " in report.to_markdown(made)
+    page.write(tmp_path / "page.html", made, {})
+    assert "<b>1.245</b><i>†</i> " in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "best & \\textbf{1.245}\\rlap{$^\\dagger$} & " in report.to_latex(made)
+    for other in (
+        np.where(steps < 0.07, best - 0.1, best + 0.1),  # better on two pairs
+        best - 1e-5 * steps,  # worse on all, but not as printed
+        np.append(best[:7] + 0.02, 0),  # better on all but one, by which the mean is lower
+    ):
+        made, dataset = _many(names, best=best, other=other)
+        assert made.leads(dataset)["SSIM"].method == "best"
+        assert not report.leaders(made, dataset)
+        assert "†" not in report.to_latex(made) + report.to_markdown(made).partition("\n\n- ")[0]
+
+
+def test_draws_and_few_scenes_do_not_make_a_best_one() -> None:
+    scenes = [str(number) for number in range(5)]
+    lead = 1 + np.arange(1, 6) / 100
+    made, dataset = _many([*scenes, *(f"draw2/{name}" for name in scenes)], best=np.tile(lead, 2), second=np.ones(10))
+    assert made.leads(dataset)["SSIM"] == ("best", pytest.approx(2 / 2**5), 5)
+    assert "too few scenes (5) for †, best by more than chance: that takes 6, " in report.notes(made, dataset)[1]
+    alone, dataset = _many(scenes, best=lead)
+    assert (made.metrics, alone.leads(dataset), report.notes(alone, dataset)) == (["SSIM"], {}, [])
+
+
+def test_a_mean_that_moved_against_most_scenes_is_no_verdict() -> None:
+    names = [str(number) for number in range(20)]
+    after = 1 - np.arange(1, 21) / 1000
+    after[0] = 2
+    (move,), _ = compare.compare(_many(names, m=np.ones(20))[0], _many(names, m=after)[0])
+    assert move.change > 0
+    assert (move.p < 0.001, move.verdict) == (True, "mixed")
 
 
 def test_too_few_scenes_for_any_verdict_are_remarked() -> None:
@@ -1145,6 +1224,10 @@ def test_gates_judge_baselines_only_if_named_or_alone() -> None:
     assert compare.failures(made, [gate], ["average"]) == ["tno, average: SSIM 1.000 is below 1.3"]
 
 
+def test_zero_has_no_sign() -> None:
+    assert [report.number(value) for value in (-0.0004, -0.0006, 0.0)] == ["0.000", "-0.001", "0.000"]
+
+
 def test_numbers_of_costs_are_short() -> None:
     quantities = {134_000: "134 k", 999: "999", 999.7: "1 k", 999_700: "1 M", 2.5e6: "2.5 M", 7e9: "7 G", None: "–"}
     times = {0.1234: "0.123", 999.4: "999", 999.7: "1,000", 12345.6: "12,346", None: "–"}
@@ -1174,15 +1257,34 @@ def test_costs_name_the_device_in_each_row_only_where_there_are_several() -> Non
 
 
 def test_names_do_not_break_tables() -> None:
-    made = _ssim(**{"a|b": [1.2, 1.3], "$x^2_{~\\}": [1.0, 1.1], "[12]": [0.8, 0.9], "*<ours>": [0.7, 0.8]})
+    made = _ssim(
+        **{"a|b": [1.2, 1.3], "$x^2_{~\\}": [1.0, 1.1], "[12]": [0.8, 0.9], "*<ours>": [0.7, 0.8], "λ–Γ": [0.5, 0.6]}
+    )
     rows = [line for line in report.to_markdown(made).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4}
+    assert r"| \*\<ours> |" in "\n".join(rows)
     latex = report.to_latex(made)
     assert r"\$x\textasciicircum{}2\_\{\textasciitilde{}\textbackslash{}\} & " in latex
     assert r"SSIM $\uparrow$" in latex
     assert r"a\textbar{}b & " in latex
     assert not re.search(r"(\\\\|\\midrule)\s*[\[*]", latex)  # LaTeX would take it for an option of the row before
     assert r"{*}\textless{}ours\textgreater{} & " in latex
+    assert r"$\lambda$\textendash{}$\Gamma$ & " in latex
+
+
+def test_latex_has_a_block_per_data_set_and_a_table_per_page() -> None:
+    made = _ssim(**{"--look": [-0.25, 0.05], "none": [None, None]})
+    (first,) = made.datasets.values()
+    made.datasets["b"] = dataclasses.replace(first, name="b_2", methods={"none": first.methods["none"]})
+    latex = report.to_latex(made)
+    assert latex.count("\\begin{table*}") == 1
+    assert "\\resizebox{\\ifdim\\width>\\textwidth\\textwidth\\else\\width\\fi}{!}" in latex
+    assert "\\midrule\n\\multicolumn{3}{l}{\\textit{tno: 2 pairs, TNO}} \\\\\n" in latex
+    assert "\n-{}-look & \\textbf{$-$0.100} & 1.00 \\\\\n" in latex
+    assert "\\textit{b\\_2: 2 pairs, TNO}} \\\\\nnone & -- & -- \\\\\n\\bottomrule" in latex
+    rows = _ssim(**{str(index): [1.0, 1.0] for index in range(report.PAGE // 2)}).datasets["tno"]
+    made.datasets |= {"c": rows, "d": rows}
+    assert [table.count("multicolumn") for table in report.to_latex(made).split("\\end{table*}")] == [3, 1, 0]
 
 
 def test_a_pair_without_any_value_is_no_news(recwarn: pytest.WarningsRecorder) -> None:

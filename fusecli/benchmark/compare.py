@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 from rich.console import Console
 from rich.text import Text
 
 from fusecli import registry
 from fusecli.benchmark.report import number, titled
 from fusecli.benchmark.results import DatasetResult, Report
+from fusecli.benchmark.significance import SIGNIFICANT, holm, over_scenes, scenes_needed, wilcoxon
 from fusecli.errors import UsageError
-
-EXACT = 200  # most differences for which the exact distribution of the rank sum is computed
-SIGNIFICANT = 0.05
-DRAW = r"^draw\d+/"  # before the name of a pair that is damaged once more, see `run.prepare`
 
 
 @dataclass(frozen=True)
 class Move:
-    """A metric's mean before and after on ``n`` scenes that both reports have; ``p`` is corrected over all moves."""
+    """A metric's mean before and after on ``n`` scenes that both reports have; ``p`` is corrected over all moves.
+
+    side: to which the scenes' differences lean, see `wilcoxon`.
+    """
 
     dataset: str
     method: str
@@ -33,6 +30,7 @@ class Move:
     after: float
     n: int
     p: float
+    side: int
 
     @property
     def change(self) -> float:
@@ -40,46 +38,11 @@ class Move:
 
     @property
     def verdict(self) -> str:
-        if self.p >= SIGNIFICANT or self.change == 0:
+        if self.p >= SIGNIFICANT:
             return "same"
+        if self.change * self.side <= 0:  # most scenes moved one way, a few others far enough to take the mean along
+            return "mixed"
         return "better" if (self.change > 0) == self.metric.higher_is_better else "worse"
-
-
-def wilcoxon(differences: np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test: do paired differences lie around 0?
-
-    Differences of exactly 0 are dropped (Wilcoxon), ties share the middle rank. Exact up to 200 differences, beyond
-    that the normal approximation with tie and continuity correction. 1 where nothing differs.
-    """
-    differences = differences[differences != 0]
-    n = len(differences)
-    if n == 0:
-        return 1.0
-    _, group, counts = np.unique(np.abs(differences), return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    twice = (2 * ends - counts + 1)[group]  # twice the middle rank, which makes whole numbers of ties
-    positive, total = int(twice[differences > 0].sum()), int(twice.sum())
-    least = min(positive, total - positive)
-    if n <= EXACT:
-        ways = np.zeros(total + 1)
-        ways[0] = 1
-        for rank in twice:
-            ways[rank:] = ways[rank:] + ways[:-rank]
-            ways /= 2  # probabilities rather than counts, which would overflow
-        return min(1.0, 2 * float(ways[: least + 1].sum()))
-    variance = float(np.sum(twice.astype(float) ** 2)) / 4
-    z = (abs(positive - total / 2) - 1) / math.sqrt(variance)
-    return math.erfc(max(z, 0.0) / math.sqrt(2))
-
-
-def holm(values: list[float]) -> list[float]:
-    """p values corrected for multiple comparisons by Holm's step-down method."""
-    corrected = [1.0] * len(values)
-    highest = 0.0
-    for place, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        highest = max(highest, min(1.0, (len(values) - place) * values[index]))
-        corrected[index] = highest
-    return corrected
 
 
 def compare(before: Report, after: Report, methods: list[str] | None = None) -> tuple[list[Move], list[str]]:
@@ -108,9 +71,8 @@ def compare(before: Report, after: Report, methods: list[str] | None = None) -> 
                 raise UsageError(registry.unknown("method", name, sorted(known)))
     if not moves:
         raise UsageError("nothing to compare: no data set, method and metric is in both reports\n" + "\n".join(remarks))
-    most = max(move.n for move in moves)
-    if len(moves) * 2.0 ** (1 - most) >= SIGNIFICANT:  # the least p of most scenes, which all move one way
-        needed = math.floor(math.log2(2 * len(moves) / SIGNIFICANT)) + 1
+    most, needed = max(move.n for move in moves), scenes_needed(len(moves))
+    if most < needed:
         remarks.append(
             f"too few scenes ({most} at most) for any p < {SIGNIFICANT}: that takes {needed}, or fewer comparisons"
         )
@@ -148,24 +110,11 @@ def _moves(
         if key not in new.methods or (methods and key not in methods):
             continue
         for metric in metrics:
-            before, after = _paired(old, new, key, metric.name, pairs)
+            values = (dict(zip(one.pairs, one.methods[key].values[metric.name], strict=True)) for one in (old, new))
+            before, after = over_scenes(pairs, *([column[pair] for pair in pairs] for column in values)).T
             if len(before):
                 means = float(before.mean()), float(after.mean())
-                yield Move(old.name, key, metric, *means, len(before), wilcoxon(after - before))
-
-
-def _paired(
-    old: DatasetResult, new: DatasetResult, method: str, metric: str, pairs: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """A method's values in both reports on the scenes where both have one; means over a scene's draws (`--draws`)."""
-    first, second = (dict(zip(one.pairs, one.methods[method].values[metric], strict=True)) for one in (old, new))
-    drawn: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    for pair in pairs:
-        before, after = first[pair], second[pair]
-        if before is not None and after is not None:
-            drawn[re.sub(DRAW, "", pair)].append((before, after))
-    columns = np.array([np.mean(rows, 0) for rows in drawn.values()]).reshape(-1, 2)
-    return columns[:, 0], columns[:, 1]
+                yield Move(old.name, key, metric, *means, len(before), *wilcoxon(after - before))
 
 
 @dataclass(frozen=True)
@@ -222,7 +171,7 @@ def failures(report: Report, wanted: list[Gate], methods: list[str] | None = Non
 
 def show(moves: list[Move], remarks: list[str], protocol: str, console: Console) -> None:
     """Print a table of moves per data set."""
-    styles = {"better": "green", "worse": "red", "same": "dim"}
+    styles = {"better": "green", "worse": "red", "mixed": "yellow", "same": "dim"}
     for dataset in dict.fromkeys(move.dataset for move in moves):
         table = titled(f"{dataset}; protocol {protocol}")
         for header in ("method", "metric", "before", "after", "change", "n", "p", ""):
@@ -243,7 +192,7 @@ def show(moves: list[Move], remarks: list[str], protocol: str, console: Console)
     for remark in remarks:
         console.print(f"  {remark}", style="dim")
     console.print(
-        f"p: Wilcoxon signed-rank test over pairs, two-sided, Holm-corrected for {len(moves)} comparisons; "
-        f"better or worse means p < {SIGNIFICANT}",
+        f"p: Wilcoxon signed-rank test over scenes, two-sided, Holm-corrected for {len(moves)} comparisons; "
+        f"better or worse means p < {SIGNIFICANT}; mixed: so, but the mean moved against most scenes",
         style="dim",
     )

@@ -49,6 +49,10 @@ class Method:
         """The result of a pair of images, uint8 or float in [0, 1]; called from several threads."""
         raise NotImplementedError
 
+    def like(self, pair: Pair) -> Path:
+        """A file with as many channels as the result of a pair: methods here keep the first source's."""
+        return pair.first
+
     def files(self) -> Iterable[Path]:
         """What it reads besides the pairs."""
         return ()
@@ -201,6 +205,9 @@ class Folder(Method):
 
     def identity(self, pair: Pair) -> str:
         return "file " + file_hash(self.paths[pair]) + ("" if self.range == WHOLE else str(self.range))
+
+    def like(self, pair: Pair) -> Path:
+        return self.paths[pair]
 
     def files(self) -> Iterable[Path]:
         return self.paths.values()

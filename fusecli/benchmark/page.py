@@ -16,7 +16,7 @@ import numpy as np
 from fusecli import __version__
 from fusecli.benchmark import charts
 from fusecli.benchmark.cache import Cache
-from fusecli.benchmark.report import caption, cost_columns, notes, number, rows_of
+from fusecli.benchmark.report import LEADS, Score, caption, cost_columns, notes, number, rows_of
 from fusecli.benchmark.results import DatasetResult, MethodResult, Report
 from fusecli.benchmark.run import Job
 from fusecli.images import colour
@@ -129,7 +129,8 @@ def write(path: Path, report: Report, cases: dict[str, list[Case]]) -> None:
         "<header><h1>Image fusion benchmark</h1>",
         f'<p class="soft">fusecli {escape(__version__)}, protocol <b>{escape(report.protocol)}</b>: the same metric '
         "name means other numbers under another protocol. Arrows say where better lies. "
-        "Cells are mean ± standard deviation over the pairs; green is best, underlined second.</p>",
+        f"Cells are mean ± standard deviation over the pairs; green is best ({LEADS} by more than chance), underlined "
+        "second.</p>",
     ]
     if len(report.datasets) > 1:
         links = (f'<a href="#{escape(name)}">{escape(name)}</a>' for name in report.datasets)
@@ -183,11 +184,13 @@ def _name(dataset: DatasetResult, name: str) -> str:
 
 
 def _table(report: Report, dataset: DatasetResult) -> str:
-    def cell(mean: float | None, std: float | None, place: int) -> str:
-        if mean is None:
+    def cell(score: Score) -> str:
+        if score.mean is None:
             return "<td>–</td>"
-        css = f' class="p{place}"' if place else ""
-        return f'<td{css} data-value="{mean!r}"><b>{number(mean)}</b> <small>± {number(std)}</small></td>'
+        css = f' class="p{score.place}"' if score.place else ""
+        mark = f"<i>{LEADS}</i>" if score.leads else ""  # takes no width, so that digits stand below each other
+        shown = f"<b>{number(score.mean)}</b>{mark} <small>± {number(score.std)}</small>"
+        return f'<td{css} data-value="{score.mean!r}">{shown}</td>'
 
     head = []
     for name in report.metrics:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import unicodedata
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -13,17 +15,33 @@ from rich.table import Table
 from rich.text import Text
 
 from fusecli.benchmark.results import DatasetResult, Report
+from fusecli.benchmark.significance import SIGNIFICANT, scenes_needed
 from fusecli.errors import counted
 
 Cell = TypeVar("Cell")
 MARKS = {1: "¹", 2: "²"}
-LEGEND = "¹ best, ² second, – no value; mean ± standard deviation over the pairs"
+LEADS = "†"
+LEGEND = f"¹ best, {LEADS} best by more than chance, ² second, – no value; mean ± standard deviation over the pairs"
+TEST = (
+    f"{LEADS}: better than every other method: Wilcoxon signed-rank test over scenes, two-sided, p < {SIGNIFICANT} "
+    "after Holm's correction over the metrics"
+)
+PAGE = 34  # rows of a LaTeX table that fit a page, in letters of up to 11 points
 CSV_COLUMNS = ("protocol", "dataset", "pair", "method", "metric", "value")
+
+
+class Score(NamedTuple):
+    """What a table tells of a method and a metric. place: 1 best, 2 second, else 0; leads: best by more than chance."""
+
+    mean: float | None
+    std: float | None
+    place: int
+    leads: bool
 
 
 def number(value: float | None) -> str:
     """Three decimals, as published tables have; – for no value."""
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{round(value, 3) + 0.0:.3f}"  # + 0.0: never -0.000
 
 
 def quantity(value: float | None) -> str:
@@ -50,6 +68,16 @@ def marks(report: Report, dataset: DatasetResult, metric: str) -> dict[str, int]
     return {name: 1 + best.index(value) for name, value in printed.items() if value in best}
 
 
+def leaders(report: Report, dataset: DatasetResult) -> dict[str, str]:
+    """Metric -> the one method that is better than every other by more than chance, also as printed."""
+    found = {}
+    for metric, lead in report.leads(dataset).items():
+        best = [name for name, place in marks(report, dataset, metric).items() if place == 1]
+        if best == [lead.method] and lead.p < SIGNIFICANT:
+            found[metric] = lead.method
+    return found
+
+
 def caption(report: Report, dataset: DatasetResult) -> str:
     """What a table is about: data, number of pairs, protocol."""
     return f"{dataset.name}: {counted(len(dataset.pairs), 'pair')}, {dataset.title}; protocol {report.protocol}"
@@ -63,7 +91,11 @@ def notes(report: Report, dataset: DatasetResult) -> list[str]:
     ]
     lines += dataset.notes
     if report.mean_ranks(dataset):
-        lines.append(f"rank: mean place over {', '.join(report.ranked())} among these rows")
+        lines.append(_rank_note(report))
+    if leads := report.leads(dataset):
+        most, needed = max(lead.n for lead in leads.values()), scenes_needed(len(leads))
+        few = f"too few scenes ({most}) for {LEADS}, best by more than chance: that takes {needed}, or fewer metrics"
+        lines.append(few if most < needed else TEST)
     lacking: dict[tuple[str, tuple[str, ...], str], list[str]] = {}  # metric, pairs without it, why -> methods
     for method in dataset.methods.values():
         for metric, reasons in method.undefined.items():
@@ -76,6 +108,10 @@ def notes(report: Report, dataset: DatasetResult) -> list[str]:
     return lines
 
 
+def _rank_note(report: Report) -> str:
+    return f"rank: mean place over {', '.join(report.ranked())} among these methods"
+
+
 def headers(report: Report, dataset: DatasetResult) -> list[str]:
     """The headers of a table: method, metrics, and rank if there are ranks."""
     names = [f"{metric} {report.metric(metric).arrow}" for metric in report.metrics]
@@ -85,16 +121,21 @@ def headers(report: Report, dataset: DatasetResult) -> list[str]:
 def rows_of(
     report: Report,
     dataset: DatasetResult,
-    cell: Callable[[float | None, float | None, int], Cell],
+    cell: Callable[[Score], Cell],
     rank: Callable[[float], Cell],
 ) -> dict[str, list[Cell]]:
-    """Method, best first -> what ``cell`` makes of means, deviations and marks (0: none), and ``rank`` of the rank."""
+    """Method, best first -> what ``cell`` makes of the scores, and ``rank`` of the rank, if there are ranks."""
     ranks = report.mean_ranks(dataset)
     marked = {metric: marks(report, dataset, metric) for metric in report.metrics}
+    leading = leaders(report, dataset)
     rows = {}
     for method in report.ordered(dataset):
         name = method.name
-        cells = [cell(method.mean(one), method.std(one), marked[one].get(name, 0)) for one in report.metrics]
+        scores = [
+            Score(method.mean(one), method.std(one), marked[one].get(name, 0), leading.get(one) == name)
+            for one in report.metrics
+        ]
+        cells = [cell(score) for score in scores]
         rows[name] = [*cells, rank(ranks[name])] if ranks else cells
     return rows
 
@@ -136,11 +177,12 @@ def _dataset_table(report: Report, dataset: DatasetResult, width: int) -> Render
     return Group(*tables, *(Text(f"  {line}", style="dim") for line in notes(report, dataset)))
 
 
-def _cell(mean: float | None, std: float | None, place: int) -> Text:
-    if mean is None:
+def _cell(score: Score) -> Text:
+    if score.mean is None:
         return Text("–")
-    style = {1: "bold green", 2: "underline"}.get(place, "")
-    return Text.assemble((f"{number(mean)}{MARKS.get(place, ' ')}", style), (f"± {number(std)}", "dim"))
+    style = {1: "bold green", 2: "underline"}.get(score.place, "")
+    mark = LEADS if score.leads else MARKS.get(score.place, " ")
+    return Text.assemble((f"{number(score.mean)}{mark}", style), (f"± {number(score.std)}", "dim"))
 
 
 COST_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
@@ -201,38 +243,84 @@ def to_csv(report: Report) -> str:
 
 def to_markdown(report: Report) -> str:
     """A section per data set; best bold, second underlined."""
+
+    def cell(score: Score) -> str:
+        if score.mean is None:
+            return "–"
+        emphasis = {1: "**{}**", 2: "<u>{}</u>"}.get(score.place, "{}")
+        return f"{emphasis.format(number(score.mean))}{LEADS * score.leads} ± {number(score.std)}"
+
     lines = []
     for dataset in report.datasets.values():
         lines += [f"## {caption(report, dataset)}", ""]
-        header, rows = _plain_rows(report, dataset, {1: "**{}**", 2: "<u>{}</u>"}, "{} ± {}")
+        header = headers(report, dataset)
         lines += ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-        lines += ["| " + " | ".join([row[0].replace("|", "\\|"), *row[1:]]) + " |" for row in rows]
+        for name, cells in rows_of(report, dataset, cell, "{:.2f}".format).items():
+            lines.append("| " + " | ".join([re.sub(r"([\\`*<|])", r"\\\1", name), *cells]) + " |")
         lines += ["", *(f"- {line}" for line in notes(report, dataset)), ""]
     lines.append("Mean ± standard deviation over the pairs; bold is best, underlined second.")
     return "\n".join(lines) + "\n"
 
 
 def to_latex(report: Report) -> str:
-    """A booktabs table per data set; best bold, second underlined."""
-    lines = ["% needs \\usepackage{booktabs}"]
+    """Means as papers print them: metrics as columns, a block per data set, a table per page.
+
+    Best bold, second underlined. No wider than the page: deviations would make most tables too small to read.
+    """
+    pages: list[list[DatasetResult]] = [[]]
     for dataset in report.datasets.values():
-        header, rows = _plain_rows(report, dataset, {1: "\\textbf{{{}}}", 2: "\\underline{{{}}}"}, "${} \\pm {}$")
-        lines += [
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{_latex(caption(report, dataset))}. Mean $\\pm$ standard deviation; bold: best, "
-            "underlined: second.}",
-            f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-            "\\toprule",
-            " & ".join(_latex(cell) for cell in header) + " \\\\",
-            "\\midrule",
-            *(" & ".join([_latex(row[0]), *row[1:]]) + " \\\\" for row in rows),
-            "\\bottomrule",
-            "\\end{tabular}",
-            *(f"% {line}" for line in notes(report, dataset)),
-            "\\end{table}",
-        ]
+        if pages[-1] and sum(len(other.methods) + 1 for other in [*pages[-1], dataset]) > PAGE:
+            pages.append([])
+        pages[-1].append(dataset)
+    lines = [
+        "% needs \\usepackage{booktabs,graphicx}; in one of two columns: table, not table*, and \\columnwidth",
+        *(line for page in pages for line in _latex_table(report, page)),
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _latex_table(report: Report, datasets: list[DatasetResult]) -> list[str]:
+    header = ["method", *(f"{metric} {report.metric(metric).arrow}" for metric in report.metrics)]
+    said = [f"means over the pairs; protocol {report.protocol}", "bold: best; underlined: second"]
+    if any(leaders(report, dataset) for dataset in datasets):
+        said.append(TEST)
+    if any(report.mean_ranks(dataset) for dataset in datasets):
+        header.append("rank ↓")
+        said.append(_rank_note(report))
+    lines = [
+        "\\begin{table*}",
+        "\\centering",
+        "\\setlength{\\tabcolsep}{4pt}",
+        f"\\caption{{{' '.join(f'{_latex(line[0].upper() + line[1:])}.' for line in said)}}}",
+        "\\resizebox{\\ifdim\\width>\\textwidth\\textwidth\\else\\width\\fi}{!}{%",
+        f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+        "\\toprule",
+        " & ".join(_latex(cell) for cell in header) + " \\\\",
+    ]
+    for dataset in datasets:
+        about = _latex(f"{dataset.name}: {counted(len(dataset.pairs), 'pair')}, {dataset.title}")
+        lines += ["\\midrule", f"\\multicolumn{{{len(header)}}}{{l}}{{\\textit{{{about}}}}} \\\\"]
+        for name, cells in rows_of(report, dataset, _latex_cell, "{:.2f}".format).items():
+            row = [_latex(name), *cells, *["--"] * (len(header) - 1 - len(cells))]
+            lines.append(" & ".join(row) + " \\\\")
+    lines += ["\\bottomrule", "\\end{tabular}}", "\\end{table*}"]
+    for dataset in datasets:
+        further = [line for line in notes(report, dataset) if line not in (*said, TEST)]
+        lines += [f"% {dataset.name}: {' '.join(line.split())}" for line in further]
+    return lines
+
+
+def _latex_cell(score: Score) -> str:
+    """The mark of a lead takes no width, so that digits stand below each other."""
+    emphasis = {1: "\\textbf{{{}}}", 2: "\\underline{{{}}}"}.get(score.place, "{}")
+    shown = "--" if score.mean is None else number(score.mean).replace("-", "$-$")
+    return emphasis.format(shown) + "\\rlap{$^\\dagger$}" * score.leads
+
+
+def _greek(letter: str) -> str:
+    """A letter as pdfLaTeX takes it, which refuses the character itself."""
+    name = unicodedata.name(letter).replace("LAMDA", "LAMBDA").split()[-1]
+    return f"$\\{name.lower() if letter.islower() else name.capitalize()}$"
 
 
 _LATEX = str.maketrans(
@@ -247,22 +335,12 @@ _LATEX = str.maketrans(
         "|": "\\textbar{}",
         "↑": "$\\uparrow$",
         "↓": "$\\downarrow$",
-        "–": "--",
+        "–": "\\textendash{}",
+        LEADS: "$\\dagger$",
+        **{letter: _greek(letter) for letter in "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ"},
     }
 )
 
 
 def _latex(text: str) -> str:
-    return text.translate(_LATEX)
-
-
-def _plain_rows(
-    report: Report, dataset: DatasetResult, emphasis: dict[int, str], both: str
-) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of strings; ``emphasis`` wraps the mean of place 1 and 2, ``both`` joins mean and deviation."""
-
-    def cell(mean: float | None, std: float | None, place: int) -> str:
-        return "–" if mean is None else both.format(emphasis.get(place, "{}").format(number(mean)), number(std))
-
-    rows = rows_of(report, dataset, cell, "{:.2f}".format)
-    return headers(report, dataset), [[name, *cells] for name, cells in rows.items()]
+    return text.translate(_LATEX).replace("--", "-{}-")  # else hyphens of an option's name would become a dash

@@ -9,9 +9,10 @@ JSON, stable::
 
 ``mean`` and ``std`` (of the population) are over the pairs on which a metric has a value, null if there is none;
 ``ms_per_pair`` is the model alone, median. Further keys: top level "fusecli", "metrics" (name -> "higher" or "lower");
-per data set "title", "task", "pairs" (names), "fingerprint" (of the pairs' contents), "left_out", "notes"; per method
-"kind", "title", "rank" (by the pairs on which all methods have a value), "cost", "values" (metric -> one value per
-pair, null where it has none) and "undefined" (metric -> pair -> reason).
+per data set "title", "task", "pairs" (names), "fingerprint" (of the pairs' contents), "left_out", "notes" and, where
+several methods have values, "best" (metric -> "method" and "p", see `Report.leads`); per method "kind", "title", "rank"
+(by the pairs on which all methods have a value), "cost", "values" (metric -> one value per pair, null where it has
+none) and "undefined" (metric -> pair -> reason).
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fusecli import __version__, registry
+from fusecli.benchmark.significance import holm, over_scenes, wilcoxon
 from fusecli.errors import UsageError
 
 # The mean rank is taken over those of these that the table has; under vifb over all its metrics.
@@ -86,6 +88,14 @@ class DatasetResult:
         return dict.fromkeys(self.methods) | (dict(zip(columns, means, strict=True)) if rows else {})
 
 
+class Lead(NamedTuple):
+    """The method with the best mean, and the p of its lead over every other, tested over ``n`` scenes."""
+
+    method: str
+    p: float
+    n: int
+
+
 @dataclass
 class Report:
     """Everything that tables, files and the page show."""
@@ -108,6 +118,25 @@ class Report:
             return {}
         tables = [places(dataset.compared(metric), self.metric(metric)) for metric in ranked]
         return {name: float(np.mean([table[name] for table in tables])) for name in dataset.methods}
+
+    def leads(self, dataset: DatasetResult) -> dict[str, Lead]:
+        """Metric -> who leads where several methods have values, on the scenes where all of these have one.
+
+        p is the greatest of the tests against each other method, so a small one says that the best is better than all;
+        corrected over the metrics.
+        """
+        found = {}
+        for metric in self.metrics:
+            means = {name: mean for name, mean in dataset.compared(metric).items() if mean is not None}
+            if len(means) > 1:
+                table = over_scenes(dataset.pairs, *(dataset.methods[name].values[metric] for name in means))
+                sign = 1 if self.metric(metric).higher_is_better else -1
+                best = max(means, key=lambda name: sign * means[name])
+                own = list(means).index(best)
+                tests = [wilcoxon(sign * (table[:, own] - other)) for other in np.delete(table, own, 1).T]
+                found[metric] = Lead(best, max(p if side > 0 else 1.0 for p, side in tests), len(table))
+        corrected = holm([lead.p for lead in found.values()])
+        return {metric: lead._replace(p=p) for (metric, lead), p in zip(found.items(), corrected, strict=True)}
 
     def ordered(self, dataset: DatasetResult) -> list[MethodResult]:
         """Methods by mean rank, best first."""
@@ -140,7 +169,8 @@ class Report:
                 "undefined": method.undefined,
             }
         about = {name: getattr(dataset, name) for name in _ABOUT}
-        return {"n": len(dataset.pairs), "methods": methods, **about}
+        best = {metric: {"method": lead.method, "p": lead.p} for metric, lead in self.leads(dataset).items()}
+        return {"n": len(dataset.pairs), "methods": methods, **about, "best": best}
 
 
 def places(values: dict[str, float | None], metric: registry.Metric) -> dict[str, float]:

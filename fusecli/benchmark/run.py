@@ -159,12 +159,37 @@ def run(
                 method.load()
     report = Report(protocol, names, {})
     for job, rows in zip(jobs, known, strict=True):
+        if protocol == "tang":
+            job.pair_set.notes += _unequal_layouts(job)
         _complete(job, protocol, names, rows, cache, workers, progress)
         report.datasets[job.pair_set.name] = _result(job, names, rows)
     if speed:
         for job in jobs:
             _add_costs(job, report.datasets[job.pair_set.name], cache)
     return report
+
+
+def _unequal_layouts(job: Job) -> list[str]:
+    """A note if some methods' results are gray files where others' have colour channels, were these three equal ones.
+
+    Protocol tang truncates the luma of colour, mostly by a level, not that of gray: the same picture scores otherwise.
+    """
+
+    def gray(method: Method, pair: Pair) -> bool:
+        header = peek(method.like(pair))
+        return (job.degraded and method.kind != "folder") or (header is not None and not header.color)
+
+    names: dict[str, None] = {}
+    for pair in job.pair_set.pairs:
+        found = [method.name for method in job.methods if gray(method, pair)]
+        if len(found) < len(job.methods):
+            names |= dict.fromkeys(found)
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)}: gray beside colour files of others: tang cuts the luma of colour down by up to a level, "
+        "which moves scores a little, but can move ranks; save all in one way"
+    ]
 
 
 def _cached_rows(job: Job, protocol: str, cache: Cache, workers: int) -> Rows:

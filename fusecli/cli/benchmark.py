@@ -127,7 +127,7 @@ def benchmark(
     ] = [],  # noqa: B006
     csv: Annotated[Path | None, options.place("Write every value, a row each.")] = None,
     json_file: Annotated[Path | None, options.place("Write the report as JSON; - for stdout.", "--json")] = None,
-    latex: Annotated[Path | None, options.place("Write tables for LaTeX.")] = None,
+    latex: Annotated[Path | None, options.place("Write tables of means for LaTeX.")] = None,
     markdown: Annotated[Path | None, options.place("Write tables for Markdown.")] = None,
     html: Annotated[Path, options.place("Write the page: tables, charts, images.")] = Path("benchmark.html"),
     no_html: Annotated[bool, typer.Option("--no-html", help="Do not write the page.")] = False,
