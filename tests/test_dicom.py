@@ -713,6 +713,17 @@ def test_positions_rounded_to_a_millimetre_need_the_step_that_the_file_states():
             arranged(np.array(broken, float), 1.0, thickness)
 
 
+def test_oblique_slices_with_positions_in_whole_millimetres_lie_on_a_line():
+    rng = np.random.default_rng(0)
+    for tilt in np.radians([15, 30, 45] * 100):
+        sin, cos = np.sin(tilt), np.cos(tilt)
+        directions = np.array([cos, 0, -sin, sin * sin, cos, sin * cos])
+        way = np.arange(40)[:, None] * 2.0 * np.cross(directions[:3], directions[3:])
+        places = [Place(one, directions, np.ones(2), np.ones(3)) for one in np.round(rng.uniform(-99, 99, 3) + way)]
+        affine = arrange([Plane(f"{k}.dcm", place, "", 2.0) for k, place in enumerate(places)], "mr")[1]
+        assert np.linalg.norm(affine[:3, 2]) == pytest.approx(2, abs=0.05)
+
+
 def test_the_decimals_of_a_position_are_those_of_the_file(tmp_path):
     files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE, ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
     for path, z in zip(files, ("0", "0.4", "0.9", "1.3", "1.8", "2.3"), strict=True):
