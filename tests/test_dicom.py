@@ -571,6 +571,22 @@ def test_missing_slices_are_listed_by_position(tmp_path):
     assert f"between {files[1].name} and {files[3].name}" in message
 
 
+def test_a_series_of_every_second_slice_is_told(tmp_path, caplog):
+    files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE, SliceThickness=4)
+    read(tmp_path / "ct")
+    assert not caplog.messages
+    for path in files[1::2]:
+        path.unlink()
+    assert read(tmp_path / "ct").grid.spacing[2] == pytest.approx(8)
+    (message,) = caplog.messages
+    assert "slices lie 8 mm apart, where the files state 4 mm, and instance numbers go by 2: perhaps only" in message
+    for k, path in enumerate(files[::2]):
+        edit(path, InstanceNumber=k + 1)  # a gap that was meant
+    caplog.clear()
+    read(tmp_path / "ct")
+    assert not caplog.messages
+
+
 def test_two_slices_at_one_position_are_named(tmp_path):
     files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
     shutil.copy(files[2], tmp_path / "ct" / "copy.dcm")

@@ -20,7 +20,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pix
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from fusecli.errors import FusecliError, InputError, counted
-from fusecli.images.dicom_planes import Place, Plane, arrange, frame_count, group, number, planes_of, stations
+from fusecli.images.dicom_planes import Place, Plane, arrange, between, frame_count, group, number, planes_of, stations
 from fusecli.images.dicom_series import MODALITIES, TELL_VOLUMES_APART, Series, brief, dcmread, has_color
 from fusecli.images.grid import Grid
 from fusecli.images.volume import Volume
@@ -98,6 +98,7 @@ def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
     order = [0]
     if len(planes) > 1 or planes[0].place:
         order, affine = arrange(planes, source)
+        _tell_thinned(source, numbers["InstanceNumber"][kept][order], affine, abs(between(series.headers[0][1])))
     headers = [series.headers[index] for index in order]
     scale = _common_scale([_scaling(header) for _, header in headers], series)
     datasets: list[Dataset] = []
@@ -115,6 +116,18 @@ def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
     assert voxels is not None
     window = Counter(_window(dataset) for dataset in datasets).most_common(1)[0][0]
     return _volume(voxels, affine, source, scale, window, Origin(datasets))
+
+
+def _tell_thinned(source: Path, numbers: np.ndarray, affine: np.ndarray, stated: float) -> None:
+    """Warn where only every second slice is there, say, which leaves no gap: by instance numbers and stated step."""
+    skips = np.unique(np.abs(np.diff(numbers)))
+    step = float(np.linalg.norm(affine[:3, 2]))
+    if len(numbers) > 2 and skips.size == 1 and skips[0] > 1 and step > 0.75 * skips[0] * stated > 0:
+        log.warning(
+            "%s: slices lie %.4g mm apart, where the files state %.4g mm, and instance numbers go by %d: perhaps only "
+            "one slice in so many was exported",
+            *(source, step, stated, skips[0]),
+        )
 
 
 def _slice(path: Path, place: Place | None, index: int, count: int) -> tuple[Dataset, np.ndarray]:
