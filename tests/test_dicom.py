@@ -642,6 +642,9 @@ def test_a_time_point_that_was_stopped_is_left_out(tmp_path, caplog):
             if point != 2 or index < 4:
                 path.rename(tmp_path / "mr" / f"{point}-{path.name}")
     assert "holds 2 images at each of 6 positions" in refused(tmp_path / "mr", "mri")
+    caplog.clear()
+    dicom.check_choice(open_(tmp_path / "mr", "mri"), lambda count: "0")
+    assert not caplog.messages  # reading it will tell
     for wanted, point in (("0", 1), ("1", 3)):
         volume = dicom.read(open_(tmp_path / "mr", "mri"), "mri", lambda count, wanted=wanted: wanted)
         assert np.array_equal(volume.voxels, VALUES + point)

@@ -13,7 +13,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from fusecli.errors import InputError, counted, first_line
+from fusecli.errors import InputError, UsageError, counted, first_line
 from fusecli.images.atomic import replacing
 from fusecli.images.grid import Grid, check_affine, same
 from fusecli.images.intensity import Range
@@ -46,8 +46,8 @@ def peek(path: Path) -> tuple[tuple[int, int, int], int, bool]:
 def read(path: Path, index: int | None = None) -> Volume:
     """The volume, slices along its third axis. index: which one of a 4D file, from 0.
 
-    Raises InputError with file and reason: no NIfTI, cut off, complex numbers, several volumes and no ``index``,
-    an affine that is not finite or cannot be inverted.
+    Raises InputError with file and reason: no NIfTI, cut off, complex numbers, an affine that is not finite or cannot
+    be inverted; UsageError as `check_choice`.
     """
     image = _open(path)
     header: Any = image.header
@@ -55,10 +55,7 @@ def read(path: Path, index: int | None = None) -> Volume:
     count = int(np.prod(image.shape[3:]))
     if len(image.shape) > 4 and count != image.shape[3]:
         raise InputError(f"{path}: has {len(image.shape)} dimensions ({image.shape}); three, or four, are needed")
-    if index is not None and not 0 <= index < count:
-        raise InputError(f"{path}: has no volume {index}; it holds {count}, counted from 0")
-    if count > 1 and index is None:
-        raise InputError(f"{path}: holds {count} volumes; choose one by --volume 0 … {count - 1}")
+    check_choice(path, count, index)
     try:
         if count > 1:
             data, slope, intercept = np.asanyarray(proxy[..., index]), 1.0, 0.0  # scaled already
@@ -89,6 +86,14 @@ def read(path: Path, index: int | None = None) -> Volume:
             path,
         )
     return Volume(voxels, grid, path, "nifti", dtype, slope, intercept, window, image)
+
+
+def check_choice(path: Path, count: int, index: int | None) -> None:
+    """Raises UsageError where a file holds ``count`` volumes and none is chosen, or the chosen one does not exist."""
+    if index is not None and not 0 <= index < count:
+        raise UsageError(f"{path}: has no volume {index}; it holds {count}, counted from 0")
+    if count > 1 and index is None:
+        raise UsageError(f"{path}: holds {count} volumes; choose one by --volume 0 … {count - 1}")
 
 
 def space(volume: Volume) -> str:
