@@ -33,8 +33,9 @@ _DAMAGED = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib
 def is_nifti(path: Path) -> bool:
     """Whether the name is that of a NIfTI file; DICOM files may be called .img too."""
     name = path.name.lower()
-    header = path.with_suffix(".HDR" if path.suffix.isupper() else ".hdr")
-    return name.endswith(ENDINGS) and (not name.endswith(PAIR) or header.exists())
+    if name.endswith(PAIR):
+        return path.with_suffix(".HDR" if path.suffix.isupper() else ".hdr").exists()
+    return name.endswith(ENDINGS)
 
 
 def peek(path: Path) -> tuple[tuple[int, int, int], int, bool]:

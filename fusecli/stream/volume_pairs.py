@@ -306,9 +306,13 @@ def _why_none(typed: str, recursive: bool) -> str:
 
 def _kinds(side: str, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The NIfTI files and the DICOM files of one place; see `_collect`."""
-    images = [file for file in files if nifti.is_nifti(file)]
-    others = [file for file in files if not nifti.is_nifti(file) and file.suffix.lower() not in frames.ENDINGS]
-    series = [file for file in others if file.is_file() and dicom_series.is_dicom(file)]
+    images: list[Path] = []
+    series: list[Path] = []
+    for file in files:
+        if nifti.is_nifti(file):
+            images.append(file)
+        elif file.suffix.lower() not in frames.ENDINGS and dicom_series.is_dicom(file):
+            series.append(file)
     if images and series:
         raise UsageError(
             f"--{side}: holds DICOM ({series[0]}) and NIfTI ({images[0]}); name the file, or the DICOM files by a glob"
