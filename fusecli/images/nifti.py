@@ -54,8 +54,6 @@ def read(path: Path, index: int | None = None) -> Volume:
     header: Any = image.header
     proxy: Any = image.dataobj
     count = int(np.prod(image.shape[3:]))
-    if len(image.shape) > 4 and count != image.shape[3]:
-        raise InputError(f"{path}: has {len(image.shape)} dimensions ({image.shape}); three, or four, are needed")
     check_choice(path, count, index)
     try:
         if count > 1:
@@ -190,6 +188,8 @@ def _open(path: Path) -> Any:
         )
     if 0 in image.shape or len(image.shape) < 2:
         raise InputError(f"{path}: has no voxels (shape {image.shape})")
+    if np.prod(image.shape[4:]) > 1:
+        raise InputError(f"{path}: has {len(image.shape)} dimensions ({image.shape}); three, or four, are needed")
     return image
 
 
