@@ -132,7 +132,7 @@ def _tell_thinned(source: Path, headers: list[Dataset], step: float) -> None:
     """Warn where only every second slice is there, say, which leaves no gap: by instance numbers and stated step."""
     stated = abs(between(headers[0]))
     skips = np.unique(np.abs(np.diff([number(header, "InstanceNumber", np.nan) for header in headers])))
-    if len(headers) > 2 and skips.size == 1 and skips[0] > 1 and step > 0.75 * skips[0] * stated > 0:
+    if len(headers) > 2 and skips.size == 1 and skips[0] > 1 and step > 0.9 * skips[0] * stated > 0:
         log.warning(
             "%s: slices lie %.4g mm apart, where the files state %.4g mm, and instance numbers go by %d: perhaps only "
             "one slice in so many was exported",
