@@ -1,5 +1,6 @@
 """Bad input and broken runs: a clear message, the right exit code, nothing lost."""
 
+import glob
 import io
 import json
 import os
@@ -315,6 +316,19 @@ def test_a_folder_of_results_that_a_glob_of_folders_would_match_is_refused(pairs
     assert code == 2
     assert f"{root / 'all' / 'vis' / '*'} would find the results as inputs" in err
     assert fusecli("fuse", *sides, "-o", root / "fused")[0] == 0
+
+
+@pytest.mark.parametrize("sides", [("ir", "vis"), ("pet", "mri")])
+def test_the_folders_that_a_glob_matches_are_looked_up_once(pairs, fusecli, monkeypatch, sides):
+    root = pairs(1)
+    look_up, asked = glob.iglob, []
+    monkeypatch.setattr(glob, "iglob", lambda typed, **how: asked.append(typed) or look_up(typed, **how))
+    typed = [str(root.parent / f"[{root.name[0]}]{root.name[1:]}" / folder) for folder in ("ir", "vis")]
+    for output in ("out", "more"):
+        asked.clear()
+        code, _, err = fusecli("fuse", f"--{sides[0]}", typed[0], f"--{sides[1]}", typed[1], "-o", root / output)
+        assert code == 0, err
+        assert sorted(asked) == typed
 
 
 def test_a_glob_that_would_find_some_of_the_results_is_refused(pairs, fusecli):

@@ -1,14 +1,17 @@
 """`--cluster`: Ray runs the pairs, whatever becomes of its workers. Skipped where Ray is not installed."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import pytest
 from conftest import contents, wait_for_results
@@ -107,6 +110,14 @@ def test_a_pair_that_kills_every_worker_costs_itself(pairs, session, monkeypatch
     assert {outcome.job.name: outcome.error for outcome in outcomes if outcome.error}.keys() == {"003"}
     assert [outcome.job.name for outcome in outcomes if outcome.preview] == ["005"]
     assert len(contents(root / "out")) == 31  # neither the probe nor a temporary file is left
+
+
+def test_what_every_worker_has_to_say_is_told_once(caplog):
+    answers = SimpleNamespace(get=lambda _: ([], [(logging.WARNING, "--resize stretches"), (logging.WARNING, "other")]))
+    joined = cluster.Cluster(answers, None, 2, {}, None, 1)
+    for _ in range(2):
+        joined._outcomes(None, [], deque())
+    assert caplog.messages == ["--resize stretches", "other"]
 
 
 def test_storage_that_workers_do_not_see_is_refused(pairs, session, monkeypatch):

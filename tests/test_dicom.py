@@ -571,6 +571,22 @@ def test_missing_slices_are_listed_by_position(tmp_path):
     assert f"between {files[1].name} and {files[3].name}" in message
 
 
+def test_a_series_of_every_second_slice_is_told(tmp_path, caplog):
+    files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE, SliceThickness=4)
+    read(tmp_path / "ct")
+    assert not caplog.messages
+    for path in files[1::2]:
+        path.unlink()
+    assert read(tmp_path / "ct").grid.spacing[2] == pytest.approx(8)
+    (message,) = caplog.messages
+    assert "slices lie 8 mm apart, where the files state 4 mm, and instance numbers go by 2: perhaps only" in message
+    for k, path in enumerate(files[::2]):
+        edit(path, InstanceNumber=k + 1)  # a gap that was meant
+    caplog.clear()
+    read(tmp_path / "ct")
+    assert not caplog.messages
+
+
 def test_two_slices_at_one_position_are_named(tmp_path):
     files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
     shutil.copy(files[2], tmp_path / "ct" / "copy.dcm")
@@ -626,6 +642,9 @@ def test_a_time_point_that_was_stopped_is_left_out(tmp_path, caplog):
             if point != 2 or index < 4:
                 path.rename(tmp_path / "mr" / f"{point}-{path.name}")
     assert "holds 2 images at each of 6 positions" in refused(tmp_path / "mr", "mri")
+    caplog.clear()
+    dicom.check_choice(open_(tmp_path / "mr", "mri"), lambda count: "0")
+    assert not caplog.messages  # reading it will tell
     for wanted, point in (("0", 1), ("1", 3)):
         volume = dicom.read(open_(tmp_path / "mr", "mri"), "mri", lambda count, wanted=wanted: wanted)
         assert np.array_equal(volume.voxels, VALUES + point)
@@ -711,6 +730,17 @@ def test_positions_rounded_to_a_millimetre_need_the_step_that_the_file_states():
     for broken, thickness in ((distances, 2.5), (np.delete(distances, 30), 1.25), ([0, 1, 2, 4, 5, 6], 1.0)):
         with pytest.raises(InputError, match=r"missing|unequally"):
             arranged(np.array(broken, float), 1.0, thickness)
+
+
+def test_oblique_slices_with_positions_in_whole_millimetres_lie_on_a_line():
+    rng = np.random.default_rng(0)
+    for tilt in np.radians([15, 30, 45] * 100):
+        sin, cos = np.sin(tilt), np.cos(tilt)
+        directions = np.array([cos, 0, -sin, sin * sin, cos, sin * cos])
+        way = np.arange(40)[:, None] * 2.0 * np.cross(directions[:3], directions[3:])
+        places = [Place(one, directions, np.ones(2), np.ones(3)) for one in np.round(rng.uniform(-99, 99, 3) + way)]
+        affine = arrange([Plane(f"{k}.dcm", place, "", 2.0) for k, place in enumerate(places)], "mr")[1]
+        assert np.linalg.norm(affine[:3, 2]) == pytest.approx(2, abs=0.05)
 
 
 def test_the_decimals_of_a_position_are_those_of_the_file(tmp_path):

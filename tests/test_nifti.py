@@ -7,7 +7,7 @@ import numpy as np
 import phantom
 import pytest
 
-from fusecli.errors import FusecliError, InputError
+from fusecli.errors import FusecliError, InputError, UsageError
 from fusecli.images import nifti
 from fusecli.images.intensity import Range
 from fusecli.images.volume import shown_range
@@ -137,9 +137,9 @@ def test_one_volume_of_several_is_chosen_by_its_number(tmp_path):
     series = np.stack([VALUES, VALUES + 1, VALUES + 2], 0).astype(np.int16)
     nib.save(nib.Nifti1Image(series.T, WHERE.affine), tmp_path / "4d.nii.gz")
     assert np.array_equal(nifti.read(tmp_path / "4d.nii.gz", 2).voxels, series[2])
-    with pytest.raises(InputError, match=r"4d.nii.gz: holds 3 volumes; choose one by --volume 0 … 2"):
+    with pytest.raises(UsageError, match=r"4d.nii.gz: holds 3 volumes; choose one by --volume 0 … 2"):
         nifti.read(tmp_path / "4d.nii.gz")
-    with pytest.raises(InputError, match="no volume 3; it holds 3, counted from 0"):
+    with pytest.raises(UsageError, match="no volume 3; it holds 3, counted from 0"):
         nifti.read(tmp_path / "4d.nii.gz", 3)
 
 
@@ -251,9 +251,9 @@ def test_complex_and_five_dimensional_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="complex numbers"):
         nifti.read(tmp_path / "complex.nii")
     nib.save(nib.Nifti1Image(np.ones((3, 3, 3, 2, 2), np.float32), np.eye(4)), tmp_path / "vectors.nii")
-    for index in (None, 0):
+    for act in (nifti.peek, nifti.read):  # told before a volume has to be chosen
         with pytest.raises(InputError, match="5 dimensions"):
-            nifti.read(tmp_path / "vectors.nii", index)
+            act(tmp_path / "vectors.nii")
 
 
 def bundled():

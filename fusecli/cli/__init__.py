@@ -11,6 +11,7 @@ import typer
 from fusecli import __version__
 from fusecli.cli import align, annotate, benchmark, distill, export, fuse, models, options, train_teacher
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_USAGE, FusecliError
+from fusecli.images.listing import folders_of
 from fusecli.stream.stop import Ended
 
 app = typer.Typer(
@@ -52,8 +53,9 @@ def root(
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code; errors meant for the user are one line on stderr."""
     log = logging.getLogger("fusecli")
-    log.handlers.clear()  # an earlier run in this process may have left them, and its level
+    log.handlers.clear()  # an earlier run in this process may have left them, its level, and what folders it found
     log.setLevel(logging.NOTSET)
+    folders_of.cache_clear()
     try:
         code = _exit_code(argv)
         try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from fusecli.errors import FusecliError, InputError, counted
-from fusecli.images.dicom_planes import Place, Plane, arrange, frame_count, group, number, planes_of, stations
+from fusecli.errors import FusecliError, InputError, UsageError, counted
+from fusecli.images.dicom_planes import Place, Plane, arrange, between, frame_count, group, number, planes_of, stations
 from fusecli.images.dicom_series import MODALITIES, TELL_VOLUMES_APART, Series, brief, dcmread, has_color
 from fusecli.images.grid import Grid
 from fusecli.images.volume import Volume
@@ -37,6 +38,9 @@ _EXTRA = "pip install 'fusecli[dicom]'"
 _POINT = "TemporalPositionIndex"  # which time point a frame of an enhanced image belongs to
 _LONG = ("SL", "UL")  # value representations (VR) of 32 bits
 
+# Takes the number of images at every position; returns which to take (from 0), or None if none is chosen.
+Among = Callable[[int], str | None]
+
 
 @dataclass
 class Origin:
@@ -46,18 +50,27 @@ class Origin:
     frames: list[int] | None = None
 
 
-def read(series: Series, side: str, among: Callable[[int], str | None] = lambda count: None) -> Volume:
+def read(series: Series, side: str, among: Among = lambda count: None) -> Volume:
     """The volume of one series. Raises InputError with file and reason where it cannot be laid out as one.
 
-    among: takes the number of images at every position; returns which to take (from 0), or None if none is chosen.
+    Raises UsageError where it holds several and none is chosen, or the chosen one does not exist.
     """
     if series.modality and series.modality not in MODALITIES[side]:
         log.warning("%s: the file says modality %s; read as --%s", series.source, series.modality, side)
-    if len(series.headers) > 1 and any(frame_count(header) > 1 for _, header in series.headers):
-        path = next(path for path, header in series.headers if frame_count(header) > 1)
-        raise InputError(f"{path}: a multi-frame image among {len(series.headers)} of one series; give this file alone")
-    try:
+    with _telling_damage(series):
         return (_read_frames if series.is_multi_frame else _read_slices)(series, among)
+
+
+def check_choice(series: Series, among: Among) -> None:
+    """What `read` raises of the volume to take, from the headers alone."""
+    with _telling_damage(series):
+        _one_volume(series, among, log.debug)  # `read` will warn
+
+
+@contextmanager
+def _telling_damage(series: Series) -> Iterator[None]:
+    try:
+        yield
     except FusecliError:
         raise
     except Exception as error:  # as in `dicom_series.scan`: damage within sequences, for example
@@ -76,15 +89,11 @@ def differences(a: Volume, b: Volume) -> list[str]:
     return found
 
 
-def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
+def _read_slices(series: Series, among: Among) -> Volume:
     """A volume of single-frame files, enhanced ones among them."""
     source = series.source
-    planes = [planes_of(path, header)[0] for path, header in series.headers]
-    numbers = {
-        name: np.array([number(header, name, np.nan) for _, header in series.headers]) for name in TELL_VOLUMES_APART
-    }
-    kept = _one_volume(source, planes, numbers, among)
-    planes, series = [planes[k] for k in kept], replace(series, headers=[series.headers[k] for k in kept])
+    kept, planes = _one_volume(series, among)
+    series = replace(series, headers=[series.headers[k] for k in kept])
     mosaic = next((path for path, header in series.headers if "MOSAIC" in (header.get("ImageType") or [])), None)
     if mosaic:
         raise InputError(
@@ -99,6 +108,8 @@ def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
     if len(planes) > 1 or planes[0].place:
         order, affine = arrange(planes, source)
     headers = [series.headers[index] for index in order]
+    if affine is not None:
+        _tell_thinned(source, [header for _, header in headers], float(np.linalg.norm(affine[:3, 2])))
     scale = _common_scale([_scaling(header) for _, header in headers], series)
     datasets: list[Dataset] = []
     voxels: np.ndarray | None = None
@@ -117,6 +128,18 @@ def _read_slices(series: Series, among: Callable[[int], str | None]) -> Volume:
     return _volume(voxels, affine, source, scale, window, Origin(datasets))
 
 
+def _tell_thinned(source: Path, headers: list[Dataset], step: float) -> None:
+    """Warn where only every second slice is there, say, which leaves no gap: by instance numbers and stated step."""
+    stated = abs(between(headers[0]))
+    skips = np.unique(np.abs(np.diff([number(header, "InstanceNumber", np.nan) for header in headers])))
+    if len(headers) > 2 and skips.size == 1 and skips[0] > 1 and step > 0.9 * skips[0] * stated > 0:
+        log.warning(
+            "%s: slices lie %.4g mm apart, where the files state %.4g mm, and instance numbers go by %d: perhaps only "
+            "one slice in so many was exported",
+            *(source, step, stated, skips[0]),
+        )
+
+
 def _slice(path: Path, place: Place | None, index: int, count: int) -> tuple[Dataset, np.ndarray]:
     """A file and its pixels. Raises InputError that says which of ``count`` slices would be missing."""
     try:
@@ -131,21 +154,43 @@ def _slice(path: Path, place: Place | None, index: int, count: int) -> tuple[Dat
         ) from error
 
 
-def _one_volume(
-    source: Path, planes: list[Plane], numbers: dict[str, np.ndarray], among: Callable[[int], str | None]
+def _one_volume(series: Series, among: Among, warn: Callable[..., None] = log.warning) -> tuple[list[int], list[Plane]]:
+    """Indices of one volume's files, or frames of the only file, and their planes. Raises UsageError as `read`."""
+    stack = next((path for path, header in series.headers if frame_count(header) > 1), None)
+    if stack and len(series.headers) > 1:
+        raise InputError(
+            f"{stack}: a multi-frame image among {len(series.headers)} of one series; give this file alone"
+        )
+    if stack:
+        header = series.headers[0][1]
+        planes = planes_of(stack, header)
+        content = (group(header, frame, "FrameContentSequence", Dataset()) for frame in range(len(planes)))
+        points = [number(one, _POINT, np.nan) for one in content]
+        numbers = {"frame numbers": np.arange(len(planes)), _POINT: np.array(points)}
+    else:
+        planes = [planes_of(path, header)[0] for path, header in series.headers]
+        numbers = {
+            name: np.array([number(header, name, np.nan) for _, header in series.headers])
+            for name in TELL_VOLUMES_APART
+        }
+    kept = _of_one_volume(series.source, planes, numbers, among, warn)
+    return kept, [planes[k] for k in kept]
+
+
+def _of_one_volume(
+    source: Path, planes: list[Plane], numbers: dict[str, np.ndarray], among: Among, warn: Callable[..., None]
 ) -> list[int]:
     """Indices of one volume's planes, one per position, where each has equally many (echoes, phases or time points).
 
     numbers: attributes that may tell the planes of one position apart; the first is used whose values each name a whole
-    volume, else the first that does tell them apart. Raises InputError where there are several volumes and none is
-    chosen, or the chosen one does not exist.
+    volume, else the first that does tell them apart.
     """
     everything = list(range(len(planes)))
     at = stations(planes)
     if at is None:
         return everything  # `arrange` refuses them with the reason
     if len(set(np.bincount(at))) > 1:
-        everything = _whole(source, at, numbers)
+        everything = _whole(source, at, numbers, warn)
         at, numbers = at[everything], {name: values[everything] for name, values in numbers.items()}
     counts = np.bincount(at)
     count = int(counts[0])
@@ -155,19 +200,19 @@ def _one_volume(
         return everything
     index = among(count)
     if index is None and count > 1:
-        raise InputError(
+        raise UsageError(
             f"{source}: holds {count} images at each of {len(counts)} positions (echoes, b-values, phases or time "
             f"points); choose one by --volume 0 … {count - 1}, in the order of their {telling}"
         )
     if int(index or 0) >= count:
-        raise InputError(f"{source}: has no volume {index}; it holds {count}, counted from 0")
+        raise UsageError(f"{source}: has no volume {index}; it holds {count}, counted from 0")
     if telling is None:
         return everything
     order = np.lexsort((numbers[telling], at)).reshape(-1, count)
     return [everything[k] for k in order[:, int(index or 0)]]
 
 
-def _whole(source: Path, at: np.ndarray, numbers: dict[str, np.ndarray]) -> list[int]:
+def _whole(source: Path, at: np.ndarray, numbers: dict[str, np.ndarray], warn: Callable[..., None]) -> list[int]:
     """Indices of the planes in complete volumes, where some positions have more planes than others.
 
     A scan that was stopped also holds complete volumes. All planes where no number tells volumes apart, or none of
@@ -180,7 +225,7 @@ def _whole(source: Path, at: np.ndarray, numbers: dict[str, np.ndarray]) -> list
         whole = [one for one in found if len(one) == at.max() + 1]
         if whole:
             left = len(at) - sum(map(len, whole))
-            log.warning(
+            warn(
                 "%s: left out %s whose %s lacks some of the %d positions: the scan was stopped, or files are missing",
                 *(source, counted(left, "image"), name, at.max() + 1),
             )
@@ -193,21 +238,17 @@ def _tell_apart(at: np.ndarray, numbers: np.ndarray) -> bool:
     return bool(np.isfinite(numbers).all()) and len({*zip(at, numbers, strict=True)}) == len(at)
 
 
-def _read_frames(series: Series, among: Callable[[int], str | None]) -> Volume:
+def _read_frames(series: Series, among: Among) -> Volume:
     """A volume of one multi-frame file: enhanced CT, MR and PET, nuclear medicine, and stacks without geometry."""
     path = series.files[0]
-    dataset = _full(path)
-    count = frame_count(dataset)
-    pixels = _pixels(dataset, path)
-    planes = planes_of(path, dataset)
-    order, affine = list(range(count)), None
+    order, planes = _one_volume(series, among)
+    affine = None
     if any(plane.place for plane in planes):
-        points = [number(group(dataset, k, "FrameContentSequence", Dataset()), _POINT, np.nan) for k in range(count)]
-        numbers = {"frame numbers": np.arange(count), _POINT: np.array(points)}
-        kept = _one_volume(path, planes, numbers, among)
-        order, affine = arrange([planes[k] for k in kept], path)
-        order = [kept[k] for k in order]
-    pixels = pixels[order] if order != list(range(count)) else pixels
+        ranks, affine = arrange(planes, path)
+        order = [order[k] for k in ranks]
+    dataset = _full(path)
+    pixels = _pixels(dataset, path)
+    pixels = pixels[order] if order != list(range(len(pixels))) else pixels
     scales = [_scaling(dataset, frame) for frame in order]
     scale = _common_scale(scales, series)
     if scale is None and not series.is_color:

@@ -103,7 +103,7 @@ def _plane(label: str, position: Dataset, orientation: Dataset, measures: Datase
     }
     missing = [name for name, value in found.items() if value is None]
     place = None if missing else Place(*(*found.values(), _units(position.ImagePositionPatient)))
-    return Plane(label, place, ", ".join(missing), _between(measures) or 1.0)
+    return Plane(label, place, ", ".join(missing), between(measures) or 1.0)
 
 
 def _units(position: Sequence[object]) -> np.ndarray:
@@ -117,19 +117,19 @@ def _nuclear(labels: Sequence[str], dataset: Dataset, detector: Dataset) -> list
     The step may be negative. In gated images every slice has one frame per phase. Empty for other images.
     """
     first = _plane(labels[0], detector, detector, dataset)
-    between = _between(dataset) or (first.thickness if len(labels) == 1 else 0)
-    if first.place is None or not between or "RECON" not in " ".join(dataset.get("ImageType") or []):
+    apart = between(dataset) or (first.thickness if len(labels) == 1 else 0)
+    if first.place is None or not apart or "RECON" not in " ".join(dataset.get("ImageType") or []):
         return []
-    step = np.cross(first.place.orientation[:3], first.place.orientation[3:]) * between
+    step = np.cross(first.place.orientation[:3], first.place.orientation[3:]) * apart
     slices = _numbers(dataset, "SliceVector", len(labels))
     slices = np.arange(len(labels)) if slices is None else slices - 1
     return [
-        Plane(label, first.place._replace(position=first.place.position + n * step), "", between)
+        Plane(label, first.place._replace(position=first.place.position + n * step), "", apart)
         for n, label in zip(slices, labels, strict=True)
     ]
 
 
-def _between(measures: Dataset) -> float:
+def between(measures: Dataset) -> float:
     """mm from slice to slice; negative (nuclear medicine) where slices run against the normal; 0 if unknown."""
     return number(measures, "SpacingBetweenSlices", 0) or number(measures, "SliceThickness", 0)
 
@@ -184,8 +184,7 @@ def arrange(planes: Sequence[Plane], source: object) -> tuple[list[int], np.ndar
     step = normal * abs(planes[0].thickness)
     if len(order) > 1:
         step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
-        tolerated = max(first.spacing.min() / 2, unit.max())
-        _check_line(positions[order], [planes[index] for index in order], source, normal, tolerated)
+        _check_line(positions[order], [planes[index] for index in order], source, normal, first.spacing.min() / 2, unit)
     affine = np.eye(4)
     affine[:3, 0] = row * first.spacing[1]
     affine[:3, 1] = column * first.spacing[0]
@@ -235,16 +234,18 @@ def _check_steps(distances: np.ndarray, planes: list[Plane], source: object, pix
 
 
 def _check_line(
-    positions: np.ndarray, planes: list[Plane], source: object, normal: np.ndarray, tolerated: float
+    positions: np.ndarray, planes: list[Plane], source: object, normal: np.ndarray, half: float, unit: np.ndarray
 ) -> None:
     """Raises InputError unless slices, in order, lie on one line that a tilted gantry may have followed.
 
-    tolerated: mm by which a slice may lie beside it.
+    half: half a pixel in mm, by which a slice may lie beside it, or by what rounding to ``unit`` explains if that is
+    more: what a coordinate is off also moves the point of the line that lies across from it.
     """
     way = positions - positions[0]
     along = way[-1] / (way[-1] @ normal)  # the way for each mm along the normal
     aside = way - np.outer(way @ normal, along)
-    if np.abs(aside).max() > tolerated:
+    tolerated = np.maximum(half, np.abs(np.eye(3) - np.outer(along, normal)) @ unit + 1e-9)
+    if (np.abs(aside) > tolerated).any():
         far = np.linalg.norm(aside, axis=1)
         raise InputError(
             f"{source}: slices do not lie on one line, from which {planes[int(far.argmax())].label} is "
@@ -253,7 +254,7 @@ def _check_line(
         )
     apart = way[-1] @ normal / (len(way) - 1)
     shift = apart * float(np.linalg.norm(along - normal))
-    if shift > max(apart, tolerated / (len(way) - 1)):  # stations of a moving table, for example
+    if shift > max(apart, tolerated.max() / (len(way) - 1)):  # stations of a moving table, for example
         raise InputError(
             f"{source}: each slice is shifted by {_mm(shift)} against the one before, but only {_mm(apart)} away from "
             "it, and no gantry is tilted by more than 45°: several stacks in one series, or a wrong "

@@ -44,6 +44,7 @@ _HEADER = [
         *("BitsAllocated", "PixelRepresentation", "PhotometricInterpretation", "ImageType"),
         *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
         *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DetectorInformationSequence"),
+        "SliceVector",
     )
 ]
 _COUNTS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelRepresentation")

@@ -20,16 +20,20 @@ def files_of(typed: str, recursive: bool = False) -> Iterator[tuple[str, Path]]:
         yield relative + name, Path(location)
 
 
-def folders_of(typed: str) -> list[Path]:
-    """The folders that a glob matches, if it matches only folders."""
+@cache
+def folders_of(typed: str) -> tuple[Path, ...]:
+    """The folders that a glob matches, if it matches only folders.
+
+    Looked up once in a run, which asks several times: it takes seconds where many folders lie on a network.
+    """
     if os.path.exists(typed):
-        return []
+        return ()
     found = []
     for name in glob.iglob(typed, recursive=True):
         if not os.path.isdir(name):
-            return []  # at once: there may be many files
+            return ()  # at once: there may be many files
         found.append(Path(name))
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 def leaves_open_folders(typed: str) -> bool:

@@ -140,7 +140,7 @@ def from_tiff(read: exif.Read, order: str, start: int, big: bool) -> Metadata:
         taken = {code: fields.pop(code) for code in own if code in fields}
         block = exif.block_of(fields, below)
     except Exception:  # damage raises errors of many types, and only metadata is lost
-        return Metadata()
+        return NONE
     icc, xmp = (taken[code][2] if code in taken else b"" for code in (_ICC, _XMP))
     geo = tuple((code, *taken[code], True) for code in _GEO if code in taken)
     return Metadata(block, icc, xmp, _tiff_dpi(taken), geo)

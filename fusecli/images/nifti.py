@@ -13,7 +13,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from fusecli.errors import InputError, counted, first_line
+from fusecli.errors import InputError, UsageError, counted, first_line
 from fusecli.images.atomic import replacing
 from fusecli.images.grid import Grid, check_affine, same
 from fusecli.images.intensity import Range
@@ -33,8 +33,9 @@ _DAMAGED = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib
 def is_nifti(path: Path) -> bool:
     """Whether the name is that of a NIfTI file; DICOM files may be called .img too."""
     name = path.name.lower()
-    header = path.with_suffix(".HDR" if path.suffix.isupper() else ".hdr")
-    return name.endswith(ENDINGS) and (not name.endswith(PAIR) or header.exists())
+    if name.endswith(PAIR):
+        return path.with_suffix(".HDR" if path.suffix.isupper() else ".hdr").exists()
+    return name.endswith(ENDINGS)
 
 
 def peek(path: Path) -> tuple[tuple[int, int, int], int, bool]:
@@ -46,19 +47,14 @@ def peek(path: Path) -> tuple[tuple[int, int, int], int, bool]:
 def read(path: Path, index: int | None = None) -> Volume:
     """The volume, slices along its third axis. index: which one of a 4D file, from 0.
 
-    Raises InputError with file and reason: no NIfTI, cut off, complex numbers, several volumes and no ``index``,
-    an affine that is not finite or cannot be inverted.
+    Raises InputError with file and reason: no NIfTI, cut off, complex numbers, an affine that is not finite or cannot
+    be inverted; UsageError as `check_choice`.
     """
     image = _open(path)
     header: Any = image.header
     proxy: Any = image.dataobj
     count = int(np.prod(image.shape[3:]))
-    if len(image.shape) > 4 and count != image.shape[3]:
-        raise InputError(f"{path}: has {len(image.shape)} dimensions ({image.shape}); three, or four, are needed")
-    if index is not None and not 0 <= index < count:
-        raise InputError(f"{path}: has no volume {index}; it holds {count}, counted from 0")
-    if count > 1 and index is None:
-        raise InputError(f"{path}: holds {count} volumes; choose one by --volume 0 … {count - 1}")
+    check_choice(path, count, index)
     try:
         if count > 1:
             data, slope, intercept = np.asanyarray(proxy[..., index]), 1.0, 0.0  # scaled already
@@ -89,6 +85,14 @@ def read(path: Path, index: int | None = None) -> Volume:
             path,
         )
     return Volume(voxels, grid, path, "nifti", dtype, slope, intercept, window, image)
+
+
+def check_choice(path: Path, count: int, index: int | None) -> None:
+    """Raises UsageError where a file holds ``count`` volumes and none is chosen, or the chosen one does not exist."""
+    if index is not None and not 0 <= index < count:
+        raise UsageError(f"{path}: has no volume {index}; it holds {count}, counted from 0")
+    if count > 1 and index is None:
+        raise UsageError(f"{path}: holds {count} volumes; choose one by --volume 0 … {count - 1}")
 
 
 def space(volume: Volume) -> str:
@@ -184,6 +188,8 @@ def _open(path: Path) -> Any:
         )
     if 0 in image.shape or len(image.shape) < 2:
         raise InputError(f"{path}: has no voxels (shape {image.shape})")
+    if np.prod(image.shape[4:]) > 1:
+        raise InputError(f"{path}: has {len(image.shape)} dimensions ({image.shape}); three, or four, are needed")
     return image
 
 

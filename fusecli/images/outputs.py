@@ -35,9 +35,9 @@ def check_outside(option: str, path: Path, inputs: Iterable[str]) -> None:
     if path == STDOUT:
         return
     target = resolved(path)
-    around = {_identity(place) for place in (target, *target.parents) if exists(place)}  # names may differ: out, Out
+    around = {identity(place) for place in (target, *target.parents) if exists(place)}  # names may differ: out, Out
     for folder in (each for typed in inputs for each in (Path(typed), *folders_of(typed))):
-        if os.path.isdir(folder) and _identity(folder) in around:
+        if os.path.isdir(folder) and identity(folder) in around:
             raise UsageError(f"{option} {path}: lies in the input folder {folder}; choose a folder beside it")
 
 
@@ -62,9 +62,9 @@ def check_inputs_stay(written: Iterable[tuple[str, Path]], inputs: Iterable[Path
     existing = [(option, path) for option, path in written if path != STDOUT and path.exists()]
     if not existing:  # what does not exist is no input
         return
-    sources = {_identity(path) for path in inputs if path != STDOUT}  # as an input - is stdin
+    sources = {identity(path) for path in inputs if path != STDOUT}  # as an input - is stdin
     for option, path in existing:
-        if _identity(path) in sources:
+        if identity(path) in sources:
             raise UsageError(f"{option} {path}: this is an input; choose another output")
 
 
@@ -90,6 +90,7 @@ def exists(path: Path) -> bool:
         return False
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def identity(path: Path) -> tuple[int, int]:
+    """What is the same for all names of a file or folder."""
     status = os.stat(path)
     return status.st_dev, status.st_ino

@@ -16,7 +16,7 @@ import socket
 from collections import deque
 from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from threading import Event
@@ -69,7 +69,10 @@ class Node:
 
 @dataclass
 class Cluster:
-    """A connected cluster with its machines checked. slots: tasks that run at once. node: what each machine is like."""
+    """A connected cluster with its machines checked.
+
+    slots: tasks that run at once. node: what each machine is like. told: messages of workers that were passed on.
+    """
 
     ray: Any
     session: Any
@@ -77,6 +80,7 @@ class Cluster:
     needs: dict[str, Any]
     node: Node
     chunk: int
+    told: set[str] = field(default_factory=set)
 
     def run(self, jobs: Sequence[Job], *, preview: Container[Path], stop: Event) -> Generator[Outcome, None, None]:
         """Fuse every job and yield its outcome as it comes, until ``stop`` is set; what has begun is then finished.
@@ -119,7 +123,9 @@ class Cluster:
                 return []
             return [failed(chunk[0], FusecliError(f"its worker died {RETRIES + 1} times ({first_line(error)})"))]
         for level, message in messages:
-            log.log(level, "%s", message)
+            if message not in self.told:  # what a run says once, each worker says
+                self.told.add(message)
+                log.log(level, "%s", message)
         own = {job.name: job for job in chunk}
         for outcome in outcomes:
             outcome.job = own[outcome.job.name]  # not the unpickled copy, which the report would keep in memory

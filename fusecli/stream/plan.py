@@ -23,6 +23,7 @@ from fusecli.images.outputs import (
     check_outside,
     check_writable,
     exists,
+    identity,
     resolved,
 )
 from fusecli.images.pair import Pair
@@ -180,8 +181,9 @@ def _check_globs(output: Path, inputs: Sequence[str], jobs: Sequence[Job]) -> No
     for side, typed in enumerate(inputs[:2]):
         if Path(typed).exists():  # which is no glob
             continue
-        files = (path for job in jobs for path in job.sides[side])
-        if resolved(output) in _folders(files) or _would_find(typed, output, (job.result_file for job in jobs)):
+        folders = {path.parent for job in jobs for path in job.sides[side]}
+        inside = exists(output) and identity(output) in map(identity, folders)
+        if inside or _would_find(typed, output, (job.result_file for job in jobs)):
             raise UsageError(f"-o {output}: {typed} would find the results as inputs; choose another folder")
 
 
@@ -267,7 +269,7 @@ def _check_folders_hold_no_input(existing: Iterable[Job], jobs: Iterable[Job]) -
     folders = [job.output for job in existing if job.output.is_dir()]
     if not folders:
         return
-    sources = _folders(path for job in jobs for path in chain(*job.sides))
+    sources = {folder.resolve() for folder in {path.parent for job in jobs for path in chain(*job.sides)}}
     held = sources.union(*(source.parents for source in sources))
     for folder in folders:
         if folder.resolve() in held:
@@ -285,10 +287,6 @@ def _would_find(typed: str, output: Path, results: Iterable[Path]) -> bool:
     if "**" in parts:
         tail = os.path.join("*", *parts[len(parts) - parts[::-1].index("**") :])
     return any(Path(os.path.abspath(path)).match(tail) for path in results)
-
-
-def _folders(paths: Iterable[Path]) -> set[Path]:
-    return {folder.resolve() for folder in {path.parent for path in paths}}
 
 
 def _some(paths: Iterable[Path]) -> str:

@@ -109,6 +109,9 @@ def _examined(
         known = pair.chosen() if alone or mine else pair
         layout = known.inputs[reference].layout()
         colored = known.first.layout().color if color is None else color
+        if alone:
+            known.first.check_volume()
+            known.second.check_volume()
     except (InputError, UsageError):
         if alone:
             raise

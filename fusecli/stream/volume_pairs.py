@@ -88,12 +88,24 @@ class Input:
         if self.is_nifti:
             (columns, rows, slices), count, _ = nifti.peek(self.path)
             self._check_size(columns * rows * slices)
-            index = self.volume.among(count)
-            return nifti.read(self.path, None if index is None else int(index))
+            return nifti.read(self.path, self._index(count))
         series = self.choose()
         header = series.headers[0][1]
         self._check_size(int(header.Columns) * int(header.Rows) * series.slices)
         return dicom.read(series, self.side, self.volume.among)
+
+    def check_volume(self) -> None:
+        """Raises UsageError where there are several volumes and none is chosen, or the chosen one does not exist."""
+        if self.is_nifti:
+            _, count, _ = nifti.peek(self.path)
+            nifti.check_choice(self.path, count, self._index(count))
+        else:
+            dicom.check_choice(self.choose(), self.volume.among)
+
+    def _index(self, count: int) -> int | None:
+        """Which of so many volumes of a NIfTI file."""
+        index = self.volume.among(count)
+        return None if index is None else int(index)
 
     def layout(self) -> Layout:
         """Of the chosen series, else by the first file. Raises InputError."""
@@ -294,9 +306,13 @@ def _why_none(typed: str, recursive: bool) -> str:
 
 def _kinds(side: str, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The NIfTI files and the DICOM files of one place; see `_collect`."""
-    images = [file for file in files if nifti.is_nifti(file)]
-    others = [file for file in files if not nifti.is_nifti(file) and file.suffix.lower() not in frames.ENDINGS]
-    series = [file for file in others if file.is_file() and dicom_series.is_dicom(file)]
+    images: list[Path] = []
+    series: list[Path] = []
+    for file in files:
+        if nifti.is_nifti(file):
+            images.append(file)
+        elif file.suffix.lower() not in frames.ENDINGS and dicom_series.is_dicom(file):
+            series.append(file)
     if images and series:
         raise UsageError(
             f"--{side}: holds DICOM ({series[0]}) and NIfTI ({images[0]}); name the file, or the DICOM files by a glob"
