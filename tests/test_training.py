@@ -358,6 +358,10 @@ def test_resume_with_another_recipe_is_refused(tmp_path):
         Run(dataclasses.replace(RECIPE, lr=5e-4), tmp_path, device=CPU).resume()
     with pytest.raises(UsageError, match=r"another model; use the old recipe or a new folder$"):  # whose weights differ
         Run(dataclasses.replace(RECIPE, model={**TINY, "fine": 8}), tmp_path, device=CPU).resume()
+    tasks = {"ct-mri": ["a"], "pet-mri": ["b"]}  # by whose order batches draw theirs
+    Run(dataclasses.replace(RECIPE, train=tasks), tmp_path, device=CPU).save("last.pt")
+    with pytest.raises(UsageError, match=r"another order of tasks in train;"):
+        Run(dataclasses.replace(RECIPE, train=dict(reversed(tasks.items()))), tmp_path, device=CPU).resume()
     state = Run(RECIPE, tmp_path, device=CPU).state()
     state["recipe"]["sharpen"] = 0.5  # of a later version
     torch.save(state, tmp_path / loop.LAST)

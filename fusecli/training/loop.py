@@ -187,7 +187,10 @@ class Run:
             return False
         state = checkpoint.training_state(path)
         made_with = Recipe(train=self.recipe.train).as_dict() | state["recipe"]  # may lack newer fields
-        if changed := _differing(made_with, self.recipe.as_dict()):
+        changed = _differing(made_with, self.recipe.as_dict())
+        if not changed and state["tasks"] != self.recipe.tasks:  # by which batches draw theirs
+            changed = "order of tasks in train"
+        if changed:
             alike = (made_with["architecture"], made_with["model"]) == (self.recipe.architecture, self.recipe.model)
             start = f", where --set init={path} starts from these weights" if alike else ""
             raise UsageError(f"{path}: made with another {changed}; use the old recipe or a new folder{start}")
