@@ -324,7 +324,10 @@ class Run:
         if self.texts and self.text_vectors:
             self.texts.encoder.add(self.text_vectors)
         if batches.rank == 0:
-            csv_log.forget_later(self.out / LOG, self.step)
+            due = self._validation_is_due() and self.summed > 0  # the run ended before it was through
+            csv_log.forget_later(self.out / LOG, self.step - due)
+            if due:
+                self._validate(val)
         if self.step == 0 and not recipe.init and self.network.sees_statistics:
             self._fit_whitening(batches, workers, stop)
         saved = time.monotonic()
@@ -334,13 +337,12 @@ class Run:
             if progress:
                 progress(self.step, loss)
             stopped = stop is not None and _on_any_rank(stop.is_set(), self.device) and self.step < recipe.steps
-            validating = self.step % recipe.val_every == 0 or self.step == recipe.steps
-            if batches.rank == 0 and (validating or stopped or time.monotonic() - saved > SAVE_SECONDS):
+            due = self._validation_is_due()
+            if batches.rank == 0 and (due or stopped or time.monotonic() - saved > SAVE_SECONDS):
                 self._check_weights(batch)
-                if validating:
-                    self._validate(val, self.loss_sum / self.summed)
-                    self.loss_sum, self.summed = 0.0, 0
-                self.save(LAST)
+                self.save(LAST)  # first: whatever then fails costs no step
+                if due and not stopped:
+                    self._validate(val)
                 saved = time.monotonic()
             if stopped:
                 held = f"after step {self.step}, which {self.out / LAST} holds: the same command goes on from there"
@@ -363,7 +365,15 @@ class Run:
         for network in (self.network, self.average) if contexts else ():
             network.fit_whitening(torch.cat(contexts))
 
-    def _validate(self, val: dict[str, PairSet], loss: float) -> None:
+    def _validation_is_due(self) -> bool:
+        return self.step % self.recipe.val_every == 0 or self.step == self.recipe.steps
+
+    def _validate(self, val: dict[str, PairSet]) -> None:
+        """Score and log the averaged weights, keep them if they are the best, and save that this step is through.
+
+        Until it is, ``last.pt`` holds the losses since the last validation, and a resumed run validates again.
+        """
+        loss = self.loss_sum / self.summed
         row: dict[str, float] = {"step": self.step, "loss": round(loss, 5), "rate": self.rate(self.step)}
         if val:
             results, rows = {}, []
@@ -382,6 +392,8 @@ class Run:
         log.info(
             "step %d: %s", self.step, ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "step")
         )
+        self.loss_sum, self.summed = 0.0, 0
+        self.save(LAST)
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
