@@ -1071,6 +1071,20 @@ def test_a_set_of_unequal_sizes_is_named(tmp_path):
         load(tmp_path)
 
 
+def test_pictures_that_cannot_be_used_are_named_together(root, tmp_path):
+    """Those of all sets and both sides, each once; healthy ones are not decoded twice for it."""
+    for name in ("set", "own"):
+        shutil.copytree(root / "set", tmp_path / "data" / name)
+    spoilt = [tmp_path / "data" / name for name in ("set/vis/0.png", "set/ir/0.png", "own/vis/1.png", "own/ir/2.png")]
+    for path in spoilt[:3]:
+        path.write_bytes(path.read_bytes()[:60])
+    cv2.imwrite(str(spoilt[3]), np.zeros((9, 9), np.uint8))
+    recipe = dataclasses.replace(RECIPE, train={"ir-vis": ["set"]}, val={"ir-vis": ["own", "set"]})
+    with pytest.raises(UsageError, match="4 faults in pictures to train on:") as caught:
+        session.train(recipe, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
+    assert [str(caught.value).count(str(path)) for path in spoilt] == [1, 1, 1, 1]
+
+
 def test_names_that_are_no_unicode_count_by_their_bytes(tmp_path):
     for side in ("vis", "ir"):
         (tmp_path / "set" / side).mkdir(parents=True)
