@@ -22,10 +22,10 @@ from fusecli import __version__, registry
 from fusecli.errors import FusecliError, Stopped, UsageError
 from fusecli.images.atomic import sweep, write_bytes
 from fusecli.images.preview import contact_sheet
+from fusecli.machine import out_of_memory
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.models.teacher import Teacher
-from fusecli.stream.engine import out_of_memory
 from fusecli.stream.stop import Stop
 from fusecli.text.encode import carried_vectors
 from fusecli.text.guide import describer

@@ -22,11 +22,11 @@ from fusecli import registry
 from fusecli.errors import FusecliError, UsageError, first_line
 from fusecli.images.atomic import locked, write_text
 from fusecli.images.outputs import check_writable
-from fusecli.machine import cores, keep_freed_pages
+from fusecli.machine import cores, keep_freed_pages, out_of_memory
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.progress import tqdm
-from fusecli.stream.engine import out_of_memory, pick_device
+from fusecli.stream.device import pick_device
 from fusecli.stream.stop import Stop
 from fusecli.text.encode import open_encoder
 from fusecli.training.batches import Batches
