@@ -1228,6 +1228,20 @@ def test_distill_needs_no_more_than_the_teacher(root, tmp_path, fusecli, monkeyp
         assert f"{missing}: no such model file" in err
 
 
+def test_a_teacher_of_an_older_version_may_lack_keys_of_its_recipe(root, tmp_path, fusecli):
+    recipe = dataclasses.replace(RECIPE, architecture="teacher", model=TINY_TEACHER, steps=1)
+    session.train(recipe, root, tmp_path, device="cpu", quiet=True)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    del state["recipe"]["losses"]
+    torch.save(state, tmp_path / "older.pt")
+    small = [word for setting in ("steps=1", "batch=1", "patch=32") for word in ("--set", setting)]
+    made = fusecli("distill", "--teacher", tmp_path / "older.pt", "-o", tmp_path / "student", *small, "-q")
+    assert made[0] == 0, made
+    torch.save({**state, "text": {"encoder": "minilm", "vectors": {}}, "recipe": {}}, tmp_path / "bare.pt")
+    code, _, err = fusecli("distill", "--teacher", tmp_path / "bare.pt", "--data-root", root, "-o", tmp_path / "no")
+    assert (code, "bare.pt: holds weights without their recipe" in err) == (2, True)
+
+
 def test_training_starts_from_other_weights(root, tmp_path):
     first = Run(RECIPE, tmp_path / "first", device=CPU)
     first.fit(Batches(RECIPE, load(root)), {})
