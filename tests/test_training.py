@@ -1083,6 +1083,9 @@ def test_pictures_that_cannot_be_used_are_named_together(root, tmp_path):
     with pytest.raises(UsageError, match="4 faults in pictures to train on:") as caught:
         session.train(recipe, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
     assert [str(caught.value).count(str(path)) for path in spoilt] == [1, 1, 1, 1]
+    elsewhere = dataclasses.replace(recipe, val={"ir-vis": ["nowhere"]})  # told before any picture is decoded
+    with pytest.raises(UsageError, match="nowhere: no such folder"):
+        session.train(elsewhere, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
 
 
 def test_names_that_are_no_unicode_count_by_their_bytes(tmp_path):

@@ -68,12 +68,7 @@ class PairSet:
         digest = hashlib.sha256()
         pairs, reasons = [], []
         for folder in folders:
-            if not (root / folder).is_dir():
-                raise UsageError(f"{root / folder}: no such folder; a recipe names folders below the data root")
-            first, second = (root / folder / side for side in task.sides)
-            for path in (first, second):
-                if not path.is_dir():
-                    raise UsageError(f"{path}: no such folder; a set of {task.name} holds {' and '.join(task.sides)}")
+            first, second = sides_of(task, root / folder)
             try:
                 found = find_pairs(str(first), str(second), endings=frames.ENDINGS, sides=task.sides)
             except UsageError as error:  # it names options that training does not have
@@ -136,6 +131,17 @@ class PairSet:
         turn = int(torch.randint(8, (), generator=generator))
         planes = torch.rot90(planes, turn % 4, (1, 2))
         return (planes.flip(2) if turn >= 4 else planes).contiguous(), pair.key
+
+
+def sides_of(task: registry.Task, folder: Path) -> tuple[Path, Path]:
+    """The folders of both sides of a set. Raises UsageError for a missing one."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; a recipe names folders below the data root")
+    first, second = (folder / side for side in task.sides)
+    for path in (first, second):
+        if not path.is_dir():
+            raise UsageError(f"{path}: no such folder; a set of {task.name} holds {' and '.join(task.sides)}")
+    return first, second
 
 
 def read_luma(path: Path, intensity: Intensity = None) -> np.ndarray:

@@ -30,7 +30,7 @@ from fusecli.stream.device import pick_device
 from fusecli.stream.stop import Stop
 from fusecli.text.encode import open_encoder
 from fusecli.training.batches import Batches
-from fusecli.training.data import PairSet, UnusableError
+from fusecli.training.data import PairSet, UnusableError, sides_of
 from fusecli.training.distill import FEATURE, DistillObjective
 from fusecli.training.loop import LAST, Run
 from fusecli.training.recipe import Recipe
@@ -146,6 +146,9 @@ def _pairs(recipe: Recipe, root: Path) -> tuple[dict[str, PairSet], dict[str, Pa
     """
     sets = {task: (task, folders) for task, folders in recipe.train.items()}
     sets |= {f"{task}/{folder}": (task, [folder]) for task, folders in recipe.val.items() for folder in folders}
+    for task, folders in sets.values():  # before pictures are decoded, which may take minutes
+        for folder in folders:
+            sides_of(registry.TASKS[task], root / folder)
     loaded, reasons = {}, []
     for name, (task, folders) in sets.items():
         try:
