@@ -60,6 +60,18 @@ def keep_freed_pages() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that; torch and its libraries raise a RuntimeError, told by its message alone."""
+    said = str(error).lower() if isinstance(error, RuntimeError) else ""
+    words = ("alloc", "out of memory", "could not create a primitive")  # the last is oneDNN's
+    return isinstance(error, MemoryError) or any(each in said for each in words)
+
+
+def too_large_to_load(error: ImportError) -> bool:
+    """Whether a library does not fit into the memory that this process may use; told by glibc's words."""
+    return "failed to map segment" in str(error)
+
+
 def _quota(groups: Path = GROUPS, own: Path = OWN) -> float:
     """CPU quota of the control group, in cores (cgroup v2, cpu.max); without a limit, more cores than there are."""
     least = 1e6

@@ -453,6 +453,38 @@ def test_memory_that_is_short_before_the_first_pair_is_told(pairs, fusecli, monk
     assert (code, err) == (1, "fusecli: out of memory (Unable to allocate 8 GiB)\n")
 
 
+@pytest.mark.parametrize("library", ["cv2", "torch"])
+def test_memory_that_is_short_for_the_libraries_is_told(pairs, library):
+    """As under a small ulimit -v; of OpenCV it was said that a package of the system is missing."""
+    script = (
+        "import sys\n"
+        "class Full:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == sys.argv[1]:\n"
+        "            raise ImportError(f'lib{name}.so: failed to map segment from shared object')\n"
+        "sys.meta_path.insert(0, Full())\n"
+        "from fusecli.cli import main\n"
+        "sys.exit(main(sys.argv[2:]))"
+    )
+    call = [sys.executable, "-c", script, library, *map(str, command(pairs(1)))]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"fusecli: out of memory, for the libraries alone (lib{library}.so: failed to map")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_pair_that_memory_is_short_of_is_told_in_words(pairs, fusecli, monkeypatch):
+    def start(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't\nFrame 1")
+
+    monkeypatch.setattr("fusecli.stream.engine.Engine.start", start)
+    code, _, err = fusecli(*command(pairs(1)))
+    assert code == 1
+    assert (
+        "out of memory ([enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't); --workers 1" in err
+    )
+
+
 def test_threads_that_may_not_be_started_are_told(pairs, fusecli, monkeypatch):
     def start(_):
         raise RuntimeError("can't start new thread")

@@ -14,8 +14,8 @@ from fusecli.images.opencv import cv2
 from fusecli.machine import keep_freed_pages
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
+from fusecli.stream import device, recording
 from fusecli.stream import engine as engines
-from fusecli.stream import recording
 from fusecli.stream.engine import Engine
 from fusecli.stream.work import EngineSpec
 
@@ -151,10 +151,10 @@ def test_a_stack_gives_what_its_pairs_give_alone(nano):
 def test_bf16_is_taken_where_it_is_quicker(vendor, flags, quick, tmp_path, monkeypatch):
     said = tmp_path / "cpuinfo"
     said.write_text(f"vendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n")
-    assert engines._cpu_is_quick_in_bf16(said) is quick
-    assert not engines._cpu_is_quick_in_bf16(tmp_path / "none")
-    monkeypatch.setattr(engines, "_cpu_is_quick_in_bf16", lambda: quick)
-    assert engines.pick_precision("auto", torch.device("cpu")) is (torch.bfloat16 if quick else torch.float32)
+    assert device._cpu_is_quick_in_bf16(said) is quick
+    assert not device._cpu_is_quick_in_bf16(tmp_path / "none")
+    monkeypatch.setattr(device, "_cpu_is_quick_in_bf16", lambda: quick)
+    assert device.pick_precision("auto", torch.device("cpu")) is (torch.bfloat16 if quick else torch.float32)
 
 
 def test_bf16_is_within_a_level_on_average(nano):
@@ -166,7 +166,15 @@ def test_bf16_is_within_a_level_on_average(nano):
     assert abs(exact - rough).mean() < 1 / 255
 
 
-@pytest.mark.parametrize("said", ["DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "DefaultCPUAllocator: can't allocate memory",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "could not create a primitive",
+    ],
+)
 def test_out_of_memory_makes_smaller_tiles(said):
     class Greedy(Mean):
         def forward(self, first, second, context=None):
@@ -249,25 +257,25 @@ def test_arrays_that_would_give_a_wrong_picture_are_refused(nano):
 def test_unusable_choices_are_explained():
     for name in ("potato", "meta"):
         with pytest.raises(UsageError, match=f"--device {name}"):
-            engines.pick_device(name)
+            device.pick_device(name)
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="--device cuda"):
-            engines.pick_device("cuda")
+            device.pick_device("cuda")
     with pytest.raises(UsageError, match="--precision fp8"):
-        engines.pick_precision("fp8", torch.device("cpu"))
+        device.pick_precision("fp8", torch.device("cpu"))
     with pytest.raises(UsageError, match="--precision fp16: CPUs"):
-        engines.pick_precision("fp16", torch.device("cpu"))
-    assert engines.pick_precision("fp16", torch.device("cuda")) is torch.float16
-    assert engines.pick_precision("auto", torch.device("cuda")) is torch.float16
+        device.pick_precision("fp16", torch.device("cpu"))
+    assert device.pick_precision("fp16", torch.device("cuda")) is torch.float16
+    assert device.pick_precision("auto", torch.device("cuda")) is torch.float16
 
 
 def test_a_mac_s_gpu_is_taken_where_it_is_asked_for(monkeypatch):
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert engines.pick_device("auto").type == "cpu"
+    assert device.pick_device("auto").type == "cpu"
     monkeypatch.setattr("torch.amp.is_autocast_available", lambda kind: False)  # as torch 2.4 says of it
     with pytest.raises(UsageError, match=r"--device cpu: needs torch 2\.5"):
-        engines.pick_device("cpu")
+        device.pick_device("cpu")
 
 
 def test_luma_on_mps_scales_no_bytes():

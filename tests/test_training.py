@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -28,7 +29,7 @@ from fusecli.models.attention import Block
 from fusecli.models.nano import Nano
 from fusecli.models.teacher import Teacher
 from fusecli.stream.stop import stopping
-from fusecli.training import loop, session
+from fusecli.training import csv_log, loop, session
 from fusecli.training import validate as validation
 from fusecli.training.batches import PERCEPTION, Batch, Batches
 from fusecli.training.data import LumaPair, PairSet, cut_part, partly_clipped, saturated, within_black
@@ -223,7 +224,8 @@ def test_a_log_says_what_its_columns_are(root, tmp_path):
         recipe = dataclasses.replace(RECIPE, val={"ir-vis": [name]}, steps=1, val_every=1)
         run = Run(recipe, tmp_path, device=CPU)
         for _ in range(2):
-            run._validate({name: load(root)["ir-vis"]}, 0.0)
+            run.loss_sum, run.summed = 0.0, 1
+            run._validate({name: load(root)["ir-vis"]})
     lines = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()]
     assert [line[3].split("/")[0] for line in lines if line[0] == "step"][:2] == ["one", "two"]
     assert "two/EN" in lines[3]
@@ -255,6 +257,63 @@ def test_a_log_has_each_step_once_however_a_run_was_broken_off(root, tmp_path, m
     other.write_bytes(b"epoch,loss\n9,1\n")
     fit(Run(recipe, other.parent, device=CPU))
     assert other.read_bytes().startswith(b"epoch,loss\n9,1\nstep,")
+
+
+@pytest.mark.parametrize(("failing", "kept"), [("last.pt", 0), ("contact.png", 1), ("best.pt", 1), ("log.csv", 1)])
+def test_a_validation_that_cannot_be_written_costs_no_step(root, tmp_path, monkeypatch, failing, kept):
+    """Each file in turn, as on a full disk: the resumed run leaves what an unbroken one does."""
+    recipe = dataclasses.replace(RECIPE, val={"ir-vis": ["set"]}, steps=2, val_every=1)
+    whole, broken, again = (Run(recipe, tmp_path / name, device=CPU) for name in ("whole", "broken", "broken"))
+
+    def fit(run: Run) -> None:
+        run.fit(Batches(recipe, load(root)), load(root))
+
+    def full(write: Callable[..., None]) -> Callable[..., None]:
+        def act(*given: object) -> None:
+            if any(isinstance(one, Path) and one.name == failing for one in given):
+                raise OutputError(f"{failing}: cannot be written", full=True)
+            write(*given)
+
+        return act
+
+    fit(whole)
+    with monkeypatch.context() as patch:
+        for module, name in ((loop, "write_bytes"), (loop, "contact_sheet"), (csv_log, "append")):
+            patch.setattr(module, name, full(getattr(module, name)))
+        with pytest.raises(OutputError):
+            fit(broken)
+    assert again.resume() == bool(kept)
+    assert again.step == kept
+    fit(again)
+    for name in (loop.BEST, loop.LAST):
+        one, other = (torch.load(run.out / name, weights_only=True) for run in (whole, again))
+        assert (one["best"], one["step"], one["losses"]) == (other["best"], other["step"], other["losses"])
+        torch.testing.assert_close(one["network"], other["network"], rtol=0, atol=0)
+    for name in (loop.LOG, "contact.png"):
+        assert (whole.out / name).read_bytes() == (again.out / name).read_bytes()
+
+
+def test_a_validation_that_was_broken_off_is_made_up_for_once(root, tmp_path, monkeypatch):
+    """By a kill after its row was written, or by a stop, which does not wait for it."""
+    recipe = dataclasses.replace(RECIPE, val={"ir-vis": ["set"]}, steps=2, val_every=1)
+    names = ("whole", "killed", "killed", "stopped", "stopped")
+    whole, killed, revived, ended, resumed = (Run(recipe, tmp_path / name, device=CPU) for name in names)
+
+    def fit(run: Run, *arguments: object, **options: object) -> None:
+        run.fit(Batches(recipe, load(root)), load(root), *arguments, **options)
+
+    fit(whole)
+    save = killed.save
+    monkeypatch.setattr(killed, "save", lambda name: 1 / 0 if (killed.out / loop.LOG).exists() else save(name))
+    with pytest.raises(ZeroDivisionError):
+        fit(killed)
+    with stopping() as stop, pytest.raises(Stopped, match="after step 1"):
+        fit(ended, lambda step, loss: os.kill(os.getpid(), signal.SIGTERM), stop=stop)
+    assert not (ended.out / loop.LOG).exists()
+    for run in (revived, resumed):
+        assert run.resume()
+        fit(run)
+        assert (run.out / loop.LOG).read_bytes() == (whole.out / loop.LOG).read_bytes()
 
 
 def test_weights_of_a_run_that_cannot_go_on_are_not_replaced(root, tmp_path):
@@ -358,6 +417,10 @@ def test_resume_with_another_recipe_is_refused(tmp_path):
         Run(dataclasses.replace(RECIPE, lr=5e-4), tmp_path, device=CPU).resume()
     with pytest.raises(UsageError, match=r"another model; use the old recipe or a new folder$"):  # whose weights differ
         Run(dataclasses.replace(RECIPE, model={**TINY, "fine": 8}), tmp_path, device=CPU).resume()
+    tasks = {"ct-mri": ["a"], "pet-mri": ["b"]}  # by whose order batches draw theirs
+    Run(dataclasses.replace(RECIPE, train=tasks), tmp_path, device=CPU).save("last.pt")
+    with pytest.raises(UsageError, match=r"another order of tasks in train;"):
+        Run(dataclasses.replace(RECIPE, train=dict(reversed(tasks.items()))), tmp_path, device=CPU).resume()
     state = Run(RECIPE, tmp_path, device=CPU).state()
     state["recipe"]["sharpen"] = 0.5  # of a later version
     torch.save(state, tmp_path / loop.LAST)
@@ -1008,6 +1071,23 @@ def test_a_set_of_unequal_sizes_is_named(tmp_path):
         load(tmp_path)
 
 
+def test_pictures_that_cannot_be_used_are_named_together(root, tmp_path):
+    """Those of all sets and both sides, each once; healthy ones are not decoded twice for it."""
+    for name in ("set", "own"):
+        shutil.copytree(root / "set", tmp_path / "data" / name)
+    spoilt = [tmp_path / "data" / name for name in ("set/vis/0.png", "set/ir/0.png", "own/vis/1.png", "own/ir/2.png")]
+    for path in spoilt[:3]:
+        path.write_bytes(path.read_bytes()[:60])
+    cv2.imwrite(str(spoilt[3]), np.zeros((9, 9), np.uint8))
+    recipe = dataclasses.replace(RECIPE, train={"ir-vis": ["set"]}, val={"ir-vis": ["own", "set"]})
+    with pytest.raises(UsageError, match="4 faults in pictures to train on:") as caught:
+        session.train(recipe, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
+    assert [str(caught.value).count(str(path)) for path in spoilt] == [1, 1, 1, 1]
+    elsewhere = dataclasses.replace(recipe, val={"ir-vis": ["nowhere"]})  # told before any picture is decoded
+    with pytest.raises(UsageError, match="nowhere: no such folder"):
+        session.train(elsewhere, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
+
+
 def test_names_that_are_no_unicode_count_by_their_bytes(tmp_path):
     for side in ("vis", "ir"):
         (tmp_path / "set" / side).mkdir(parents=True)
@@ -1149,6 +1229,20 @@ def test_distill_needs_no_more_than_the_teacher(root, tmp_path, fusecli, monkeyp
         code, _, err = fusecli("distill", "--teacher", missing)
         assert code == 2
         assert f"{missing}: no such model file" in err
+
+
+def test_a_teacher_of_an_older_version_may_lack_keys_of_its_recipe(root, tmp_path, fusecli):
+    recipe = dataclasses.replace(RECIPE, architecture="teacher", model=TINY_TEACHER, steps=1)
+    session.train(recipe, root, tmp_path, device="cpu", quiet=True)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    del state["recipe"]["losses"]
+    torch.save(state, tmp_path / "older.pt")
+    small = [word for setting in ("steps=1", "batch=1", "patch=32") for word in ("--set", setting)]
+    made = fusecli("distill", "--teacher", tmp_path / "older.pt", "-o", tmp_path / "student", *small, "-q")
+    assert made[0] == 0, made
+    torch.save({**state, "text": {"encoder": "minilm", "vectors": {}}, "recipe": {}}, tmp_path / "bare.pt")
+    code, _, err = fusecli("distill", "--teacher", tmp_path / "bare.pt", "--data-root", root, "-o", tmp_path / "no")
+    assert (code, "bare.pt: holds weights without their recipe" in err) == (2, True)
 
 
 def test_training_starts_from_other_weights(root, tmp_path):

@@ -471,6 +471,18 @@ def test_a_thread_that_cannot_be_started_is_the_reason_told(clips, fuse, monkeyp
     assert (code, "vis: RuntimeError: can't start new thread" in err) == (1, True), err
 
 
+def test_a_lack_of_memory_is_no_damage_of_the_video(clips, fuse, monkeypatch):
+    class Short:
+        def demux(self, stream):
+            raise av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+            yield
+
+    decoded = VideoFile._decoded
+    monkeypatch.setattr(VideoFile, "_decoded", lambda self, _, stream: decoded(self, Short(), stream))
+    code, _, err = fuse()
+    assert (code, "vis.mp4: too large for this machine's memory" in err) == (1, True), err
+
+
 def test_json_lines_are_mixed_with_no_bar(clips, fuse, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert "12/12" in fuse()[2]

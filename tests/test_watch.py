@@ -367,6 +367,63 @@ def test_every_pair_that_is_lost_is_counted(tmp_path, caplog):
     ]
 
 
+def test_what_was_fused_once_and_changed_is_lost_where_it_is_removed_before_it_was_fused_again(tmp_path, caplog):
+    watcher = watching(tmp_path)
+    watcher.naming = Naming(overwrite=True)
+    for index in (1, 2):
+        put_pair(tmp_path, index)
+    assert all(watcher.is_final(Outcome(job)) for job in watcher.poll())
+    put_pair(tmp_path, 2, (50, 60))
+    assert watcher.poll() == []  # it may go on changing
+    for side in ("ir", "vis"):
+        shutil.rmtree(tmp_path / side)
+        (tmp_path / side).mkdir()
+    assert watcher.poll() == []
+    assert [record.getMessage() for record in caplog.records] == ["gone before fused: 1 pair, such as 002"]
+
+
+def test_what_was_fused_once_and_is_then_damaged_fails_in_the_end(tmp_path, monkeypatch):
+    """A copy over it that stalls for longer than SETTLE: nothing was said of it, and it was not tried again."""
+    monkeypatch.setattr(watch, "SETTLE", 0)
+    watcher = watching(tmp_path)
+    put_pair(tmp_path, 1)
+    (job,) = watcher.poll()
+    assert watcher.is_final(Outcome(job))
+    job.output.parent.mkdir()
+    job.output.write_bytes(b"fused")
+    put_pair(tmp_path, 1, (50, 60))
+    assert watcher.poll() == []
+    assert watcher.poll() == [job]
+    assert not watcher.is_final(Outcome(job, "half a file"))
+    assert watcher.poll() == []
+    monkeypatch.setattr(watch, "PATIENCE", 0)
+    assert watcher.poll() == [job]
+    assert watcher.is_final(Outcome(job, "half a file"))
+    assert watcher.poll() == []
+
+
+def test_what_could_not_be_opened_is_tried_again_once_it_can_be(tmp_path, monkeypatch):
+    """As where permissions are mended, or a share is back: neither size nor time of the file change."""
+    monkeypatch.setattr(watch, "PATIENCE", 0)
+    watcher = watching(tmp_path)
+    for index in (1, 2):
+        put_pair(tmp_path, index)
+    jobs, openly = watcher.poll(), Path.open
+
+    def closed(path: Path, *how: str):
+        if path == tmp_path / "ir" / "002.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return openly(path, *how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", closed)
+        assert all(watcher.is_final(Outcome(job, "cannot be read")) for job in jobs)
+        assert watcher.poll() == []
+    assert watcher.poll() == jobs[1:]
+    assert watcher.is_final(Outcome(jobs[1], "damaged besides"))
+    assert watcher.poll() == []
+
+
 def test_nothing_is_settled_or_run_while_nothing_comes(monkeypatch):
     """And the folders are not looked at without a pause."""
     looks, stop = [], threading.Event()

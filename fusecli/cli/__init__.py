@@ -12,6 +12,7 @@ from fusecli import __version__
 from fusecli.cli import align, annotate, benchmark, distill, export, fuse, models, options, train_teacher
 from fusecli.errors import EXIT_NOTHING_DONE, EXIT_USAGE, FusecliError
 from fusecli.images.listing import folders_of
+from fusecli.machine import too_large_to_load
 from fusecli.stream.stop import Ended
 
 app = typer.Typer(
@@ -73,6 +74,11 @@ def main(argv: list[str] | None = None) -> int:
         if "start new thread" not in str(error):
             raise
         _tell("no more threads may be started here (ulimit -u, or the container's limit of processes)")
+        return EXIT_NOTHING_DONE
+    except ImportError as error:
+        if not too_large_to_load(error):
+            raise
+        _tell(f"out of memory, for the libraries alone ({error}); ulimit -v shows how much a process may use")
         return EXIT_NOTHING_DONE
     except (FusecliError, OSError, MemoryError) as error:
         if log.isEnabledFor(logging.DEBUG):

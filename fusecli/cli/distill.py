@@ -44,12 +44,12 @@ def distill(
 
     state = checkpoint.training_state(teacher)
     root = session.data_root(data_root, state.get("data_root", ""))
-    carried = state.get("text", {})
-    told = {"text": carried["encoder"], "descriptions": state["recipe"]["descriptions"]} if carried else {}
+    carried, made_with = state.get("text", {}), state.get("recipe", {})  # of an older version it may lack some keys
+    told = {"text": carried["encoder"], "descriptions": made_with.get("descriptions", "")} if carried else {}
     if recipe:
         plan = Recipe.read(recipe, [*settings, f"architecture={student}"] if student is not None else settings)
-    elif state:
-        taken = {key: state["recipe"][key] for key in ("train", "val", "degrade", "loss", "losses")}
+    elif made_with:
+        taken = {key: made_with[key] for key in ("train", "val", "degrade", "loss", "losses") if key in made_with}
         plan = Recipe.from_dict(
             {**taken, **told, "architecture": STUDENTS[0] if student is None else student}, settings
         )

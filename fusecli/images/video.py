@@ -208,6 +208,8 @@ class VideoFile:
             except av.FFmpegError as error:
                 if isinstance(error, EOFError):
                     return
+                if isinstance(error, MemoryError):
+                    raise InputError(f"{self.path}: too large for this machine's memory") from error
                 if count:  # before the first whole frame there may be parts of those that were cut off
                     raise InputError(
                         f"{self.path}: cannot be decoded after frame {count}: {error.strerror or error}; "

@@ -5,27 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fusecli.errors import UsageError, counted, first_line
+from fusecli.errors import counted
 from fusecli.images.colour import LUMA
-from fusecli.machine import cores, keep_freed_pages
+from fusecli.machine import cores, keep_freed_pages, out_of_memory
 from fusecli.models import mending
 from fusecli.models.network import FusionNetwork
-from fusecli.stream.choices import PRECISIONS, check_device, check_precision, pixels
+from fusecli.stream.choices import pixels
+from fusecli.stream.device import pick_device, pick_precision
 from fusecli.stream.recording import Recording
 from fusecli.stream.tiles import fuse_tiled, tiled
 
 log = logging.getLogger("fusecli")
 
-TYPES = dict(zip(PRECISIONS, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 AUTO_TILE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # pixels a side; larger frames are cut, which bounds the memory
 DEEP = {"mps": torch.int32}  # what holds 16 bits; older versions of MPS have no uint16
 SMALLEST_TILE = 64
@@ -324,13 +323,6 @@ def _fetched(result: Tensor) -> np.ndarray:
     return found.astype(np.uint16) if found.dtype == np.int32 else found
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error of torch's means that; on CPUs it raises a RuntimeError, told by its message alone."""
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
-        "alloc" in str(error) or "out of memory" in str(error)
-    )
-
-
 def _taken(images: np.ndarray) -> np.ndarray:
     """Images as torch takes them. Raises ValueError for what would give a wrong picture."""
     if images.dtype not in (np.uint8, np.float32) or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
@@ -387,44 +379,3 @@ def _within_reach(colors: Tensor, luma: Tensor, fused: Tensor) -> Tensor:
     share = torch.minimum((1 - fused).div_(highest.clamp_min_(1e-6)), fused / lowest.neg_().clamp_min_(1e-6))
     share.clamp_(0.5, 1)
     return torch.stack([torch.addcmul(fused, channel, share) for channel in (red, green, blue)], -1)
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device that ``--device`` names. Raises UsageError for one that is not there."""
-    if name == "auto":  # mps is for those who ask for it: results were never compared there
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(name)
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-        if not torch.amp.is_autocast_available(device.type):
-            raise UsageError(f"--device {name}: needs torch 2.5 or newer")
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: not usable here ({first_line(error)})") from error
-    return device
-
-
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type that ``--precision`` names. auto: half where the device computes faster in it, else float32."""
-    if name == "auto":
-        if device.type == "cuda":
-            return torch.float16
-        return torch.bfloat16 if device.type == "cpu" and _cpu_is_quick_in_bf16() else torch.float32
-    check_precision(name)
-    if name == "fp16" and device.type == "cpu":
-        raise UsageError("--precision fp16: CPUs are slower with it; use bf16 or fp32")
-    return TYPES[name]
-
-
-@cache
-def _cpu_is_quick_in_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether products in bf16 are faster than in float32, of which AVX-512 does 16 lanes twice a cycle.
-
-    AMX is faster. avx512_bf16 has twice the lanes: faster on AMD, but Intel's cores issue only one such instruction per
-    cycle, and two in float32. Without either, oneDNN emulates bf16, which is slower.
-    """
-    try:
-        text = cpuinfo.read_text(encoding="ascii", errors="ignore")
-    except OSError:
-        return False
-    return "amx_bf16" in text or ("avx512_bf16" in text and "GenuineIntel" not in text)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from fusecli.errors import FusecliError, InputError, OutputError, counted
+from fusecli.errors import FusecliError, InputError, OutputError, counted, first_line
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
 from fusecli.images.calibration import Calibration, completed, reach, warp, within
@@ -27,7 +27,7 @@ from fusecli.images.frames import Frame
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
 from fusecli.images.preview import row
-from fusecli.machine import thread_pool, windowed
+from fusecli.machine import out_of_memory, thread_pool, windowed
 from fusecli.stream.job import Job, Outcome
 from fusecli.stream.settings import Settings
 
@@ -343,6 +343,8 @@ def gray(page: np.ndarray) -> np.ndarray:
 
 def failed(job: Job, error: Exception) -> Outcome:
     """The outcome of a job that met an error; a full disk is fatal."""
+    if out_of_memory(error):
+        return Outcome(job, error=f"out of memory ({first_line(error)}); --workers 1 and a small --tile need least")
     reason = str(error) if isinstance(error, FusecliError) else f"{type(error).__name__}: {error}"
     if isinstance(error, OutputError) and error.full:
         return Outcome(job, error=f"{reason}; free some and go on with --skip-existing", fatal=True)

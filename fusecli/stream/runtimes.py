@@ -20,7 +20,7 @@ from fusecli.machine import cores
 from fusecli.models import onnx
 from fusecli.models.network import FusionNetwork
 from fusecli.stream.choices import check_runtime
-from fusecli.stream.engine import pick_precision
+from fusecli.stream.device import pick_precision
 
 log = logging.getLogger("fusecli")
 

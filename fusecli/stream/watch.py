@@ -46,9 +46,15 @@ class _Waiting:
     since: float  # when it was first seen, or last seen changing
     state: State | None = None
     tried: State | None = None  # what was handed out last
+    ended: State | None = None  # what was last fused, or failed for good
     ready: float | None = None  # since when it is complete
-    done: bool = False
+    unread: bool = False  # whether it failed for good with a file that cannot even be opened
     told: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is to be done until its files change."""
+        return self.state is not None and self.state == self.ended
 
 
 @dataclass
@@ -58,8 +64,8 @@ class Watcher:
     keys: for each folder, a file's name with its sub-folder -> its pair's name; None for files that belong to no pair.
     output: the folder of the results. A file is complete if it has not changed for SETTLE seconds, or at once where it
     was moved here. If it then cannot be read it is tried again when it changes, and a last time when it has not changed
-    for PATIENCE seconds. With --overwrite a pair is fused anew whenever its files change; without, only until it has a
-    result and RECHECK seconds have passed without a change.
+    for PATIENCE seconds; one that could not even be opened also when it can be. With --overwrite a pair is fused anew
+    whenever its files change; without, only until it has a result and RECHECK seconds have passed without a change.
     """
 
     folders: tuple[Path, Path]
@@ -89,7 +95,7 @@ class Watcher:
             pairs = self.pairs()
         except OSError:
             return []
-        done = (name for name, entry in self.waiting.items() if entry.done and entry.state == entry.tried)
+        done = (name for name, entry in self.waiting.items() if entry.done)
         through = self.settled.union(done)
         return [job for job in pairs if job.name not in through and (self.naming.overwrite or not job.is_done())]
 
@@ -121,7 +127,8 @@ class Watcher:
         if outcome.error and not outcome.fatal and time.monotonic() - entry.since < PATIENCE:
             log.debug("%s: not yet: %s", outcome.job.name, outcome.error)
             return False
-        entry.done = True
+        entry.ended = entry.tried
+        entry.unread = bool(outcome.error) and not _can_be_opened(outcome.job.files)
         return True
 
     def close(self) -> None:
@@ -175,7 +182,7 @@ class Watcher:
     def _hand_out(self, job: Job) -> bool:
         """Whether a ready job is to be done now; it is not where a result is there that may not be replaced."""
         entry = self.waiting[job.name]
-        if not (self.naming.overwrite or entry.done) and job.is_done():
+        if not (self.naming.overwrite or entry.ended) and job.is_done():
             self._tell("exists", "%s exists and is left alone; --overwrite replaces such results", job.output)
             self._settle(job.name)
             return False
@@ -198,7 +205,9 @@ class Watcher:
             if not (is_new and all(_was_moved_here(status) for status in statuses)):
                 return False
         elif entry.state == entry.tried:
-            if entry.done or now - entry.since < PATIENCE:
+            if entry.done and not (entry.unread and _can_be_opened((first, second))):
+                return False
+            if not entry.done and now - entry.since < PATIENCE:
                 return False
         elif now - entry.since < SETTLE and entry.ready is None:
             return False
@@ -259,6 +268,16 @@ def run(
             if watcher.is_final(outcome):
                 yield outcome
     watcher.close()
+
+
+def _can_be_opened(paths: Iterable[Path]) -> bool:
+    """Whether these files can be: permissions, or a share that is back, change nothing else about them."""
+    try:
+        for path in paths:
+            path.open("rb").close()
+    except OSError:
+        return False
+    return True
 
 
 def _was_moved_here(status: os.stat_result) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fusecli import registry
-from fusecli.errors import UsageError
+from fusecli.errors import InputError, UsageError, counted, itemized
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
 from fusecli.images.colour import luma
@@ -38,6 +39,14 @@ class LumaPair:
     second: Tensor
 
 
+class UnusableError(UsageError):
+    """Pictures that cannot be trained on. reasons: what is wrong with each."""
+
+    def __init__(self, reasons: Iterable[str]) -> None:
+        self.reasons = list(dict.fromkeys(reasons))  # a set may be listed twice
+        super().__init__(f"{counted(len(self.reasons), 'fault')} in pictures to train on:{itemized(self.reasons)}")
+
+
 @dataclass
 class PairSet:
     """Pairs of one task held in memory, and ``sha256`` over their names and files for the model card.
@@ -53,17 +62,13 @@ class PairSet:
     def load(cls, task: registry.Task, root: Path, folders: list[str]) -> PairSet:
         """Read ``<root>/<folder>/<side>`` for both sides of the task and every folder.
 
-        Raises UsageError for a missing folder, unmatched names, or sources of different size.
+        Raises UsageError for a missing folder or unmatched names, UnusableError for files that cannot be read and
+        sources of different size.
         """
         digest = hashlib.sha256()
-        pairs = []
+        pairs, reasons = [], []
         for folder in folders:
-            if not (root / folder).is_dir():
-                raise UsageError(f"{root / folder}: no such folder; a recipe names folders below the data root")
-            first, second = (root / folder / side for side in task.sides)
-            for path in (first, second):
-                if not path.is_dir():
-                    raise UsageError(f"{path}: no such folder; a set of {task.name} holds {' and '.join(task.sides)}")
+            first, second = sides_of(task, root / folder)
             try:
                 found = find_pairs(str(first), str(second), endings=frames.ENDINGS, sides=task.sides)
             except UsageError as error:  # it names options that training does not have
@@ -74,12 +79,18 @@ class PairSet:
             firsts, seconds = [pair.first for pair in found], [pair.second for pair in found]
             ranges = pair_ranges(firsts, seconds, infrared=task.second == "ir")  # as `fuse` will show them
             with thread_pool(cores()) as pool:
-                for pair, (a, b) in zip(found, pool.map(partial(_read_pair, ranges), found), strict=True):
+                for pair, read in zip(found, pool.map(partial(_read_pair, ranges), found), strict=True):
+                    if isinstance(read, list):
+                        reasons += read
+                        continue
+                    a, b = read
                     name = f"{folder}/{pair.name}"
                     whole = name.encode("utf-8", "surrogateescape")  # of a file, so perhaps no UTF-8
                     for part in (whole, *(file_hash(file).encode() for file in pair.files)):
                         digest.update(part)
                     pairs.append(LumaPair(f"{task.name}/{name}", torch.from_numpy(a), torch.from_numpy(b)))
+        if reasons:
+            raise UnusableError(reasons)
         return cls(task, pairs, digest.hexdigest())
 
     @cached_property
@@ -122,17 +133,37 @@ class PairSet:
         return (planes.flip(2) if turn >= 4 else planes).contiguous(), pair.key
 
 
+def sides_of(task: registry.Task, folder: Path) -> tuple[Path, Path]:
+    """The folders of both sides of a set. Raises UsageError for a missing one."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; a recipe names folders below the data root")
+    first, second = (folder / side for side in task.sides)
+    for path in (first, second):
+        if not path.is_dir():
+            raise UsageError(f"{path}: no such folder; a set of {task.name} holds {' and '.join(task.sides)}")
+    return first, second
+
+
 def read_luma(path: Path, intensity: Intensity = None) -> np.ndarray:
     """uint8 H×W luma of an image file's first page; 16-bit and float files by ``intensity`` (see `frames.read`)."""
     frame = frames.read(path, pages=[0], intensity=intensity)[0]
     return np.rint(luma(frame.pixels) * 255).astype(np.uint8)
 
 
-def _read_pair(ranges: tuple[Intensity, Intensity], pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    a, b = map(read_luma, pair.files, ranges)
+def _read_pair(ranges: tuple[Intensity, Intensity], pair: Pair) -> tuple[np.ndarray, np.ndarray] | list[str]:
+    """Luma of both sides, or the reasons why the pair cannot be trained on."""
+    read, reasons = [], []
+    for file, intensity in zip(pair.files, ranges, strict=True):
+        try:
+            read.append(read_luma(file, intensity))
+        except InputError as error:
+            reasons.append(str(error))
+    if reasons:
+        return reasons
+    a, b = read
     if a.shape != b.shape:
         sizes = f"{a.shape[1]}×{a.shape[0]} and {b.shape[1]}×{b.shape[0]}"
-        raise UsageError(f"{pair.first} and {pair.second}: sizes differ ({sizes}); train on registered pairs")
+        return [f"{pair.first} and {pair.second}: sizes differ ({sizes}); train on registered pairs"]
     return a, b
 
 

@@ -22,10 +22,10 @@ from fusecli import __version__, registry
 from fusecli.errors import FusecliError, Stopped, UsageError
 from fusecli.images.atomic import sweep, write_bytes
 from fusecli.images.preview import contact_sheet
+from fusecli.machine import out_of_memory
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.models.teacher import Teacher
-from fusecli.stream.engine import out_of_memory
 from fusecli.stream.stop import Stop
 from fusecli.text.encode import carried_vectors
 from fusecli.text.guide import describer
@@ -187,7 +187,10 @@ class Run:
             return False
         state = checkpoint.training_state(path)
         made_with = Recipe(train=self.recipe.train).as_dict() | state["recipe"]  # may lack newer fields
-        if changed := _differing(made_with, self.recipe.as_dict()):
+        changed = _differing(made_with, self.recipe.as_dict())
+        if not changed and state["tasks"] != self.recipe.tasks:  # by which batches draw theirs
+            changed = "order of tasks in train"
+        if changed:
             alike = (made_with["architecture"], made_with["model"]) == (self.recipe.architecture, self.recipe.model)
             start = f", where --set init={path} starts from these weights" if alike else ""
             raise UsageError(f"{path}: made with another {changed}; use the old recipe or a new folder{start}")
@@ -321,7 +324,10 @@ class Run:
         if self.texts and self.text_vectors:
             self.texts.encoder.add(self.text_vectors)
         if batches.rank == 0:
-            csv_log.forget_later(self.out / LOG, self.step)
+            due = self._validation_is_due() and self.summed > 0  # the run ended before it was through
+            csv_log.forget_later(self.out / LOG, self.step - due)
+            if due:
+                self._validate(val)
         if self.step == 0 and not recipe.init and self.network.sees_statistics:
             self._fit_whitening(batches, workers, stop)
         saved = time.monotonic()
@@ -331,13 +337,12 @@ class Run:
             if progress:
                 progress(self.step, loss)
             stopped = stop is not None and _on_any_rank(stop.is_set(), self.device) and self.step < recipe.steps
-            validating = self.step % recipe.val_every == 0 or self.step == recipe.steps
-            if batches.rank == 0 and (validating or stopped or time.monotonic() - saved > SAVE_SECONDS):
+            due = self._validation_is_due()
+            if batches.rank == 0 and (due or stopped or time.monotonic() - saved > SAVE_SECONDS):
                 self._check_weights(batch)
-                if validating:
-                    self._validate(val, self.loss_sum / self.summed)
-                    self.loss_sum, self.summed = 0.0, 0
-                self.save(LAST)
+                self.save(LAST)  # first: whatever then fails costs no step
+                if due and not stopped:
+                    self._validate(val)
                 saved = time.monotonic()
             if stopped:
                 held = f"after step {self.step}, which {self.out / LAST} holds: the same command goes on from there"
@@ -360,7 +365,15 @@ class Run:
         for network in (self.network, self.average) if contexts else ():
             network.fit_whitening(torch.cat(contexts))
 
-    def _validate(self, val: dict[str, PairSet], loss: float) -> None:
+    def _validation_is_due(self) -> bool:
+        return self.step % self.recipe.val_every == 0 or self.step == self.recipe.steps
+
+    def _validate(self, val: dict[str, PairSet]) -> None:
+        """Score and log the averaged weights, keep them if they are the best, and save that this step is through.
+
+        Until it is, ``last.pt`` holds the losses since the last validation, and a resumed run validates again.
+        """
+        loss = self.loss_sum / self.summed
         row: dict[str, float] = {"step": self.step, "loss": round(loss, 5), "rate": self.rate(self.step)}
         if val:
             results, rows = {}, []
@@ -379,6 +392,8 @@ class Run:
         log.info(
             "step %d: %s", self.step, ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "step")
         )
+        self.loss_sum, self.summed = 0.0, 0
+        self.save(LAST)
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:

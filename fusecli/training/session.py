@@ -22,15 +22,15 @@ from fusecli import registry
 from fusecli.errors import FusecliError, UsageError, first_line
 from fusecli.images.atomic import locked, write_text
 from fusecli.images.outputs import check_writable
-from fusecli.machine import cores, keep_freed_pages
+from fusecli.machine import cores, keep_freed_pages, out_of_memory
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
 from fusecli.progress import tqdm
-from fusecli.stream.engine import out_of_memory, pick_device
+from fusecli.stream.device import pick_device
 from fusecli.stream.stop import Stop
 from fusecli.text.encode import open_encoder
 from fusecli.training.batches import Batches
-from fusecli.training.data import PairSet
+from fusecli.training.data import PairSet, UnusableError, sides_of
 from fusecli.training.distill import FEATURE, DistillObjective
 from fusecli.training.loop import LAST, Run
 from fusecli.training.recipe import Recipe
@@ -140,18 +140,29 @@ def train(
 
 
 def _pairs(recipe: Recipe, root: Path) -> tuple[dict[str, PairSet], dict[str, PairSet]]:
-    """Training pairs by task, and validation pairs by task and folder. Raises UsageError for unsuitable ones."""
-    data = {task: PairSet.load(registry.TASKS[task], root, folders) for task, folders in recipe.train.items()}
+    """Training pairs by task, and validation pairs by task and folder.
+
+    Raises UsageError for unsuitable ones, UnusableError for the pictures of all of them together.
+    """
+    sets = {task: (task, folders) for task, folders in recipe.train.items()}
+    sets |= {f"{task}/{folder}": (task, [folder]) for task, folders in recipe.val.items() for folder in folders}
+    for task, folders in sets.values():  # before pictures are decoded, which may take minutes
+        for folder in folders:
+            sides_of(registry.TASKS[task], root / folder)
+    loaded, reasons = {}, []
+    for name, (task, folders) in sets.items():
+        try:
+            loaded[name] = PairSet.load(registry.TASKS[task], root, folders)
+        except UnusableError as error:
+            reasons += error.reasons
+    if reasons:
+        raise UnusableError(reasons)
+    data = {task: loaded.pop(task) for task in recipe.train}
     for pairs in data.values():
         pairs.check_patch(recipe.patch)
-    val = {
-        f"{task}/{folder}": PairSet.load(registry.TASKS[task], root, [folder])
-        for task, folders in recipe.val.items()
-        for folder in folders
-    }
-    for name, pairs in val.items():
+    for name, pairs in loaded.items():
         check(name, pairs)
-    return data, val
+    return data, loaded
 
 
 def _check_that_texts_fit(
