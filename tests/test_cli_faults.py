@@ -12,6 +12,8 @@ import sys
 import tempfile
 import unicodedata
 from pathlib import Path
+from types import GenericAlias
+from typing import get_type_hints
 
 import cv2
 import numpy as np
@@ -19,7 +21,7 @@ import pytest
 import typer
 from conftest import command, contents, scene, wait_for_results
 
-from fusecli.cli import app
+from fusecli.cli import app, benchmark
 from fusecli.images import decode, intensity
 from fusecli.stream import run
 
@@ -27,6 +29,17 @@ from fusecli.stream import run
 def launch(root, *more, **options):
     arguments = [str(argument) for argument in command(root, *more)]
     return subprocess.Popen([sys.executable, "-m", "fusecli", *arguments], stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_callbacks_take_what_python_3_10_knows_as_a_class():
+    """Typer asks issubclass of it, which there fails for list[str]: no command would start."""
+    registered = [*app.registered_commands, *benchmark.app.registered_commands, benchmark.app.registered_callback]
+    hints = [hint for one in registered for hint in get_type_hints(one.callback, include_extras=True).values()]
+    callbacks = {extra.callback for hint in hints for extra in getattr(hint, "__metadata__", ()) if extra.callback}
+    assert callbacks
+    for callback in callbacks:
+        taken = {name: hint for name, hint in get_type_hints(callback).items() if name != "return"}
+        assert not [name for name, hint in taken.items() if isinstance(hint, GenericAlias)]
 
 
 def test_missing_partner_is_listed(pairs, fusecli):

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,9 +44,13 @@ def test_nothing_is_reported_to_anyone(tmp_path):
 
 
 def test_a_user_without_a_home_is_told_of_the_cache(monkeypatch):
-    for name in ("FUSECLI_CACHE", "XDG_CACHE_HOME", "HOME"):
+    for name in ("FUSECLI_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user whom the system does not know
+
+    def home():  # of a user whom the system does not know
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
     with pytest.raises(UsageError, match=r"\$FUSECLI_CACHE names one"):
         EngineSpec("nano", "ir-vis", runtime="onnxruntime").build()
 

@@ -390,6 +390,9 @@ def test_a_video_whose_last_picture_stands_is_whole(tmp_path):
             packet.stream = stream
             packet.duration = 5000 if packet.pts == 160 else packet.duration
             longer.mux(packet)
+    with av.open(str(tmp_path / "stands.mkv")) as container:
+        if max(packet.duration or 0 for packet in container.demux()) < 5000:
+            pytest.skip("this FFmpeg does not write how long a picture stands")
     assert len(list(VideoFile(tmp_path / "stands.mkv"))) == 5
 
 

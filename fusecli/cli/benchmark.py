@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -45,7 +45,7 @@ class Benchmark(options.Group):
 app = typer.Typer(cls=Benchmark, context_settings={"help_option_names": ["-h", "--help"]})
 
 
-def _listed(given: list[str]) -> list[str]:
+def _listed(given: Any) -> list[str]:  # not list[str], which in Python 3.10 Typer takes for a class, and fails
     """The names that an option gives, be it repeated or with commas."""
     return [name for part in given for word in part.split(",") if (name := word.strip())]
 
