@@ -70,7 +70,7 @@ def read(path: Path, pages: Sequence[int] | None, max_pixels: int) -> tuple[list
         return arrays, metadata
 
 
-def encode(pages: Sequence[np.ndarray], metadata: Sequence[Metadata], *, compress: bool) -> memoryview:
+def encode(pages: Sequence[np.ndarray], metadata: Sequence[Metadata], *, compress: bool) -> bytes:
     """A TIFF of uint8, uint16 or float32 pages, H×W or H×W×3; deflate, with predictor for integers, if ``compress``.
 
     metadata: of each page, fitted.
@@ -93,7 +93,7 @@ def encode(pages: Sequence[np.ndarray], metadata: Sequence[Metadata], *, compres
                 resolution=its.dpi,
                 extratags=tags,
             )
-    return buffer.getbuffer()
+    return buffer.getvalue()  # not a view, with which Python 3.12.1 crashes where it outlives an error
 
 
 @contextmanager

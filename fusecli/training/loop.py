@@ -173,7 +173,7 @@ class Run:
         """Write a checkpoint; a crash in mid-write leaves the old one."""
         path, memory = self.out / name, io.BytesIO()
         torch.save(self.state(), memory)  # not to the file: torch would hide why writing failed
-        write_bytes(path, memory.getbuffer())
+        write_bytes(path, memory.getvalue())
         return path
 
     def resume(self) -> bool:
