@@ -151,6 +151,9 @@ def test_unknown_kind_on_a_side_is_refused(scene):
     for act in (degrade, lambda images, side, generator: apply(images, side, {}, generator)):
         with pytest.raises(UsageError, match="unknown side 'visible'"):
             act(scene, "visible", seeded())
+        for other in (scene[:, 0], scene.repeat(1, 3, 1, 1), (scene * 255).byte()):
+            with pytest.raises(ValueError, match="must be float luma of N×1×H×W"):
+                act(other, "vis", seeded())
 
 
 def test_severity_vector_tells_kind_and_side(scene, monkeypatch):

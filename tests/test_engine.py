@@ -1,3 +1,4 @@
+import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -247,11 +248,38 @@ def test_arrays_that_would_give_a_wrong_picture_are_refused(nano):
         (colour.astype(float), gray, "float64"),
         (colour[..., :2], gray, "1×8×9×2"),
         (colour, gray[:, :7], "must be equal"),
+        (colour, gray[0], r"8×9; \[None\] makes a stack"),
+        (colour[:, :0], gray[:, :0], "1×0×9"),
+        (colour.tolist(), gray, "not list"),
+        (colour, np.full(gray.shape, 255, np.float32), "from 255 to 255"),
+        (colour, np.where(np.eye(8, 9, dtype=bool), np.nan, np.float32(0))[None], "from nan to nan"),
     ):
         with pytest.raises(ValueError, match=said):
             engine.fuse(first, second)
+    with pytest.raises(ValueError, match="levels must be 255, 65535 or None, not 1023"):
+        engine.fuse(colour, gray, 1023)
     backwards = np.random.default_rng(0).integers(0, 256, colour.shape, np.uint8)[..., ::-1]
     assert np.array_equal(engine.fuse(backwards, gray), engine.fuse(backwards.copy(), gray))
+
+
+def test_a_colour_image_that_is_no_stack_is_told(nano, caplog):
+    colour = np.zeros((8, 9, 3), np.uint8)
+    Engine(nano).fuse(colour[None], colour[None])
+    assert not caplog.messages
+    Engine(nano).fuse(colour, colour)
+    assert "8×9×3 is taken for 8 gray images 3 pixels wide; a colour image needs [None]" in caplog.text
+
+
+def test_read_only_arrays_are_taken_without_a_warning(nano):
+    engine = Engine(nano)
+    image = np.frombuffer(bytes(range(72)), np.uint8).reshape(1, 8, 9)  # as `np.asarray` makes of a PIL image
+    torch.set_warn_always(True)  # torch itself warns once per process
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert np.array_equal(engine.fuse(image, image), engine.fuse(image.copy(), image.copy()))
+    finally:
+        torch.set_warn_always(False)
 
 
 def test_unusable_choices_are_explained():

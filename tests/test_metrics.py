@@ -283,6 +283,8 @@ def test_bad_images_are_named() -> None:
     a = _noise()
     with pytest.raises(metrics.MetricError, match=r"second.*64×64.*80×64"):
         metrics.evaluate("tang", a, a[:, :64], a)
+    with pytest.raises(metrics.MetricError, match=r"fused: has shape \(64,\)"):
+        metrics.evaluate("tang", a, a, a[:, 0])
     nan = np.full(a.shape, np.nan, np.float32)
     with pytest.raises(metrics.MetricError, match=r"fused.*NaN"):
         metrics.evaluate("tang", a, a, nan)

@@ -187,6 +187,7 @@ def prepare(
     for image, label in zip((first, second, fused), labels, strict=True):
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or image.size == 0:
             raise MetricError(f"{label}: has shape {image.shape}; a metric needs H×W or H×W×3")
+    for image, label in zip((first, second, fused), labels, strict=True):
         if image.shape[:2] != fused.shape[:2]:
             sizes = " and ".join(f"{x.shape[1]}×{x.shape[0]}" for x in (image, fused))
             raise MetricError(f"{label}: {labels[2]} has another size ({sizes}); metrics need equal sizes")

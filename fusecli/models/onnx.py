@@ -27,11 +27,13 @@ SIZES = ((2, 64, 96), (3, 75, 53), (1, 1, 1))  # N×H×W at which the written gr
 TOLERANCE = 1e-4  # of luma in [0, 1]; a level of 8 bits is 4e-3
 
 
-def write(network: FusionNetwork, path: Path, about: dict[str, str], *, contextual: bool = False) -> float:
+def write(
+    network: FusionNetwork, path: Path, about: dict[str, str], description: str = "", *, contextual: bool = False
+) -> float:
     """Write the network as an ONNX file and return the greatest difference from torch, over several sizes.
 
     Inputs ``first`` and ``second``, output ``fused``: float32 N×1×H×W with any N, H, W. ``contextual``: one input more,
-    the ``context`` (N×D) of networks that have one. ``about``: metadata.
+    the ``context`` (N×D) of networks that have one. ``about``: metadata. ``description``: for people.
     Raises UsageError for networks that have no such graph and where the packages for it are missing, FusecliError, with
     nothing written, where results differ.
     """
@@ -62,6 +64,7 @@ def write(network: FusionNetwork, path: Path, about: dict[str, str], *, contextu
         )
     model = onnx.load_from_string(written.getvalue())
     onnx.helper.set_model_props(model, {"fusecli": __version__, **about})
+    model.doc_string = description
     graph = model.SerializeToString()
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     difference = max(_difference(session, network, _inputs(network, size, contextual)) for size in SIZES)

@@ -34,7 +34,7 @@ def pixels(option: str, value: str | int, auto: int) -> int:
         return auto
     try:
         number = int(value)
-    except ValueError:
+    except (TypeError, ValueError):
         number = -1
     if number < 0:
         raise UsageError(f"{option} {value}: write auto, 0 or a number of pixels")

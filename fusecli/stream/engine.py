@@ -28,6 +28,7 @@ log = logging.getLogger("fusecli")
 AUTO_TILE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # pixels a side; larger frames are cut, which bounds the memory
 DEEP = {"mps": torch.int32}  # what holds 16 bits; older versions of MPS have no uint16
 SMALLEST_TILE = 64
+OVER = 1e-3  # how far floats may exceed [0, 1], by what rounding adds
 
 T = TypeVar("T")
 
@@ -57,6 +58,8 @@ class Engine:
     work goes on. vivid: whether colours are as saturated as a colormap's, so that they cannot reach every luma within
     [0, 1]; they are then desaturated with their hue kept, not just clipped. Photographs would hardly differ, and are
     spared the time.
+    A process forked after torch computed in its parent has to call `torch.set_num_threads(1)` first; else torch waits
+    there for threads that were not forked.
     Raises UsageError for a device or precision that this machine does not have.
     """
 
@@ -137,13 +140,19 @@ class Engine:
     def fuse(
         self, first: np.ndarray, second: np.ndarray, levels: int | None = 255, context: Tensor | None = None
     ) -> np.ndarray:
-        """Results of N pairs, of ``first``'s shape.
+        """Results of N pairs, of ``first``'s shape. Several threads may call it at once.
 
         first: N×H×W or N×H×W×3 (RGB), uint8 or float32 in [0, 1]. second: the same; colour counts as its luma.
         levels: 255 gives uint8, 65535 uint16, None float32 in [0, 1]. A colour result is first's RGB with its luma
         replaced, Cb and Cr kept: R + (fused − Y), and so for G and B. context, errors: see `start`.
         """
-        return self.start(first, second, levels, context).finish()
+        begun = self.start(first, second, levels, context)
+        if first.ndim == 3 and first.shape[2] == 3 and len(first) > 1:
+            log.warning(
+                "%d×%d×3 is taken for %d gray images 3 pixels wide; a colour image needs [None]",
+                *(*first.shape[:2], len(first)),
+            )
+        return begun.finish()
 
     @torch.inference_mode()
     def keep_steady(self, contexts: Iterable[Tensor]) -> None:
@@ -184,6 +193,8 @@ class Engine:
         first, second = (_taken(side) for side in (first, second))
         if first.shape[:3] != second.shape[:3]:
             raise ValueError(f"N×H×W of both sides must be equal, not {first.shape[:3]} and {second.shape[:3]}")
+        if levels not in (255, 65535, None):
+            raise ValueError(f"levels must be 255, 65535 or None, not {levels}")
         if not self._streams:
             on_device = [torch.from_numpy(side).to(self.device) for side in (first, second)]
             result, found = self._fuse(on_device[0], on_device[1], levels, context, mended)
@@ -325,10 +336,21 @@ def _fetched(result: Tensor) -> np.ndarray:
 
 def _taken(images: np.ndarray) -> np.ndarray:
     """Images as torch takes them. Raises ValueError for what would give a wrong picture."""
+    wanted = "images must be arrays, uint8 or float32 in [0, 1], of N×H×W or N×H×W×3"
+    if not isinstance(images, np.ndarray):
+        raise ValueError(f"{wanted}, not {type(images).__name__}; np.asarray makes one of it")
+    shape = "×".join(map(str, images.shape))
     if images.dtype not in (np.uint8, np.float32) or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
-        shape = "×".join(map(str, images.shape))
-        raise ValueError(f"images must be uint8 or float32 of N×H×W or N×H×W×3, not {images.dtype} of {shape}")
-    return np.ascontiguousarray(images)  # torch takes no negative strides, as [..., ::-1] has
+        hint = "; [None] makes a stack of one image" if images.ndim == 2 else ""
+        raise ValueError(f"{wanted}, not {images.dtype} of {shape}{hint}")
+    if 0 in images.shape[1:]:
+        raise ValueError(f"{wanted}, H and W at least 1, not {shape}")
+    if images.dtype == np.float32 and images.size:
+        low, high = images.min(), images.max()
+        if not (low >= -OVER and high <= 1 + OVER):  # NaN is neither
+            raise ValueError(f"{wanted}, not of values from {low:g} to {high:g}")
+    # Torch takes no negative strides, as [..., ::-1] has, and warns of arrays that are read-only.
+    return np.require(images, requirements=("C", "W", "E"))
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """Options from which an engine is built; see `Engine`, `guide.load` and `hand_over`."""
+    """Options from which an engine is built; for the others see `Engine`.
+
+    model: a released one (nano, base) or the path of a weight file. task: ir-vis, ct-mri, pet-mri or spect-mri. look: 0
+    (thermal) to 1 (natural), of ir-vis; None: the model's own. runtime: auto (torch), torch, onnxruntime or openvino.
+    """
 
     model: str
     task: str

@@ -1,8 +1,9 @@
 """Degradations of known kind and severity on batches of luma, for degradation-aware training.
 
-Every degradation is a function of N×1×H×W float luma in [0, 1] and one severity per sample in [0, 1]; severity 0 leaves
-a sample as it is, 1 is as bad as the sensors and scanners of the field get. Random numbers come from the given
-``torch.Generator`` alone, so that equal seeds make equal batches.
+Every degradation is a function of N×1×H×W float luma in [0, 1] and one severity per sample in [0, 1], as N×1×1×1;
+severity 0 leaves a sample as it is, 1 is as bad as the sensors and scanners of the field get. Results may leave [0, 1];
+`apply` and `degrade` clip them. Random numbers come from the given ``torch.Generator`` alone, so that equal seeds make
+equal batches.
 """
 
 from __future__ import annotations
@@ -220,9 +221,12 @@ def apply(images: Tensor, side: str, severities: dict[str, Tensor], generator: G
     """Degrade N×1×H×W luma in [0, 1] by kind -> N severities; samples whose severities are all 0 stay untouched.
 
     Degraded samples are clipped to [0, 1] and rounded to 8 bits, as sensors deliver them.
-    Raises UsageError for a side that does not exist, or a kind that it does not have (see DEGRADATIONS).
+    Raises UsageError for a side that does not exist, or a kind that it does not have (see DEGRADATIONS), ValueError for
+    other images.
     """
     _check_side(side)
+    if images.ndim != 4 or images.shape[1] != 1 or not images.is_floating_point():
+        raise ValueError(f"images must be float luma of N×1×H×W, not {images.dtype} of {tuple(images.shape)}")
     for kind in severities:
         if kind not in DEGRADATIONS[side]:
             raise UsageError(registry.unknown(f"degradation of {side}", kind, DEGRADATIONS[side]))
@@ -251,7 +255,7 @@ def degrade(
     batch: N×1×H×W float luma in [0, 1]. side: vis, ir, ct, pet, spect or mri. clean_share: probability that a sample
     stays as it is. severity: range drawn from, uniformly, for every event.
     Returns the degraded batch and each sample's events (none for a clean one), in the order of KINDS. Raises
-    UsageError for a side that does not exist.
+    UsageError for a side that does not exist, ValueError for other batches.
     """
     _check_side(side)
     choices = COMBINATIONS[side]
