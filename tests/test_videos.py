@@ -662,6 +662,16 @@ def test_a_file_that_proves_truncated_costs_no_frame_of_a_pipe(tmp_path, average
     assert 10 < len(decoded(tmp_path / "out.mp4")[0]) < 60
 
 
+def test_a_file_that_is_truncated_beyond_the_end_of_a_pipe_is_no_failure(tmp_path, average, filtered):
+    vis, ir = moving(60)
+    write(tmp_path / "vis.mkv", vis)
+    whole = (tmp_path / "vis.mkv").read_bytes()
+    (tmp_path / "vis.mp4").write_bytes(whole[: len(whole) // 2])
+    sent = b"".join(image.tobytes() for image in ir[:5])
+    code, _, err = filtered(sent, *from_camera(tmp_path), "-o", tmp_path / "out.mp4")
+    assert (code, len(decoded(tmp_path / "out.mp4")[0])) == (0, 5), err
+
+
 def test_a_pipe_whose_other_end_is_stopped_together_with_the_run(tmp_path, average):
     """As Ctrl-C does to all of a pipeline: it breaks off within a frame, and that is no failure."""
     vis, ir = moving(12)
