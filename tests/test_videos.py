@@ -798,6 +798,11 @@ def test_a_pipe_is_one_side_only(fusecli, tmp_path):
     code, _, err = fusecli("fuse", "--ir", "-", "--vis", "-", "--raw", "64x48,25", "-o", tmp_path / "out.mp4")
     assert (code, "-: one pipe cannot be both sides" in err) == (2, True)
     os.mkfifo(tmp_path / "pipe")
+    for typed, same in ((tmp_path / "pipe", f"{tmp_path}/./pipe"), ("-", "/dev/stdin")):
+        sides = map(str, ("--ir", typed, "--vis", same, "--raw", "64x48,25", "-o", tmp_path / "out.mp4"))
+        command = [sys.executable, "-m", "fusecli", "fuse", *sides]
+        ended = subprocess.run(command, input=b"", stderr=subprocess.PIPE, timeout=60)
+        assert (ended.returncode, b"one pipe cannot be both sides" in ended.stderr) == (2, True), ended.stderr
     sides = ("--ir", "-", "--vis", tmp_path / "pipe", "--raw", "64x48,25")
     code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "folder")
     assert (code, "two pipes have no name for the result" in err) == (2, True)
