@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# The last is oneDNN's; it lacks a descriptor where the CPU or the shapes are none that it supports.
+_NO_MEMORY = re.compile("alloc|out of memory|could not create a primitive(?! descriptor)")
 
 
 @cache
@@ -63,8 +66,7 @@ def keep_freed_pages() -> None:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that; torch and its libraries raise a RuntimeError, told by its message alone."""
     said = str(error).lower() if isinstance(error, RuntimeError) else ""
-    words = ("alloc", "out of memory", "could not create a primitive")  # the last is oneDNN's
-    return isinstance(error, MemoryError) or any(each in said for each in words)
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(said) is not None
 
 
 def too_large_to_load(error: ImportError) -> bool:

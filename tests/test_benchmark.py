@@ -966,6 +966,14 @@ def _many(pairs: list[str], **values: np.ndarray) -> tuple[results.Report, resul
     return results.Report("tang", ["SSIM"], {"tno": dataset}), dataset
 
 
+def test_chances_are_worked_out_once_for_all_methods() -> None:
+    values = np.random.default_rng(0).random((5, 150))
+    made, dataset = _many([str(number) for number in range(150)], **dict(zip("abcde", values, strict=True)))
+    significance._chances.cache_clear()
+    made.leads(dataset)
+    assert significance._chances.cache_info().misses == 1
+
+
 def test_the_best_is_told_from_all_others_by_more_than_chance(tmp_path: Path) -> None:
     names = [str(number) for number in range(8)]
     steps = np.arange(1, 9) / 100

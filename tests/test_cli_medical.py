@@ -803,10 +803,23 @@ def test_one_echo_of_several_is_chosen(tmp_path, fusecli, average):
         assert code == 0, err
         results = [pydicom.dcmread(path) for path in (tmp_path / wanted / "ct").iterdir()]
         assert [one.EchoTime for one in results] == [echo] * 4
+    code, _, err = fusecli(*arguments, "-o", tmp_path / "0", "--skip-existing")  # what is there is asked nothing
+    assert (code, "1 skipped" in err) == (0, True), err
     code, _, err = fusecli(*arguments, "-o", tmp_path / "none", "--volume", "mri=2")
     assert (code, "has no volume 2; it holds 2" in err) == (2, True)
     phantom.edit(next((tmp_path / "mr").iterdir()), InstanceNumber=None, EchoTime=None)  # which are of one echo?
     assert "lie at the same position" in fusecli(*arguments, "-o", tmp_path / "none", "--volume", "1")[2]
+
+
+def test_the_report_tells_of_a_series_that_makes_no_volume(tmp_path, fusecli, average):
+    phantom.nifti(tmp_path / "ct.nii", SMALL_HEAD, SMALL)
+    files = phantom.dicom_series(tmp_path / "mr", SMALL_HEAD, SMALL, "MR")
+    stack = phantom.enhanced(tmp_path / "mr" / "stack.dcm", SMALL_HEAD, SMALL)
+    phantom.edit(stack, SeriesInstanceUID=pydicom.dcmread(files[0]).SeriesInstanceUID)
+    sides = ("--ct", tmp_path / "ct.nii", "--mri", tmp_path / "mr")
+    code, out, err = fusecli("fuse", *sides, "-m", average, "-o", tmp_path / "out", "--report", "-")
+    assert (code, "stack.dcm: a multi-frame image among 5 of one series" in err) == (1, True), err
+    assert json.loads(out)["pairs"][0]["status"] == "failed"
 
 
 def test_a_disk_is_one_folder_and_its_index_no_volume(tmp_path, fusecli, average):

@@ -784,6 +784,13 @@ def test_stations_of_a_moving_table_are_no_tilt(tmp_path, slices):
     assert "each slice is shifted by 22.69 mm against the one before, but only 4.00 mm away" in refused(tmp_path / "ct")
 
 
+def test_two_stations_with_rounded_positions_are_no_tilt():
+    axial = np.array([1.0, 0, 0, 0, 1, 0])
+    places = [Place(np.array([x, 0, z]), axial, np.full(2, 0.5), np.ones(3)) for x, z in ((0.0, 0.0), (100.0, 1.0))]
+    with pytest.raises(InputError, match=r"shifted by 100.00 mm .* but only 1.00 mm away"):
+        arrange([Plane(f"{k}.dcm", place, "", 1.0) for k, place in enumerate(places)], "ct")
+
+
 def test_two_thin_slices_with_rounded_positions_are_no_stations():
     places = [
         Place(np.array([0, y, z]), np.array([1.0, 0, 0, 0, 1, 0]), np.full(2, 0.5), np.array([1, 1, 0.1]))

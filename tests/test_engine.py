@@ -189,6 +189,16 @@ def test_out_of_memory_makes_smaller_tiles(said):
     assert engine.tile <= 200
 
 
+def test_what_no_tile_is_small_enough_for_is_no_lack_of_memory(caplog):
+    class Unsupported(Mean):
+        def forward(self, first, second, context=None):
+            raise RuntimeError("could not create a primitive descriptor for a matmul primitive")
+
+    with pytest.raises(RuntimeError, match="descriptor"):
+        Engine(Unsupported(), "cpu", "fp32", tile=0).fuse(*[np.zeros((1, 100, 500), np.uint8)] * 2)
+    assert not caplog.text
+
+
 def test_out_of_memory_mends_fewer_pairs_at_once(nano, monkeypatch):
     rng = np.random.default_rng(0)
     smooth = np.linspace(60, 160, 240)[:, None] + np.zeros(320)

@@ -665,6 +665,16 @@ def test_a_file_that_proves_truncated_costs_no_frame_of_a_pipe(tmp_path, average
     assert 10 < len(decoded(tmp_path / "out.mp4")[0]) < 60
 
 
+def test_a_file_that_is_truncated_beyond_the_end_of_a_pipe_is_no_failure(tmp_path, average, filtered):
+    vis, ir = moving(60)
+    write(tmp_path / "vis.mkv", vis)
+    whole = (tmp_path / "vis.mkv").read_bytes()
+    (tmp_path / "vis.mp4").write_bytes(whole[: len(whole) // 2])
+    sent = b"".join(image.tobytes() for image in ir[:5])
+    code, _, err = filtered(sent, *from_camera(tmp_path), "-o", tmp_path / "out.mp4")
+    assert (code, len(decoded(tmp_path / "out.mp4")[0])) == (0, 5), err
+
+
 def test_a_pipe_whose_other_end_is_stopped_together_with_the_run(tmp_path, average):
     """As Ctrl-C does to all of a pipeline: it breaks off within a frame, and that is no failure."""
     vis, ir = moving(12)
@@ -791,6 +801,11 @@ def test_a_pipe_is_one_side_only(fusecli, tmp_path):
     code, _, err = fusecli("fuse", "--ir", "-", "--vis", "-", "--raw", "64x48,25", "-o", tmp_path / "out.mp4")
     assert (code, "-: one pipe cannot be both sides" in err) == (2, True)
     os.mkfifo(tmp_path / "pipe")
+    for typed, same in ((tmp_path / "pipe", f"{tmp_path}/./pipe"), ("-", "/dev/stdin")):
+        sides = map(str, ("--ir", typed, "--vis", same, "--raw", "64x48,25", "-o", tmp_path / "out.mp4"))
+        command = [sys.executable, "-m", "fusecli", "fuse", *sides]
+        ended = subprocess.run(command, input=b"", stderr=subprocess.PIPE, timeout=60)
+        assert (ended.returncode, b"one pipe cannot be both sides" in ended.stderr) == (2, True), ended.stderr
     sides = ("--ir", "-", "--vis", tmp_path / "pipe", "--raw", "64x48,25")
     code, _, err = fusecli("fuse", *sides, "-o", tmp_path / "folder")
     assert (code, "two pipes have no name for the result" in err) == (2, True)

@@ -254,7 +254,7 @@ def _check_line(
         )
     apart = way[-1] @ normal / (len(way) - 1)
     shift = apart * float(np.linalg.norm(along - normal))
-    if shift > max(apart, tolerated.max() / (len(way) - 1)):  # stations of a moving table, for example
+    if shift > max(apart, max(half, unit.max()) / (len(way) - 1)):  # stations of a moving table, for example
         raise InputError(
             f"{source}: each slice is shifted by {_mm(shift)} against the one before, but only {_mm(apart)} away from "
             "it, and no gantry is tilted by more than 45°: several stacks in one series, or a wrong "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -74,7 +75,7 @@ def formats(raw: Sequence[str], sides: Sequence[str], typed: Sequence[str]) -> t
     Raises UsageError where a pipe has none, or one is for no pipe.
     """
     pipes = [side for side, text in zip(sides, typed, strict=True) if is_pipe(text)]
-    if len(pipes) > 1 and len({*typed}) == 1:
+    if len(pipes) > 1 and os.path.samestat(*map(_status, typed)):  # not by name: - is /dev/stdin, too
         raise UsageError(f"{typed[0]}: one pipe cannot be both sides; make another with mkfifo, or by <(…)")
     given: dict[str, RawFormat] = {}
     for text in raw:
@@ -94,6 +95,10 @@ def formats(raw: Sequence[str], sides: Sequence[str], typed: Sequence[str]) -> t
     if len(pipes) == len(sides) and not any(each and each.rate for each in found.values()):
         raise UsageError("--raw: of two pipes, one at least needs a frame rate, such as 640x512,gray,25")
     return tuple(found.get(side) for side in sides)
+
+
+def _status(typed: str) -> os.stat_result:
+    return os.fstat(0) if typed == STDIN else os.stat(typed)
 
 
 class RawPipe:

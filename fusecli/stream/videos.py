@@ -174,12 +174,16 @@ class _Fusion:
         """Frames of a side, decoded by a thread of its own; a pipe ends when the run is stopped."""
         height, width = side.size
         depth = max(2, min(2 * BATCH_PAIRS, AHEAD_BYTES // (3 * height * width)))
-        return self.readahead(self._kept(side) if live else side, depth, self.stop if side.live else None)
+        ahead = self.readahead(side, depth, self.stop if side.live else None)
+        return self._kept(ahead) if live else ahead
 
-    def _kept(self, side: Source) -> Iterator[Timed]:
-        """The frames until a side breaks off; those of a pipe cannot be read again, and so are not lost with it."""
+    def _kept(self, ahead: Iterator[Timed]) -> Iterator[Timed]:
+        """The frames until a side breaks off; those of a pipe cannot be read again, and so are not lost with it.
+
+        Where it breaks off beyond what the other side lasts, that is never met, and costs nothing.
+        """
         try:
-            yield from side
+            yield from ahead
         except InputError as error:
             self.broken = error
 

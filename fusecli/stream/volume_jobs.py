@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,7 +94,12 @@ def plan(
             path = naming.path(output, pair.name, "" if folder else _ending(kind, target), index)
         volumes = known if alone else _without_headers(known)
         jobs.append(VolumeJob(pair.name, pair.first.path, pair.second.path, path, volumes, kind, folder, colored))
-    return settle(jobs, output, naming, single=single, inputs=inputs, written=VOLUMES)
+    planned = settle(jobs, output, naming, single=single, inputs=inputs, written=VOLUMES)
+    if alone and planned.jobs:  # else it is not read: its result is there, or another part's
+        with suppress(InputError):  # which reading will raise, and the report tell of
+            for one in jobs[0].volumes.inputs:
+                one.check_volume()
+    return planned
 
 
 def _examined(
@@ -109,9 +115,6 @@ def _examined(
         known = pair.chosen() if alone or mine else pair
         layout = known.inputs[reference].layout()
         colored = known.first.layout().color if color is None else color
-        if alone:
-            known.first.check_volume()
-            known.second.check_volume()
     except (InputError, UsageError):
         if alone:
             raise
