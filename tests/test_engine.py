@@ -262,7 +262,7 @@ def test_arrays_that_would_give_a_wrong_picture_are_refused(nano):
         (colour[:, :0], gray[:, :0], "1×0×9"),
         (colour.tolist(), gray, "not list"),
         (colour, np.full(gray.shape, 255, np.float32), "from 255 to 255"),
-        (colour, np.where(np.eye(8, 9, dtype=bool), np.nan, np.float32(0))[None], "from nan to nan"),
+        (colour, np.where(np.eye(8, 9), np.nan, 0)[None].astype(np.float32), "from nan to nan"),
     ):
         with pytest.raises(ValueError, match=said):
             engine.fuse(first, second)

@@ -166,7 +166,8 @@ def fuse(
         list[str],
         typer.Option(
             metavar="<str>",
-            help="Frames in a pipe, named or stdin (-): [SIDE=]WxH[,PIX_FMT][,FPS], such as 640x512,gray16le,25.",
+            help="Frames in a pipe, named or stdin (-): WxH[,PIX_FMT][,FPS], such as 640x512,gray16le,25; with two "
+            "pipes --raw ir=WxH --raw vis=WxH.",
         ),
     ] = [],  # noqa: B006  # never changed
     compress: Annotated[bool, typer.Option(help="Smaller PNG and TIFF files, written several times slower.")] = False,
