@@ -127,7 +127,7 @@ def test_colour_is_resampled_by_channel():
 
 
 def test_without_scipy_the_message_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.setitem(sys.modules, "scipy.ndimage", None)
     where = make((3, 3, 3), (1, 1, 1))
     with pytest.raises(FusecliError, match=r"fusecli\[resample\]"):
         grid.resample(np.zeros((3, 3, 3)), where, where, 0)

@@ -133,7 +133,8 @@ def test_what_cannot_be_is_refused_by_name(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("FUSECLI_CACHE", str(tmp_path / "file"))
     assert "$FUSECLI_CACHE" in refusal("onnxruntime", "cpu", "auto")
-    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    for name in runtimes.OTHERS:
+        monkeypatch.setitem(sys.modules, name, None)
     assert "fusecli[onnx]" in refusal("onnxruntime", "auto", "auto")
     assert "fusecli[openvino]" in refusal("openvino", "auto", "auto")
 

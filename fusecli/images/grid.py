@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusecli.errors import FusecliError, InputError
+from fusecli.errors import InputError
+from fusecli.extras import need
 
 SAME = 0.01  # of a voxel: grids whose voxels are nowhere further apart count as one grid
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -109,15 +110,10 @@ def resample(voxels: np.ndarray, source: Grid, target: Grid, fill: float, slices
 
     Linear interpolation; outside ``source`` there is ``fill``. Where a pixel of ``target`` spans several voxels of
     ``source`` it is the mean of as many samples across the pixel (within the slice), so that coarse grids do not alias.
-    Raises FusecliError where scipy is not installed.
+    Raises UsageError where scipy is not installed.
     """
-    try:
-        from scipy import ndimage
-    except ImportError as error:
-        raise FusecliError(
-            "the two volumes have different grids; bringing one to the other needs scipy: "
-            "pip install 'fusecli[resample]'"
-        ) from error
+    why = "the two volumes have different grids; bringing one to the other needs scipy"
+    ndimage = need("scipy.ndimage", why, "fusecli[resample]")
     first, last, _ = slices.indices(target.shape[2])
     if voxels.ndim == 4:
         planes = [resample(voxels[..., channel], source, target, fill, slices) for channel in range(voxels.shape[3])]

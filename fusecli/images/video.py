@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fusecli.errors import InputError, UsageError, counted
+from fusecli.errors import InputError, counted
+from fusecli.extras import need
 from fusecli.images.decode import pixel_limit
 from fusecli.images.headers import too_large
 
@@ -353,8 +354,4 @@ def _as_os_error(error: Any) -> OSError:
 
 def pyav() -> Any:
     """The library. Raises UsageError where it is missing."""
-    try:
-        import av
-    except ImportError:
-        raise UsageError("videos need PyAV: pip install 'fusecli[video]'") from None
-    return av
+    return need("av", "videos need PyAV", "fusecli[video]")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fusecli import __version__
 from fusecli.errors import FusecliError, UsageError
+from fusecli.extras import need
 from fusecli.images.atomic import write_bytes
 from fusecli.models.network import FusionNetwork
 
@@ -39,12 +40,7 @@ def write(
     """
     if not network.graph_of_any_size:
         raise UsageError(f"a {type(network).__name__.lower()} has no graph for images of any size; only torch runs it")
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise UsageError(f"ONNX graphs need {error.name}: pip install 'fusecli[onnx]'") from error
-
+    onnx, onnxruntime = (need(name, f"ONNX graphs need {name}", "fusecli[onnx]") for name in ("onnx", "onnxruntime"))
     path.parent.mkdir(parents=True, exist_ok=True)  # before the work, should it fail
     network.eval()
     example = _inputs(network, SIZES[0], contextual)

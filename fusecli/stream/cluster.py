@@ -24,6 +24,7 @@ from typing import Any
 
 from fusecli import __version__
 from fusecli.errors import FusecliError, Stopped, UsageError, counted, first_line
+from fusecli.extras import need
 from fusecli.images.atomic import sweep
 from fusecli.stream.engine import Engine
 from fusecli.stream.job import Job, Outcome
@@ -187,11 +188,7 @@ def _ray() -> Any:
     # Send no usage statistics, since batch jobs run in closed networks; silence Ray's hint on tasks without a GPU.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError:
-        raise UsageError("--cluster needs Ray: pip install 'fusecli[cluster]'") from None
-    return ray
+    return need("ray", "--cluster needs Ray", "fusecli[cluster]")
 
 
 def _start(ray: Any, address: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from fusecli import __version__, registry
 from fusecli.errors import UsageError
+from fusecli.extras import need
 from fusecli.images.atomic import by_turns
 from fusecli.machine import cores
 from fusecli.models import onnx
@@ -128,8 +128,7 @@ def hand_over(network: FusionNetwork, runtime: str, device: str, precision: str)
     if device not in ("auto", "cpu"):
         raise UsageError(f"--engine {runtime}: computes on the CPU; with --device {device} leave it out")
     kind = OTHERS[runtime]
-    if find_spec(runtime) is None:
-        raise UsageError(f"--engine {runtime}: not installed; pip install 'fusecli[{kind.extra}]'")
+    need(runtime, f"--engine {runtime} needs {runtime}", f"fusecli[{kind.extra}]")
     if precision == "auto" and len(kind.precisions) == 1:
         precision = kind.precisions[0]
     dtype = pick_precision(precision, torch.device("cpu"))

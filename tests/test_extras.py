@@ -1,0 +1,53 @@
+"""Optional packages that are missing, or there and broken."""
+
+import pytest
+
+from fusecli.errors import UsageError
+from fusecli.extras import need
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Makes a package of which importing runs the text; of None it is a mere folder, as pip may leave one."""
+
+    def make(name, text):
+        (tmp_path / name).mkdir()
+        if text is not None:
+            (tmp_path / name / "__init__.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return make
+
+
+def refusal(name):
+    with pytest.raises(UsageError) as caught:
+        need(name, "this needs it", "fusecli[it]")
+    return str(caught.value)
+
+
+def test_a_package_that_is_missing_or_left_in_part_is_to_be_installed(package):
+    install = "this needs it: pip install 'fusecli[it]'"
+    assert refusal("fusecli_has_no_such") == install
+    package("left_by_pip", None)
+    assert refusal("left_by_pip") == install
+    package("lacks_another", "import fusecli_has_no_such")
+    assert refusal("lacks_another") == install
+
+
+@pytest.mark.parametrize("kind", ["ImportError", "OSError", "ValueError"])
+def test_a_package_that_does_not_load_is_not_called_missing(package, kind):
+    package(f"broken_by_{kind}".lower(), f"raise {kind}('libavcodec.so.61: cannot open shared object file')")
+    told = "this needs it, which is installed but does not load (libavcodec.so.61: cannot open shared object file)"
+    assert refusal(f"broken_by_{kind}".lower()) == told
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", "ImportError('x.so: failed to map segment from shared object')"])
+def test_memory_that_is_short_for_a_package_is_told_elsewhere(package, error):
+    name = f"too_large_{error[:6]}".lower()
+    package(name, f"raise {error}")
+    with pytest.raises((MemoryError, ImportError)):
+        need(name, "this needs it", "fusecli[it]")
+
+
+def test_a_package_that_loads():
+    assert need("json", "", "").loads("1") == 1
