@@ -11,8 +11,9 @@ import subprocess
 import sys
 import tempfile
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import GenericAlias
+from types import GenericAlias, SimpleNamespace
 from typing import get_type_hints
 
 import cv2
@@ -21,7 +22,8 @@ import pytest
 import typer
 from conftest import command, contents, scene, wait_for_results
 
-from fusecli.cli import app, benchmark
+from fusecli.cli import app, benchmark, main
+from fusecli.cli.messages import is_terminal
 from fusecli.images import decode, intensity
 from fusecli.stream import run
 
@@ -733,6 +735,16 @@ sys.exit(code)
     assert "native line" in fusecli(*command(root, "--log-format", "text", "--overwrite"))[2]
 
 
+def test_a_stream_of_a_program_s_own_may_have_no_more_than_write_and_flush(pairs, fusecli, monkeypatch):
+    written = []
+    own = SimpleNamespace(write=written.append, flush=lambda: None)
+    monkeypatch.setattr(sys, "stderr", own)
+    assert fusecli(*command(pairs(1)))[0] == 0
+    assert "1 done" in "".join(written)
+    assert sys.stderr is own
+    assert not is_terminal(own)
+
+
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_json_lines_where_stderr_is_another_stream(pairs, fusecli, monkeypatch, capfd, in_memory):
     root = pairs(1)
@@ -756,6 +768,35 @@ def test_errors_are_json_too_with_their_traceback(pairs, fusecli):
     assert "UsageError" in failed["traceback"]
     assert last["level"] == "error"
     assert "the folder is empty" in last["message"]
+
+
+def test_a_current_folder_that_was_removed_is_told(pairs, fusecli, monkeypatch, tmp_path):
+    """MKL would end the process: cannot load libtorch_cpu.so."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    told = "fusecli: the current folder was removed; change to one that exists\n"
+    assert fusecli(*command(pairs(1)))[::2] == (2, told)
+
+
+def test_a_current_folder_that_cannot_be_read_is_no_obstacle(pairs, fusecli, monkeypatch):
+    """As of root's for another user; the released model was looked for in it."""
+    root, stat = pairs(1), os.stat
+
+    def denied(path, *rest, **more):
+        if os.fspath(path) == "nano":
+            raise PermissionError(13, "Permission denied", "nano")
+        return stat(path, *rest, **more)
+
+    monkeypatch.setattr(os, "stat", denied)
+    assert fusecli(*command(root))[0] == 0
+
+
+def test_another_thread_than_the_main_one_may_run_it(pairs):
+    """Only the main one can set what signals do."""
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(main, list(map(str, command(pairs(1))))).result() == 0
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])

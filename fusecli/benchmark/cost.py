@@ -152,7 +152,7 @@ def _kilobytes(field: str) -> float:
 
 def _told(path: str, field: str) -> str:
     """What a file of lines such as ``field: value`` says first of a field. Raises KeyError where that is nothing."""
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == field:
             return value.strip()

@@ -346,7 +346,7 @@ def _console() -> Console:
     """Stdout; as wide as needed where it is no terminal, so that nothing is cut in a file."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 240
+    width = None if messages.is_terminal(sys.stdout) else 240
     return Console(width=width, highlight=False, markup=False, emoji=False)  # names may have brackets and colons
 
 

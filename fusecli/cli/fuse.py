@@ -247,6 +247,7 @@ def fuse(
         runtime=engine,
     )
     built = cache(spec.build)
+    weights = None if registry.released_path(model, task.name) else Path(model)
     request = Request(
         task=task,
         sides=sides,
@@ -261,7 +262,7 @@ def fuse(
             skip_existing=skip_existing,
             beside={option: path for option, path in (("--report", report), ("--preview", sheet)) if path},
             part=mine,
-            reads=[path for path in (pairs, align, Path(model)) if path and path.is_file()],
+            reads=[path for path in (pairs, align, weights) if path and path.is_file()],
         ),
         resize=resize,
         gray=color is Color.gray,

@@ -56,9 +56,11 @@ def libraries_silenced() -> Iterator[None]:
     except OSError:  # it is closed
         yield
         return
-    with open(kept, "w", buffering=1, encoding=before.encoding, errors=before.errors) as stream:
-        before.flush()
-        if _descriptor(before) == 2:  # no substitute, such as pytest's
+    ours = _descriptor(before) == 2  # no substitute, such as pytest's
+    encoding, errors = (before.encoding, before.errors) if ours else (None, None)
+    with open(kept, "w", buffering=1, encoding=encoding, errors=errors) as stream:
+        if ours:
+            before.flush()
             sys.stderr = stream
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
@@ -75,10 +77,15 @@ def libraries_silenced() -> Iterator[None]:
 def _descriptor(stream: TextIO) -> int | None:
     try:
         return stream.fileno()
-    except (OSError, ValueError):  # in memory, or closed
+    except (OSError, ValueError, AttributeError):  # in memory, closed, or a program's own
         return None
 
 
 def without_bars(quiet: bool, log_format: str = "text") -> bool:
     """Whether progress bars are hidden: where they are not wanted, nobody sees them, or stderr holds JSON lines."""
-    return quiet or log_format == "json" or not sys.stderr.isatty()
+    return quiet or log_format == "json" or not is_terminal(sys.stderr)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether somebody looks at it. A program that runs fusecli may have put there what has no more than write."""
+    return hasattr(stream, "isatty") and stream.isatty()

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event, Thread
+from threading import Event, Thread, current_thread, main_thread
 
 log = logging.getLogger("fusecli")
 
@@ -45,7 +45,9 @@ def unwind_when_stopped() -> None:
 
 
 def heard() -> list[signal.Signals]:
-    """The signals that end a run; under nohup a lost terminal does nothing."""
+    """The signals that end a run; under nohup a lost terminal does nothing, and only the main thread may listen."""
+    if current_thread() is not main_thread():
+        return []
     signals = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signals.append(signal.SIGHUP)
