@@ -706,6 +706,14 @@ def test_network_runs_and_leaves_out_what_its_card_lists(
     assert f"two methods are called nano ({checkpoint} and {other})" in capsys.readouterr().err
 
 
+def test_a_program_whose_name_is_not_utf_8_is_measured(tmp_path: Path) -> None:
+    """The name, cut off after 15 bytes, is in /proc/self/status."""
+    from fusecli.benchmark import cost
+
+    (tmp_path / "status").write_bytes(b"Name:\tcam\xe9ra\nVmRSS:\t  12 kB\n")
+    assert cost._told(str(tmp_path / "status"), "VmRSS").split() == ["12", "kB"]
+
+
 def test_weights_that_do_not_fit_are_told_before_any_work(
     data: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
