@@ -10,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -1485,6 +1487,17 @@ def test_batches_drawn_ahead_are_the_same(root):
         assert batch.events == alone.events
         for name in ("first", "second", "target", "context", "look", "calm", "weights"):
             assert torch.equal(getattr(batch, name), getattr(alone, name))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no /dev/shm")
+def test_shared_memory_that_cannot_hold_what_is_drawn_ahead_is_told(root, monkeypatch):
+    batches = Batches(RECIPE, load(root), network=Nano())
+    size = sum(each.nbytes for each in batches(0, CPU).tensors().values())
+    for free, fits in ((4 * size, True), (4 * size - 1, False)):
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: types.SimpleNamespace(free=free))
+        with nullcontext() if fits else pytest.raises(UsageError, match=r"MB are free; allow more .*--shm-size"):
+            assert len(list(batches.ahead(0, 3, CPU, workers=2))) == 3
+    assert len(list(batches.ahead(0, 3, CPU))) == 3
 
 
 def test_teacher_and_the_papers_student_learn_looks(root, tmp_path):

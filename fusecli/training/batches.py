@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import warnings
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fusecli import registry
+from fusecli.errors import UsageError
 from fusecli.images.opencv import cv2
 from fusecli.models.mending import mend
 from fusecli.models.network import FusionNetwork
@@ -39,6 +41,8 @@ from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
 
 PERCEPTION = 30.0  # weight of the perception loss
+EACH_AHEAD = 2  # batches that a process draws ahead
+SHARED = "/dev/shm"
 HOT = 0.4  # share of clipped scenes whose second source is clipped: a wall or water may be too warm for a camera
 
 
@@ -154,10 +158,17 @@ class Batches:
         return self._told(drawn).to(device)
 
     def ahead(self, first: int, last: int, device: torch.device, workers: int = 0) -> Iterator[Batch]:
-        """The batches of steps ``first`` … ``last`` − 1, drawn ahead by ``workers`` processes."""
+        """The batches of steps ``first`` … ``last`` − 1, drawn ahead by ``workers`` processes.
+
+        Raises UsageError where shared memory, through which these hand them over, is too small.
+        """
         # The first one is drawn here: while a graph is recorded from it, no other thread may pin memory.
         alone = min(first + 1, last) if workers else last
-        yield from (self(step, device) for step in range(first, alone))
+        for step in range(first, alone):
+            batch = self(step, device)
+            if alone < last:
+                _check_shared_memory(workers * EACH_AHEAD * sum(each.nbytes for each in batch.tensors().values()))
+            yield batch
         if alone == last:
             return
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: as was asked for
@@ -169,7 +180,7 @@ class Batches:
             batch_size=None,
             sampler=range(alone, last),  # any iterable of indices
             num_workers=workers,
-            prefetch_factor=2,
+            prefetch_factor=EACH_AHEAD,
             pin_memory=device.type == "cuda",
             worker_init_fn=_work_on,
             multiprocessing_context="fork" if sys.platform == "linux" else None,
@@ -273,6 +284,18 @@ class Batches:
         context, told = (each.context(seen[0], seen[1], look) if each else None for each in (network, self.teacher))
         clean_context = network.context(seen[2], seen[3], look) if network and aims else None
         return Scene(planes, events, key, look, context, told, clean_context)
+
+
+def _check_shared_memory(needed: int) -> None:
+    """Raises UsageError where so many bytes do not fit: a process that finds it full would leave the run waiting."""
+    if sys.platform != "linux":
+        return
+    free = shutil.disk_usage(SHARED).free
+    if free < needed:
+        raise UsageError(
+            f"--workers: batches drawn ahead need {needed / 1e6:,.0f} MB of shared memory ({SHARED}), and "
+            f"{free / 1e6:,.0f} MB are free; allow more (docker run --shm-size), or fewer --workers (0: none)"
+        )
 
 
 def _happens(chance: float, generator: torch.Generator) -> bool:
