@@ -500,7 +500,7 @@ def test_threads_that_may_not_be_started_are_told(pairs, fusecli, monkeypatch):
 
 def test_a_log_shows_that_a_long_run_goes_on(pairs, fusecli, monkeypatch):
     root = pairs(3)
-    monkeypatch.setattr("fusecli.cli.fuse.TELL_SECONDS", -1)
+    monkeypatch.setattr("fusecli.progress.TELL_SECONDS", -1)
     assert "fusecli: 2 of 3\n" in fusecli(*command(root))[2]
     assert not fusecli(*command(root, "--overwrite", "--quiet"))[2]
 

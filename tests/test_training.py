@@ -1350,6 +1350,18 @@ def test_a_value_of_a_model_of_the_wrong_kind_is_named(architecture, model, mess
         checkpoint.build(architecture, model)
 
 
+def test_a_log_shows_that_training_goes_on(root, tmp_path, fusecli, monkeypatch):
+    shutil.copytree(root / "set", tmp_path / "data" / "train" / "set")
+    given = ("--data-root", tmp_path / "data", "--set", "text=", "--set", "steps=2", "--set", "batch=1")
+    monkeypatch.setattr("fusecli.progress.TELL_SECONDS", -1)
+    network = ("--set", "architecture=nano", "--set", "patch=48")
+    code, _, err = fusecli("train-teacher", *given, *network, "-o", tmp_path / "run")
+    assert code == 0, err
+    told = [line.removeprefix("fusecli: ") for line in err.splitlines()]
+    assert re.fullmatch(r"nano, [\d,]+ parameters, learns from \d pairs of ir-vis on cpu: step 0 of 2", told[0])
+    assert [line.partition(":")[0] for line in told[1:]] == ["step 1 of 2", "step 2 of 2", "step 2"]
+
+
 def test_train_teacher_takes_the_sets_below_the_data_root(root, tmp_path, fusecli, monkeypatch):
     shutil.copytree(root / "set", tmp_path / "data" / "train" / "set")
     monkeypatch.setenv("FUSECLI_DATA", str(tmp_path / "data"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from enum import Enum
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("fusecli")
 
 PREVIEWED = 8
-TELL_SECONDS = 60  # between signs of life where there is no progress bar
 
 
 class Color(str, Enum):
@@ -352,14 +350,15 @@ def _followed(
 
     total: pairs to do, 0 if unknown. at_failure: set once a pair has failed.
     """
+    from fusecli.progress import SignOfLife
+
     rows = []
     advised = ""
-    told = time.monotonic()
+    sign = SignOfLife()
     for outcome in outcomes:
         account.add(outcome)
         bar.update()
-        if total and bar.disable and time.monotonic() - told > TELL_SECONDS:
-            told = time.monotonic()
+        if total and bar.disable and sign.due():
             log.info("%d of %d", account.counts["done"] + account.counts["failed"], total)
         if outcome.preview:
             rows.append(outcome.preview)

@@ -19,13 +19,13 @@ import torch
 import torch.distributed as dist
 
 from fusecli import registry
-from fusecli.errors import FusecliError, UsageError, first_line
+from fusecli.errors import FusecliError, UsageError, counted, first_line
 from fusecli.images.atomic import locked, write_text
 from fusecli.images.outputs import check_writable
 from fusecli.machine import cores, keep_freed_pages, out_of_memory
 from fusecli.models import checkpoint
 from fusecli.models.network import FusionNetwork
-from fusecli.progress import tqdm
+from fusecli.progress import SignOfLife, tqdm
 from fusecli.stream.device import pick_device
 from fusecli.stream.stop import Stop
 from fusecli.text.encode import open_encoder
@@ -129,6 +129,11 @@ def train(
         if run.resume() and rank == 0:
             done = run.step >= recipe.steps
             log.info("all steps are done: %s" if done else f"going on from step {run.step} of %s", out / LAST)
+        if rank == 0:
+            size = sum(each.numel() for each in run.network.parameters())
+            pairs = ", ".join(f"{counted(len(each.pairs), 'pair')} of {task}" for task, each in data.items())
+            what = f"{recipe.architecture}, {size:,} parameters, learns from {pairs}"
+            log.info("%s on %s: step %d of %d", what, target, run.step, recipe.steps)
         batches = Batches(recipe, data, rank, texts, run.network, teacher)
         best = _fit(run, batches, val, workers, stop, bar=not (quiet or rank))
         if dist.is_initialized():
@@ -179,12 +184,14 @@ def _check_that_texts_fit(
 
 def _fit(run: Run, batches: Batches, val: dict[str, PairSet], workers: int, stop: Stop | None, *, bar: bool) -> Path:
     """Train behind a progress bar; returns the best weights' path. Raises FusecliError, with advice, out of memory."""
-    recipe = run.recipe
+    recipe, sign = run.recipe, SignOfLife()
     with tqdm(total=recipe.steps, initial=run.step, disable=None if bar else True, unit="step") as shown:
 
         def progress(step: int, loss: float) -> None:
             shown.update(step - shown.n)
             shown.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            if bar and shown.disable and sign.due():
+                log.info("step %d of %d: loss %.4g", step, recipe.steps, loss)
 
         try:
             return run.fit(batches, val, progress, workers, stop)
