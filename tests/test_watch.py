@@ -84,6 +84,13 @@ def put_pair(root, index, size=(48, 64)):
         put(root / side, f"{index:03d}.png", image)
 
 
+def clear(root):
+    """Remove all pairs, as where a folder is rotated."""
+    for side in ("ir", "vis"):
+        shutil.rmtree(root / side)
+        (root / side).mkdir()
+
+
 def wait_for(path):
     until(path.exists, path.name)
 
@@ -344,9 +351,7 @@ def test_pairs_that_are_removed_before_they_were_fused_are_said(tmp_path, caplog
     put(tmp_path / "vis", "004.png", scene(4)[0])
     jobs = watcher.poll()
     assert watcher.is_final(Outcome(jobs[0]))
-    for side in ("ir", "vis"):
-        shutil.rmtree(tmp_path / side)
-        (tmp_path / side).mkdir()
+    clear(tmp_path)
     assert watcher.poll() == []
     assert [record.getMessage() for record in caplog.records] == ["gone before fused: 2 pairs, such as 002"]
 
@@ -375,9 +380,7 @@ def test_what_was_fused_once_and_changed_is_lost_where_it_is_removed_before_it_w
     assert all(watcher.is_final(Outcome(job)) for job in watcher.poll())
     put_pair(tmp_path, 2, (50, 60))
     assert watcher.poll() == []  # it may go on changing
-    for side in ("ir", "vis"):
-        shutil.rmtree(tmp_path / side)
-        (tmp_path / side).mkdir()
+    clear(tmp_path)
     assert watcher.poll() == []
     assert [record.getMessage() for record in caplog.records] == ["gone before fused: 1 pair, such as 002"]
 

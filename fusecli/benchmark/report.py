@@ -78,9 +78,14 @@ def leaders(report: Report, dataset: DatasetResult) -> dict[str, str]:
     return found
 
 
+def about(dataset: DatasetResult) -> str:
+    """What a table's rows are about: data, number of pairs."""
+    return f"{dataset.name}: {counted(len(dataset.pairs), 'pair')}, {dataset.title}"
+
+
 def caption(report: Report, dataset: DatasetResult) -> str:
     """What a table is about: data, number of pairs, protocol."""
-    return f"{dataset.name}: {counted(len(dataset.pairs), 'pair')}, {dataset.title}; protocol {report.protocol}"
+    return f"{about(dataset)}; protocol {report.protocol}"
 
 
 def notes(report: Report, dataset: DatasetResult) -> list[str]:
@@ -280,12 +285,11 @@ def to_latex(report: Report) -> str:
 
 
 def _latex_table(report: Report, datasets: list[DatasetResult]) -> list[str]:
-    header = ["method", *(f"{metric} {report.metric(metric).arrow}" for metric in report.metrics)]
+    header = max((headers(report, dataset) for dataset in datasets), key=len)  # with ranks, where one has them
     said = [f"means over the pairs; protocol {report.protocol}", "bold: best; underlined: second"]
     if any(leaders(report, dataset) for dataset in datasets):
         said.append(TEST)
     if any(report.mean_ranks(dataset) for dataset in datasets):
-        header.append("rank ↓")
         said.append(_rank_note(report))
     lines = [
         "\\begin{table*}",
@@ -298,8 +302,8 @@ def _latex_table(report: Report, datasets: list[DatasetResult]) -> list[str]:
         " & ".join(_latex(cell) for cell in header) + " \\\\",
     ]
     for dataset in datasets:
-        about = _latex(f"{dataset.name}: {counted(len(dataset.pairs), 'pair')}, {dataset.title}")
-        lines += ["\\midrule", f"\\multicolumn{{{len(header)}}}{{l}}{{\\textit{{{about}}}}} \\\\"]
+        block = f"\\multicolumn{{{len(header)}}}{{l}}{{\\textit{{{_latex(about(dataset))}}}}} \\\\"
+        lines += ["\\midrule", block]
         for name, cells in rows_of(report, dataset, _latex_cell, "{:.2f}".format).items():
             row = [_latex(name), *cells, *["--"] * (len(header) - 1 - len(cells))]
             lines.append(" & ".join(row) + " \\\\")

@@ -175,15 +175,21 @@ def _unequal_layouts(job: Job) -> list[str]:
     Protocol tang truncates the luma of colour, mostly by a level, not that of gray: the same picture scores otherwise.
     """
 
-    def gray(method: Method, pair: Pair) -> bool:
-        header = peek(method.like(pair))
-        return (job.degraded and method.kind != "folder") or (header is not None and not header.color)
+    def like(method: Method, pair: Pair) -> Path | None:
+        return None if job.degraded and method.kind != "folder" else method.like(pair)  # damaged sources are gray
+
+    def gray(file: Path | None) -> bool:
+        header = None if file is None else peek(file)
+        return file is None or (header is not None and not header.color)
 
     names: dict[str, None] = {}
     for pair in job.pair_set.pairs:
-        found = [method.name for method in job.methods if gray(method, pair)]
-        if len(found) < len(job.methods):
-            names |= dict.fromkeys(found)
+        files = {method.name: like(method, pair) for method in job.methods}
+        if len({*files.values()}) == 1:  # the usual case, without a look into any file
+            continue
+        layouts = {file: gray(file) for file in {*files.values()}}
+        if not all(layouts.values()):
+            names |= dict.fromkeys(name for name, file in files.items() if layouts[file])
     if not names:
         return []
     return [
