@@ -1,7 +1,10 @@
 """Optional packages that are missing, or there and broken."""
 
+import sys
+
 import pytest
 
+from fusecli import extras
 from fusecli.errors import UsageError
 from fusecli.extras import need
 
@@ -31,7 +34,8 @@ def test_a_package_that_is_missing_or_left_in_part_is_to_be_installed(package):
     package("left_by_pip", None)
     assert refusal("left_by_pip") == install
     package("lacks_another", "import fusecli_has_no_such")
-    assert refusal("lacks_another") == install
+    lacks = "this needs it, which is installed but lacks fusecli_has_no_such: pip install 'fusecli[it]'"
+    assert refusal("lacks_another") == lacks
 
 
 @pytest.mark.parametrize("kind", ["ImportError", "OSError", "ValueError"])
@@ -51,3 +55,19 @@ def test_memory_that_is_short_for_a_package_is_told_elsewhere(package, error):
 
 def test_a_package_that_loads():
     assert need("json", "", "").loads("1") == 1
+
+
+@pytest.mark.parametrize(("version", "fits"), [("17.0.9", False), ("9", False), ("17.1rc1", True), ("custom", True)])
+def test_a_package_that_is_too_old_is_to_be_upgraded(package, monkeypatch, version, fits):
+    monkeypatch.setattr(extras, "requires", lambda name: ['it>=2; extra == "it"', 'an-old-one>=17.1; extra == "it"'])
+    monkeypatch.delitem(sys.modules, "an_old_one", raising=False)
+    extras._least.cache_clear()
+    package("an_old_one", f"__version__ = {version!r}")
+    try:
+        if fits:
+            assert need("an_old_one", "this needs it", "fusecli[it]").__version__ == version
+        else:
+            told = f"this needs it 17.1 or newer, not {version}: pip install 'fusecli[it]'"
+            assert refusal("an_old_one") == told
+    finally:
+        extras._least.cache_clear()
