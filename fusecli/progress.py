@@ -3,12 +3,14 @@
 Its own lock also works across processes; from Python 3.14 on that takes a further process, and a warning at the end.
 """
 
+import logging
 import time
+from contextlib import AbstractContextManager
 from threading import RLock
 
 from tqdm import tqdm
 
-__all__ = ["SignOfLife", "tqdm"]
+__all__ = ["SignOfLife", "above_bars", "tqdm"]
 
 TELL_SECONDS = 60  # between signs of life
 
@@ -28,3 +30,11 @@ class SignOfLife:
         if due:
             self.told = now
         return due
+
+
+def above_bars(log: logging.Logger) -> AbstractContextManager[None]:
+    """Lets messages appear above the bars."""
+    # Only where there are bars: in a notebook, where there are none, importing it warns of widgets that are missing.
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    return logging_redirect_tqdm([log])

@@ -793,6 +793,14 @@ def test_a_current_folder_that_cannot_be_read_is_no_obstacle(pairs, fusecli, mon
     assert fusecli(*command(root))[0] == 0
 
 
+def test_a_run_without_bars_warns_of_no_widgets(pairs):
+    """In a notebook importing tqdm.auto does, where ipywidgets is missing."""
+    words = [str(word) for word in command(pairs(1))]
+    code = f"import sys; from fusecli.cli import main; main({words}); print('tqdm.auto' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_another_thread_than_the_main_one_may_run_it(pairs):
     """Only the main one can set what signals do."""
     with ThreadPoolExecutor(1) as pool:

@@ -449,12 +449,10 @@ def _tell_left(left: Sequence[Job], signal: Signals | None, output: Path, *, wat
 
 @contextmanager
 def _progress(total: int | None, hidden: bool) -> Iterator[Any]:
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    from fusecli.progress import tqdm
+    from fusecli.progress import above_bars, tqdm
 
     with (
         tqdm(total=total, unit="pair", disable=hidden, file=sys.stderr) as bar,
-        nullcontext() if hidden else logging_redirect_tqdm([log]),
+        nullcontext() if hidden else above_bars(log),
     ):
         yield bar
