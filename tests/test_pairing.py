@@ -41,6 +41,13 @@ def refused(*args, **options) -> str:
     return str(caught.value)
 
 
+def test_a_pair_of_links_to_one_file_is_a_pair_among_others(tmp_path):
+    """As tools leave them that save space, where both cameras gave the same black frame."""
+    vis, ir = make(tmp_path / "vis", "0.png", "1.png"), make(tmp_path / "ir", "1.png")
+    os.link(tmp_path / "vis" / "0.png", tmp_path / "ir" / "0.png")
+    assert names(vis, ir) == ["0", "1"]
+
+
 @pytest.mark.parametrize("foreseen", [True, False])  # Windows lets one enter any folder, until it is listed
 def test_folders_that_may_not_be_listed_cost_themselves(tmp_path, monkeypatch, caplog, foreseen):
     def listed(folder):

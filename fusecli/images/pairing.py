@@ -138,7 +138,7 @@ def key_of(name: str, *, pattern: tuple[str, str], endings: Collection[str]) -> 
 
 def _distinct(pairs: list[Pair], a: _Side, b: _Side) -> list[Pair]:
     """The pairs, unless both sides turn out to be the same files."""
-    if same_file(pairs[0].first, pairs[0].second):
+    if all(same_file(pair.first, pair.second) for pair in pairs):  # a few may be links to one, as of black frames
         hint = _hint_in_one_folder(a, b)
         example = pairing_hints.option([("", f"_{a.name}"), ("", f"_{b.name}")], (a.name, b.name))
         apart = f"tell them apart by {example}, say, or by a folder or glob for each"
