@@ -554,6 +554,18 @@ def test_a_file_cut_off_in_its_header_is_named_with_the_position_it_leaves_empty
     assert f"1 slice is missing, at {gap @ normal:.2f} mm" in message
 
 
+def test_a_file_that_the_system_cannot_read_is_not_called_damaged(tmp_path, monkeypatch):
+    files, read = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE), pydicom.dcmread
+
+    def denied(path, **options):
+        if path == files[3]:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, **options)
+
+    monkeypatch.setattr(pydicom, "dcmread", denied)
+    assert refused(tmp_path / "ct").startswith(f"{files[3]}: cannot be read: Permission denied (")
+
+
 def test_a_file_cut_off_in_its_pixels_is_named_with_its_position(tmp_path):
     files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
     position = pydicom.dcmread(files[3]).ImagePositionPatient

@@ -1,3 +1,4 @@
+import errno
 import logging
 import shutil
 from pathlib import Path
@@ -188,6 +189,18 @@ def test_files_that_are_cut_off_are_refused(tmp_path, ending, kept):
     path = phantom.nifti(tmp_path / f"head{ending}", noise, WHERE)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(InputError, match=f"head{ending}: "):
+        nifti.read(path)
+
+
+@pytest.mark.parametrize("lost", ["_load", "_check_sum"])  # the share, at the header or behind it
+def test_a_file_that_the_system_cannot_read_is_not_called_damaged(tmp_path, monkeypatch, lost):
+    path = phantom.nifti(tmp_path / "head.nii.gz", VALUES.astype(np.int16), WHERE)
+
+    def stale(path):
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(nifti, lost, stale)
+    with pytest.raises(InputError, match=r"head.nii.gz: cannot be read: Stale file handle$"):
         nifti.read(path)
 
 

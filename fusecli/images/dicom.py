@@ -24,7 +24,7 @@ from fusecli.errors import FusecliError, InputError, UsageError, counted
 from fusecli.images.dicom_planes import Place, Plane, arrange, between, frame_count, group, number, planes_of, stations
 from fusecli.images.dicom_series import MODALITIES, TELL_VOLUMES_APART, Series, brief, dcmread, has_color
 from fusecli.images.grid import Grid
-from fusecli.images.volume import Volume
+from fusecli.images.volume import Volume, unread
 
 log = logging.getLogger("fusecli")
 
@@ -376,7 +376,7 @@ def _full(path: Path) -> Dataset:
     try:
         return dcmread(path)
     except Exception as error:
-        raise InputError(f"{path}: cannot be read as DICOM ({brief(error)})") from error
+        raise InputError(f"{path}: {unread(error, f'cannot be read as DICOM ({brief(error)})')}") from error
 
 
 def _pixels(dataset: Any, path: Path) -> np.ndarray:

@@ -19,6 +19,7 @@ from pydicom.uid import UID
 
 from fusecli.errors import InputError, UsageError, counted, itemized
 from fusecli.images.dicom_planes import arrange, frame_count, frame_plane, planes_of
+from fusecli.images.volume import unread
 
 log = logging.getLogger("fusecli")
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # what matters is checked below
@@ -159,7 +160,7 @@ def scan(source: Path, files: Iterable[Path]) -> Scan:
                 copies += 1
                 continue
         except Exception as error:  # pydicom raises whatever it stumbles over in a damaged file
-            broken.append((path, f"cannot be read as DICOM ({brief(error)})"))
+            broken.append((path, unread(error, f"cannot be read as DICOM ({brief(error)})")))
             continue
         uid = str(header.get("SeriesInstanceUID") or "")
         one = series.setdefault(

@@ -17,7 +17,7 @@ from fusecli.errors import InputError, UsageError, counted, first_line
 from fusecli.images.atomic import replacing
 from fusecli.images.grid import Grid, check_affine, same
 from fusecli.images.intensity import Range
-from fusecli.images.volume import Volume
+from fusecli.images.volume import Volume, unread
 
 log = logging.getLogger("fusecli")
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what matters of its remarks is said below
@@ -64,9 +64,8 @@ def read(path: Path, index: int | None = None) -> Volume:
         if _is_zipped(path):
             _check_sum(path)
     except _DAMAGED as error:
-        raise InputError(
-            f"{path}: the voxels cannot be read: the file is cut off or damaged ({first_line(error)})"
-        ) from error
+        damaged = f"the voxels cannot be read: the file is cut off or damaged ({first_line(error)})"
+        raise InputError(f"{path}: {unread(error, damaged)}") from error
     data = data.reshape(_size(image), order="F").T
     dtype = image.get_data_dtype().newbyteorder("=")
     if data.dtype.names:  # RGB or RGBA, whose fourth channel is dropped
@@ -174,9 +173,8 @@ def _open(path: Path) -> Any:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except _DAMAGED as error:
-        raise InputError(
-            f"{path}: cannot be read as NIfTI: it is cut off, damaged or no NIfTI ({first_line(error)})"
-        ) from error
+        damaged = f"cannot be read as NIfTI: it is cut off, damaged or no NIfTI ({first_line(error)})"
+        raise InputError(f"{path}: {unread(error, damaged)}") from error
     if not isinstance(image, nib.Nifti1Pair):  # NIfTI-2 is a subclass
         raise InputError(f"{path}: holds {type(image).__name__}; a NIfTI volume is needed")
     proxy: Any = image.dataobj

@@ -25,6 +25,11 @@ _FEW = {"ct": 50, "mri": 50, "pet": 10, "spect": 10}  # distinct values or fewer
 _LOOKED_AT = 2**17  # voxels examined for labels
 
 
+def unread(error: BaseException, otherwise: str) -> str:
+    """Why a file cannot be read: in the system's words, as of a permission or a lost share, or ``otherwise``."""
+    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) and error.strerror else otherwise
+
+
 @dataclass
 class Volume:
     """voxels: K×H×W (integers, or float32) or K×H×W×3 (uint8 RGB), indexed by slice, row and column.
