@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+UNLIMITED = 1e6  # cores
 # The last is oneDNN's; it lacks a descriptor where the CPU or the shapes are none that it supports.
 _NO_MEMORY = re.compile("alloc|out of memory|could not create a primitive(?! descriptor)")
 
@@ -75,16 +76,28 @@ def too_large_to_load(error: ImportError) -> bool:
 
 
 def _quota(groups: Path = GROUPS, own: Path = OWN) -> float:
-    """CPU quota of the control group, in cores (cgroup v2, cpu.max); without a limit, more cores than there are."""
-    least = 1e6
+    """CPU quota of the control groups that this process is in, in cores; without a limit, more than there are."""
+    least = UNLIMITED
     try:
-        inner = groups / own.read_text(encoding="ascii").rpartition("::/")[2].strip()
-        for folder in (inner, *inner.parents):
-            if (folder / "cpu.max").is_file():
-                share, period = (folder / "cpu.max").read_text(encoding="ascii").split()
-                least = least if share == "max" else min(least, int(share) / int(period))
-            if folder == groups:
-                break
+        for line in own.read_text(encoding="ascii").splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds and "cpu" not in kinds.split(","):
+                continue
+            root = groups / kinds  # cgroup v1 has a tree for each kind, v2 one for all, whose line names none
+            inner = root / path.lstrip("/")
+            for folder in (inner, *inner.parents):
+                least = min(least, _quota_of(folder))
+                if folder == root:
+                    break
     except (OSError, ValueError):
         pass
     return least
+
+
+def _quota_of(group: Path) -> float:
+    """The quota that is set for a group itself, as cgroup v2 spells it or v1."""
+    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        if all((group / name).is_file() for name in files):
+            share, period = " ".join((group / name).read_text(encoding="ascii") for name in files).split()
+            return UNLIMITED if share in ("max", "-1") else int(share) / int(period)
+    return UNLIMITED

@@ -68,3 +68,23 @@ def test_a_pool_ends_at_an_exception_without_the_tasks_that_wait():
         tasks = [pool.submit(time.sleep, 0.02) for _ in range(500)]
         raise KeyboardInterrupt
     assert sum(task.cancelled() for task in tasks) > 400
+
+
+@pytest.mark.parametrize(
+    ("quotas", "expected"),
+    [
+        ({"": -1}, 1e6),
+        ({"": 200000}, 2),  # in a container, whose group looks like the root
+        ({"": -1, "docker": 350000, "docker/0a1b": -1}, 3.5),
+        ({"docker/0a1b": 50000}, 0.5),
+    ],
+)
+def test_quotas_of_cgroup_v1_count_too(tmp_path, quotas, expected):
+    own = tmp_path / "own"
+    own.write_text("5:memory:/docker/0a1b\n4:cpu,cpuacct:/docker/0a1b\n0::/docker/0a1b\n")
+    for group, quota in quotas.items():
+        folder = tmp_path / "cpu,cpuacct" / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (folder / "cpu.cfs_period_us").write_text("100000\n")
+    assert machine._quota(tmp_path, own) == expected
