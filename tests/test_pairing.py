@@ -65,6 +65,20 @@ def test_folders_that_may_not_be_listed_cost_themselves(tmp_path, monkeypatch, c
         assert caplog.text.count(f"{side}/lost+found: cannot be listed") == 1
 
 
+@pytest.mark.parametrize(("number", "told"), [(errno.ENAMETOOLONG, True), (errno.ESTALE, True), (errno.ENOENT, False)])
+def test_the_reason_why_a_folder_cannot_be_listed_is_told(tmp_path, monkeypatch, caplog, number, told):
+    def failing(path):
+        if str(path).endswith("deep"):
+            raise OSError(number, os.strerror(number), path)
+        return stat(path)
+
+    stat, vis = os.stat, make(tmp_path / "vis", "a.png", "deep/b.png")
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("deep"))
+    monkeypatch.setattr(os, "stat", failing)
+    assert [name for _, name, _ in walk(vis, recursive=True)] == ["a.png"]
+    assert caplog.messages == ([f"{vis}/deep: cannot be listed: {os.strerror(number)}"] if told else [])
+
+
 def test_a_folder_that_is_not_there_is_named_before_an_empty_one(tmp_path):
     assert "ir: no such file or folder" in refused(make(tmp_path / "vis"), tmp_path / "ir")
 

@@ -115,7 +115,16 @@ def walk(
 @cache
 def _tell_closed(folder: str) -> None:
     """Once for each folder: --watch looks twice a second."""
-    log.warning("%s: cannot be listed: no permission", folder)
+    reason = "no permission"
+    try:
+        os.stat(folder)
+    except PermissionError:
+        pass
+    except FileNotFoundError:  # gone since its parent was listed
+        return
+    except OSError as error:  # a path that is too long, a lost share
+        reason = error.strerror or str(error)
+    log.warning("%s: cannot be listed: %s", folder, reason)
 
 
 def matching(pattern: str, recursive: bool, broken: list[str]) -> Iterator[tuple[str, str, str]]:
