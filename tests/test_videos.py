@@ -811,6 +811,13 @@ def test_a_pipe_is_one_side_only(fusecli, tmp_path):
     assert (code, "two pipes have no name for the result" in err) == (2, True)
 
 
+def test_a_picture_beside_a_pipe_is_refused_for_the_pipe(tmp_path, fusecli):
+    os.mkfifo(tmp_path / "pipe")  # as of <(convert …)
+    (tmp_path / "a.png").touch()
+    code, _, err = fusecli("fuse", "--ir", tmp_path / "pipe", "--vis", tmp_path / "a.png", "-o", tmp_path / "b.png")
+    assert (code, "the other side is raw video, since it comes through a pipe" in err) == (2, True)
+
+
 def test_reading_names_the_file(tmp_path):
     with pytest.raises(InputError, match=r"missing\.mp4: cannot be read"):
         VideoFile(tmp_path / "missing.mp4")

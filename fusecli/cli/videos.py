@@ -44,8 +44,9 @@ def plan(request: Request, options: FrameOptions, raw: Sequence[str], hidden: bo
             raise UsageError(f"-o {output}: is for videos, and the inputs are pictures; name a folder")
         return None
     if not all(moving):
-        still = task.sides[moving.index(False)]
-        raise UsageError(f"--{still} {request.sides[still]}: the other side is a video; both must be")
+        still, other = task.sides[moving.index(False)], typed[moving.index(True)]
+        what = "raw video, since it comes through a pipe" if is_pipe(other) else "a video"
+        raise UsageError(f"--{still} {request.sides[still]}: the other side is {what}; both must be, or both pictures")
     _refuse(request, options)
     layouts = formats(raw, task.sides, typed)
     for layout in filter(None, layouts):
