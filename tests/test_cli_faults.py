@@ -778,6 +778,8 @@ def test_a_current_folder_that_was_removed_is_told(pairs, fusecli, monkeypatch, 
     gone.rmdir()
     told = "fusecli: the current folder was removed; change to one that exists\n"
     assert fusecli(*command(pairs(1)))[::2] == (2, told)
+    assert fusecli("benchmark", "--dataset", "sample")[::2] == (2, told)
+    assert fusecli("fuse", "--help")[0] == 0
 
 
 def test_a_current_folder_that_cannot_be_read_is_no_obstacle(pairs, fusecli, monkeypatch):

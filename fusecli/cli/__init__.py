@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import sys
 
 import typer
 
 from fusecli import __version__
 from fusecli.cli import align, annotate, benchmark, distill, export, fuse, models, options, train_teacher
-from fusecli.errors import EXIT_NOTHING_DONE, EXIT_USAGE, FusecliError, UsageError
+from fusecli.errors import EXIT_NOTHING_DONE, EXIT_USAGE, FusecliError
 from fusecli.images.listing import folders_of
 from fusecli.machine import too_large_to_load
 from fusecli.stream.stop import Ended
@@ -50,10 +49,6 @@ def root(
     ),
 ) -> None:
     """Options before the subcommand."""
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:  # in which MKL ends the process, with words that do not help
-        raise UsageError("the current folder was removed; change to one that exists") from error
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -141,6 +141,11 @@ class Group(_Help, typer.core.TyperGroup):
                 raise UsageError(f"{option} comes after a command: {ctx.command_path} {taker} {option} …") from error
             raise
 
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        if ctx.parent is not None:  # the outermost one has yet to parse its command, of which help may be wanted
+            _check_current_folder()
+        return super().invoke(ctx)
+
 
 class Command(_Help, typer.core.TyperCommand):
     """A command that takes options only; for words left over it names the likely cause, a pattern without quotes.
@@ -152,6 +157,7 @@ class Command(_Help, typer.core.TyperCommand):
     allow_extra_args = True
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        _check_current_folder()
         with messages.libraries_silenced() if ctx.params.get("log_format") == "json" else nullcontext():
             return super().invoke(ctx)
 
@@ -171,6 +177,14 @@ class Command(_Help, typer.core.TyperCommand):
             raise UsageError(f"{words}: belongs to no option{hint}; see --help")
         _tell_repeated(ctx, typed)
         return left
+
+
+def _check_current_folder() -> None:
+    """Raises UsageError where it was removed: in it MKL ends the process, with words that do not help."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UsageError("the current folder was removed; change to one that exists") from error
 
 
 def _tell_repeated(ctx: typer.Context, typed: Sequence[str]) -> None:
