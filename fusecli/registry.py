@@ -243,8 +243,13 @@ def released() -> dict[str, dict[str, Any]]:
     """The model cards of the released weights, by file stem such as ``nano-ir-vis`` (weights/card.json).
 
     The file says once what all models of one kind of data have in common: the data, their terms, the pairs seen.
+    Raises UsageError where it lies within a zip file that Python imports from.
     """
-    written = json.loads((WEIGHTS_DIR / "card.json").read_text(encoding="utf-8"))
+    try:
+        written = json.loads((WEIGHTS_DIR / "card.json").read_text(encoding="utf-8"))
+    except NotADirectoryError as error:
+        file = WEIGHTS_DIR.parents[1]
+        raise UsageError(f"{file}: fusecli cannot read its weights within a zip file; unpack it") from error
     cards: dict[str, dict[str, Any]] = written["models"]
     for card in cards.values():
         card.update(written["data"][card.pop("data")])

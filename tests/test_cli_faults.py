@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import GenericAlias, SimpleNamespace
 from typing import get_type_hints
+from zipfile import ZipFile
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ import pytest
 import typer
 from conftest import command, contents, scene, wait_for_results
 
+from fusecli import registry
 from fusecli.cli import app, benchmark, main
 from fusecli.cli.messages import is_terminal
 from fusecli.images import decode, intensity
@@ -793,6 +795,16 @@ def test_a_current_folder_that_cannot_be_read_is_no_obstacle(pairs, fusecli, mon
 
     monkeypatch.setattr(os, "stat", denied)
     assert fusecli(*command(root))[0] == 0
+
+
+def test_weights_within_a_zip_file_are_told(tmp_path):
+    package = registry.WEIGHTS_DIR.parent
+    with ZipFile(tmp_path / "fusecli.zip", "w") as file:
+        for path in package.rglob("*.py"):
+            file.write(path, path.relative_to(package.parent))
+    code = "import sys; sys.path.insert(0, 'fusecli.zip'); from fusecli.cli import main; sys.exit(main(['models']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "cannot read its weights within a zip file" in done.stderr) == (2, True)
 
 
 def test_a_run_without_bars_warns_of_no_widgets(pairs):
