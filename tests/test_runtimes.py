@@ -119,6 +119,14 @@ def test_a_graph_is_written_once_for_the_same_weights(cached, monkeypatch):
         runtimes.hand_over(network, "onnxruntime", "auto", "auto")
 
 
+def test_an_empty_graph_as_repaired_disks_leave_it_is_written_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("FUSECLI_CACHE", str(tmp_path))
+    monkeypatch.setattr(onnx, "write", lambda network, path, *_, **__: path.write_bytes(b"graph"))
+    path = runtimes._graph(checkpoint.load("nano", "ir-vis"))
+    path.write_bytes(b"")
+    assert runtimes._graph(checkpoint.load("nano", "ir-vis")).read_bytes() == b"graph"
+
+
 def test_what_cannot_be_is_refused_by_name(monkeypatch, tmp_path):
     network = checkpoint.load("nano", "ir-vis")
 

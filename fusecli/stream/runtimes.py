@@ -21,6 +21,7 @@ from fusecli.models import onnx
 from fusecli.models.network import FusionNetwork
 from fusecli.stream.choices import check_runtime
 from fusecli.stream.device import pick_precision
+from fusecli.stream.job import is_filled
 
 log = logging.getLogger("fusecli")
 
@@ -144,10 +145,10 @@ def _graph(network: FusionNetwork) -> Path:
         digest.update(name.encode())
         digest.update(tensor.numpy().tobytes())
     path = registry.cache_dir() / "graphs" / f"{digest.hexdigest()[:32]}.onnx"
-    if not path.exists():
+    if not is_filled(path):
         try:
             with by_turns(path):
-                if not path.exists():
+                if not is_filled(path):
                     log.info("writing the model's graph to %s, once", path)
                     onnx.write(network, path, {}, contextual=True)
         except OSError as error:
