@@ -797,6 +797,25 @@ def test_a_current_folder_that_cannot_be_read_is_no_obstacle(pairs, fusecli, mon
     assert fusecli(*command(root))[0] == 0
 
 
+def test_results_that_would_be_one_file_where_case_does_not_count_are_refused(pairs, fusecli, monkeypatch):
+    root = pairs(1)
+    for side in ("ir", "vis"):
+        shutil.copy(root / side / "000.png", root / side / "A.png")
+        shutil.copy(root / side / "000.png", root / side / "a.png")
+    if len(contents(root / "ir")) < 3:
+        pytest.skip("both inputs are one file here")
+    assert fusecli(*command(root))[0] == 0
+    assert len(contents(root / "out")) == 3
+
+    def exists(path):  # as on a camera's card
+        folder, name = os.path.split(path)
+        return name.casefold() in map(str.casefold, os.listdir(folder))
+
+    monkeypatch.setattr(os.path, "exists", exists)
+    code, _, err = fusecli(*command(root, "--overwrite"))
+    assert (code, "A.png and " in err, "would be one file" in err) == (2, True, True)
+
+
 def test_weights_within_a_zip_file_are_told(tmp_path):
     package = registry.WEIGHTS_DIR.parent
     with ZipFile(tmp_path / "fusecli.zip", "w") as file:

@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from fusecli.errors import UsageError
@@ -88,6 +89,14 @@ def exists(path: Path) -> bool:
         return path.exists()
     except OSError:  # a name that is too long, say: writing it will fail, and cost that pair alone
         return False
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether names that differ in case only are one file in a folder; one yet to be made will be as those above it."""
+    there = next(place for place in (folder, *folder.parents) if os.path.isdir(place))
+    with suppress(OSError), tempfile.NamedTemporaryFile(prefix=".a", dir=there) as trial:
+        return os.path.exists(os.path.join(there, os.path.basename(trial.name).upper()))
+    return False  # nothing can be written there, which is told later
 
 
 def identity(path: Path) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from fusecli.images.outputs import (
     check_writable,
     exists,
     identity,
+    ignores_case,
     resolved,
 )
 from fusecli.images.pair import Pair
@@ -240,7 +241,7 @@ def _file_name(pattern: str, values: dict[str, str]) -> str:
 def _check_distinct(jobs: Sequence[Job], root: Path, beside: Mapping[str, Path]) -> None:
     seen: dict[Path, Job] = {}
     folded: dict[str, Job] = {}
-    alike = 0
+    alike: list[Job] = []  # to another one's, but for case
     for job in jobs:
         if job.output in seen:
             raise UsageError(
@@ -248,9 +249,14 @@ def _check_distinct(jobs: Sequence[Job], root: Path, beside: Mapping[str, Path])
                 "--name tells them apart, for example by {index}"
             )
         seen[job.output] = job
-        alike += folded.setdefault(str(job.output).casefold(), job) is not job
+        if folded.setdefault(str(job.output).casefold(), job) is not job:
+            alike.append(job)
+    if alike and ignores_case(root):
+        one, other = folded[str(alike[0].output).casefold()].output, alike[0].output
+        raise UsageError(f"{one} and {other} would be one file, since case does not count there; choose another folder")
     if alike:
-        log.warning("results whose names differ from another one's in case only, one file on some systems: %d", alike)
+        message = "results whose names differ from another one's in case only, one file on some systems: %d"
+        log.warning(message, len(alike))
     if not beside:
         return
     places = {os.path.abspath(path): job for path, job in seen.items()}
