@@ -74,6 +74,7 @@ def stopping() -> Iterator[Stop]:
         elif time.monotonic() - first > AGAIN:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+            os._exit(128 + number)  # the first process of a container outlives signals without a handler
 
     before = [signal.signal(one, on_signal) for one in signals]
     try:
