@@ -440,3 +440,10 @@ def test_what_cannot_be_recorded_is_done_as_before(nano, monkeypatch):
 
 def test_networks_that_do_not_promise_it_are_not_recorded():
     assert not Engine(Mean(), "cpu")._recordings
+
+
+def test_a_cpu_without_nnpack_is_not_told_of_at_each_convolution(monkeypatch):
+    monkeypatch.setattr(torch.backends.nnpack, "is_available", lambda: False)
+    with torch.backends.nnpack.flags(enabled=True):
+        Engine(Mean(), "cpu")
+        assert torch.backends.nnpack.set_flags(False) == (False,)  # what it was

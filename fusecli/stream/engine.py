@@ -79,6 +79,8 @@ class Engine:
         self.precision = str(self.dtype).removeprefix("torch.")
         if self.device.type == "cpu":
             keep_freed_pages()
+            if not torch.backends.nnpack.is_available():  # on old CPUs; each convolution would say so on stderr
+                torch.backends.nnpack.set_flags(False)
         self.model = model.eval().to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self.tile = pixels("--tile", tile, AUTO_TILE[self.device.type])
