@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import stat
 import struct
@@ -260,6 +261,27 @@ def test_a_link_where_a_folder_of_results_goes_is_replaced(tmp_path):
     assert not (tmp_path / "out").is_symlink()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["0001.dcm"]
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["kept"]
+
+
+def test_a_folder_that_another_run_replaces_at_the_same_time_is_replaced(tmp_path, monkeypatch):
+    path, rename = tmp_path / "out", os.rename
+    path.mkdir()
+    others = iter(["takes it away", "puts its own there"])
+
+    def meanwhile(source, target):
+        if next(others, None) is not None:
+            if source == path:
+                shutil.rmtree(path)
+            else:
+                path.mkdir()
+                (path / "0001.dcm").write_bytes(b"other")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", meanwhile)
+    with replacing(path, folder=True) as partial:
+        (partial / "0001.dcm").write_bytes(b"own")
+    assert (path / "0001.dcm").read_bytes() == b"own"
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_what_several_would_make_is_made_by_turns(tmp_path):

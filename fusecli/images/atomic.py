@@ -46,25 +46,45 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     with explained(path), _made(path, folder) as partial:
         try:
             yield partial
-            if folder and path.is_dir() and not path.is_symlink():
-                endings = {item.suffix for item in partial.iterdir()}
-                foreign = [item for item in path.iterdir() if item.is_dir() or item.suffix not in endings]
-                if foreign:
-                    raise OutputError(f"{path}: not replaced, since it holds more than results ({foreign[0].name})")
-                old = partial.with_name(partial.name + ".old")
-                os.rename(path, old)
-                os.rename(partial, path)
-                shutil.rmtree(old, ignore_errors=True)  # another run may be sweeping it already
-            else:
-                if folder and path.is_symlink():  # no folder can be renamed onto one
-                    path.unlink()
+            if not folder:
                 os.replace(partial, path)
+            else:
+                if path.is_symlink():  # no folder can be renamed onto one
+                    path.unlink()
+                _put_folder(partial, path)
         except BaseException:
             if folder:
                 shutil.rmtree(partial, ignore_errors=True)
             else:
                 partial.unlink(missing_ok=True)
             raise
+
+
+def _put_folder(partial: Path, path: Path) -> None:
+    """Rename a folder, in place of one that is there or that another run puts there at the same time."""
+    endings = {item.suffix for item in partial.iterdir()}
+    old = partial.with_name(partial.name + ".old")
+    while True:
+        with suppress(FileNotFoundError):  # there is none, or another run has just taken it away
+            foreign = [item for item in path.iterdir() if item.is_dir() or item.suffix not in endings]
+            if foreign:
+                raise OutputError(f"{path}: not replaced, since it holds more than results ({foreign[0].name})")
+            os.rename(path, old)
+        placed = _rename_folder(partial, path)
+        shutil.rmtree(old, ignore_errors=True)  # another run may be sweeping it already
+        if placed:
+            return
+
+
+def _rename_folder(folder: Path, target: Path) -> bool:
+    """Whether the target was free. Raises OSError for all else that prevents it."""
+    try:
+        os.rename(folder, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def numbered(folder: Path, count: int, ending: str) -> Iterator[Path]:
