@@ -250,7 +250,7 @@ def test_broken_lines_and_other_tasks_are_refused(pairs, fusecli):
     before = "broken\n" + (root / "d.jsonl").read_text()
     (root / "d.jsonl").write_text(before)
     code, _, err = fusecli(*measured(root))
-    assert code == 1
+    assert code == 2
     assert f"{root / 'd.jsonl'}, line 1" in err
     assert (root / "d.jsonl").read_text() == before
 
@@ -330,6 +330,7 @@ def test_pairs_that_fail_are_left_for_the_next_run(pairs, fusecli):
         ((401, {"error": {"message": "bad key"}}), "refused the key (bad key); set OPENAI_API_KEY or --api-key"),
         ((404, {"error": "model 'x' not found"}), "see --base-url, --vlm"),
         ((413, {"detail": "too large"}), "refused the request with status 413"),
+        ((429, {"error": {"message": "no credit", "code": "insufficient_quota"}}), "with status 429: no credit"),
     ],
 )  # fmt: skip
 def test_what_no_retry_mends_ends_the_run_at_once(pairs, fusecli, pauses, answer, said):
@@ -445,6 +446,7 @@ def test_a_server_that_names_no_model_needs_one_to_be_named(reply, monkeypatch, 
         ("No noise or haze; both images are clean and sharp.", []),
         ("Neither image shows haze. Both are clean and noise-free.", []),
         ("Event Type: No degradation\nDescription: -", []),
+        ("Event Type: No significant degradations", []),
         ("None.", []),
         ("Event Type: Parallax\nDescription: x\nEvent Type: Fog\nDescription: y", [("haze", "vis", 0.6)]),
         ("event type： 低\nEvent Type： Haze", [("haze", "vis", 0.6)]),
@@ -482,6 +484,7 @@ def test_replies_about_scans_name_the_side_that_they_mention():
         "The visible image is not hazy but noisy, the infrared is normal.",
         "There is no degradation except noise.",
         '{"events": [{"type": "Low Light", "side": "vis"}], "ir": "clean"}',
+        "Event Type: Wenig Licht\nDescription: Das sichtbare Bild ist sehr dunkel.",
     ],
 )
 def test_replies_without_events_are_refused(reply):

@@ -148,7 +148,7 @@ class Endpoint:
             raise ServerError(f"{url} refused the key ({brief}); set OPENAI_API_KEY or --api-key")
         if status == 404:
             raise ServerError(f"{url} does not exist, or not the model {self.model!r} ({brief}); see --base-url, --vlm")
-        if status < 500 and status not in (408, 409, 425, 429):
+        if status < 500 and (status not in (408, 409, 425, 429) or "insufficient_quota" in said):
             raise ServerError(f"{url} refused the request with status {status}: {brief}")
         return ReplyError(f"{url} failed with status {status}: {brief}")
 
