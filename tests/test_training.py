@@ -833,9 +833,13 @@ def test_what_makes_no_sense_of_the_data_is_told_before_training(root, tmp_path)
         ({"patch": 400}, "patch = 400 is more than twice"),
         ({"train": {"ct-mri": ["set"]}}, "set/ct: no such folder; a set of ct-mri holds ct and mri"),
         ({"val": {"ir-vis": ["set", "small"]}}, "ir-vis/small: no pair of this validation set can be scored"),
+        ({"looks": True}, "looks = true: this network has none"),
+        ({"text": "minilm", "descriptions": "none.jsonl"}, r"none\.jsonl cannot be read: No such file"),
     ):
+        recipe = dataclasses.replace(RECIPE, **changed)
         with pytest.raises(UsageError, match=said):
-            session.train(dataclasses.replace(RECIPE, **changed), root, tmp_path, device="cpu", quiet=True)
+            session.train(recipe, root, tmp_path / "runs" / "one", device="cpu", quiet=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_is_told_before_training(root, tmp_path):

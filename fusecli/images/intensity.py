@@ -117,7 +117,7 @@ def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = 
     misfit = _misfit(sample, types, found)
     if misfit:
         log.warning(
-            "%s; one range does not suit both: --range frame maps each frame by itself, or fuse them in separate runs",
+            "%s; one range does not suit both: put them in separate folders, or fuse with --range frame, one for each",
             misfit,
         )
     return found
@@ -250,7 +250,7 @@ def _common_range(name: str, parts: Sequence[np.ndarray]) -> Range:
     above = value > others.hi
     log.warning(
         "%s: %.2g %% of the infrared is %.10g, far %s the rest (%.10g to %.10g), which is taken for missing%s values "
-        "and left out of the intensity range; --range LO,HI settles it",
+        "and left out of the intensity range; to settle it, fuse with --range LO,HI",
         *(name, 100 * share, value, "above" if above else "below", others.lo, others.hi),
         " or saturated" if above else "",
     )

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -219,12 +219,21 @@ def _keep(run: Run, best: Path, path: Path) -> None:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Make a run's folder and keep other runs out of it. Raises UsageError where one is at work."""
+    """Make a run's folder, which goes again if nothing comes into it, and keep other runs out of it.
+
+    Raises UsageError where one is at work.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     with locked(out.resolve()) as free:
         if not free:
             raise UsageError(f"-o {out}: another run is training there; wait until it ends, or use another folder")
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # not empty
+                for folder in made:
+                    folder.rmdir()
 
 
 def _texts(
