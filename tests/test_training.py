@@ -65,7 +65,7 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def few_looks(monkeypatch):
     """A fifth of the looks that a network has at its data before it is trained: each costs as much as a step."""
-    monkeypatch.setattr(loop, "FIRST_LOOKS", 20)
+    monkeypatch.setattr(loop, "WHITENING_BATCHES", 20)
 
 
 def load(root: Path) -> dict[str, PairSet]:
@@ -855,9 +855,9 @@ def test_a_pair_without_a_score_is_left_out_of_it(root, caplog):
     network = Nano(**TINY).eval()
     assert validate(network, blind, CPU)[0] == validate(network, pairs, CPU)[0]
     assert "ir-vis/set/black: left out of the score: VIF" in caplog.text
-    validation.check("val/set", blind)
+    validation.check_scorable("val/set", blind)
     with pytest.raises(UsageError, match="val/set: no pair of this validation set"):
-        validation.check("val/set", dataclasses.replace(pairs, pairs=blind.pairs[-1:]))
+        validation.check_scorable("val/set", dataclasses.replace(pairs, pairs=blind.pairs[-1:]))
 
 
 def test_a_score_is_the_mean_over_the_sets_with_half_the_ssim():
@@ -1431,6 +1431,9 @@ def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
     code, _, err = fusecli("distill", "--teacher", tmp_path / "none.pt", "--recipe", recipe)
     assert code == 2
     assert "none.pt: no such model file" in err
+    code, _, err = fusecli("distill", "--teacher", "nano")
+    assert code == 2
+    assert f"--teacher nano: name its file: {registry.WEIGHTS_DIR / 'nano-ir-vis.safetensors'} or " in err
 
 
 def test_batches_can_be_sent_to_processes_that_are_not_forked(root):

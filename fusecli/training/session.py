@@ -35,7 +35,7 @@ from fusecli.training.distill import FEATURE, DistillObjective
 from fusecli.training.loop import LAST, Run
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
-from fusecli.training.validate import check
+from fusecli.training.validate import check_scorable
 
 log = logging.getLogger("fusecli.training")
 
@@ -166,7 +166,7 @@ def _pairs(recipe: Recipe, root: Path) -> tuple[dict[str, PairSet], dict[str, Pa
     for pairs in data.values():
         pairs.check_patch(recipe.patch)
     for name, pairs in loaded.items():
-        check(name, pairs)
+        check_scorable(name, pairs)
     return data, loaded
 
 
