@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -396,6 +397,23 @@ def test_odd_answers_cost_their_pairs_or_are_mended(pairs, fusecli):
     assert "sent no message" in err
     (described,) = load(root / "d.jsonl").values()
     assert described.sentences["vis"] == "The visible image is severely dark ?."  # half an emoji
+
+
+def test_a_stop_keeps_the_answers_under_way(pairs, fusecli):
+    def answer(number, body):
+        if number == 2:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(0.2)  # until it is heard
+        return REPLY
+
+    root = pairs(6)
+    with FakeModel(answer) as server:
+        code, _, err = fusecli(*openai(root, server, "-j", 1))
+        assert code == 130
+        assert list(load(root / "d.jsonl")) == ["000", "001"]
+        assert "d.jsonl: 2 described\nfusecli: stopped by SIGINT: the same command goes on from there\n" in err
+        assert fusecli(*openai(root, server))[0] == 0
+    assert len(server.bodies) == len(load(root / "d.jsonl")) == 6
 
 
 def test_overwriting_begins_only_with_the_first_answer(pairs, fusecli):
