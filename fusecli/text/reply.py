@@ -50,8 +50,7 @@ _TYPE = re.compile(
 _TEXT = re.compile(r"description\W*?[:：=]\s*(?P<text>.*)", re.IGNORECASE | re.DOTALL)
 # A reply without events: what calls the images clean, where clauses end, and what one of them says is not there.
 _CLEAN = re.compile(
-    r"\b(none|no (?:\w+ )?(?:event|degradation|defect|issue|visible)s?|(?<!not )(?:clean|normal)|n/a)\b",
-    re.IGNORECASE,
+    r"\b(none|no (?:\w+ )?(?:event|degradation|defect|visible)s?|(?<!not )(?:clean|normal)|n/a)\b", re.IGNORECASE
 )
 _CLAUSE_END = re.compile(r"[.:;\n]|\b(?:but|except|other than|apart from)\b", re.IGNORECASE)
 _DENIED = re.compile(

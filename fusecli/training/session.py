@@ -53,10 +53,9 @@ def data_root(given: Path | None, remembered: str = "") -> Path:
 def default_recipe(task: registry.Task, root: Path) -> dict[str, Any]:
     """Recipe values of a teacher for every data set below ``root`` that has both sides of the task.
 
-    The learning rate is the paper's for it (arXiv 2504.07029); a Recipe's own suits small convolutional networks.
-
     Sets are ``<root>/train/<set>`` or ``<root>/<set>``; those in ``<root>/val/<set>`` choose the best weights.
     ``train`` and ``val`` may be sets themselves. Raises UsageError if there is none.
+    The learning rate is the paper's for it (arXiv 2504.07029); a Recipe's own suits small convolutional networks.
     """
 
     def sets(folder: Path) -> list[str]:
