@@ -147,6 +147,13 @@ def test_sixteen_bit_infrared_is_described_like_its_eight_bit_view(pairs, fusecl
         assert [event.type for event in description.events] == [event.type for event in eight[name].events]
 
 
+def test_sides_that_are_swapped_are_told(pairs, fusecli):
+    root = pairs(3)
+    told = "is coloured: a false-colour rendering, or are infrared and visible swapped?"
+    assert told not in fusecli(*measured(root))[2]
+    assert told in fusecli("annotate", "--ir", root / "vis", "--vis", root / "ir", "-o", root / "e.jsonl")[2]
+
+
 def test_a_run_goes_on_where_the_last_one_was_torn_off(pairs, fusecli):
     root = pairs(4)
     assert fusecli(*measured(root))[0] == 0

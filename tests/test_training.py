@@ -1069,6 +1069,18 @@ def test_frames_of_sixteen_bits_are_trained_on_as_they_will_be_fused(tmp_path):
     assert (cold.first.max(), hot.first.min()) == (62, 187)  # of 12 bits
 
 
+def test_coloured_infrared_is_told(root, tmp_path, caplog):
+    shutil.copytree(root, tmp_path / "data")
+    for path in (tmp_path / "data" / "set" / "ir").iterdir():
+        cv2.imwrite(str(path), cv2.applyColorMap(cv2.imread(str(path), 0), cv2.COLORMAP_INFERNO))
+    load(root)
+    assert not caplog.text
+    load(tmp_path / "data")
+    assert (
+        caplog.text.count("ir/0.png is coloured: a false-colour rendering, or are infrared and visible swapped?") == 1
+    )
+
+
 def test_a_set_of_unequal_sizes_is_named(tmp_path):
     for side, size in (("vis", (20, 20)), ("ir", (20, 24))):
         (tmp_path / "set" / side).mkdir(parents=True)

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from fusecli.errors import InputError, UsageError
+from fusecli.images.colour import warn_of_colored
 from fusecli.images.decode import decode, peek
 
 log = logging.getLogger("fusecli")
@@ -90,9 +91,12 @@ def pair_ranges(
 ) -> tuple[Intensity, Intensity]:
     """The ``intensity`` that ``frames.read`` takes for each side of a sequence of pairs.
 
-    infrared: whether the seconds are infrared and ``option`` applies to them (see `sequence_range`); else they are
-    treated like the firsts.
+    infrared: whether the seconds are infrared and ``option`` applies to them (see `sequence_range`), with a warning
+    where they are no measurement; else they are treated like the firsts.
     """
+    if infrared:
+        warn_of_previews(seconds)
+        warn_of_colored(colored(seconds, max_pixels))
     second = sequence_range(option, seconds, max_pixels) if infrared else visible_range(seconds, max_pixels)
     return visible_range(firsts, max_pixels), second
 
