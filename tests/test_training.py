@@ -834,7 +834,6 @@ def test_what_makes_no_sense_of_the_data_is_told_before_training(root, tmp_path)
         ({"train": {"ct-mri": ["set"]}}, "set/ct: no such folder; a set of ct-mri holds ct and mri"),
         ({"val": {"ir-vis": ["set", "small"]}}, "ir-vis/small: no pair of this validation set can be scored"),
         ({"looks": True}, "looks = true: this network has none"),
-        ({"text": "minilm", "descriptions": "none.jsonl"}, r"none\.jsonl cannot be read: No such file"),
     ):
         recipe = dataclasses.replace(RECIPE, **changed)
         with pytest.raises(UsageError, match=said):
@@ -1101,9 +1100,13 @@ def test_pictures_that_cannot_be_used_are_named_together(root, tmp_path):
     with pytest.raises(UsageError, match="4 faults in pictures to train on:") as caught:
         session.train(recipe, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
     assert [str(caught.value).count(str(path)) for path in spoilt] == [1, 1, 1, 1]
-    elsewhere = dataclasses.replace(recipe, val={"ir-vis": ["nowhere"]})  # told before any picture is decoded
-    with pytest.raises(UsageError, match="nowhere: no such folder"):
-        session.train(elsewhere, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
+    for missing, said in (  # told before any picture is decoded
+        ({"val": {"ir-vis": ["nowhere"]}}, "nowhere: no such folder"),
+        ({"text": "minilm", "descriptions": "none.jsonl"}, r"none\.jsonl cannot be read: No such file"),
+    ):
+        elsewhere = dataclasses.replace(recipe, **missing)
+        with pytest.raises(UsageError, match=said):
+            session.train(elsewhere, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
 
 
 def test_names_that_are_no_unicode_count_by_their_bytes(tmp_path):

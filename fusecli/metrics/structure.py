@@ -63,8 +63,8 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
 
     Wang, Simoncelli, Bovik: Multiscale structural similarity (Asilomar 2003), with the weights published there, and
     what the authors' ``msssim.m`` gives, save that a negative factor, complex there, counts as 0, as in other ports.
-    torchmetrics (1.9) differs by up to a quarter: at the last scale it counts reflections beyond the border as well,
-    and it drops odd last lines. Raises MetricError below 161×161 pixels, where no window fits (``msssim.m``: 176×176).
+    torchmetrics (1.9) differs, by a quarter on some pairs: at the last scale it counts reflections beyond the border as
+    well, and it drops odd last lines. Raises MetricError below 161×161 pixels, where no window fits.
     """
     require_size(a.shape, MS_SSIM_SIDE)
     result = 1.0

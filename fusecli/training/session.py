@@ -28,6 +28,7 @@ from fusecli.models.network import FusionNetwork
 from fusecli.progress import SignOfLife, tqdm
 from fusecli.stream.device import pick_device
 from fusecli.stream.stop import Stop
+from fusecli.text import record
 from fusecli.text.encode import open_encoder
 from fusecli.training.batches import Batches
 from fusecli.training.data import PairSet, UnusableError, sides_of
@@ -112,6 +113,8 @@ def train(
     if workers is None:
         share = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         workers = share if target.type == "cuda" and sys.platform == "linux" else 0
+    if recipe.descriptions:
+        record.load(root / recipe.descriptions)  # tells what is wrong with it before pictures are decoded
     data, val = _pairs(recipe, root)
     texts = _texts(recipe, data, root, text_vectors)
     if recipe.architecture == "teacher" and "text_dim" not in recipe.model:
