@@ -222,7 +222,6 @@ def test_a_broken_image_costs_its_pair_only(pairs, fusecli):
         (["--ir", "ir", "-o", "d.jsonl"], "exactly one pair of modalities"),
         (["--ir", "ir", "--vis", "vis"], "name the output"),
         (["--ir", "ir", "--vis", "vis", "-o", "d.jsonl", "--vlm", "m"], "--vlm: of --backend openai"),
-        (["--ir", "ir", "--vis", "vis", "-o", "d.jsonl", "--timeout", "inf"], "'--timeout'"),
         (["--ir", "ir", "--vis", "vis", "-o", "-"], "-o -: descriptions are added to a file"),
         (["--ir", "ir", "--vis", "vis", "-o", "/dev/zero"], "-o /dev/zero: descriptions are added to a file"),
         (["--ir", "ir", "--vis", "vis", "-o", "ir"], "is a folder"),
@@ -239,6 +238,7 @@ def test_a_broken_image_costs_its_pair_only(pairs, fusecli):
                 (["--base-url", "http://me:word@localhost:1"], "http://me:word@localhost:1: expected http://"),
                 (["--base-url", "http://localhost:1/v 1"], "http://localhost:1/v 1: expected http://"),
                 (["--api-key", "key\n"], "or OPENAI_API_KEY: holds a space, a line break"),
+                (["--timeout", "inf"], "inf: 86400 seconds at most"),
             )
         ),
     ],

@@ -61,7 +61,7 @@ def annotate(
     api_key: Annotated[
         str | None, typer.Option(help="Key for the endpoint.", envvar="OPENAI_API_KEY", show_envvar=True)
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds to wait for one reply.")] = 120.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one reply.")] = 120.0,
     retries: Annotated[
         int, typer.Option(min=0, help="Further tries, each after twice the pause of the one before.")
     ] = 3,
