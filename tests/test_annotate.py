@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -146,6 +147,13 @@ def test_sixteen_bit_infrared_is_described_like_its_eight_bit_view(pairs, fusecl
         assert [event.type for event in description.events] == [event.type for event in eight[name].events]
 
 
+def test_sides_that_are_swapped_are_told(pairs, fusecli):
+    root = pairs(3)
+    told = "is coloured: a false-colour rendering, or are infrared and visible swapped?"
+    assert told not in fusecli(*measured(root))[2]
+    assert told in fusecli("annotate", "--ir", root / "vis", "--vis", root / "ir", "-o", root / "e.jsonl")[2]
+
+
 def test_a_run_goes_on_where_the_last_one_was_torn_off(pairs, fusecli):
     root = pairs(4)
     assert fusecli(*measured(root))[0] == 0
@@ -230,6 +238,7 @@ def test_a_broken_image_costs_its_pair_only(pairs, fusecli):
                 (["--base-url", "http://me:word@localhost:1"], "http://me:word@localhost:1: expected http://"),
                 (["--base-url", "http://localhost:1/v 1"], "http://localhost:1/v 1: expected http://"),
                 (["--api-key", "key\n"], "or OPENAI_API_KEY: holds a space, a line break"),
+                (["--timeout", "inf"], "inf: 86400 seconds at most"),
             )
         ),
     ],
@@ -250,7 +259,7 @@ def test_broken_lines_and_other_tasks_are_refused(pairs, fusecli):
     before = "broken\n" + (root / "d.jsonl").read_text()
     (root / "d.jsonl").write_text(before)
     code, _, err = fusecli(*measured(root))
-    assert code == 1
+    assert code == 2
     assert f"{root / 'd.jsonl'}, line 1" in err
     assert (root / "d.jsonl").read_text() == before
 
@@ -330,6 +339,7 @@ def test_pairs_that_fail_are_left_for_the_next_run(pairs, fusecli):
         ((401, {"error": {"message": "bad key"}}), "refused the key (bad key); set OPENAI_API_KEY or --api-key"),
         ((404, {"error": "model 'x' not found"}), "see --base-url, --vlm"),
         ((413, {"detail": "too large"}), "refused the request with status 413"),
+        ((429, {"error": {"message": "no credit", "code": "insufficient_quota"}}), "with status 429: no credit"),
     ],
 )  # fmt: skip
 def test_what_no_retry_mends_ends_the_run_at_once(pairs, fusecli, pauses, answer, said):
@@ -397,6 +407,23 @@ def test_odd_answers_cost_their_pairs_or_are_mended(pairs, fusecli):
     assert described.sentences["vis"] == "The visible image is severely dark ?."  # half an emoji
 
 
+def test_a_stop_keeps_the_answers_under_way(pairs, fusecli):
+    def answer(number, body):
+        if number == 2:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(0.2)  # until it is heard
+        return REPLY
+
+    root = pairs(6)
+    with FakeModel(answer) as server:
+        code, _, err = fusecli(*openai(root, server, "-j", 1))
+        assert code == 130
+        assert list(load(root / "d.jsonl")) == ["000", "001"]
+        assert "d.jsonl: 2 described\nfusecli: stopped by SIGINT: the same command goes on from there\n" in err
+        assert fusecli(*openai(root, server))[0] == 0
+    assert len(server.bodies) == len(load(root / "d.jsonl")) == 6
+
+
 def test_overwriting_begins_only_with_the_first_answer(pairs, fusecli):
     root = pairs(1)
     assert fusecli(*measured(root))[0] == 0
@@ -445,6 +472,7 @@ def test_a_server_that_names_no_model_needs_one_to_be_named(reply, monkeypatch, 
         ("No noise or haze; both images are clean and sharp.", []),
         ("Neither image shows haze. Both are clean and noise-free.", []),
         ("Event Type: No degradation\nDescription: -", []),
+        ("Event Type: No significant degradations", []),
         ("None.", []),
         ("Event Type: Parallax\nDescription: x\nEvent Type: Fog\nDescription: y", [("haze", "vis", 0.6)]),
         ("event type： 低\nEvent Type： Haze", [("haze", "vis", 0.6)]),
@@ -482,6 +510,7 @@ def test_replies_about_scans_name_the_side_that_they_mention():
         "The visible image is not hazy but noisy, the infrared is normal.",
         "There is no degradation except noise.",
         '{"events": [{"type": "Low Light", "side": "vis"}], "ir": "clean"}',
+        "Event Type: Wenig Licht\nDescription: Das sichtbare Bild ist sehr dunkel.",
     ],
 )
 def test_replies_without_events_are_refused(reply):

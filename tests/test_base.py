@@ -130,7 +130,7 @@ def test_it_learns_to_make_of_damaged_sources_what_nano_makes_of_clean_ones(rele
 
 
 def test_it_starts_from_a_nano_or_a_base(released, tmp_path):
-    with pytest.raises(UsageError, match="base starts from a nano; add init = nano"):
+    with pytest.raises(UsageError, match="base starts from a nano; add it, as --set init=nano"):
         Run(RECIPE, tmp_path / "none", device=CPU)
     run = Run(dataclasses.replace(RECIPE, init=released), tmp_path / "first", device=CPU)
     assert run.model["nano"] == TINY_NANO

@@ -584,7 +584,7 @@ def test_a_name_that_is_too_long_is_refused(pairs, fusecli, option):
 @pytest.mark.parametrize("options", [(), ("--range", "frame"), ("--range", "0,255")])
 def test_coloured_infrared_is_said_once(pairs, fusecli, ending, options):
     root = pairs(4, ending=ending)
-    told = "is coloured: a false-colour rendering, or are --ir and --vis swapped?"
+    told = "is coloured: a false-colour rendering, or are infrared and visible swapped?"
     assert told not in fusecli(*command(root, *options))[2]
     swapped = ("fuse", "--ir", root / "vis", "--vis", root / "ir", "-o", root / "swapped", *options)
     code, _, err = fusecli(*swapped)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import SHARED
 
-from fusecli.errors import InputError, OutputError
+from fusecli.errors import OutputError, UsageError
 from fusecli.images.opencv import cv2
 from fusecli.text import record
 from fusecli.text.describe import EVENT_THRESHOLD, describe, measure, severities
@@ -200,17 +200,17 @@ def test_a_broken_line_is_named(tmp_path, broken, said):
     with path.open("a") as file:
         file.write("\n")
         file.write((broken if isinstance(broken, str) else record.json.dumps(broken)) + "\n")
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UsageError) as caught:
         record.load(path)
     assert f"{path}, line 3: " in str(caught.value)
     assert said in str(caught.value)
 
 
 def test_a_missing_or_binary_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"none\.jsonl cannot be read"):
+    with pytest.raises(UsageError, match=r"none\.jsonl cannot be read"):
         record.load(tmp_path / "none.jsonl")
     (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="no UTF-8"):
+    with pytest.raises(UsageError, match="no UTF-8"):
         record.load(tmp_path / "b.jsonl")
 
 
@@ -234,10 +234,10 @@ def test_a_torn_last_line_is_cut_and_a_missing_line_break_is_added(tmp_path):
 
 def test_two_runs_do_not_write_into_one_file(tmp_path):
     path = tmp_path / "d.jsonl"
-    with record.Appender(path), pytest.raises(OutputError, match="another run is writing there"):
+    with record.Appender(path), pytest.raises(UsageError, match="another run is writing there"):
         record.Appender(path)
     path.write_text("[]\n")
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(UsageError) as refused:
         record.Appender(path)
     path.write_text("")
     with record.Appender(path):  # though the error refers to what it was raised in

@@ -120,7 +120,7 @@ def test_files_of_different_kinds_or_units_are_said(tmp_path, caplog):
     gray = [np.uint16(thermal(seed) % 256) for seed in range(6)]
     mixed = told(tmp_path, caplog, *kelvin[:5], np.uint8(gray[5]))
     assert "00.tif holds uint16 samples" in mixed
-    assert "05.tif uint8; one range does not suit both: --range frame" in mixed
+    assert "05.tif uint8; one range does not suit both: put them in separate folders" in mixed
     assert "04.tif float32" in told(tmp_path, caplog, *kelvin[:4], *celsius[4:])
     units = told(tmp_path, caplog, *kelvin[:5], gray[5])
     assert "05.tif holds values from" in units

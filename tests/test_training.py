@@ -65,7 +65,7 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def few_looks(monkeypatch):
     """A fifth of the looks that a network has at its data before it is trained: each costs as much as a step."""
-    monkeypatch.setattr(loop, "FIRST_LOOKS", 20)
+    monkeypatch.setattr(loop, "WHITENING_BATCHES", 20)
 
 
 def load(root: Path) -> dict[str, PairSet]:
@@ -833,9 +833,12 @@ def test_what_makes_no_sense_of_the_data_is_told_before_training(root, tmp_path)
         ({"patch": 400}, "patch = 400 is more than twice"),
         ({"train": {"ct-mri": ["set"]}}, "set/ct: no such folder; a set of ct-mri holds ct and mri"),
         ({"val": {"ir-vis": ["set", "small"]}}, "ir-vis/small: no pair of this validation set can be scored"),
+        ({"looks": True}, "looks = true: this network has none"),
     ):
+        recipe = dataclasses.replace(RECIPE, **changed)
         with pytest.raises(UsageError, match=said):
-            session.train(dataclasses.replace(RECIPE, **changed), root, tmp_path, device="cpu", quiet=True)
+            session.train(recipe, root, tmp_path / "runs" / "one", device="cpu", quiet=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_is_told_before_training(root, tmp_path):
@@ -851,9 +854,9 @@ def test_a_pair_without_a_score_is_left_out_of_it(root, caplog):
     network = Nano(**TINY).eval()
     assert validate(network, blind, CPU)[0] == validate(network, pairs, CPU)[0]
     assert "ir-vis/set/black: left out of the score: VIF" in caplog.text
-    validation.check("val/set", blind)
+    validation.check_scorable("val/set", blind)
     with pytest.raises(UsageError, match="val/set: no pair of this validation set"):
-        validation.check("val/set", dataclasses.replace(pairs, pairs=blind.pairs[-1:]))
+        validation.check_scorable("val/set", dataclasses.replace(pairs, pairs=blind.pairs[-1:]))
 
 
 def test_a_score_is_the_mean_over_the_sets_with_half_the_ssim():
@@ -1065,6 +1068,18 @@ def test_frames_of_sixteen_bits_are_trained_on_as_they_will_be_fused(tmp_path):
     assert (cold.first.max(), hot.first.min()) == (62, 187)  # of 12 bits
 
 
+def test_coloured_infrared_is_told(root, tmp_path, caplog):
+    shutil.copytree(root, tmp_path / "data")
+    for path in (tmp_path / "data" / "set" / "ir").iterdir():
+        cv2.imwrite(str(path), cv2.applyColorMap(cv2.imread(str(path), 0), cv2.COLORMAP_INFERNO))
+    load(root)
+    assert not caplog.text
+    load(tmp_path / "data")
+    assert (
+        caplog.text.count("ir/0.png is coloured: a false-colour rendering, or are infrared and visible swapped?") == 1
+    )
+
+
 def test_a_set_of_unequal_sizes_is_named(tmp_path):
     for side, size in (("vis", (20, 20)), ("ir", (20, 24))):
         (tmp_path / "set" / side).mkdir(parents=True)
@@ -1085,9 +1100,13 @@ def test_pictures_that_cannot_be_used_are_named_together(root, tmp_path):
     with pytest.raises(UsageError, match="4 faults in pictures to train on:") as caught:
         session.train(recipe, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
     assert [str(caught.value).count(str(path)) for path in spoilt] == [1, 1, 1, 1]
-    elsewhere = dataclasses.replace(recipe, val={"ir-vis": ["nowhere"]})  # told before any picture is decoded
-    with pytest.raises(UsageError, match="nowhere: no such folder"):
-        session.train(elsewhere, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
+    for missing, said in (  # told before any picture is decoded
+        ({"val": {"ir-vis": ["nowhere"]}}, "nowhere: no such folder"),
+        ({"text": "minilm", "descriptions": "none.jsonl"}, r"none\.jsonl cannot be read: No such file"),
+    ):
+        elsewhere = dataclasses.replace(recipe, **missing)
+        with pytest.raises(UsageError, match=said):
+            session.train(elsewhere, tmp_path / "data", tmp_path / "run", device="cpu", quiet=True)
 
 
 def test_names_that_are_no_unicode_count_by_their_bytes(tmp_path):
@@ -1427,6 +1446,9 @@ def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
     code, _, err = fusecli("distill", "--teacher", tmp_path / "none.pt", "--recipe", recipe)
     assert code == 2
     assert "none.pt: no such model file" in err
+    code, _, err = fusecli("distill", "--teacher", "nano")
+    assert code == 2
+    assert f"--teacher nano: name its file: {registry.WEIGHTS_DIR / 'nano-ir-vis.safetensors'} or " in err
 
 
 def test_batches_can_be_sent_to_processes_that_are_not_forked(root):

@@ -256,7 +256,7 @@ def test_sound_is_left_out_and_said(tmp_path, fuse):
 
 
 def test_coloured_infrared_is_said(clips, fuse):
-    told = "ir.mp4 is coloured: a false-colour rendering, or are --ir and --vis swapped?"
+    told = "ir.mp4 is coloured: a false-colour rendering, or are infrared and visible swapped?"
     assert told not in fuse()[2]
     (clips / "vis.mp4").rename(clips / "ir.mp4")
     write(clips / "vis.mp4", moving(12)[1])

@@ -44,8 +44,8 @@ def align(
     ir, vis = typed["ir"], typed["vis"]
     from fusecli.images import frames, registration
     from fusecli.images.atomic import write_text
-    from fusecli.images.colour import luma, warn_of_colored
-    from fusecli.images.intensity import colored, evenly, pair_ranges
+    from fusecli.images.colour import luma
+    from fusecli.images.intensity import evenly, pair_ranges
     from fusecli.images.outputs import check_files, check_outside, resolved
     from fusecli.images.pairing import Pairing, find_pairs
 
@@ -68,7 +68,6 @@ def align(
     chosen = evenly(found, pairs)
     firsts, seconds = [pair.first for pair in chosen], [pair.second for pair in chosen]
     ranges = pair_ranges(firsts, seconds, infrared=True, option=range_)
-    warn_of_colored(colored(seconds))
 
     def luma_of(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         first, second = (

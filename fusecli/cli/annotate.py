@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from enum import Enum
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +15,10 @@ import typer
 
 from fusecli import registry
 from fusecli.cli import messages, options
-from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, InputError, UsageError, counted
+from fusecli.errors import EXIT_NOTHING_DONE, EXIT_PARTIAL, InputError, Stopped, UsageError, counted
 from fusecli.images.atomic import STDOUT, is_device
 from fusecli.machine import cores, thread_pool, windowed
+from fusecli.stream.stop import Stop, stopping
 
 if TYPE_CHECKING:
     from fusecli.images.pair import Pair
@@ -83,7 +85,7 @@ def annotate(
 
     Give -o and two sides: --ir and --vis, or --mri and one of --ct, --pet, --spect.
 
-    Run it again to go on after an interruption.
+    Ctrl-C and SIGTERM end a run once the pairs under way are described. Run it again to go on.
 
     Exit codes: 0 all done, 1 every pair failed, 2 refused before any work, 8 some pairs failed.
     """
@@ -112,14 +114,14 @@ def annotate(
 
     read = _reader(found, task)
     done = failed = 0
-    with Appender(output, anew=overwrite) as records:
+    with Appender(output, anew=overwrite) as records, stopping() as stop:
         if records.repaired:
             log.warning("%s: cut off an unfinished last line", output)
         todo = _undescribed(found, records, task)
         skipped = len(found) - len(todo)
         hidden = messages.without_bars(quiet, log_format)
         count = workers or (4 if backend is Backend.openai else cores())
-        for pair, described in _each(lambda pair: describe(*read(pair), pair.name), todo, count, hidden):
+        for pair, described in _each(lambda pair: describe(*read(pair), pair.name), todo, count, hidden, stop):
             if isinstance(described, InputError):
                 failed += 1
                 log.error("%s: %s", pair.name, described)
@@ -130,6 +132,9 @@ def annotate(
             done += 1
     counts = {"described": done, "failed": failed, "already there": skipped}
     log.info("%s: %s", output, ", ".join(f"{number} {what}" for what, number in counts.items() if number))
+    if stop.signal and done + failed < len(todo):
+        command = "the same command without --overwrite" if overwrite else "the same command"
+        raise Stopped(f"stopped by {stop.signal.name}: {command} goes on from there", stop.signal)
     if failed:
         raise typer.Exit(EXIT_PARTIAL if done or skipped else EXIT_NOTHING_DONE)
 
@@ -202,12 +207,17 @@ def _reader(pairs: list[Pair], task: registry.Task) -> Callable[[Pair], tuple[An
 
 
 def _each(
-    work: Callable[[Pair], Description], pairs: list[Pair], workers: int, hidden: bool
+    work: Callable[[Pair], Description], pairs: list[Pair], workers: int, hidden: bool, stop: Stop
 ) -> Iterator[tuple[Pair, Description | InputError]]:
-    """Each pair with its description or its failure, in the order of ``pairs``; a few more are under way."""
+    """Each pair with its description or its failure, in the order of ``pairs``; a few more are under way.
+
+    Once ``stop`` is set no more are begun.
+    """
     from fusecli.progress import tqdm
 
-    def attempt(pair: Pair) -> tuple[Pair, Description | InputError]:
+    def attempt(pair: Pair) -> tuple[Pair, Description | InputError] | None:
+        if stop.is_set():
+            return None
         try:
             return pair, work(pair)
         except InputError as error:
@@ -217,6 +227,7 @@ def _each(
         thread_pool(workers) as pool,
         tqdm(total=len(pairs), unit="pair", disable=hidden, file=sys.stderr) as bar,
     ):
-        for described in windowed(pairs, lambda pair: pool.submit(attempt, pair), 2 * workers):
+        begun = takewhile(lambda _: not stop.is_set(), pairs)
+        for described in windowed(begun, lambda pair: pool.submit(attempt, pair), 2 * workers):
             yield described
             bar.update()

@@ -42,16 +42,23 @@ def distill(
     from fusecli.training import session
     from fusecli.training.recipe import Recipe
 
+    files = [
+        registry.WEIGHTS_DIR / f"{stem}.safetensors"
+        for stem, card in registry.released().items()
+        if card["name"] == str(teacher)
+    ]
+    if files:
+        raise UsageError(f"--teacher {teacher}: name its file: {' or '.join(map(str, files))}")
     state = checkpoint.training_state(teacher)
     root = session.data_root(data_root, state.get("data_root", ""))
     carried, made_with = state.get("text", {}), state.get("recipe", {})  # of an older version it may lack some keys
-    told = {"text": carried["encoder"], "descriptions": made_with.get("descriptions", "")} if carried else {}
+    texts = {"text": carried["encoder"], "descriptions": made_with.get("descriptions", "")} if carried else {}
     if recipe:
         plan = Recipe.read(recipe, [*settings, f"architecture={student}"] if student is not None else settings)
     elif made_with:
         taken = {key: made_with[key] for key in ("train", "val", "degrade", "loss", "losses") if key in made_with}
         plan = Recipe.from_dict(
-            {**taken, **told, "architecture": STUDENTS[0] if student is None else student}, settings
+            {**taken, **texts, "architecture": STUDENTS[0] if student is None else student}, settings
         )
     else:
         raise UsageError(f"{teacher}: holds weights without their recipe; name the data with --recipe")
@@ -59,7 +66,7 @@ def distill(
         raise UsageError(registry.unknown("student", plan.architecture, STUDENTS))
     networks = [checkpoint.load(str(teacher), task) for task in plan.tasks]  # says so if it is a teacher of other tasks
     if getattr(networks[0], "text_dim", 0) and not plan.text:
-        plan = replace(plan, **(told or {"text": "minilm"}))
+        plan = replace(plan, **(texts or {"text": "minilm"}))
     with stopping() as stop:
         made = session.train(
             plan,

@@ -81,17 +81,13 @@ class FrameOptions:
     align: Path | None
 
     def ranges(self, request: Request, firsts: list[Path], seconds: list[Path]) -> tuple[Intensity, Intensity]:
-        """The intensity ranges of a sequence, the same for all its frames; warns of infrared that is no measurement.
+        """The intensity ranges of a sequence, the same for all its frames. Raises UsageError."""
+        from fusecli.images import intensity
 
-        Raises UsageError.
-        """
-        from fusecli.images import colour, intensity
-
-        infrared, most = request.task.second == "ir", request.max_pixels
-        if infrared:
-            intensity.warn_of_previews(seconds)
-            colour.warn_of_colored(intensity.colored(seconds, most))
-        return intensity.pair_ranges(firsts, seconds, infrared=infrared, option=self.range, max_pixels=most)
+        infrared = request.task.second == "ir"
+        return intensity.pair_ranges(
+            firsts, seconds, infrared=infrared, option=self.range, max_pixels=request.max_pixels
+        )
 
     def calibration(self) -> Calibration | None:
         """The calibration that ``--align`` names, if any. Raises UsageError."""

@@ -46,8 +46,8 @@ def warn_of_colored(infrared: Iterable[tuple[Path, np.ndarray]]) -> None:
     path = next((path for path, image in infrared if is_colored(image)), None)
     if path is not None:
         log.warning(
-            "%s is coloured: a false-colour rendering, or are --ir and --vis swapped? Only its brightness is used, "
-            "which need not follow the temperature; export infrared in gray",
+            "%s is coloured: a false-colour rendering, or are infrared and visible swapped? Only its brightness is "
+            "used, which need not follow the temperature; export infrared in gray",
             path,
         )
 

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from fusecli.errors import InputError, UsageError
+from fusecli.images.colour import warn_of_colored
 from fusecli.images.decode import decode, peek
 
 log = logging.getLogger("fusecli")
@@ -90,9 +91,12 @@ def pair_ranges(
 ) -> tuple[Intensity, Intensity]:
     """The ``intensity`` that ``frames.read`` takes for each side of a sequence of pairs.
 
-    infrared: whether the seconds are infrared and ``option`` applies to them (see `sequence_range`); else they are
-    treated like the firsts.
+    infrared: whether the seconds are infrared and ``option`` applies to them (see `sequence_range`), with a warning
+    where they are no measurement; else they are treated like the firsts.
     """
+    if infrared:
+        warn_of_previews(seconds)
+        warn_of_colored(colored(seconds, max_pixels))
     second = sequence_range(option, seconds, max_pixels) if infrared else visible_range(seconds, max_pixels)
     return visible_range(firsts, max_pixels), second
 
@@ -117,7 +121,7 @@ def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = 
     misfit = _misfit(sample, types, found)
     if misfit:
         log.warning(
-            "%s; one range does not suit both: --range frame maps each frame by itself, or fuse them in separate runs",
+            "%s; one range does not suit both: put them in separate folders, or fuse with --range frame, one for each",
             misfit,
         )
     return found
@@ -250,7 +254,7 @@ def _common_range(name: str, parts: Sequence[np.ndarray]) -> Range:
     above = value > others.hi
     log.warning(
         "%s: %.2g %% of the infrared is %.10g, far %s the rest (%.10g to %.10g), which is taken for missing%s values "
-        "and left out of the intensity range; --range LO,HI settles it",
+        "and left out of the intensity range; to settle it, fuse with --range LO,HI",
         *(name, 100 * share, value, "above" if above else "below", others.lo, others.hi),
         " or saturated" if above else "",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fusecli.errors import InputError
@@ -18,8 +20,8 @@ def is_constant(image: np.ndarray) -> bool:
     return bool(np.ptp(image) < ROUNDING)
 
 
-def require_size(image: np.ndarray, side: int) -> None:
-    """Raise MetricError if ``image`` is smaller than ``side`` pixels in either direction."""
-    height, width = image.shape[:2]
+def require_size(shape: Sequence[int], side: int) -> None:
+    """Raise MetricError if images of this shape (…×H×W) are smaller than ``side`` pixels in either direction."""
+    height, width = shape[-2:]
     if min(height, width) < side:
         raise MetricError(f"needs at least {side}×{side} pixels, the image has {width}×{height}")

@@ -31,7 +31,7 @@ def fmi(first: np.ndarray, second: np.ndarray, fused: np.ndarray) -> float:
 
     Single precision, good to five digits. Raises MetricError below 3×3 pixels.
     """
-    require_size(fused, WINDOW)
+    require_size(fused.shape, WINDOW)
     images = [image.astype(np.float32) for image in (first, second, fused)]
     height, width = fused.shape[0] - WINDOW + 1, fused.shape[1] - WINDOW + 1
     rows = max(1, BAND // width)

@@ -14,7 +14,7 @@ def spatial_frequency(image: np.ndarray) -> float:
     Eskicioglu, Fisher: Image quality measures and their performance (IEEE Trans. Commun. 1995); each mean is over its
     own differences, as in Tang's set.
     """
-    require_size(image, 2)
+    require_size(image.shape, 2)
     return float(np.sqrt(np.mean(np.diff(image, axis=0) ** 2) + np.mean(np.diff(image, axis=1) ** 2)))
 
 
@@ -30,7 +30,7 @@ def average_gradient(image: np.ndarray) -> float:
 
     Cui, Feng, Xu, Li, Chen: Detail preserved fusion of visible and infrared images … (Optics Commun. 2015).
     """
-    require_size(image, 2)
+    require_size(image.shape, 2)
     down, across = np.gradient(image)
     return float(np.sum(np.sqrt((down**2 + across**2) / 2)) / ((image.shape[0] - 1) * (image.shape[1] - 1)))
 
@@ -94,7 +94,7 @@ def nabf(first: np.ndarray, second: np.ndarray, fused: np.ndarray) -> float:
     and Xydeas (2005). Sobel / 8 with a mirrored border; edges below 2 do not count. Raises MetricError if no source has
     an edge of 2 or more.
     """
-    require_size(fused, 2)
+    require_size(fused.shape, 2)
     gradients = [tuple(part / 8 for part in sobel(x, cv2.BORDER_REFLECT_101)) for x in (fused, first, second)]
     strengths = [np.sqrt(across**2 + down**2) for across, down in gradients]
     total = sum(float(np.sum(strength[strength >= 2] ** 1.5)) for strength in strengths[1:])

@@ -54,17 +54,19 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
     Wang, Bovik, Sheikh, Simoncelli: Image quality assessment (IEEE TIP 2004). Raises MetricError below 11×11 pixels.
     """
-    require_size(a, SSIM_WINDOW)
+    require_size(a.shape, SSIM_WINDOW)
     return _ssim_terms(a, b)[0]
 
 
 def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
     """MS-SSIM over five scales, each the 2×2 mean of the one before (an odd last line is repeated). Range 0…1, ↑.
 
-    Wang, Simoncelli, Bovik: Multiscale structural similarity (Asilomar 2003), with the weights published there; a
-    negative factor counts as 0. Raises MetricError below 161×161 pixels.
+    Wang, Simoncelli, Bovik: Multiscale structural similarity (Asilomar 2003), with the weights published there, and
+    what the authors' ``msssim.m`` gives, save that a negative factor, complex there, counts as 0, as in other ports.
+    torchmetrics (1.9) differs, by a quarter on some pairs: at the last scale it counts reflections beyond the border as
+    well, and it drops odd last lines. Raises MetricError below 161×161 pixels, where no window fits.
     """
-    require_size(a, MS_SSIM_SIDE)
+    require_size(a.shape, MS_SSIM_SIDE)
     result = 1.0
     for weight in MS_SSIM_WEIGHTS[:-1]:
         result *= max(_ssim_terms(a, b)[1], 0.0) ** weight
@@ -84,7 +86,7 @@ def vif(source: np.ndarray, fused: np.ndarray) -> float:
     fused image has more contrast than the source. Raises MetricError below 41×41 pixels (no window fits at the fourth
     scale) and for a constant source, which holds no information to keep.
     """
-    require_size(source, VIF_SIDE)
+    require_size(source.shape, VIF_SIDE)
     if is_constant(source):
         raise MetricError("has no value: a source is one constant, it holds no information to keep")
     tiny = 1e-10

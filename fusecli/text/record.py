@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fusecli import registry
-from fusecli.errors import InputError, OutputError
+from fusecli.errors import UsageError
 from fusecli.images.atomic import explained, locked
 from fusecli.text.events import Event, severity_vector, types_for
 
@@ -71,7 +71,7 @@ def _event(item: object, sides: tuple[str, str]) -> Event:
 
 
 def load(path: Path) -> dict[str, Description]:
-    """Read a JSON-lines file: pair name -> Description. InputError names the file and the line of the first fault."""
+    """Read a JSON-lines file: pair name -> Description. UsageError names the file and the line of the first fault."""
     return {name: description for name, (description, _) in _read(path).items()}
 
 
@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, tuple[Description, str]]:
             if name in lines:
                 raise ValueError(f"pair {name!r} was already described in line {lines[name]}")
         except (ValueError, RecursionError) as error:  # json.JSONDecodeError is a ValueError
-            raise InputError(
+            raise UsageError(
                 f"{path}, line {number}: {error}. Mend or delete the line; 'fusecli annotate' makes it again."
             ) from error
         found[name] = description, str(record.get("first") or "")
@@ -104,7 +104,7 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")  # some editors begin a file by a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise InputError(f"{path} cannot be read: {reason}. Make it with 'fusecli annotate'.") from error
+        raise UsageError(f"{path} cannot be read: {reason}. Make it with 'fusecli annotate'.") from error
 
 
 class Appender:
@@ -112,7 +112,7 @@ class Appender:
 
     ``done`` holds what was there before, with the first file of each. ``anew`` empties the file at the first record.
     Otherwise a last line that an interrupted run left unfinished is cut off (``repaired``); any other fault in the file
-    is an InputError. Raises OutputError where the file cannot be written, or another run is writing it.
+    is a UsageError, and so is another run that is writing it. Raises OutputError where the file cannot be written.
     """
 
     def __init__(self, path: Path, *, anew: bool = False) -> None:
@@ -125,7 +125,7 @@ class Appender:
             # Bytes of a file's name that are no Unicode are written as \udcff and the like, which is valid JSON.
             self._file = opened.enter_context(path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n"))
             if not opened.enter_context(locked(path.resolve())):
-                raise OutputError(f"{path}: another run is writing there; wait until it ends, or name another file")
+                raise UsageError(f"{path}: another run is writing there; wait until it ends, or name another file")
             if not anew:
                 self.repaired = _cut_torn_line(path)
                 self.done = _read(path)

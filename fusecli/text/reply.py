@@ -49,7 +49,9 @@ _TYPE = re.compile(
 )
 _TEXT = re.compile(r"description\W*?[:：=]\s*(?P<text>.*)", re.IGNORECASE | re.DOTALL)
 # A reply without events: what calls the images clean, where clauses end, and what one of them says is not there.
-_CLEAN = re.compile(r"\b(none|no (?:event|degradation|defect|visible)|(?<!not )(?:clean|normal)|n/a)\b", re.IGNORECASE)
+_CLEAN = re.compile(
+    r"\b(none|no (?:\w+ )?(?:event|degradation|defect|visible)s?|(?<!not )(?:clean|normal)|n/a)\b", re.IGNORECASE
+)
 _CLAUSE_END = re.compile(r"[.:;\n]|\b(?:but|except|other than|apart from)\b", re.IGNORECASE)
 _DENIED = re.compile(
     r"\w+-free\b|\b(?:no|not|neither|without|free (?:of|from))\b(?! (?:only|clean|normal)).*", re.IGNORECASE
@@ -61,7 +63,7 @@ class ReplyError(InputError):
 
 
 def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
-    """The description in a model's reply; raises ReplyError where it neither names an event nor says there is none.
+    """The description in a model's reply; raises ReplyError where it names no known event and does not say none.
 
     An event's side is the modality that its type or description names, else the one that the type is typical of. Its
     severity comes from a number or a word of the description, else it is USUAL_SEVERITY.
@@ -72,6 +74,7 @@ def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
         raise ReplyError(f"the reply is not in the format asked for: {' '.join(reply.split())[:120]!r}")
     events: dict[tuple[str, str], Event] = {}  # models repeat themselves: the worst of a type counts
     told: dict[str, list[str]] = {side: [] for side in sides}
+    unknown: list[str] = []
     ends = [head.start() for head in heads[1:]] + [len(reply)]
     for head, end in zip(heads, ends, strict=False):
         rest = _TEXT.search(reply, head.end(), end)
@@ -80,11 +83,14 @@ def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
         if found is None:
             if not _CLEAN.search(head["type"]):
                 log.debug("%s: event type %r is unknown and left out", name, head["type"])
+                unknown.append(head["type"])
             continue
         key = found.type, found.side
         events[key] = max(found, events.get(key, found), key=lambda item: item.severity)
         if text:
             told[found.side].append(text if text.endswith(".") else text + ".")
+    if unknown and not events:  # perhaps in another language; the pair must not pass for a clean one
+        raise ReplyError(f"the reply names no type of event that was asked for, but {unknown[0][:120]!r}")
     sentences = {
         side: " ".join(told[side])[:LONGEST_SENTENCE] or sentence(events.values(), side, variant_of(name))
         for side in sides

@@ -32,6 +32,7 @@ log = logging.getLogger("fusecli.annotate")
 LONGEST_SIDE = 1024  # px; larger images are shrunk before they are sent
 MAX_TOKENS = 400
 LONGEST_WAIT = 60.0  # seconds between two tries
+LONGEST_TIMEOUT = 86_400  # seconds, a day
 
 MODALITY = {
     "vis": "visible",
@@ -61,6 +62,8 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not _is_address(self.base_url):  # else each pair would fail by itself, after every retry
             raise UsageError(f"--base-url {self.base_url}: expected http://HOST:PORT/v1 or https://…")
+        if self.timeout > LONGEST_TIMEOUT:  # such as inf, which sockets do not take
+            raise UsageError(f"--timeout {self.timeout:g}: {LONGEST_TIMEOUT} seconds at most")
         if self.api_key and not re.fullmatch("[!-~]+", self.api_key):
             raise UsageError("--api-key or OPENAI_API_KEY: holds a space, a line break or a letter that no key has")
 
@@ -148,7 +151,7 @@ class Endpoint:
             raise ServerError(f"{url} refused the key ({brief}); set OPENAI_API_KEY or --api-key")
         if status == 404:
             raise ServerError(f"{url} does not exist, or not the model {self.model!r} ({brief}); see --base-url, --vlm")
-        if status < 500 and status not in (408, 409, 425, 429):
+        if status < 500 and (status not in (408, 409, 425, 429) or "insufficient_quota" in said):
             raise ServerError(f"{url} refused the request with status {status}: {brief}")
         return ReplyError(f"{url} failed with status {status}: {brief}")
 

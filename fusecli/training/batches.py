@@ -61,7 +61,7 @@ class Batch:
     terms: tuple[str, ...]  # of the loss, those whose weight is not 0
     text: Tensor | None = None  # N×D description vectors, for models that read text
     context: Tensor | None = None  # N×D, what a student knows of the whole pair
-    told: Tensor | None = None  # N×D, what a teacher without text knows of it
+    teacher_context: Tensor | None = None  # N×D, what a teacher without text knows of it
     severities: Tensor | None = None  # N×SEVERITY_DIM, the events as numbers
     look: Tensor | None = None  # N, for recipes with looks
     target: Tensor | None = None  # N×1×H×W, the target image for that look
@@ -122,7 +122,7 @@ class Scene(NamedTuple):
     key: str
     look: Tensor | None
     context: Tensor | None
-    told: Tensor | None
+    teacher_context: Tensor | None
     clean_context: Tensor | None
 
 
@@ -155,7 +155,7 @@ class Batches:
             drawn = self.drawn(step)
         finally:
             torch.set_num_threads(threads)
-        return self._told(drawn).to(device)
+        return self._with_text(drawn).to(device)
 
     def ahead(self, first: int, last: int, device: torch.device, workers: int = 0) -> Iterator[Batch]:
         """The batches of steps ``first`` … ``last`` − 1, drawn ahead by ``workers`` processes.
@@ -186,9 +186,9 @@ class Batches:
             multiprocessing_context="fork" if sys.platform == "linux" else None,
         )
         for batch in drawn:
-            yield self._told(batch).to(device)
+            yield self._with_text(batch).to(device)
 
-    def _told(self, batch: Batch) -> Batch:
+    def _with_text(self, batch: Batch) -> Batch:
         """The batch with texts, encoded in this process: the checkpoint keeps the vectors of all texts it has met."""
         if self.texts is None:
             return batch
@@ -210,8 +210,8 @@ class Batches:
         first, second, clean_first, clean_second, *target = torch.stack(patches).unsqueeze(2).unbind(1)
         loss = recipe.loss_for(task)
         sides = registry.TASKS[task].sides
-        told = [self.texts.events(*pair) if self.texts else [] for pair in zip(keys, events, strict=True)]
-        rows = [event_weights([event.type for event in row], loss) for row in told]
+        described = [self.texts.events(*pair) if self.texts else [] for pair in zip(keys, events, strict=True)]
+        rows = [event_weights([event.type for event in row], loss) for row in described]
         looks = _joined(scene.look for scene in scenes)
         calm = [calmness(look) for look in looks.tolist()] if looks is not None and target else []
         if calm:
@@ -221,7 +221,7 @@ class Batches:
         return Batch(
             *(first, second, clean_first, clean_second, weights, keys, events, wordings, loss.terms),
             context=_joined(scene.context for scene in scenes),
-            told=_joined(scene.told for scene in scenes),
+            teacher_context=_joined(scene.teacher_context for scene in scenes),
             severities=torch.tensor([severity_vector(row, sides) for row in events]),
             look=looks,
             target=target[0] if target else None,
@@ -281,9 +281,11 @@ class Batches:
             wider = sides[0] in MEDICAL_SIDES and _happens(0.5, generator)
             planes = within_black(planes, generator) if wider else cut_part(planes, recipe.patch, generator)
         seen = planes[:, None, None]
-        context, told = (each.context(seen[0], seen[1], look) if each else None for each in (network, self.teacher))
+        context, teacher_context = (
+            each.context(seen[0], seen[1], look) if each else None for each in (network, self.teacher)
+        )
         clean_context = network.context(seen[2], seen[3], look) if network and aims else None
-        return Scene(planes, events, key, look, context, told, clean_context)
+        return Scene(planes, events, key, look, context, teacher_context, clean_context)
 
 
 def _check_shared_memory(needed: int) -> None:

@@ -39,13 +39,13 @@ class DistillObjective:
 
     def __call__(self, network: FusionNetwork, batch: Batch) -> Tensor:
         with torch.no_grad():
-            told = batch.told if batch.text is None else self.teacher.told(batch.text, batch.look)
-            target, guides = self.teacher.with_features(batch.first, batch.second, told)
+            guide = batch.teacher_context if batch.text is None else self.teacher.told(batch.text, batch.look)
+            target, taught = self.teacher.with_features(batch.first, batch.second, guide)
         fused, features = network.with_features(batch.first, batch.second, batch.context)
         loss = batch.aimed_by(network).loss(fused) + batch.perception_loss(network) + F.smooth_l1_loss(fused, target)
         if self.feature:
             adapted = [
-                adapter(guides[scale]) for adapter, scale in zip(self.modules.children(), self.scales, strict=True)
+                adapter(taught[scale]) for adapter, scale in zip(self.modules.children(), self.scales, strict=True)
             ]
             loss = loss + self.feature * feature_loss([features[scale] for scale in self.scales], adapted)
         return loss

@@ -43,7 +43,7 @@ log = logging.getLogger("fusecli.training")
 # In a run's folder: the state to resume from, the weights with the best score, and a row for each validation.
 LAST, BEST, LOG = "last.pt", "best.pt", "log.csv"
 SAVE_SECONDS = 300  # of work that a killed run loses at most
-FIRST_LOOKS = 100  # batches, whose contexts `FusionNetwork.fit_whitening` gets
+WHITENING_BATCHES = 100  # whose contexts `FusionNetwork.fit_whitening` gets
 
 
 class Objective(Protocol):
@@ -81,7 +81,7 @@ class Run:
         self.network = checkpoint.build(recipe.architecture, self.model).to(device)
         if self.network.starts_from and not recipe.init:
             start = self.network.starts_from
-            raise UsageError(f"recipe: {recipe.architecture} starts from a {start}; add init = {start}")
+            raise UsageError(f"recipe: {recipe.architecture} starts from a {start}; add it, as --set init={start}")
         if recipe.looks and self.network.look is None:
             raise UsageError("looks = true: this network has none; give it one, as --set model.look=0.15")
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
@@ -357,7 +357,7 @@ class Run:
         seen = copy.copy(batches)
         seen.rank, seen.texts = 0, None  # the same for all processes, which share only gradients; no texts are needed
         contexts = []
-        for batch in seen.ahead(0, FIRST_LOOKS, self.device, workers):
+        for batch in seen.ahead(0, WHITENING_BATCHES, self.device, workers):
             if stop is not None and stop.is_set():
                 raise _stopped(stop, "before the first step")
             if batch.context is not None:

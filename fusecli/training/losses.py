@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fusecli.errors import UsageError
+from fusecli.metrics.errors import require_size
 from fusecli.metrics.structure import SSIM_WINDOW, VIF_SIDE
 from fusecli.training.looks import vividness
 
@@ -102,13 +103,6 @@ def _band(length: int, size: int, sigma: float, device: torch.device) -> Tensor:
     return rows.to(device)
 
 
-def _check_size(images: Tensor, side: int) -> None:
-    """Raise ValueError where images have fewer pixels than ``side`` in either direction."""
-    height, width = images.shape[-2:]
-    if min(height, width) < side:
-        raise ValueError(f"this loss needs at least {side}×{side} pixels, the images have {width}×{height}")
-
-
 def _blur(images: Tensor, size: int = 11, sigma: float = 1.5) -> Tensor:
     """Gaussian-weighted local mean of N×C×H×W, valid region.
 
@@ -120,7 +114,7 @@ def _blur(images: Tensor, size: int = 11, sigma: float = 1.5) -> Tensor:
 
 def ssim(fused: Tensor, *sources: Tensor) -> Tensor:
     """Sum of SSIM(source, fused) over the sources per sample; N×1×H×W with H, W ≥ 11 in, N out (at most 1 a source)."""
-    _check_size(fused, SSIM_WINDOW)
+    require_size(fused.shape, SSIM_WINDOW)
     mu_f, ff, *crosses = _blur(torch.cat([fused, fused * fused, *(fused * each for each in sources)], 1)).split(1, 1)
     var_f = ff - mu_f * mu_f
     total = torch.zeros(len(fused), device=fused.device)
@@ -138,7 +132,7 @@ def vif(fused: Tensor, *sources: Tensor) -> Tensor:
     Pixel-domain visual information fidelity at four scales (Sheikh and Bovik, IEEE TIP 2006), as in the protocol
     ``tang`` except for small constants that keep gradients finite where an image is flat.
     """
-    _check_size(fused, VIF_SIDE)
+    require_size(fused.shape, VIF_SIDE)
     fused, others = fused * 255, torch.cat(sources, 1) * 255
     kept, whole = torch.zeros(2, len(fused), len(sources), device=fused.device)
     for scale in range(4):

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +28,7 @@ from fusecli.models.network import FusionNetwork
 from fusecli.progress import SignOfLife, tqdm
 from fusecli.stream.device import pick_device
 from fusecli.stream.stop import Stop
+from fusecli.text import record
 from fusecli.text.encode import open_encoder
 from fusecli.training.batches import Batches
 from fusecli.training.data import PairSet, UnusableError, sides_of
@@ -35,7 +36,7 @@ from fusecli.training.distill import FEATURE, DistillObjective
 from fusecli.training.loop import LAST, Run
 from fusecli.training.recipe import Recipe
 from fusecli.training.texts import Texts
-from fusecli.training.validate import check
+from fusecli.training.validate import check_scorable
 
 log = logging.getLogger("fusecli.training")
 
@@ -53,10 +54,9 @@ def data_root(given: Path | None, remembered: str = "") -> Path:
 def default_recipe(task: registry.Task, root: Path) -> dict[str, Any]:
     """Recipe values of a teacher for every data set below ``root`` that has both sides of the task.
 
-    The learning rate is the paper's for it (arXiv 2504.07029); a Recipe's own suits small convolutional networks.
-
     Sets are ``<root>/train/<set>`` or ``<root>/<set>``; those in ``<root>/val/<set>`` choose the best weights.
     ``train`` and ``val`` may be sets themselves. Raises UsageError if there is none.
+    The learning rate is the paper's for it (arXiv 2504.07029); a Recipe's own suits small convolutional networks.
     """
 
     def sets(folder: Path) -> list[str]:
@@ -113,6 +113,8 @@ def train(
     if workers is None:
         share = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         workers = share if target.type == "cuda" and sys.platform == "linux" else 0
+    if recipe.descriptions:
+        record.load(root / recipe.descriptions)  # tells what is wrong with it before pictures are decoded
     data, val = _pairs(recipe, root)
     texts = _texts(recipe, data, root, text_vectors)
     if recipe.architecture == "teacher" and "text_dim" not in recipe.model:
@@ -166,7 +168,7 @@ def _pairs(recipe: Recipe, root: Path) -> tuple[dict[str, PairSet], dict[str, Pa
     for pairs in data.values():
         pairs.check_patch(recipe.patch)
     for name, pairs in loaded.items():
-        check(name, pairs)
+        check_scorable(name, pairs)
     return data, loaded
 
 
@@ -219,12 +221,21 @@ def _keep(run: Run, best: Path, path: Path) -> None:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Make a run's folder and keep other runs out of it. Raises UsageError where one is at work."""
+    """Make a run's folder, which goes again if nothing comes into it, and keep other runs out of it.
+
+    Raises UsageError where one is at work.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     with locked(out.resolve()) as free:
         if not free:
             raise UsageError(f"-o {out}: another run is training there; wait until it ends, or use another folder")
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # not empty
+                for folder in made:
+                    folder.rmdir()
 
 
 def _texts(

@@ -39,7 +39,7 @@ def validate(
     """(mean metrics of a validation set, [first, second, fused] of SHOWN pairs spread over the set).
 
     Metrics are of protocol tang, on luma, and averaged over the pairs for which they are defined. Others, such as those
-    with a black source, are named in a warning; at least one pair has to be defined (see `check`).
+    with a black source, are named in a warning; at least one pair has to be defined (see `check_scorable`).
     """
     rows, pictures = [], []
     shown = {pair.key for pair in evenly(data.pairs, SHOWN)}
@@ -54,7 +54,7 @@ def validate(
     return {metric: float(np.mean([row[metric] for row in rows])) for metric in WATCHED}, pictures
 
 
-def check(name: str, data: PairSet) -> None:
+def check_scorable(name: str, data: PairSet) -> None:
     """Raises UsageError where no pair of a validation set can be scored: a run would end at its first validation."""
     for pair in data.pairs:
         first, second = pair.first.numpy(), pair.second.numpy()
