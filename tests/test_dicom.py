@@ -1,3 +1,4 @@
+import importlib.util
 import io
 import logging
 import re
@@ -1158,6 +1159,14 @@ def bundled() -> list[Path]:
             if "Rows" in header and "PixelData" in header:
                 found.append(path)
     return found
+
+
+def test_a_jpeg_of_12_bits_is_not_called_damaged_and_the_codec_for_it_is_named():
+    pytest.importorskip("gdcm")
+    if importlib.util.find_spec("libjpeg"):
+        pytest.skip("pylibjpeg-libjpeg is installed")
+    message = refused(bundled_root() / "test_files" / "JPGExtended.dcm", "spect")
+    assert message.endswith("with 12 bits, which only one codec reads: pip install pylibjpeg pylibjpeg-libjpeg")
 
 
 SIDES = {"CT": "ct", "PT": "pet", "NM": "spect"}
