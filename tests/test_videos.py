@@ -228,6 +228,15 @@ def test_a_shorter_side_ends_the_result(tmp_path, fuse):
     assert len(decoded(tmp_path / "out.mp4")[0]) == 5
 
 
+def test_lengths_are_told_by_the_times_where_a_camera_dropped_frames(tmp_path, fuse):
+    vis, ir = moving(10)
+    write(tmp_path / "vis.mkv", vis, rate=25, times=[400 * index for index in range(10)])  # the header says 25 fps
+    write(tmp_path / "ir.mkv", ir[:8], rate=25, times=[400 * index for index in range(8)])
+    code, _, err = fuse(ir="ir.mkv", vis="vis.mkv")
+    assert code == 0
+    assert re.search(r"ir\.mkv is shorter than \S+: the result ends with it, after 2\.8 s; \S+ has 3\.6 s", err), err
+
+
 @pytest.mark.parametrize("angle", [90, 180, -90])
 def test_rotation_is_applied(tmp_path, fuse, angle):
     image = np.full((48, 64, 3), 30, np.uint8)
@@ -566,13 +575,13 @@ def test_raw_gray_of_a_camera_s_bits_fills_them(tmp_path, filtered, bits):
     assert abs(fused.astype(int) - 191).max() <= 1
 
 
-def from_camera(tmp_path):
+def from_camera(tmp_path, raw="64x48,gray,25"):
     """Infrared on stdin, beside a video."""
-    return "--ir", "-", "--raw", "64x48,gray,25", "--vis", tmp_path / "vis.mp4"
+    return "--ir", "-", "--raw", raw, "--vis", tmp_path / "vis.mp4"
 
 
-def piped(tmp_path, average, *more):
-    arguments = map(str, ["-m", average, *from_camera(tmp_path), *more])
+def piped(tmp_path, average, *more, **camera):
+    arguments = map(str, ["-m", average, *from_camera(tmp_path, **camera), *more])
     command = [sys.executable, "-m", "fusecli", "fuse", *arguments]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -600,6 +609,17 @@ def test_a_pipe_that_breaks_off_fails_and_what_came_is_kept(tmp_path, average, f
     assert (entry["status"], entry["frames"], len(decoded(tmp_path / "out.mp4")[0])) == ("failed", 6, 6)
     assert filtered(sent[:99], *sides, "-o", tmp_path / "none.mp4")[0] == 1
     assert not (tmp_path / "none.mp4").exists()
+
+
+@pytest.mark.parametrize("raw", ["64x48", "64x48,25"])
+def test_a_pipe_that_stays_open_and_silent_is_not_waited_for_once_the_video_has_ended(tmp_path, average, raw):
+    vis, ir = moving(12)
+    write(tmp_path / "vis.mp4", vis)
+    process = piped(tmp_path, average, "-o", tmp_path / "out.mp4", raw=raw)
+    process.stdin.write(b"".join(image.tobytes() for image in ir))
+    process.stdin.flush()
+    assert process.wait(60) == 0, process.stderr.read()
+    assert len(decoded(tmp_path / "out.mp4")[0]) == 12
 
 
 @pytest.mark.parametrize("sent_first", ["ir", "vis"])
@@ -795,6 +815,11 @@ def test_each_pipe_has_a_format(tmp_path, raw, found):
         return
     with pytest.raises(UsageError, match=found):
         formats(raw, ("vis", "ir"), typed)
+
+
+def test_a_second_format_for_the_only_pipe_is_refused_without_naming_it_twice():
+    with pytest.raises(UsageError, match=r"one for each pipe: --raw ir=…$"):
+        formats(["64x48", "64x48,25"], ("vis", "ir"), ("vis.mp4", "-"))
 
 
 def test_a_pipe_is_one_side_only(fusecli, tmp_path):

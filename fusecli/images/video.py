@@ -174,6 +174,12 @@ class VideoFile:
                 return sum(1 for packet in container.demux(stream) if packet.size)
         return 0
 
+    def seconds(self) -> Fraction:
+        """How long it lasts; frames that a camera dropped still count in the rate that the header says."""
+        with self._opened() as (container, stream):
+            declared = self._declared(container, stream)
+        return declared or self.count() / self.look.rate
+
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:
         """The container and its video stream."""
