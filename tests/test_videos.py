@@ -366,6 +366,20 @@ def test_an_mp4_whose_recording_was_cut_off_is_said_to_have_no_index(clips, fuse
     assert (code, "vis.mp4: cannot be read as a video: its index (moov) is missing" in err) == (1, True), err
 
 
+def test_a_fragmented_mp4_that_is_still_being_written_is_refused_with_the_way_to_what_is_whole(tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"}) as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "5"})
+        stream.height, stream.width = 48, 64
+        for image in moving(20)[0]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.rindex(b"mdat") + 9])
+    with pytest.raises(InputError, match=r"truncated, or still being written; copy it once more, or cut it .* -c copy"):
+        VideoFile(path)
+
+
 def test_a_segment_of_a_recording_is_whole(tmp_path, fuse):
     """Its times go on where the segment before ended, and Matroska says when it ends, not how long it is."""
     times = [60_000 + 40 * index for index in range(30)]

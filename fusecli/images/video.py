@@ -84,7 +84,10 @@ class VideoFile:
             # An MP4's index says where every frame lies.
             ends = [entry.pos + entry.size for entry in list(getattr(stream, "index_entries", ()))[-100:]]
             if "mp4" in container.format.name and max(ends, default=0) > path.stat().st_size:
-                raise InputError(f"{path}: is truncated: its index names frames that are not there; copy it once more")
+                raise InputError(
+                    f"{path}: its index names frames that are not there: it is truncated, or still being written; copy "
+                    "it once more, or cut it to what is whole, for example with ffmpeg -c copy"
+                )
             self.audio = bool(container.streams.audio)
             rate = _exactly(stream.average_rate or stream.guessed_rate or Fraction(25))
             first = next(self._decoded(container, stream), None)
@@ -192,7 +195,7 @@ class VideoFile:
         except av.FFmpegError as error:
             reason = error.strerror or error
             if isinstance(error, ValueError) and _is_mp4(self.path):  # written last, so that a power cut leaves none
-                reason = "its index (moov) is missing or damaged: the recording or a copy was cut off"
+                reason = "its index (moov) is missing or damaged: the recording goes on, or it or a copy was cut off"
             raise InputError(f"{self.path}: cannot be read as a video: {reason}") from error
         with container:
             stream = container.streams.best("video")
