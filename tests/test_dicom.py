@@ -802,11 +802,14 @@ def test_two_thin_slices_with_rounded_positions_are_no_stations():
 
 
 @pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
-def test_a_slice_without_position_is_named(tmp_path, tag):
+@pytest.mark.parametrize("value", [None, "0,5"])
+def test_a_slice_without_a_readable_position_is_named(tmp_path, tag, value):
     files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
-    edit(files[3], **{tag: None})
+    dataset = pydicom.dcmread(files[3])
+    dataset[tag] = pydicom.DataElement(tag, "LO", value)  # a number with a comma, as some exports write
+    dataset.save_as(files[3])
     message = refused(tmp_path / "ct")
-    assert f"{files[3].name} does not say where it lies ({tag} missing)" in message
+    assert f"{files[3].name} does not say where it lies ({tag} missing or unreadable)" in message
 
 
 def test_a_localizer_among_the_slices_is_named(tmp_path):
