@@ -1164,6 +1164,11 @@ def bundled() -> list[Path]:
     return found
 
 
+def test_an_index_given_for_its_folder_is_told_so():
+    message = refused(bundled_root() / "test_files" / "dicomdirtests" / "DICOMDIR")
+    assert message.endswith("but Media Storage Directory Storage; give the folder that it lies in")
+
+
 def test_a_jpeg_of_12_bits_is_not_called_damaged_and_the_codec_for_it_is_named():
     pytest.importorskip("gdcm")
     if importlib.util.find_spec("libjpeg"):
