@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -56,8 +57,9 @@ class InStep:
 
     def _by_time(self) -> Iterator[FramePair]:
         frame, other_frame = (1 / side.look.rate for side in self.sources)
-        # Frames of a pipe come at a constant rate: while the next one cannot be the nearest it need not have come.
-        ahead = min(other_frame, 2 * other_frame - frame) / 2 if isinstance(self.sources[1], RawPipe) else Fraction(0)
+        ahead: Fraction | float = -math.inf
+        if isinstance(self.sources[1], RawPipe):  # its rate is constant: a frame that cannot be the nearest may be late
+            ahead = min(other_frame, 2 * other_frame - frame) / 2
         now, after, more = next(self.seconds, None), None, True
         for first in self.firsts:
             if now is None:
