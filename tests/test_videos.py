@@ -264,6 +264,19 @@ def test_sound_is_left_out_and_said(tmp_path, fuse):
         assert [stream.type for stream in container.streams] == ["video"]
 
 
+def test_interlaced_frames_are_said(clips, fuse):
+    assert "is interlaced" not in fuse()[2]
+    with av.open(str(clips / "vis.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"flags": "+ildct+ilme"})
+        stream.height, stream.width = 48, 64
+        for image in moving(12)[0]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    code, _, err = fuse("--overwrite")
+    assert code == 0, err
+    assert "vis.mp4: is interlaced" in err
+
+
 def test_coloured_infrared_is_said(clips, fuse):
     told = "ir.mp4 is coloured: a false-colour rendering, or are --ir and --vis swapped?"
     assert told not in fuse()[2]

@@ -108,7 +108,7 @@ class RawPipe:
     for whoever writes.
     """
 
-    live, audio, frames = True, False, 0
+    live, audio, interlaced, frames = True, False, False, 0
 
     def __init__(self, place: int | Path, layout: RawFormat, rate: Fraction) -> None:
         self.place, self.layout = place, layout

@@ -67,7 +67,8 @@ class VideoFile:
     """The frames of a video file, in order of time; may be iterated more than once.
 
     Rotation metadata is applied. color False: luma alone. Gray of 9 to 16 bits stays as stored (``bits``); all else is
-    8-bit. look, size (height, width), frames (0 where the header does not say), audio: from the header and first frame.
+    8-bit. look, size (height, width), frames (0 where the header does not say), audio, interlaced: from the header and
+    first frame.
     Raises InputError with file and reason: not a video, no frame, too large, damaged; at the end: truncated.
     """
 
@@ -93,6 +94,7 @@ class VideoFile:
             first = next(self._decoded(container, stream), None)
             if first is None:
                 raise InputError(f"{path}: holds no frame that can be decoded; it is truncated or damaged")
+            self.interlaced = bool(first.interlaced_frame)
             self._start = Fraction(0) if first.pts is None else first.pts * _exactly(first.time_base)
             self.frames = stream.frames or round(float(self._declared(container, stream) * rate))
             context = stream.codec_context

@@ -181,6 +181,12 @@ class _Fusion:
         for side in (first, second):
             if side.audio:
                 log.info("%s: its sound is left out", side)
+            if side.interlaced:
+                log.warning(
+                    "%s: is interlaced, so what moves will have combs; deinterlace it first, for example with ffmpeg "
+                    "-vf bwdif",
+                    side,
+                )
         if first.look.rate != second.look.rate:
             log.info(
                 "%s has %s fps, %s has %s: each frame of the first gets the one of the second that is nearest in time",
