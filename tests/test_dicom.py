@@ -812,6 +812,18 @@ def test_a_slice_without_a_readable_position_is_named(tmp_path, tag, value):
     assert f"{files[3].name} does not say where it lies ({tag} missing or unreadable)" in message
 
 
+def test_stacks_of_several_orientations_in_one_file_are_refused_with_a_way_to_one(tmp_path):
+    path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE)
+    dataset = pydicom.dcmread(path)
+    turned = Dataset()
+    turned.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    dataset.PerFrameFunctionalGroupsSequence[-1].PlaneOrientationSequence = [turned]
+    dataset.save_as(path)
+    message = refused(path, "mri")
+    assert "slices are not parallel (mr.dcm frame 1 and mr.dcm frame 6)" in message
+    assert message.endswith("where one file holds them all, convert it, for example by dcm2niix, and give one stack")
+
+
 def test_a_localizer_among_the_slices_is_named(tmp_path):
     files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
     edit(files[0], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
