@@ -911,6 +911,16 @@ def test_a_mean_below_the_gate_fails_the_run(data: Path) -> None:
     assert _run("--dataset", "tno", "--methods", "average", *QUICK, "--fail-below", "ssim=1.99") == 1
 
 
+def test_a_classical_rule_beside_others_is_judged_by_a_gate_if_it_is_named(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fused = f"mine={_fused_folder()}"
+    for named, judged in (("average,maximum", ["average", "maximum", "mine"]), ("classical", ["mine"])):
+        assert _run("--dataset", "tno", "-m", named, "--fused", fused, *QUICK, "--fail-below", "SSIM=1.99") == 1
+        told = [line.split()[3] for line in capsys.readouterr().err.splitlines()]
+        assert told == [f"{name}:" for name in judged]
+
+
 def test_compare_reads_a_report_from_stdin_and_takes_no_options_of_benchmark(
     data: Path, capsys: pytest.CaptureFixture[str], on_stdin: Callable[[str], None]
 ) -> None:

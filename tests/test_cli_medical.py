@@ -287,6 +287,7 @@ def test_nifti_made_of_a_tilted_series_has_no_qform_that_leaves_the_tilt_out(tmp
     assert code == 0, err
     header = nib.load(out).header
     assert (header["sform_code"], header["qform_code"]) == (1, 0)
+    assert f"{out}: its slices are sheared" in err
     assert header.get_best_affine() == pytest.approx(where.affine, abs=1e-4)
 
 

@@ -1,3 +1,4 @@
+import importlib.util
 import io
 import logging
 import re
@@ -813,11 +814,26 @@ def test_two_thin_slices_with_rounded_positions_are_no_stations():
 
 
 @pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
-def test_a_slice_without_position_is_named(tmp_path, tag):
+@pytest.mark.parametrize("value", [None, "0,5"])
+def test_a_slice_without_a_readable_position_is_named(tmp_path, tag, value):
     files = phantom.dicom_series(tmp_path / "ct", VALUES, WHERE)
-    edit(files[3], **{tag: None})
+    dataset = pydicom.dcmread(files[3])
+    dataset[tag] = pydicom.DataElement(tag, "LO", value)  # a number with a comma, as some exports write
+    dataset.save_as(files[3])
     message = refused(tmp_path / "ct")
-    assert f"{files[3].name} does not say where it lies ({tag} missing)" in message
+    assert f"{files[3].name} does not say where it lies ({tag} missing or unreadable)" in message
+
+
+def test_stacks_of_several_orientations_in_one_file_are_refused_with_a_way_to_one(tmp_path):
+    path = phantom.enhanced(tmp_path / "mr.dcm", VALUES.astype(np.uint16), WHERE)
+    dataset = pydicom.dcmread(path)
+    turned = Dataset()
+    turned.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    dataset.PerFrameFunctionalGroupsSequence[-1].PlaneOrientationSequence = [turned]
+    dataset.save_as(path)
+    message = refused(path, "mri")
+    assert "slices are not parallel (mr.dcm frame 1 and mr.dcm frame 6)" in message
+    assert message.endswith("where one file holds them all, convert it, for example by dcm2niix, and give one stack")
 
 
 def test_a_localizer_among_the_slices_is_named(tmp_path):
@@ -1170,6 +1186,19 @@ def bundled() -> list[Path]:
             if "Rows" in header and "PixelData" in header:
                 found.append(path)
     return found
+
+
+def test_an_index_given_for_its_folder_is_told_so():
+    message = refused(bundled_root() / "test_files" / "dicomdirtests" / "DICOMDIR")
+    assert message.endswith("but Media Storage Directory Storage; give the folder that it lies in")
+
+
+def test_a_jpeg_of_12_bits_is_not_called_damaged_and_the_codec_for_it_is_named():
+    pytest.importorskip("gdcm")
+    if importlib.util.find_spec("libjpeg"):
+        pytest.skip("pylibjpeg-libjpeg is installed")
+    message = refused(bundled_root() / "test_files" / "JPGExtended.dcm", "spect")
+    assert message.endswith("with 12 bits, which only one codec reads: pip install pylibjpeg pylibjpeg-libjpeg")
 
 
 SIDES = {"CT": "ct", "PT": "pet", "NM": "spect"}

@@ -309,6 +309,13 @@ def test_a_calibration_lies_beside_the_frames(pairs, fusecli, monkeypatch, ir, v
     assert not Path("vis/more").exists()  # nothing is left of what was refused
 
 
+def test_videos_are_refused_with_the_way_to_frames_of_them(fusecli, tmp_path):
+    code, _, err = fusecli("align", "--ir", "ir.mp4", "--vis", "vis.MKV", "-o", tmp_path / "calibration.json")
+    assert code == 2
+    assert "--ir ir.mp4: align takes pictures" in err
+    assert "ffmpeg -i ir.mp4 -vf fps=0.1 ir/%03d.png" in err
+
+
 def test_a_damaged_pair_costs_itself_alone(tmp_path, fusecli):
     for side in ("ir", "vis"):
         (tmp_path / side).mkdir()

@@ -228,6 +228,15 @@ def test_a_shorter_side_ends_the_result(tmp_path, fuse):
     assert len(decoded(tmp_path / "out.mp4")[0]) == 5
 
 
+def test_lengths_are_told_by_the_times_where_a_camera_dropped_frames(tmp_path, fuse):
+    vis, ir = moving(10)
+    write(tmp_path / "vis.mkv", vis, rate=25, times=[400 * index for index in range(10)])  # the header says 25 fps
+    write(tmp_path / "ir.mkv", ir[:8], rate=25, times=[400 * index for index in range(8)])
+    code, _, err = fuse(ir="ir.mkv", vis="vis.mkv")
+    assert code == 0
+    assert re.search(r"ir\.mkv is shorter than \S+: the result ends with it, after 2\.8 s; \S+ has 3\.6 s", err), err
+
+
 @pytest.mark.parametrize("angle", [90, 180, -90])
 def test_rotation_is_applied(tmp_path, fuse, angle):
     image = np.full((48, 64, 3), 30, np.uint8)
@@ -253,6 +262,19 @@ def test_sound_is_left_out_and_said(tmp_path, fuse):
     assert "sound is left out" in err
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert [stream.type for stream in container.streams] == ["video"]
+
+
+def test_interlaced_frames_are_said(clips, fuse):
+    assert "is interlaced" not in fuse()[2]
+    with av.open(str(clips / "vis.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"flags": "+ildct+ilme"})
+        stream.height, stream.width = 48, 64
+        for image in moving(12)[0]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    code, _, err = fuse("--overwrite")
+    assert code == 0, err
+    assert "vis.mp4: is interlaced" in err
 
 
 def test_coloured_infrared_is_said(clips, fuse):
@@ -355,6 +377,20 @@ def test_an_mp4_whose_recording_was_cut_off_is_said_to_have_no_index(clips, fuse
     (clips / "vis.mp4").write_bytes(whole[: whole.index(b"moov") - 4])
     code, _, err = fuse()
     assert (code, "vis.mp4: cannot be read as a video: its index (moov) is missing" in err) == (1, True), err
+
+
+def test_a_fragmented_mp4_that_is_still_being_written_is_refused_with_the_way_to_what_is_whole(tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"}) as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "5"})
+        stream.height, stream.width = 48, 64
+        for image in moving(20)[0]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.rindex(b"mdat") + 9])
+    with pytest.raises(InputError, match=r"truncated, or still being written; copy it once more, or cut it .* -c copy"):
+        VideoFile(path)
 
 
 def test_a_segment_of_a_recording_is_whole(tmp_path, fuse):
@@ -566,13 +602,13 @@ def test_raw_gray_of_a_camera_s_bits_fills_them(tmp_path, filtered, bits):
     assert abs(fused.astype(int) - 191).max() <= 1
 
 
-def from_camera(tmp_path):
+def from_camera(tmp_path, raw="64x48,gray,25"):
     """Infrared on stdin, beside a video."""
-    return "--ir", "-", "--raw", "64x48,gray,25", "--vis", tmp_path / "vis.mp4"
+    return "--ir", "-", "--raw", raw, "--vis", tmp_path / "vis.mp4"
 
 
-def piped(tmp_path, average, *more):
-    arguments = map(str, ["-m", average, *from_camera(tmp_path), *more])
+def piped(tmp_path, average, *more, **camera):
+    arguments = map(str, ["-m", average, *from_camera(tmp_path, **camera), *more])
     command = [sys.executable, "-m", "fusecli", "fuse", *arguments]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -600,6 +636,17 @@ def test_a_pipe_that_breaks_off_fails_and_what_came_is_kept(tmp_path, average, f
     assert (entry["status"], entry["frames"], len(decoded(tmp_path / "out.mp4")[0])) == ("failed", 6, 6)
     assert filtered(sent[:99], *sides, "-o", tmp_path / "none.mp4")[0] == 1
     assert not (tmp_path / "none.mp4").exists()
+
+
+@pytest.mark.parametrize("raw", ["64x48", "64x48,25"])
+def test_a_pipe_that_stays_open_and_silent_is_not_waited_for_once_the_video_has_ended(tmp_path, average, raw):
+    vis, ir = moving(12)
+    write(tmp_path / "vis.mp4", vis)
+    process = piped(tmp_path, average, "-o", tmp_path / "out.mp4", raw=raw)
+    process.stdin.write(b"".join(image.tobytes() for image in ir))
+    process.stdin.flush()
+    assert process.wait(60) == 0, process.stderr.read()
+    assert len(decoded(tmp_path / "out.mp4")[0]) == 12
 
 
 @pytest.mark.parametrize("sent_first", ["ir", "vis"])
@@ -795,6 +842,11 @@ def test_each_pipe_has_a_format(tmp_path, raw, found):
         return
     with pytest.raises(UsageError, match=found):
         formats(raw, ("vis", "ir"), typed)
+
+
+def test_a_second_format_for_the_only_pipe_is_refused_without_naming_it_twice():
+    with pytest.raises(UsageError, match=r"one for each pipe: --raw ir=…$"):
+        formats(["64x48", "64x48,25"], ("vis", "ir"), ("vis.mp4", "-"))
 
 
 def test_a_pipe_is_one_side_only(fusecli, tmp_path):

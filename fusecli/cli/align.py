@@ -48,7 +48,14 @@ def align(
     from fusecli.images.intensity import evenly, pair_ranges
     from fusecli.images.outputs import check_files, check_outside, resolved
     from fusecli.images.pairing import Pairing, find_pairs
+    from fusecli.images.video import ENDINGS as VIDEOS
 
+    for side, name in typed.items():
+        if Path(name).suffix.lower() in VIDEOS:
+            raise UsageError(
+                f"--{side} {name}: align takes pictures; write frames of both videos at the same times first, for "
+                f"example every ten seconds: ffmpeg -i {name} -vf fps=0.1 {side}/%03d.png"
+            )
     if model not in registration.MODELS:
         raise UsageError(f"--model {model}: choose {', '.join(registration.MODELS)}")
     if output.suffix.lower() != ".json":

@@ -35,6 +35,7 @@ FLOAT_PADDING = {  # first and last value, as `_padding`, of floats
     "DoubleFloatPixelPaddingValue": "DoubleFloatPixelPaddingRangeLimit",
 }
 _EXTRA = "pip install 'fusecli[dicom]'"
+_LIBJPEG = "pip install pylibjpeg pylibjpeg-libjpeg"  # no part of the extra, since its licence is the GPL
 _POINT = "TemporalPositionIndex"  # which time point a frame of an enhanced image belongs to
 _LONG = ("SL", "UL")  # value representations (VR) of 32 bits
 
@@ -401,7 +402,11 @@ def _pixels(dataset: Any, path: Path) -> np.ndarray:
                 pixels = apply_color_lut(pixels, dataset)
                 pixels = (pixels >> 8 if deep else pixels).astype(np.uint8)
     except Exception as error:
-        extra = f", or needs more codecs: {_EXTRA}" if missing else ""
+        if "12-bit" in str(error) and "pylibjpeg-libjpeg" in missing:
+            raise InputError(
+                f"{path}: compressed as {UID(syntax).name} with 12 bits, which only one codec reads: {_LIBJPEG}"
+            ) from error
+        extra = f", or needs more codecs: {_EXTRA}" if "gdcm" in missing or "openjpeg" in missing else ""
         raise InputError(
             f"{path}: the pixels cannot be decoded: the file is cut off or damaged ({brief(error)}){extra}"
         ) from error
@@ -428,14 +433,14 @@ def _decoded(dataset: Any) -> np.ndarray:
     return pixel_array(dataset)
 
 
-def _missing_codecs(syntax: UID, path: Path) -> bool:
-    """Whether codecs that could decode a transfer syntax are not installed. Raises InputError where none is."""
+def _missing_codecs(syntax: UID, path: Path) -> str:
+    """Which codecs for a transfer syntax are not installed, as pydicom says it. Raises InputError where none is."""
     if not (syntax.is_transfer_syntax and syntax.is_compressed and syntax.is_encapsulated):
-        return False
+        return ""
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
         raise InputError(f"{path}: compressed as {syntax.name}, which fusecli does not read") from error
     if not decoder.is_available:
         raise InputError(f"{path}: compressed as {syntax.name}; reading that needs more codecs: {_EXTRA}")
-    return bool(decoder.missing_dependencies)
+    return ", ".join(decoder.missing_dependencies)

@@ -154,8 +154,8 @@ def arrange(planes: Sequence[Plane], source: object) -> tuple[list[int], np.ndar
     if len(places) < len(planes):
         lost = next(plane for plane in planes if plane.place is None)
         raise InputError(
-            f"{source}: {lost.label} does not say where it lies ({lost.missing} missing), so the order of the "
-            f"{len(planes)} slices is unknown; export the series again with its geometry, or move this file away"
+            f"{source}: {lost.label} does not say where it lies ({lost.missing} missing or unreadable), so the order "
+            f"of the {len(planes)} slices is unknown; export the series again with its geometry, or move this file away"
         )
     first = places[0]
     row, column = first.orientation[:3], first.orientation[3:]
@@ -169,7 +169,8 @@ def arrange(planes: Sequence[Plane], source: object) -> tuple[list[int], np.ndar
         if np.abs(place.orientation - first.orientation).max() > _PARALLEL:
             raise InputError(
                 f"{source}: slices are not parallel ({planes[0].label} and {plane.label}): a localizer, or several "
-                "stacks in one series; move the slices of the other orientation away"
+                "stacks in one series; move the slices of the other orientation away, or, where one file holds them "
+                "all, convert it, for example by dcm2niix, and give one stack"
             )
         if np.abs(place.spacing / first.spacing - 1).max() > _PARALLEL:
             raise InputError(f"{source}: pixels of {planes[0].label} and {plane.label} have different sizes")

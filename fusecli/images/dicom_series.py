@@ -15,7 +15,7 @@ from typing import Any
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import UID
+from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from fusecli.errors import InputError, UsageError, counted, itemized
 from fusecli.images.dicom_planes import arrange, frame_count, frame_plane, planes_of
@@ -191,8 +191,9 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         if found.broken:
             path, reason = found.broken[0]
             raise InputError(f"{path}: {reason}")
+        advice = "; give the folder that it lies in" if found.others == {MediaStorageDirectoryStorage.name} else ""
         raise InputError(
-            f"{found.source}: holds no DICOM image, but {', '.join(sorted(found.others)) or 'other files'}"
+            f"{found.source}: holds no DICOM image, but {', '.join(sorted(found.others)) or 'other files'}{advice}"
         )
     chosen = _suited(found, side, wanted)
     if len(chosen) != 1:

@@ -140,6 +140,11 @@ def write(path: Path, fused: np.ndarray, reference: Volume, shown: Range, title:
         image.set_qform(affine, 1)
         if not same(Grid(reference.shape, image.get_qform()), reference.grid, within=0.5):
             image.set_qform(None, 0)  # it cannot hold the shear of a tilted gantry
+            log.warning(
+                "%s: its slices are sheared, as a tilted gantry took them; some programs (of ITK) refuse such NIfTI: "
+                "write DICOM, or take the other volume's grid by --reference",
+                path,
+            )
     image.header["intent_code"] = 0  # a result holds no labels and no statistic
     for parameter in ("intent_p1", "intent_p2", "intent_p3"):
         image.header[parameter] = 0

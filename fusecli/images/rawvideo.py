@@ -83,7 +83,7 @@ def formats(raw: Sequence[str], sides: Sequence[str], typed: Sequence[str]) -> t
         if equals and side not in pipes:
             raise UsageError(f"--raw {text}: there is no --{side} that is a pipe")
         if side in given:
-            raise UsageError(f"--raw {text}: one for each pipe: --raw {pipes[0]}=… --raw {pipes[-1]}=…")
+            raise UsageError(f"--raw {text}: one for each pipe: {' '.join(f'--raw {one}=…' for one in pipes)}")
         given[side] = RawFormat.parse(layout)
     found = {side: given.get(side, given.get("")) for side in pipes}
     for side, known in found.items():
@@ -108,7 +108,7 @@ class RawPipe:
     for whoever writes.
     """
 
-    live, audio, frames = True, False, 0
+    live, audio, interlaced, frames = True, False, False, 0
 
     def __init__(self, place: int | Path, layout: RawFormat, rate: Fraction) -> None:
         self.place, self.layout = place, layout
@@ -154,6 +154,10 @@ class RawPipe:
     def count(self) -> int:
         """0: unknown."""
         return 0
+
+    def seconds(self) -> Fraction:
+        """0: unknown."""
+        return Fraction(0)
 
 
 class RawWriter:

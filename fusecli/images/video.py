@@ -67,7 +67,8 @@ class VideoFile:
     """The frames of a video file, in order of time; may be iterated more than once.
 
     Rotation metadata is applied. color False: luma alone. Gray of 9 to 16 bits stays as stored (``bits``); all else is
-    8-bit. look, size (height, width), frames (0 where the header does not say), audio: from the header and first frame.
+    8-bit. look, size (height, width), frames (0 where the header does not say), audio, interlaced: from the header and
+    first frame.
     Raises InputError with file and reason: not a video, no frame, too large, damaged; at the end: truncated.
     """
 
@@ -84,12 +85,16 @@ class VideoFile:
             # An MP4's index says where every frame lies.
             ends = [entry.pos + entry.size for entry in list(getattr(stream, "index_entries", ()))[-100:]]
             if "mp4" in container.format.name and max(ends, default=0) > path.stat().st_size:
-                raise InputError(f"{path}: is truncated: its index names frames that are not there; copy it once more")
+                raise InputError(
+                    f"{path}: its index names frames that are not there: it is truncated, or still being written; copy "
+                    "it once more, or cut it to what is whole, for example with ffmpeg -c copy"
+                )
             self.audio = bool(container.streams.audio)
             rate = _exactly(stream.average_rate or stream.guessed_rate or Fraction(25))
             first = next(self._decoded(container, stream), None)
             if first is None:
                 raise InputError(f"{path}: holds no frame that can be decoded; it is truncated or damaged")
+            self.interlaced = bool(first.interlaced_frame)
             self._start = Fraction(0) if first.pts is None else first.pts * _exactly(first.time_base)
             self.frames = stream.frames or round(float(self._declared(container, stream) * rate))
             context = stream.codec_context
@@ -174,6 +179,12 @@ class VideoFile:
                 return sum(1 for packet in container.demux(stream) if packet.size)
         return 0
 
+    def seconds(self) -> Fraction:
+        """How long it lasts; frames that a camera dropped still count in the rate that the header says."""
+        with self._opened() as (container, stream):
+            declared = self._declared(container, stream)
+        return declared or self.count() / self.look.rate
+
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:
         """The container and its video stream."""
@@ -186,7 +197,7 @@ class VideoFile:
         except av.FFmpegError as error:
             reason = error.strerror or error
             if isinstance(error, ValueError) and _is_mp4(self.path):  # written last, so that a power cut leaves none
-                reason = "its index (moov) is missing or damaged: the recording or a copy was cut off"
+                reason = "its index (moov) is missing or damaged: the recording goes on, or it or a copy was cut off"
             raise InputError(f"{self.path}: cannot be read as a video: {reason}") from error
         with container:
             stream = container.streams.best("video")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain, islice
 
 import numpy as np
 
@@ -35,7 +37,7 @@ class InStep:
         self.look = first.look
         if isinstance(first, RawPipe) and self.frame_by_frame:
             self.look = replace(second.look, aspect=None)
-        self.count = 0
+        self.count, self.last = 0, Fraction(0)  # frames paired so far, and the time of the last one
         self.ended: int | None = None  # the side that was shorter
         self.stale, self.gap = 0, Fraction(0)  # frames of the first far from any of the second: how many; when first
 
@@ -55,26 +57,32 @@ class InStep:
 
     def _by_time(self) -> Iterator[FramePair]:
         frame, other_frame = (1 / side.look.rate for side in self.sources)
-        now, after = next(self.seconds, None), next(self.seconds, None)
-        last = Fraction(0)
+        ahead: Fraction | float = -math.inf
+        if isinstance(self.sources[1], RawPipe):  # its rate is constant: a frame that cannot be the nearest may be late
+            ahead = min(other_frame, 2 * other_frame - frame) / 2
+        now, after, more = next(self.seconds, None), None, True
         for first in self.firsts:
             if now is None:
                 self.ended = 1
                 return
-            while after is not None and after.time - first.time < first.time - now.time:
-                now, after = after, next(self.seconds, None)
+            while more and first.time - now.time >= ahead:
+                after = after or next(self.seconds, None)
+                more = after is not None
+                if after is None or after.time - first.time >= first.time - now.time:
+                    break
+                now, after = after, None
             # the last one is shown for as long as a frame lasts
-            if after is None and first.time >= now.time + other_frame - frame / 2:
+            if not more and first.time >= now.time + other_frame - frame / 2:
                 self.ended = 1
                 return
             self.count += 1
-            last = first.time
+            self.last = first.time
             if abs(first.time - now.time) > max(STALE, other_frame):
                 self.gap = self.gap if self.stale else first.time
                 self.stale += 1
             yield first.time, first.pixels, now.pixels
-        latest = next(self.seconds, after)
-        if latest is not None and latest.time >= last + frame + other_frame / 2:
+        *_, latest = None, *islice(chain([after] if after else [], self.seconds), 2)
+        if latest is not None and latest.time >= self.last + frame + other_frame / 2:
             self.ended = 0
 
     def tell(self) -> None:
@@ -87,13 +95,12 @@ class InStep:
         if self.ended is None:
             return
         ended, longer = self.sources[self.ended], self.sources[1 - self.ended]
-        total = longer.count()
+        if self.frame_by_frame:
+            lasted, whole = (counted(count, "frame") if count else "" for count in (self.count, longer.count()))
+        else:  # two frame rates: numbers of frames would not compare
+            times = self.last + 1 / self.sources[0].look.rate, longer.seconds()
+            lasted, whole = (f"{float(time):.1f} s" if time else "" for time in times)
         log.warning(
             "%s is shorter than %s: the result ends with it, after %s%s",
-            *(ended, longer, self._long(self.sources[0], self.count)),
-            f"; {longer} has {self._long(longer, total)}" if total else "",
+            *(ended, longer, lasted, f"; {longer} has {whole}" if whole else ""),
         )
-
-    def _long(self, side: Source, count: int) -> str:
-        """How long so many frames last, which of two frame rates compares what their numbers do not."""
-        return counted(count, "frame") if self.frame_by_frame else f"{float(count / side.look.rate):.1f} s"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import torch
@@ -85,6 +86,22 @@ class _Stopped(Exception):
     """The run ends before the result is whole."""
 
 
+class _Over(Event):
+    """Also set once no frame of the first side can come: a pipe may then stay open and silent, and nothing needs it."""
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__()
+        self._stop = stop
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._stop.is_set()
+
+    def after(self, firsts: Iterator[Timed]) -> Iterator[Timed]:
+        """The same frames; then it is set."""
+        yield from firsts
+        self.set()
+
+
 class _Fusion:
     """One pair."""
 
@@ -103,7 +120,8 @@ class _Fusion:
         first, second = self._open()
         of_one_size(np.zeros(first.size), np.zeros(second.size), self.job, self.settings.resize, self.settings.align)
         live = first.live or second.live
-        steps = InStep(first, second, self._ahead(first, live), self._ahead(second, live))
+        over = _Over(self.stop)
+        steps = InStep(first, second, over.after(self._ahead(first, live, self.stop)), self._ahead(second, live, over))
         pictures, count = None, 0
         try:
             with ExitStack() as stack:
@@ -163,6 +181,12 @@ class _Fusion:
         for side in (first, second):
             if side.audio:
                 log.info("%s: its sound is left out", side)
+            if side.interlaced:
+                log.warning(
+                    "%s: is interlaced, so what moves will have combs; deinterlace it first, for example with ffmpeg "
+                    "-vf bwdif",
+                    side,
+                )
         if first.look.rate != second.look.rate:
             log.info(
                 "%s has %s fps, %s has %s: each frame of the first gets the one of the second that is nearest in time",
@@ -170,11 +194,11 @@ class _Fusion:
             )
         return first, second
 
-    def _ahead(self, side: Source, live: bool) -> Iterator[Timed]:
-        """Frames of a side, decoded by a thread of its own; a pipe ends when the run is stopped."""
+    def _ahead(self, side: Source, live: bool, stop: Event) -> Iterator[Timed]:
+        """Frames of a side, decoded by a thread of its own; ``stop`` ends a pipe."""
         height, width = side.size
         depth = max(2, min(2 * BATCH_PAIRS, AHEAD_BYTES // (3 * height * width)))
-        ahead = self.readahead(side, depth, self.stop if side.live else None)
+        ahead = self.readahead(side, depth, stop if side.live else None)
         return self._kept(ahead) if live else ahead
 
     def _kept(self, ahead: Iterator[Timed]) -> Iterator[Timed]:
