@@ -58,6 +58,16 @@ def test_coverage_is_the_share_of_voxels_inside_the_other_grid(shift, share):
     assert grid.coverage(here, there) == pytest.approx(share, abs=0.04)
 
 
+@pytest.mark.parametrize("degrees", [(0, 0, 0), (10, 20, 30)])
+def test_what_another_grid_covers_is_where_resampling_finds_something(degrees):
+    here, there = make((30, 28, 12), (1, 1, 2)), make((9, 12, 7), (1.5, 1, 1.2), degrees=degrees, centre=(3, 1, 0))
+    found = grid.resample(np.ones(there.shape[::-1], np.uint8), there, here, 0) > 1e-6
+    assert 0 < found.sum() < found.size / 4
+    assert np.array_equal(grid.covered(here, there), found)
+    assert np.array_equal(grid.covered(here, there, slice(4, 7)), found[4:7])
+    assert grid.covered(there, here) is None
+
+
 def test_the_box_around_another_grid_holds_all_of_it_and_little_more():
     wide, other = Grid((30, 40, 20), np.diag([-2.0, 3, 4, 1])), Grid((5, 6, 7), np.eye(4))
     other.affine[:3, 3] = -41, 60, 20

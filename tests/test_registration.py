@@ -9,7 +9,8 @@ from conftest import SAMPLES
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import registration
-from fusecli.images.calibration import STRIP, Calibration, completed, reach, resizing, warp
+from fusecli.images.calibration import Calibration, reach, resizing, warp
+from fusecli.images.coverage import STRIP, completed
 from fusecli.images.registration import Outlines
 
 RIG = ("back_yard", "day_street", "fog_road")

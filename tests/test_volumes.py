@@ -77,6 +77,28 @@ def test_slices_are_mended_for_a_model_that_wants_it_so(tmp_path):
     assert rough[1] < rough[0] / 3
 
 
+@pytest.mark.parametrize(("side", "reference"), [("ct", "ct"), ("pet", "pet"), ("pet", "mri")])
+def test_where_one_volume_ends_the_result_is_the_other_one(tmp_path, fusecli, side, reference):
+    """There the network saw the bright end of an image, and drew a dark line beside it."""
+    wide, narrow = phantom.grid((96, 96, 3), (1, 1, 3)), phantom.grid((52, 60, 3), (1, 1, 3))
+    waves = np.sin(np.arange(96) / 3)[:, None] * np.sin(np.arange(96) / 4)
+    first, second = (np.broadcast_to(np.rint(level + 8 * waves), (3, 96, 96)).astype(np.int16) for level in (80, 160))
+    inner = (slice(None), slice(18, 78), slice(22, 74))
+    first, second = (first, second[inner]) if reference == side else (first[inner], second)
+    for name, voxels in ((side, first), ("mri", second)):
+        phantom.nifti(tmp_path / f"{name}.nii", voxels, wide if name == reference else narrow)
+    arguments = [f"--{side}", tmp_path / f"{side}.nii", "--mri", tmp_path / "mri.nii", "--reference", reference]
+    arguments += ["--window", "88,176"] if side == "ct" else ["--color", "gray"]
+    code, _, err = fusecli("fuse", *arguments, "-o", tmp_path / "out.nii")
+    assert code == 0, err
+    alone, fused = (nib.load(tmp_path / f"{name}.nii").get_fdata().T for name in (reference, "out"))
+    covered = np.zeros((96, 96), bool)
+    covered[inner[1:]] = True
+    step = (alone.max() - alone.min()) / 20
+    assert np.abs(fused - alone)[:, ~covered].max() < step
+    assert np.abs(fused - alone)[:, 40:56, 40:56].mean() > step
+
+
 def test_previews_show_all_levels():
     np.testing.assert_array_equal(volumes._bytes(np.float32([0, 0.5, 1])), np.uint8([0, 128, 255]))
     np.testing.assert_array_equal(volumes._bytes(np.uint16([0, 257, 65535])), np.uint8([0, 1, 255]))

@@ -17,13 +17,12 @@ import numpy as np
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images.colour import luma
+from fusecli.images.coverage import faded
 from fusecli.images.opencv import cv2
 
 log = logging.getLogger("fusecli")
 
 FEATHER = 33  # px, the least over which results fade into the visible where the infrared ends
-FEATHER_SHARE = 0.055  # of the infrared's side there, over which they do if that is more
-STRIP = 64  # rows that are blended at once: the float values of a whole large frame would take hundreds of MB
 SHRINKS = 0.7  # scale below which the infrared is downsized before warping: else pixels are skipped, and edges jagged
 
 Size = tuple[int, int]  # width, height
@@ -134,28 +133,4 @@ def _reach(infrared: tuple[int, int], visible: tuple[int, int], calibration: Cal
         return None
     if (covered := inside.mean()) < 0.05:
         log.warning("--align: the infrared reaches %.0f %% of the visible frame; is it that rig's?", 100 * covered)
-    feather = max(FEATHER, round(FEATHER_SHARE * float(np.sqrt(np.count_nonzero(inside)))) | 1)
-    inner = cv2.erode(inside, np.ones((feather, feather), np.uint8))
-    return cv2.blur(inner, (feather, feather), borderType=cv2.BORDER_REPLICATE)
-
-
-def completed(fused: np.ndarray, visible: np.ndarray, share: np.ndarray | None) -> np.ndarray:
-    """Blend ``fused``, weighted by ``share`` (see `reach`), with the visible.
-
-    Both H×W or H×W×3, uint8, uint16 or float32 in [0, 1]; the result is of fused's type.
-    """
-    if share is None:
-        return fused
-    share = share if fused.ndim == 2 else share[..., None]
-    white, from_white = (1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max for image in (fused, visible))
-    result = np.empty_like(fused)
-    for top in range(0, len(fused), STRIP):
-        rows = slice(top, top + STRIP)
-        mixed = share[rows] * fused[rows] + (1 - share[rows]) * (visible[rows] * np.float32(white / from_white))
-        result[rows] = mixed if fused.dtype.kind == "f" else np.rint(mixed, out=mixed)
-    return result
-
-
-def within(infrared: np.ndarray, share: np.ndarray | None) -> np.ndarray:
-    """A warped infrared frame, black where results do without it (see `reach`), not its border pixels repeated."""
-    return infrared if share is None else np.where(share > 0, infrared, infrared.dtype.type(0))
+    return faded(inside, FEATHER)

@@ -97,6 +97,23 @@ def coverage(grid: Grid, other: Grid) -> float:
     return float(((there >= -reach) & (there <= np.array(other.shape) - 1 + reach)).all(1).mean())
 
 
+def covered(grid: Grid, other: Grid, slices: slice = slice(None)) -> np.ndarray | None:
+    """Which voxels of some slices of ``grid`` get anything of ``other`` by `resample`: K×H×W of 0 and 1, float32.
+
+    None where all do.
+    """
+    matrix = mapping(grid, other)
+    i, j, k = np.arange(grid.shape[0]), np.arange(grid.shape[1]), np.arange(*slices.indices(grid.shape[2]))
+
+    def inside(i: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
+        there = _moved(matrix, np.stack(np.broadcast_arrays(i, j[:, None], k[:, None, None]), -1))
+        return np.all((there > -1) & (there < np.array(other.shape)), -1)
+
+    if inside(*(axis[[0, -1]] for axis in (i, j, k))).all():  # the corners
+        return None
+    return inside(i, j, k).astype(np.float32)
+
+
 def around(grid: Grid, other: Grid) -> tuple[slice, slice, slice]:
     """Indices (slices, rows, columns) of the smallest box of ``grid``'s voxels that holds all of ``other`` in it."""
     there = _moved(mapping(other, grid), other.corners())

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fusecli.errors import UsageError, counted
-from fusecli.images.calibration import Calibration, Size, completed, reach, resizing, warp
+from fusecli.images.calibration import Calibration, Size, reach, resizing, warp
+from fusecli.images.coverage import completed
 from fusecli.images.opencv import cv2
 
 # What each model's transforms can do besides those of the one before it: generators, in units where the frame reaches

@@ -22,7 +22,8 @@ import numpy as np
 from fusecli.errors import FusecliError, InputError, OutputError, counted, first_line
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
-from fusecli.images.calibration import Calibration, completed, reach, warp, within
+from fusecli.images.calibration import Calibration, reach, warp
+from fusecli.images.coverage import completed, within
 from fusecli.images.frames import Frame
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2

@@ -23,7 +23,8 @@ import torch
 from fusecli.errors import InputError, counted
 from fusecli.images import frames, intensity
 from fusecli.images.atomic import STDOUT, file_hash, replacing
-from fusecli.images.calibration import completed, reach, within
+from fusecli.images.calibration import reach
+from fusecli.images.coverage import completed, within
 from fusecli.images.intensity import Range
 from fusecli.images.preview import row
 from fusecli.images.rawvideo import STDIN, RawPipe, RawWriter

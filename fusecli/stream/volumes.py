@@ -19,6 +19,7 @@ from fusecli.errors import InputError
 from fusecli.images import colormap, derived, dicom, frames, grid, nifti
 from fusecli.images.atomic import file_hash, numbered, replacing
 from fusecli.images.colour import luma
+from fusecli.images.coverage import completed, faded
 from fusecli.images.grid import Grid
 from fusecli.images.planes import Turn, planes
 from fusecli.images.volume import Volume, shown_range
@@ -138,7 +139,7 @@ class _Fusion:
 
         def fuse(span: slice, first: np.ndarray, second: np.ndarray) -> None:
             begun = self.engine.start(first, second, levels, context)
-            fused[span] = begun.finish()
+            fused[span] = self._completed(begun.finish(), begun.mended, (first, second), span)
             for found in begun.mended:
                 gather(self.mended, found)
 
@@ -188,6 +189,27 @@ class _Fusion:
             assert self.settings.colormap is not None
             return colormap.apply(values, self.settings.colormap)
         return values
+
+    def _completed(
+        self, fused: np.ndarray, mended: list[Found], sides: tuple[np.ndarray, np.ndarray], span: slice
+    ) -> np.ndarray:
+        """The fused slices, which show the reference alone, mended as they are, where the other does not reach."""
+        reference = self.settings.reference
+        if not self.resampled:
+            return fused
+        target, source = (self.volumes[side].grid for side in (reference, 1 - reference))
+        assert target is not None
+        assert source is not None
+        inside = grid.covered(target, source, span)
+        if inside is None:
+            return fused
+        alone = sides[reference]
+        if any(("first", "second")[reference] in found for found in mended):
+            alone = np.stack([self.engine.mend(a, b)[:2][reference] for a, b in zip(*sides, strict=True)])
+        if alone.ndim < fused.ndim:  # gray, of a coloured result
+            alone = alone[..., None]
+        shares = map(faded, inside)
+        return np.stack([completed(*each) for each in zip(fused, alone, shares, strict=True)])
 
     def _levels(self) -> int | None:
         """Steps of a gray result; None: float, which the writer fits to the reference's type."""
