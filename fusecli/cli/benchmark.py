@@ -255,7 +255,10 @@ def compare_reports(
         bool, typer.Option("--fail-worse", help="Exit 1 if any metric became significantly worse.")
     ] = False,
 ) -> None:
-    """Show what moved from report A to report B, with a paired test; --fail-below and --fail-worse judge B."""
+    """Show what moved from report A to report B, with a paired test; --fail-below and --fail-worse judge B.
+
+    Methods are compared with those of the same name.
+    """
     messages.set_up()
     from fusecli.benchmark import compare, results
 
