@@ -433,6 +433,22 @@ def test_overwriting_begins_only_with_the_first_answer(pairs, fusecli):
     assert (root / "d.jsonl").read_bytes() == before
 
 
+def test_overwriting_that_is_stopped_before_the_first_answer_has_yet_to_begin(pairs, fusecli):
+    def refuse(number, body):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.2)  # until it is heard
+        return "What?"
+
+    root = pairs(3)
+    assert fusecli(*measured(root))[0] == 0
+    before = (root / "d.jsonl").read_bytes()
+    with FakeModel(refuse) as server:
+        code, _, err = fusecli(*openai(root, server, "-j", 1, "--overwrite"))
+    assert code == 130
+    assert err.endswith("stopped by SIGINT: the same command goes on from there\n")
+    assert (root / "d.jsonl").read_bytes() == before
+
+
 def test_several_models_have_to_be_chosen_from(pairs, fusecli):
     with FakeModel(models=("a-vl", "b-vl")) as server:
         code, _, err = fusecli(*openai(pairs(1), server))
@@ -473,6 +489,9 @@ def test_a_server_that_names_no_model_needs_one_to_be_named(reply, monkeypatch, 
         ("Neither image shows haze. Both are clean and noise-free.", []),
         ("Event Type: No degradation\nDescription: -", []),
         ("Event Type: No significant degradations", []),
+        ("Event Type: No issues detected", []),
+        ("Event Type: Not applicable", []),
+        ("Event Type: -\nDescription: Both images are clean.", []),
         ("None.", []),
         ("Event Type: Parallax\nDescription: x\nEvent Type: Fog\nDescription: y", [("haze", "vis", 0.6)]),
         ("event type： 低\nEvent Type： Haze", [("haze", "vis", 0.6)]),
@@ -509,6 +528,8 @@ def test_replies_about_scans_name_the_side_that_they_mention():
         "The visible image is not clean, it is hazy.",
         "The visible image is not hazy but noisy, the infrared is normal.",
         "There is no degradation except noise.",
+        "There is no obvious degradation, though the visible image is dark.",
+        "There is no clear visible image.",
         '{"events": [{"type": "Low Light", "side": "vis"}], "ir": "clean"}',
         "Event Type: Wenig Licht\nDescription: Das sichtbare Bild ist sehr dunkel.",
     ],
