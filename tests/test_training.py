@@ -1427,7 +1427,7 @@ def test_pairs_to_choose_the_weights_on_are_not_trained_on(tmp_path, sets, train
     assert (recipe["train"], recipe["val"]) == ({"ir-vis": train}, {"ir-vis": val})
 
 
-def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
+def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli, monkeypatch):
     teacher = Run(dataclasses.replace(RECIPE, architecture="teacher", model=TINY_TEACHER), tmp_path, device=CPU)
     path, recipe = teacher.save("last.pt"), tmp_path / "r.toml"
     small = ("--data-root", root, "-q", "--set", "steps=1", "--set", "batch=1", "--set", "patch=48")
@@ -1449,6 +1449,11 @@ def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
     code, _, err = fusecli("distill", "--teacher", "nano")
     assert code == 2
     assert f"--teacher nano: name its file: {registry.WEIGHTS_DIR / 'nano-ir-vis.safetensors'} or " in err
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nano").write_bytes(b"no weights")
+    code, _, err = fusecli("distill", "--teacher", "./nano", "--recipe", recipe)
+    assert code == 2
+    assert "name its file" not in err
 
 
 def test_batches_can_be_sent_to_processes_that_are_not_forked(root):
