@@ -424,6 +424,19 @@ def test_a_stop_keeps_the_answers_under_way(pairs, fusecli):
     assert len(server.bodies) == len(load(root / "d.jsonl")) == 6
 
 
+def test_a_stop_before_the_first_pair_says_that_nothing_is_described(pairs, fusecli, monkeypatch):
+    root = pairs(2)
+
+    def undescribed(found, records, task):
+        signal.raise_signal(signal.SIGINT)
+        return found
+
+    monkeypatch.setattr("fusecli.cli.annotate._undescribed", undescribed)
+    code, _, err = fusecli(*measured(root))
+    assert code == 130
+    assert "d.jsonl: nothing described\n" in err
+
+
 def test_overwriting_begins_only_with_the_first_answer(pairs, fusecli):
     root = pairs(1)
     assert fusecli(*measured(root))[0] == 0
