@@ -6,7 +6,7 @@ import re
 import sys
 from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import requires
 from typing import Any
 
 from fusecli.errors import UsageError, first_line
@@ -33,8 +33,8 @@ def need(module: str, why: str, extra: str) -> Any:
     if found.__spec__ is not None and found.__spec__.origin is None:  # a folder of that name, as pip may leave one
         raise UsageError(f"{why}: pip install '{extra}'")
     package = module.partition(".")[0]
-    version, least = getattr(sys.modules[package], "__version__", ""), _least(package)
-    if (numbers := _numbers(version)) and numbers < _numbers(least):
+    version, least = str(getattr(sys.modules[package], "__version__", "")), _least(package)
+    if (0, 0) < _numbers(version) < _numbers(least):
         raise UsageError(f"{why} {least} or newer, not {version}: pip install '{extra}'")
     return found
 
@@ -44,11 +44,13 @@ def _least(package: str) -> str:
     """The oldest version of a package that fusecli's metadata allow; "" where they do not say, or are not there."""
     try:
         wanted = requires("fusecli") or []
-    except PackageNotFoundError:  # run from its source
+    except Exception:  # run from its source, or what pip left is damaged
         return ""
     start = f"{package.replace('_', '-')}>="
     return next((re.split("[,;]", each[len(start) :])[0].strip() for each in wanted if each.startswith(start)), "")
 
 
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)[:2]]
+def _numbers(version: str) -> tuple[int, int]:
+    """Major and minor; zeros where a version does not say, as of a package built from its source (0+unknown)."""
+    found = re.match(r"(\d+)(?:\.(\d+))?", version)
+    return (int(found[1]), int(found[2] or 0)) if found else (0, 0)

@@ -83,7 +83,8 @@ def _quota(groups: Path = GROUPS, own: Path = OWN) -> float:
             _, kinds, path = line.split(":", 2)
             if kinds and "cpu" not in kinds.split(","):
                 continue
-            root = groups / kinds  # cgroup v1 has a tree for each kind, v2 one for all, whose line names none
+            # cgroup v1 has trees, that of CPUs by this name even where it has others, too; v2 has one, for all kinds.
+            root = groups / "cpu" if kinds else groups
             inner = root / path.lstrip("/")
             for folder in (inner, *inner.parents):
                 least = min(least, _quota_of(folder))

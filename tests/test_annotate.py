@@ -424,12 +424,41 @@ def test_a_stop_keeps_the_answers_under_way(pairs, fusecli):
     assert len(server.bodies) == len(load(root / "d.jsonl")) == 6
 
 
+def test_a_stop_before_the_first_pair_says_that_nothing_is_described(pairs, fusecli, monkeypatch):
+    root = pairs(2)
+
+    def undescribed(found, records, task):
+        signal.raise_signal(signal.SIGINT)
+        return found
+
+    monkeypatch.setattr("fusecli.cli.annotate._undescribed", undescribed)
+    code, _, err = fusecli(*measured(root))
+    assert code == 130
+    assert "d.jsonl: nothing described\n" in err
+
+
 def test_overwriting_begins_only_with_the_first_answer(pairs, fusecli):
     root = pairs(1)
     assert fusecli(*measured(root))[0] == 0
     before = (root / "d.jsonl").read_bytes()
     with FakeModel(lambda n, body: (401, b"")) as server:
         assert fusecli(*openai(root, server, "--overwrite"))[0] == 1
+    assert (root / "d.jsonl").read_bytes() == before
+
+
+def test_overwriting_that_is_stopped_before_the_first_answer_has_yet_to_begin(pairs, fusecli):
+    def refuse(number, body):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.2)  # until it is heard
+        return "What?"
+
+    root = pairs(3)
+    assert fusecli(*measured(root))[0] == 0
+    before = (root / "d.jsonl").read_bytes()
+    with FakeModel(refuse) as server:
+        code, _, err = fusecli(*openai(root, server, "-j", 1, "--overwrite"))
+    assert code == 130
+    assert err.endswith("stopped by SIGINT: the same command goes on from there\n")
     assert (root / "d.jsonl").read_bytes() == before
 
 
@@ -473,6 +502,9 @@ def test_a_server_that_names_no_model_needs_one_to_be_named(reply, monkeypatch, 
         ("Neither image shows haze. Both are clean and noise-free.", []),
         ("Event Type: No degradation\nDescription: -", []),
         ("Event Type: No significant degradations", []),
+        ("Event Type: No issues detected", []),
+        ("Event Type: Not applicable", []),
+        ("Event Type: -\nDescription: Both images are clean.", []),
         ("None.", []),
         ("Event Type: Parallax\nDescription: x\nEvent Type: Fog\nDescription: y", [("haze", "vis", 0.6)]),
         ("event type： 低\nEvent Type： Haze", [("haze", "vis", 0.6)]),
@@ -509,6 +541,8 @@ def test_replies_about_scans_name_the_side_that_they_mention():
         "The visible image is not clean, it is hazy.",
         "The visible image is not hazy but noisy, the infrared is normal.",
         "There is no degradation except noise.",
+        "There is no obvious degradation, though the visible image is dark.",
+        "There is no clear visible image.",
         '{"events": [{"type": "Low Light", "side": "vis"}], "ir": "clean"}',
         "Event Type: Wenig Licht\nDescription: Das sichtbare Bild ist sehr dunkel.",
     ],

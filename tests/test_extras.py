@@ -57,7 +57,10 @@ def test_a_package_that_loads():
     assert need("json", "", "").loads("1") == 1
 
 
-@pytest.mark.parametrize(("version", "fits"), [("17.0.9", False), ("9", False), ("17.1rc1", True), ("custom", True)])
+@pytest.mark.parametrize(("version", "fits"), [
+    ("17.0.9", False), ("9", False), ("17.1rc1", True), ("18", True), ("20260101", True),
+    ("custom_main_0fdd", True), ("0+unknown", True), (None, True),
+])  # fmt: skip
 def test_a_package_that_is_too_old_is_to_be_upgraded(package, monkeypatch, version, fits):
     monkeypatch.setattr(extras, "requires", lambda name: ['it>=2; extra == "it"', 'an-old-one>=17.1; extra == "it"'])
     monkeypatch.delitem(sys.modules, "an_old_one", raising=False)
@@ -71,3 +74,12 @@ def test_a_package_that_is_too_old_is_to_be_upgraded(package, monkeypatch, versi
             assert refusal("an_old_one") == told
     finally:
         extras._least.cache_clear()
+
+
+def test_damaged_metadata_of_fusecli_refuse_no_package(package, monkeypatch, tmp_path):
+    info = tmp_path / "fusecli-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_bytes(b"Name: fusecli\nRequires-Dist: \xff")
+    extras._least.cache_clear()
+    package("of_some_version", "__version__ = '1.0'")
+    assert need("of_some_version", "this needs it", "fusecli[it]").__version__ == "1.0"

@@ -355,6 +355,37 @@ def test_what_is_swept_before_it_is_locked_is_made_again(tmp_path, monkeypatch, 
     assert os.listdir(tmp_path) == ["a.png"]
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_is_swept_before_it_is_opened_for_its_lock_is_made_again(tmp_path, monkeypatch, folder):
+    pytest.importorskip("fcntl")
+    locked, path, swept = atomic.locked, tmp_path / "a.png", []
+
+    def late(place):
+        monkeypatch.setattr(atomic, "locked", locked)
+        swept.append(sweep([path]))
+        return locked(place)
+
+    monkeypatch.setattr(atomic, "locked", late)
+    with replacing(path, folder=folder) as partial:
+        put_into(partial, b"x")
+    assert swept == [1]
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_a_folder_that_another_run_takes_away_while_it_is_looked_at_is_no_device(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.mkdir()
+    exists = type(path).exists
+
+    def taken_away(self):
+        there = exists(self)
+        path.rmdir()
+        return there
+
+    monkeypatch.setattr(type(path), "exists", taken_away)
+    assert not atomic.is_device(path)
+
+
 def test_file_systems_without_locks_are_written_to_and_swept(tmp_path, monkeypatch):
     def refuse(descriptor, how):
         raise OSError(errno.ENOLCK, "No locks available")

@@ -79,9 +79,11 @@ def test_a_pool_ends_at_an_exception_without_the_tasks_that_wait():
         ({"docker/0a1b": 50000}, 0.5),
     ],
 )
-def test_quotas_of_cgroup_v1_count_too(tmp_path, quotas, expected):
+@pytest.mark.parametrize("kinds", ["cpu,cpuacct", "cpuacct,cpu", "cpu"])  # the kernel's order need not be the folder's
+def test_quotas_of_cgroup_v1_count_too(tmp_path, kinds, quotas, expected):
     own = tmp_path / "own"
-    own.write_text("5:memory:/docker/0a1b\n4:cpu,cpuacct:/docker/0a1b\n0::/docker/0a1b\n")
+    own.write_text(f"5:memory:/docker/0a1b\n4:{kinds}:/docker/0a1b\n1:name=systemd:/docker/0a1b\n0::/docker/0a1b\n")
+    (tmp_path / "cpu").symlink_to("cpu,cpuacct")
     for group, quota in quotas.items():
         folder = tmp_path / "cpu,cpuacct" / group
         folder.mkdir(parents=True, exist_ok=True)

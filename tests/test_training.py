@@ -1149,6 +1149,9 @@ def test_a_broken_recipe_says_what_is_wrong(tmp_path, text, message):
 
 def test_two_processes_train_one_network(root, tmp_path):
     """Gloo on the CPU: both ranks end with the same weights, which differ from those of one process alone."""
+    root = shutil.copytree(root, tmp_path / "data")
+    picture = str(root / "set" / "ir" / "0.png")
+    cv2.imwrite(picture, cv2.applyColorMap(cv2.imread(picture), cv2.COLORMAP_JET))
     script = tmp_path / "ranks.py"
     script.write_text(
         "import sys, torch\n"
@@ -1167,6 +1170,7 @@ def test_two_processes_train_one_network(root, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two = subprocess.run([*launch, *arguments, str(tmp_path / "two")], check=True, capture_output=True, timeout=120)
     assert sorted(two.stdout.decode().split()) == sorted([str(tmp_path / "two" / "nano.safetensors"), "None"])
+    assert two.stderr.decode().count("is coloured") == 1
     session.train(Recipe.read(tmp_path / "recipe.toml"), root, tmp_path / "one", device="cpu", quiet=True)
     two, one = (checkpoint.read(tmp_path / name / "nano.safetensors")[3] for name in ("two", "one"))
     assert all(torch.isfinite(tensor).all() for tensor in two.values())
@@ -1427,7 +1431,7 @@ def test_pairs_to_choose_the_weights_on_are_not_trained_on(tmp_path, sets, train
     assert (recipe["train"], recipe["val"]) == ({"ir-vis": train}, {"ir-vis": val})
 
 
-def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
+def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli, monkeypatch):
     teacher = Run(dataclasses.replace(RECIPE, architecture="teacher", model=TINY_TEACHER), tmp_path, device=CPU)
     path, recipe = teacher.save("last.pt"), tmp_path / "r.toml"
     small = ("--data-root", root, "-q", "--set", "steps=1", "--set", "batch=1", "--set", "patch=48")
@@ -1449,6 +1453,11 @@ def test_the_student_that_is_asked_for_is_trained(root, tmp_path, fusecli):
     code, _, err = fusecli("distill", "--teacher", "nano")
     assert code == 2
     assert f"--teacher nano: name its file: {registry.WEIGHTS_DIR / 'nano-ir-vis.safetensors'} or " in err
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nano").write_bytes(b"no weights")
+    code, _, err = fusecli("distill", "--teacher", "./nano", "--recipe", recipe)
+    assert code == 2
+    assert "name its file" not in err
 
 
 def test_batches_can_be_sent_to_processes_that_are_not_forked(root):

@@ -131,9 +131,10 @@ def annotate(
             records.write(described.record(pair.name, pair.first.as_posix(), pair.second.as_posix(), source))
             done += 1
     counts = {"described": done, "failed": failed, "already there": skipped}
-    log.info("%s: %s", output, ", ".join(f"{number} {what}" for what, number in counts.items() if number))
+    told = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
+    log.info("%s: %s", output, told or "nothing described")
     if stop.signal and done + failed < len(todo):
-        command = "the same command without --overwrite" if overwrite else "the same command"
+        command = "the same command without --overwrite" if overwrite and done else "the same command"
         raise Stopped(f"stopped by {stop.signal.name}: {command} goes on from there", stop.signal)
     if failed:
         raise typer.Exit(EXIT_PARTIAL if done or skipped else EXIT_NOTHING_DONE)

@@ -47,7 +47,7 @@ def distill(
         for stem, card in registry.released().items()
         if card["name"] == str(teacher)
     ]
-    if files:
+    if files and not teacher.is_file():
         raise UsageError(f"--teacher {teacher}: name its file: {' or '.join(map(str, files))}")
     state = checkpoint.training_state(teacher)
     root = session.data_root(data_root, state.get("data_root", ""))

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -104,8 +104,11 @@ def _made(path: Path, folder: bool) -> Iterator[Path]:
             partial.mkdir()
         else:
             os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask
-        with locked(partial) as free:
-            if free and partial.exists():  # else another run swept it before it was locked
+        with ExitStack() as held:
+            ours = False  # where another run swept it before it was locked
+            with suppress(FileNotFoundError):
+                ours = held.enter_context(locked(partial)) and partial.exists()
+            if ours:
                 yield partial
                 return
 
@@ -199,7 +202,9 @@ def file_hash(path: Path) -> str:
 
 def is_device(path: Path) -> bool:
     """Whether this is a device, a pipe or the like, to be written to and never replaced, such as /dev/stdout."""
-    return path.exists() and not path.is_dir() and (not path.is_file() or str(path).startswith(_OPEN))
+    # Not told by what it is not, which holds for a folder that another run replaces meanwhile, too.
+    special = path.is_char_device() or path.is_fifo() or path.is_block_device() or path.is_socket()
+    return special or (path.is_file() and str(path).startswith(_OPEN))
 
 
 def sweep(paths: Iterable[Path]) -> int:

@@ -50,9 +50,11 @@ _TYPE = re.compile(
 _TEXT = re.compile(r"description\W*?[:：=]\s*(?P<text>.*)", re.IGNORECASE | re.DOTALL)
 # A reply without events: what calls the images clean, where clauses end, and what one of them says is not there.
 _CLEAN = re.compile(
-    r"\b(none|no (?:\w+ )?(?:event|degradation|defect|visible)s?|(?<!not )(?:clean|normal)|n/a)\b", re.IGNORECASE
+    r"\b(none|nil|null|n/a|not applicable|no visible|(?<!not )(?:clean|normal)|"
+    r"no (?:\w+ ){0,2}(?:event|degradation|defect|issue|problem|distortion|anomal(?:y|ie)|abnormalit(?:y|ie))s?)\b",
+    re.IGNORECASE,
 )
-_CLAUSE_END = re.compile(r"[.:;\n]|\b(?:but|except|other than|apart from)\b", re.IGNORECASE)
+_CLAUSE_END = re.compile(r"[.:;\n]|\b(?:but|except|(?:al)?though|however|while|other than|apart from)\b", re.IGNORECASE)
 _DENIED = re.compile(
     r"\w+-free\b|\b(?:no|not|neither|without|free (?:of|from))\b(?! (?:only|clean|normal)).*", re.IGNORECASE
 )
@@ -81,7 +83,7 @@ def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
         text = " ".join(rest["text"].split()).strip("*_\"'`# ") if rest else ""
         found = _event(head["type"], text, sides)
         if found is None:
-            if not _CLEAN.search(head["type"]):
+            if not _CLEAN.search(head["type"]) and not _is_clean(text, sides):
                 log.debug("%s: event type %r is unknown and left out", name, head["type"])
                 unknown.append(head["type"])
             continue
@@ -100,7 +102,8 @@ def parse(reply: str, sides: tuple[str, str], name: str = "") -> Description:
 
 def _is_clean(reply: str, sides: tuple[str, str]) -> bool:
     """Whether a reply without events calls the images clean, and names no fault: not "hazy, the other is clean"."""
-    faults = re.compile("|".join([*KINDS, *types_for(sides), "hazy", "noisy", "blurr"]), re.IGNORECASE)
+    words = [*KINDS, *types_for(sides), "hazy", "noisy", "blurr", "dark", "fog", "grain"]
+    faults = re.compile("|".join(words), re.IGNORECASE)
     named = any(faults.search(_DENIED.sub("", clause)) for clause in _CLAUSE_END.split(reply))
     return len(reply) < SHORT and _CLEAN.search(reply) is not None and not named
 

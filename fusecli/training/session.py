@@ -97,6 +97,8 @@ def train(
     """
     rank, local = _join_processes()
     path = out / f"{recipe.architecture}.safetensors"
+    if rank:
+        logging.getLogger("fusecli").setLevel(logging.ERROR)  # the first process warns of the data, which all read
     if rank == 0:  # which alone writes
         check_writable("-o", out)
         if path.exists() and not (out / LAST).exists():  # removed to save space, perhaps
