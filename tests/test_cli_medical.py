@@ -122,7 +122,7 @@ def test_little_that_is_covered_is_a_warning(heads, fusecli, average):
             assert not warnings
         else:
             (message,) = warnings
-            assert re.search(rf"mri resampled .* covers only {percent} % of it; elsewhere .* ct alone", message)
+            assert re.search(rf"mri resampled .* covers {percent} % of it; elsewhere .* ct alone", message)
 
 
 @pytest.mark.parametrize(("codes", "warned"), [((4, 1), "scanner and MNI 152"), ((0, 4), "MNI 152"), ((2, 4), "")])
@@ -206,7 +206,7 @@ def test_a_thin_slab_within_a_long_volume_overlaps_it(tmp_path, fusecli, average
     ct = phantom.nifti(tmp_path / "ct.nii", (np.arange(57600) % 80).astype(np.int16).reshape(400, 12, 12), long)
     code, _, err = fusecli("fuse", "--ct", ct, "--mri", mri, "-o", tmp_path / "out", "-m", average)
     assert code == 0, err
-    assert "covers only less than 1 %" in err
+    assert "covers less than 1 %" in err
 
 
 def test_missing_geometry_is_refused_unless_both_miss_it(tmp_path, fusecli, average):
