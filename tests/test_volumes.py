@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 from threading import Event
 
@@ -12,6 +13,7 @@ from fusecli import registry
 from fusecli.errors import UsageError
 from fusecli.images import colormap, nifti
 from fusecli.images.colour import luma
+from fusecli.images.intensity import Range
 from fusecli.images.planes import Turn
 from fusecli.models import checkpoint
 from fusecli.stream import volume_jobs, volume_pairs, volumes
@@ -126,6 +128,18 @@ def test_a_slab_is_fused_alike_however_far_the_other_volume_goes_on_and_has_no_r
 def test_previews_show_all_levels():
     np.testing.assert_array_equal(volumes._bytes(np.float32([0, 0.5, 1])), np.uint8([0, 128, 255]))
     np.testing.assert_array_equal(volumes._bytes(np.uint16([0, 257, 65535])), np.uint8([0, 1, 255]))
+
+
+def test_a_large_result_is_converted_without_a_second_one_of_floats():
+    fused = np.full((64, 64, 64), 0.5, np.float32)
+    tracemalloc.start()
+    stored = nifti._as_type(fused, np.dtype(np.int16), Range(0, 1))
+    pictures = volumes._bytes(fused)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (stored == 16384).all()
+    assert (pictures == 128).all()
+    assert peak < stored.nbytes + pictures.nbytes + fused.nbytes / 8
 
 
 def test_a_stopped_run_begins_no_other_volume(tmp_path, engine):

@@ -17,7 +17,7 @@ from fusecli.errors import InputError, UsageError, counted, first_line
 from fusecli.images.atomic import replacing
 from fusecli.images.grid import Grid, check_affine, same
 from fusecli.images.intensity import Range
-from fusecli.images.volume import Volume, unread
+from fusecli.images.volume import Volume, by_slice, unread
 
 log = logging.getLogger("fusecli")
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what matters of its remarks is said below
@@ -161,8 +161,8 @@ def write(path: Path, fused: np.ndarray, reference: Volume, shown: Range, title:
 
 def _as_type(fused: np.ndarray, dtype: np.dtype, shown: Range) -> np.ndarray:
     if dtype.kind == "f":
-        return shown.invert(fused).astype(dtype if dtype.itemsize in (4, 8) else np.float32, copy=False)
-    return np.rint(fused * np.float32(_levels(dtype))).astype(dtype)
+        return by_slice(shown.invert, fused, dtype if dtype.itemsize in (4, 8) else np.dtype(np.float32))
+    return by_slice(lambda values: np.rint(values * np.float32(_levels(dtype))), fused, dtype)
 
 
 def _levels(dtype: np.dtype) -> int:

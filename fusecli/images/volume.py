@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,14 @@ class Volume:
     def stored(self, shown: Range) -> Range:
         """A range of quantities as the range of stored voxels."""
         return Range((shown.lo - self.intercept) / self.slope, (shown.hi - self.intercept) / self.slope)
+
+
+def by_slice(convert: Callable[[np.ndarray], np.ndarray], stack: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A stack whose slices are converted one by one: a large volume's values between would take gigabytes."""
+    converted = np.empty(stack.shape, dtype)
+    for index, values in enumerate(stack):
+        converted[index] = convert(values)
+    return converted
 
 
 def parse_window(option: str) -> Range:

@@ -22,7 +22,7 @@ from fusecli.images.colour import luma
 from fusecli.images.coverage import completed, shares, within
 from fusecli.images.grid import Grid
 from fusecli.images.planes import Turn, planes
-from fusecli.images.volume import Volume, shown_range
+from fusecli.images.volume import Volume, by_slice, shown_range
 from fusecli.machine import windowed
 from fusecli.stream.job import Job, Outcome
 from fusecli.stream.run import gather, guarded
@@ -351,7 +351,7 @@ def _place(where: Grid) -> str:
 def _bytes(values: np.ndarray) -> np.ndarray:
     """uint8 of float32 in [0, 1] or of uint16."""
     scale = np.float32(255 if values.dtype == np.float32 else 1 / 257)
-    return np.rint(values * scale).astype(np.uint8)
+    return by_slice(lambda plane: np.rint(plane * scale), values, np.dtype(np.uint8))
 
 
 def _ascii(text: str) -> str:
