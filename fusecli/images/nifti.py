@@ -181,6 +181,11 @@ def _open(path: Path) -> Any:
         damaged = f"cannot be read as NIfTI: it is cut off, damaged or no NIfTI ({first_line(error)})"
         raise InputError(f"{path}: {unread(error, damaged)}") from error
     if not isinstance(image, nib.Nifti1Pair):  # NIfTI-2 is a subclass
+        if isinstance(image, nib.AnalyzeImage):  # with a .mat of SPM beside it or not
+            raise InputError(
+                f"{path}: is Analyze 7.5, which does not say which side of the patient is left; convert it to NIfTI by "
+                "the program that wrote it"
+            )
         raise InputError(f"{path}: holds {type(image).__name__}; a NIfTI volume is needed")
     proxy: Any = image.dataobj
     first = image.header.single_vox_offset if image.header.is_single else 0
