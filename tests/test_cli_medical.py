@@ -897,6 +897,24 @@ def test_series_and_volumes_are_chosen_by_side(tmp_path, fusecli, average):
     assert nib.load(tmp_path / "fused" / "pet.nii").shape == (12, 10, 4)
 
 
+def test_a_lesion_beside_a_hot_bladder_is_shown_by_a_window(tmp_path, fusecli):
+    where = phantom.grid((40, 40, 10), (3, 3, 3))
+    uptake = phantom.head(where).astype(np.float32)
+    uptake[:, :12, :12], uptake[4:6, 28:34, 28:34] = np.linspace(60, 100, 12), 9
+    pet, mri = phantom.nifti(tmp_path / "pet.nii", uptake, where), put(tmp_path, "nifti", "mri", where, uptake / 100)
+    brightness = []
+    for options in ([], ["--window", "5,10"]):
+        out = tmp_path / f"{len(options)}.nii"
+        code, _, err = fusecli("fuse", "--pet", pet, "--mri", mri, "-o", out, *options, "--color", "gray")
+        assert code == 0, err
+        header = nib.load(out).header
+        low, high = float(header["cal_min"]), float(header["cal_max"])
+        brightness.append(nib.load(out).get_fdata()[31, 31, 5] / high)
+    assert (low, high) == (0, 10)
+    assert brightness[0] < 0.4
+    assert brightness[1] > 0.8
+
+
 # Usage ---------------------------------------------------------------------------------------------------------------
 
 

@@ -65,8 +65,6 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
         raise UsageError("--resize is for pictures; volumes are brought together by geometry (--reference chooses how)")
     if options.reference not in (None, *task.sides):
         raise UsageError(f"--reference {options.reference}: choose {' or '.join(task.sides)}")
-    if options.window is not None and task.first != "ct":
-        raise UsageError(f"--window is for CT; {task.first} and mri are shown by percentiles")
     plain = task.first == "ct" or request.gray
     if options.colormap is not None and plain:
         raise UsageError("--colormap is for gray PET and SPECT, in colour (not with --color gray)")

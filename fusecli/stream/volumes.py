@@ -77,7 +77,7 @@ class _Fusion:
         self.mended: Found = {}  # of any slice
         volumes: list[Volume] = list(pool.map(lambda source: source.read(), job.volumes.chosen().inputs))
         self.shown = [
-            shown_range(volume, side, settings.window if side == "ct" else None, _little(volume, other))
+            shown_range(volume, side, settings.window if side == settings.task.first else None, _little(volume, other))
             for volume, other, side in zip(volumes, volumes[::-1], settings.task.sides, strict=True)
         ]
         self.reference = volumes[settings.reference]
