@@ -969,6 +969,10 @@ def test_options_of_volumes_are_refused_for_pictures(tmp_path, fusecli, average,
     code, _, err = fusecli(*arguments, *options)
     assert code == 2
     assert "both sides are pictures" in err
+    code, _, err = fusecli(
+        *arguments[:2], tmp_path / "none.nii", "--mri", tmp_path / "none.nii.gz", "-o", "out", *options
+    )
+    assert (code, "none.nii: no such file or folder" in err) == (2, True)
     assert fusecli(*arguments)[0] == 0
     assert (tmp_path / "out" / "a.png").exists()
 
