@@ -1017,6 +1017,21 @@ def test_previews_show_three_planes_upright_whatever_the_orientation(plane):
                 assert abs(columns.mean() - middle[1]) < 2
 
 
+@pytest.mark.parametrize("plane", phantom.PLANES)
+def test_previews_cut_where_a_small_volume_meets_a_large_one(tmp_path, fusecli, average, plane):
+    wide = phantom.grid((40, 44, 48), (4, 4, 4), plane)
+    small = phantom.grid((12, 12, 12), (2, 2, 2), centre=(20, -30, 40))
+    for side, where, mark in (("ct", wide, (0, 0, 0)), ("mri", small, (20, -30, 40))):
+        phantom.nifti(tmp_path / f"{side}.nii", (phantom.head(where, mark) * 900).astype(np.int16), where)
+    arguments = ["--ct", tmp_path / "ct.nii", "--mri", tmp_path / "mri.nii", "-o", tmp_path / "out.nii", "-m", average]
+    code, _, err = fusecli("fuse", *arguments, "--preview", "--window", "450,900")
+    assert code == 0, err
+    picture = cv2.imread(str(tmp_path / "out-preview.png"), 0)
+    _, mri, _ = np.array_split(picture, 3, axis=1)
+    third = len(mri) // 3
+    assert all(mri[top : top + third].max() > 200 for top in (0, third, 2 * third))
+
+
 def test_previews_of_volumes_without_a_place_take_slices_for_axial_ones():
     from fusecli.images.planes import planes
 

@@ -116,7 +116,7 @@ class _Fusion:
         if preview:
             result = fused if fused.dtype == np.uint8 else _bytes(fused)
             turned = self.volumes[self.settings.reference].grid
-            pictures = [planes(stack, turned) for stack in (*shown, result)]
+            pictures = [planes(stack, turned, self._meeting()) for stack in (*shown, result)]
         seconds = time.perf_counter() - self.began
         return Outcome(self.job, None, seconds, digest, pictures, mended=self.mended)
 
@@ -161,7 +161,8 @@ class _Fusion:
         Those that the other volume does not reach do not count: the result shows no fusion there.
         """
         total, weight = None, 0.0
-        begin, end, _ = self._reached().indices(self.size[0])
+        meeting = self._meeting()
+        begin, end, _ = (meeting[0] if meeting else slice(None)).indices(self.size[0])
         for index in np.unique(np.linspace(begin, end - 1, SAMPLED).astype(int)):
             span = slice(index, index + 1)
             sides = self._within(self._sides(span), self._share(span))
@@ -174,11 +175,11 @@ class _Fusion:
             weight += shown
         return None if total is None else total / weight
 
-    def _reached(self) -> slice:
-        """The slices that both volumes reach; all where the other one covers most of the reference."""
+    def _meeting(self) -> tuple[slice, ...] | None:
+        """The part of the reference that the other volume reaches, where that is little of it."""
         reference = self.settings.reference
         box = _little(self.volumes[reference], self.volumes[1 - reference])
-        return box[0] if box and box[0].start < box[0].stop else slice(None)
+        return box if box and all(span.start < span.stop for span in box) else None
 
     def _sides(self, span: slice) -> list[np.ndarray]:
         return [self._side(side, span) for side in (0, 1)]
