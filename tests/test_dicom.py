@@ -261,6 +261,15 @@ def test_reconstructed_spect_lies_along_or_against_its_normal(tmp_path, step):
     assert volume.grid.points(np.zeros(3)) == pytest.approx(WHERE.points(np.array([0, 0, start])), abs=1e-6)
 
 
+def test_projections_are_no_slices_and_lie_aside_of_the_spect_reconstructed_from_them(tmp_path):
+    slices = spect(tmp_path / "both" / "recon.dcm", VALUES, WHERE, SpacingBetweenSlices=4.0)
+    views = {"ImageType": ["ORIGINAL", "PRIMARY", "TOMO", "EMISSION"], "SeriesInstanceUID": "1.2.3.4"}
+    path = spect(tmp_path / "both" / "views.dcm", VALUES[:, ::-1], WHERE, SOPInstanceUID="1.2.3.4.5", **views)
+    shutil.rmtree(tmp_path / "both" / "one")
+    assert open_(tmp_path / "both", "spect").files == [slices]
+    assert "views.dcm: holds the projections of a SPECT" in refused(path, "spect")
+
+
 def test_phases_of_gated_spect_are_no_further_slices(tmp_path):
     gated = {"SliceVector": [1, 2, 3] * 2, "TimeSlotVector": [1, 1, 1, 2, 2, 2]}
     path = spect(tmp_path / "nm.dcm", VALUES, WHERE, SpacingBetweenSlices=4.0, **gated)
@@ -502,7 +511,7 @@ def test_localizers_and_captures_are_taken_only_where_nothing_else_is_there(tmp_
                 edit(path, **tags)
             shutil.copy(path, tmp_path / "study" / f"{number}-{path.name}")
     assert np.array_equal(read(tmp_path / "study").voxels, VALUES + 2)
-    assert "series 2 is the only one of its modality, but for localizers and secondary captures" in caplog.text
+    assert "series 2 is the only one of its modality, but for localizers, captures and projections" in caplog.text
     assert np.array_equal(read(tmp_path / "study", series="1").voxels, VALUES + 1)
     assert np.array_equal(read(tmp_path / "1").voxels, VALUES + 1)
     shutil.copytree(tmp_path / "1", tmp_path / "mixed")
@@ -513,7 +522,7 @@ def test_localizers_and_captures_are_taken_only_where_nothing_else_is_there(tmp_
         edit(path, SeriesInstanceUID="1.2.826.0.1.3680043.8.498.2", SOPInstanceUID=None)
         shutil.copy(path, tmp_path / "2" / f"0-{path.name}")
     assert np.array_equal(read(tmp_path / "2").voxels, VALUES + 2)
-    assert "2: left out 6 files of the series: localizers or captures" in caplog.text
+    assert "2: left out 6 files of the series: localizers, captures or projections" in caplog.text
     phantom.dicom_series(tmp_path / "study", VALUES, WHERE, number=3)
     assert "as --series ct=2:\n  1: CT" in refused(tmp_path / "study")
 

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from nibabel.processing import resample_from_to
 from phantom import grid as make
+from phantom import positions
 
 from fusecli.errors import FusecliError, InputError
 from fusecli.images import grid
+from fusecli.images.coverage import shares
 from fusecli.images.grid import Grid
 
 
@@ -59,13 +61,31 @@ def test_coverage_is_the_share_of_voxels_inside_the_other_grid(shift, share):
 
 
 @pytest.mark.parametrize("degrees", [(0, 0, 0), (10, 20, 30)])
-def test_what_another_grid_covers_is_where_resampling_finds_something(degrees):
-    here, there = make((30, 28, 12), (1, 1, 2)), make((9, 12, 7), (1.5, 1, 1.2), degrees=degrees, centre=(3, 1, 0))
-    found = grid.resample(np.ones(there.shape[::-1], np.uint8), there, here, 0) > 1e-6
-    assert 0 < found.sum() < found.size / 4
-    assert np.array_equal(grid.covered(here, there), found)
-    assert np.array_equal(grid.covered(here, there, slice(4, 7)), found[4:7])
-    assert grid.covered(there, here) is None
+def test_what_ends_within_another_grid_counts_less_and_less_towards_each_of_its_faces(degrees):
+    here, there = make((60, 50, 30), (1, 1, 2)), make((21, 20, 9), (1.5, 1, 4), degrees=degrees, centre=(3, 1, 0))
+    share = shares(here, there)
+    assert share.dtype == np.float32
+    index = positions(here) @ np.linalg.inv(there.affine)[:3, :3].T + np.linalg.inv(there.affine)[:3, 3]
+    beyond = np.maximum(-index, index - np.array(there.shape) + 1)  # of the outermost centres, in voxels
+    assert (share[(beyond < -0.055 * np.array(there.shape)).all(-1)] == 1).all()
+    assert (share[(beyond > 1.1).any(-1)] == 0).all()
+    assert len(np.unique(share.round(3))) > 4
+    assert np.array_equal(shares(here, there, slice(4, 7)), share[4:7])
+    assert shares(there, here) is None
+
+
+def test_grids_that_differ_by_part_of_a_voxel_at_their_ends_end_together():
+    fine, coarse = make((40, 40, 40), (1, 1, 1)), make((10, 10, 10), (4.1, 4, 3.9), centre=(0.4, 0, 0.4))
+    assert shares(fine, coarse) is None
+    assert shares(coarse, fine) is None
+    voxels = np.full((10, 10, 10), 9, np.uint8)
+    assert (grid.resample(voxels, coarse, fine) == 9).all()  # up to the last slice, not fading into black
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_single_slice_counts_in_the_slices_that_it_lies_in(step):
+    share = shares(make((8, 8, 11), (1, 1, step)), make((8, 8, 1), (1, 1, 3)))
+    assert share[:, 4, 4].tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0] if step == 1 else [0] * 5 + [1] + [0] * 5
 
 
 def test_the_box_around_another_grid_holds_all_of_it_and_little_more():
@@ -91,10 +111,9 @@ def test_resampling_agrees_with_nibabel(degrees):
         nib.Nifti1Image(voxels.T.astype(np.float32), source.affine),
         (target.shape, target.affine),
         order=1,
-        mode="grid-constant",
-        cval=7,
+        mode="nearest",
     )
-    found = grid.resample(voxels, source, target, 7)
+    found = grid.resample(voxels, source, target)
     assert found.dtype == np.float32
     assert abs(found - expected.get_fdata().T).max() < 0.01
 
@@ -105,39 +124,39 @@ def test_flipped_and_exchanged_axes_keep_every_value():
     target = Grid((6, 7, 5), source.affine @ turned)
     voxels = np.random.default_rng(1).random((7, 6, 5)).astype(np.float32)
     expected = voxels.transpose(2, 0, 1)[:, ::-1, ::-1]
-    assert np.array_equal(grid.resample(voxels, source, target, -1), expected)
+    assert np.array_equal(grid.resample(voxels, source, target), expected)
 
 
 def test_slices_resampled_alone_equal_those_of_the_whole():
     source, target = make((12, 12, 12), (2, 2, 2)), make((15, 14, 13), (1.7, 1.7, 1.7), degrees=(5, 6, 7))
     voxels = np.random.default_rng(2).random((12, 12, 12)).astype(np.float32)
-    whole = grid.resample(voxels, source, target, 0)
+    whole = grid.resample(voxels, source, target)
     for span in (slice(0, 4), slice(4, 9), slice(9, 13)):
-        assert np.allclose(grid.resample(voxels, source, target, 0, span), whole[span], atol=1e-6)
+        assert np.allclose(grid.resample(voxels, source, target, span), whole[span], atol=1e-6)
 
 
 def test_a_coarse_grid_takes_means_and_does_not_alias():
     fine, coarse = make((32, 32, 8), (1, 1, 1)), make((8, 8, 8), (4, 4, 1), centre=(0.5, 0, 0))  # on voxels' centres
     stripes = np.broadcast_to(np.arange(32) % 2, (8, 32, 32)).astype(np.float32)
-    assert grid.resample(stripes, fine, coarse, 0)[:, 1:-1, 1:-1] == pytest.approx(0.5)
+    assert grid.resample(stripes, fine, coarse)[:, 1:-1, 1:-1] == pytest.approx(0.5)
     turned = make((8, 8, 8), (1, 4, 1), "coronal", centre=(0, 0, 0.5))  # whose rows follow the slices
     layers, tall = np.moveaxis(stripes, 2, 0), make((32, 8, 32), (1, 1, 1))
-    assert grid.resample(layers, tall, turned, 0)[1:-1, 1:-1, 1:-1] == pytest.approx(0.5)
+    assert grid.resample(layers, tall, turned)[1:-1, 1:-1, 1:-1] == pytest.approx(0.5)
     columns = np.broadcast_to(np.repeat(np.arange(8), 4), (8, 32, 32)).astype(np.float32)
     coarse = make((8, 8, 8), (4, 4, 1))
-    assert grid.resample(columns, fine, coarse, 0)[4, 4, 1:-1] == pytest.approx(np.arange(1, 7))
+    assert grid.resample(columns, fine, coarse)[4, 4, 1:-1] == pytest.approx(np.arange(1, 7))
 
 
 def test_colour_is_resampled_by_channel():
     source, target = make((6, 6, 6), (2, 2, 2)), make((9, 9, 9), (1.1, 1.1, 1.1), degrees=(3, 2, 1))
     voxels = np.random.default_rng(3).integers(0, 256, (6, 6, 6, 3)).astype(np.uint8)
-    found = grid.resample(voxels, source, target, 0)
+    found = grid.resample(voxels, source, target)
     assert found.shape == (9, 9, 9, 3)
-    assert np.array_equal(found[..., 1], grid.resample(voxels[..., 1], source, target, 0))
+    assert np.array_equal(found[..., 1], grid.resample(voxels[..., 1], source, target))
 
 
 def test_without_scipy_the_message_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.ndimage", None)
     where = make((3, 3, 3), (1, 1, 1))
     with pytest.raises(FusecliError, match=r"fusecli\[resample\]"):
-        grid.resample(np.zeros((3, 3, 3)), where, where, 0)
+        grid.resample(np.zeros((3, 3, 3)), where, where)

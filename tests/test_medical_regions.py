@@ -38,7 +38,7 @@ def sources() -> tuple[np.ndarray, np.ndarray]:
     shown = []
     for volume, side in ((pet, "pet"), (mri, "mri")):
         black_white = volume.stored(shown_range(volume, side))
-        voxels = volume.voxels if volume is pet else resample(volume.voxels, volume.grid, pet.grid, 0)
+        voxels = volume.voxels if volume is pet else resample(volume.voxels, volume.grid, pet.grid)
         shown.append(np.clip((voxels - black_white.lo) / (black_white.hi - black_white.lo), 0, 1).transpose(2, 1, 0))
     return shown[0], shown[1]
 

@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 from threading import Event
 
@@ -12,6 +13,7 @@ from fusecli import registry
 from fusecli.errors import UsageError
 from fusecli.images import colormap, nifti
 from fusecli.images.colour import luma
+from fusecli.images.intensity import Range
 from fusecli.images.planes import Turn
 from fusecli.models import checkpoint
 from fusecli.stream import volume_jobs, volume_pairs, volumes
@@ -99,9 +101,45 @@ def test_where_one_volume_ends_the_result_is_the_other_one(tmp_path, fusecli, si
     assert np.abs(fused - alone)[:, 40:56, 40:56].mean() > step
 
 
+def test_a_slab_is_fused_alike_however_far_the_other_volume_goes_on_and_has_no_rims(tmp_path, fusecli):
+    """Slices without MRI decided how all were fused, and its first and last faded into black, so that edges shone."""
+    slab = phantom.grid((56, 60, 6), (1, 1, 5))
+    waves = np.sin(np.arange(60) / 3)[:, None] * np.sin(np.arange(56) / 4)
+    phantom.nifti(tmp_path / "mri.nii", np.broadcast_to(500 + 60 * waves, (6, 60, 56)).astype(np.float32), slab)
+    found = []
+    for slices in (36, 160):
+        where = phantom.grid((96, 96, slices), (1, 1, 1))
+        tissue = np.random.default_rng(0).normal(60, 3, (96, 96)).astype(np.float32)
+        phantom.nifti(tmp_path / "ct.nii", np.broadcast_to(tissue, (slices, 96, 96)), where)
+        arguments = ["--ct", tmp_path / "ct.nii", "--mri", tmp_path / "mri.nii", "--window", "60,120"]
+        code, _, err = fusecli("fuse", *arguments, "-o", tmp_path / f"{slices}.nii")
+        assert code == 0, err
+        fused = nib.load(tmp_path / f"{slices}.nii").get_fdata()
+        found.append(fused[..., slices // 2 - 18 : slices // 2 + 18])
+    few, many = found
+    assert np.abs(few - many).mean() < 1
+    for values in (few[36:60, 36:60].mean((0, 1)), few[:, 38:57, 12:24].mean((1, 2))):  # across the slices, across x
+        inner = values[len(values) // 2 - 4 : len(values) // 2 + 4].mean()
+        low, high = sorted((60, inner))
+        assert low - 4 < values.min()
+        assert values.max() < high + 4
+
+
 def test_previews_show_all_levels():
     np.testing.assert_array_equal(volumes._bytes(np.float32([0, 0.5, 1])), np.uint8([0, 128, 255]))
     np.testing.assert_array_equal(volumes._bytes(np.uint16([0, 257, 65535])), np.uint8([0, 1, 255]))
+
+
+def test_a_large_result_is_converted_without_a_second_one_of_floats():
+    fused = np.full((64, 64, 64), 0.5, np.float32)
+    tracemalloc.start()
+    stored = nifti._as_type(fused, np.dtype(np.int16), Range(0, 1))
+    pictures = volumes._bytes(fused)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (stored == 16384).all()
+    assert (pictures == 128).all()
+    assert peak < stored.nbytes + pictures.nbytes + fused.nbytes / 8
 
 
 def test_a_stopped_run_begins_no_other_volume(tmp_path, engine):

@@ -152,7 +152,10 @@ def fuse(
         str | None, typer.Option(help="Volume of several (4D, echoes, phases), from 0: 2, or pet=2,mri=0.")
     ] = None,
     window: Annotated[
-        str | None, typer.Option(help="CT window CENTER,WIDTH of volumes. Default: the file's, else 40,80.")
+        str | None,
+        typer.Option(
+            help="CENTER,WIDTH of CT, PET or SPECT volumes. Default: CT: the file's, else 40,80; others: auto."
+        ),
     ] = None,
     reference: Annotated[
         str | None, typer.Option(help="Side whose grid and format volumes get, such as mri. Default: the first.")
@@ -328,7 +331,7 @@ def _refuse_contradictions(task: registry.Task, sides: dict[str, str], given: di
     if given["align"] is not None and (task.second != "ir" or given["resize"] is not None):
         raise UsageError("--align is for infrared with visible frames, and in place of --resize")
     if given["range"] != "auto" and task.second != "ir":
-        raise UsageError("--range is for infrared; of CT volumes --window says what is shown")
+        raise UsageError("--range is for infrared; of volumes --window says what is shown")
     if given["raw"]:
         from fusecli.images.rawvideo import is_pipe
 

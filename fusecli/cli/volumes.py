@@ -26,11 +26,14 @@ class VolumeOptions:
     reference: str | None
     colormap: str | None
 
+    @property
+    def given(self) -> list[str]:
+        return [f"--{name}" for name, value in asdict(self).items() if value is not None]
+
     def refuse(self, why: str) -> None:
         """Raises UsageError if any of them is given."""
-        given = [f"--{name}" for name, value in asdict(self).items() if value is not None]
-        if given:
-            raise UsageError(f"{', '.join(given)}: {why}")
+        if self.given:
+            raise UsageError(f"{', '.join(self.given)}: {why}")
 
 
 def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, Work] | None:
@@ -39,6 +42,8 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
     if task.second != "mri":
         return None
     from fusecli.images import colormap
+    from fusecli.images.frames import ENDINGS
+    from fusecli.images.pairing import find_pairs
     from fusecli.images.volume import parse_window
     from fusecli.stream import volume_jobs, volume_pairs
     from fusecli.stream.settings import VolumeSettings
@@ -55,6 +60,8 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
         max_voxels=request.max_pixels,
     )
     if pairs is None:
+        if options.given:
+            find_pairs(*typed, request.pairing, endings=ENDINGS, sides=task.sides)  # raises where nothing is there
         options.refuse("for DICOM and NIfTI volumes only, and both sides are pictures")
         return None
     if request.output == STDOUT:
@@ -65,8 +72,6 @@ def plan(request: Request, options: VolumeOptions, steady: bool) -> tuple[Plan, 
         raise UsageError("--resize is for pictures; volumes are brought together by geometry (--reference chooses how)")
     if options.reference not in (None, *task.sides):
         raise UsageError(f"--reference {options.reference}: choose {' or '.join(task.sides)}")
-    if options.window is not None and task.first != "ct":
-        raise UsageError(f"--window is for CT; {task.first} and mri are shown by percentiles")
     plain = task.first == "ct" or request.gray
     if options.colormap is not None and plain:
         raise UsageError("--colormap is for gray PET and SPECT, in colour (not with --color gray)")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from fusecli.images.grid import Grid, mapping, moved
 from fusecli.images.opencv import cv2
 
 FEATHER_SHARE = 0.055  # of the side of the part that both cover, over which results fade into one source
 STRIP = 64  # rows that are blended at once: the float values of a whole large frame would take hundreds of MB
 
 
-def faded(inside: np.ndarray, least: int = 1) -> np.ndarray:
+def faded(inside: np.ndarray, least: int) -> np.ndarray:
     """float32 H×W in [0, 1]: 0 where ``inside`` (float32, 0 or 1) is 0, rising to 1 within it.
 
     The larger that is, the farther it takes, and at least ``least`` (odd) pixels. The image's own borders are none.
@@ -18,6 +19,28 @@ def faded(inside: np.ndarray, least: int = 1) -> np.ndarray:
     feather = max(least, round(FEATHER_SHARE * float(np.sqrt(np.count_nonzero(inside)))) | 1)
     inner = cv2.erode(inside, np.ones((feather, feather), np.uint8))
     return cv2.blur(inner, (feather, feather), borderType=cv2.BORDER_REPLICATE)
+
+
+def shares(grid: Grid, other: Grid, slices: slice = slice(None)) -> np.ndarray | None:
+    """`faded` of volumes: float32 K×H×W, how much ``other`` counts at some slices of ``grid``. None: all, everywhere.
+
+    It rises from those faces of ``other`` beyond which ``grid`` goes on, over a part of the length across the face.
+    """
+    matrix = mapping(grid, other)
+    corners = moved(matrix, grid.corners())
+    ranges = (range(*slices.indices(grid.shape[2])), range(grid.shape[1]), range(grid.shape[0]))
+    k, j, i = np.ix_(*(np.array(one, np.float32) for one in ranges))
+    share: np.ndarray | None = None
+    for size, row, there in zip(other.shape, matrix.astype(np.float32), corners.T, strict=False):
+        # A voxel extends half its size beyond its centre, one of either grid.
+        reach = max(0.5, np.abs(row[:3]).sum() / 2)
+        index = row[0] * i + row[1] * j + row[2] * k + row[3]
+        # Half a voxel more makes no edge.
+        for depth, low in ((index, there.min()), (size - 1 - index, size - 1 - there.max())):
+            if low <= -reach - 0.5:
+                rising = np.clip((depth + reach) / (FEATHER_SHARE * size), 0, 1)
+                share = rising if share is None else share * rising
+    return share
 
 
 def completed(fused: np.ndarray, alone: np.ndarray, share: np.ndarray | None) -> np.ndarray:
@@ -37,6 +60,9 @@ def completed(fused: np.ndarray, alone: np.ndarray, share: np.ndarray | None) ->
     return result
 
 
-def within(infrared: np.ndarray, share: np.ndarray | None) -> np.ndarray:
-    """A warped infrared frame, black where results do without it (see `faded`), not its border pixels repeated."""
-    return infrared if share is None else np.where(share > 0, infrared, infrared.dtype.type(0))
+def within(image: np.ndarray, share: np.ndarray | None) -> np.ndarray:
+    """The source that ends, black where results do without it, not its border pixels repeated."""
+    if share is None:
+        return image
+    share = share if image.ndim == share.ndim else share[..., None]
+    return np.where(share > 0, image, image.dtype.type(0))

@@ -36,7 +36,7 @@ from fusecli.images.dicom import FLOAT_PADDING, Origin
 from fusecli.images.dicom_planes import frame_count, number
 from fusecli.images.grid import flip_lps, mapping
 from fusecli.images.intensity import Range
-from fusecli.images.volume import Volume
+from fusecli.images.volume import Volume, by_slice
 
 log = logging.getLogger("fusecli")
 
@@ -141,7 +141,7 @@ class Result:
         self.pixels = fused
         if fused.ndim == 3:
             dtype = np.uint8 if all(map(_is_byte, self.origin.datasets)) else np.uint16
-            self.pixels = np.rint(fused * np.float32(self.levels)).astype(dtype)
+            self.pixels = by_slice(lambda values: np.rint(values * np.float32(self.levels)), fused, np.dtype(dtype))
         self.rescaled = any("RescaleSlope" in one for one in self.origin.datasets)
         digest = hashlib.sha256(f"{__version__}\n{title}\n{how}\n{shown}\n".encode())
         for volume in (reference, other):

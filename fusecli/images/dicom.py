@@ -21,7 +21,18 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pix
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from fusecli.errors import FusecliError, InputError, UsageError, counted
-from fusecli.images.dicom_planes import Place, Plane, arrange, between, frame_count, group, number, planes_of, stations
+from fusecli.images.dicom_planes import (
+    Place,
+    Plane,
+    arrange,
+    between,
+    frame_count,
+    group,
+    is_projections,
+    number,
+    planes_of,
+    stations,
+)
 from fusecli.images.dicom_series import MODALITIES, TELL_VOLUMES_APART, Series, brief, dcmread, has_color
 from fusecli.images.grid import Grid
 from fusecli.images.volume import Volume, unread
@@ -242,6 +253,11 @@ def _tell_apart(at: np.ndarray, numbers: np.ndarray) -> bool:
 def _read_frames(series: Series, among: Among) -> Volume:
     """A volume of one multi-frame file: enhanced CT, MR and PET, nuclear medicine, and stacks without geometry."""
     path = series.files[0]
+    if is_projections(series.headers[0][1]):
+        raise InputError(
+            f"{path}: holds the projections of a SPECT, whose slices are yet to be reconstructed; give the "
+            "reconstructed series (its ImageType says RECON TOMO)"
+        )
     order, planes = _one_volume(series, among)
     affine = None
     if any(plane.place for plane in planes):

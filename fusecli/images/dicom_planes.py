@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.uid import NuclearMedicineImageStorage
 
 from fusecli.errors import InputError
 from fusecli.images.grid import flip_lps
@@ -118,7 +119,7 @@ def _nuclear(labels: Sequence[str], dataset: Dataset, detector: Dataset) -> list
     """
     first = _plane(labels[0], detector, detector, dataset)
     apart = between(dataset) or (first.thickness if len(labels) == 1 else 0)
-    if first.place is None or not apart or "RECON" not in " ".join(dataset.get("ImageType") or []):
+    if first.place is None or not apart or "RECON" not in _image_type(dataset):
         return []
     step = np.cross(first.place.orientation[:3], first.place.orientation[3:]) * apart
     slices = _numbers(dataset, "SliceVector", len(labels))
@@ -127,6 +128,16 @@ def _nuclear(labels: Sequence[str], dataset: Dataset, detector: Dataset) -> list
         Plane(label, first.place._replace(position=first.place.position + n * step), "", apart)
         for n, label in zip(slices, labels, strict=True)
     ]
+
+
+def is_projections(dataset: Dataset) -> bool:
+    """Whether it is SPECT that is yet to be reconstructed: its frames are views from around, and no slices."""
+    kind = _image_type(dataset)
+    return dataset.get("SOPClassUID") == NuclearMedicineImageStorage and "TOMO" in kind and "RECON" not in kind
+
+
+def _image_type(dataset: Dataset) -> str:
+    return " ".join(dataset.get("ImageType") or [])
 
 
 def between(measures: Dataset) -> float:

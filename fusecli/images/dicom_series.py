@@ -18,7 +18,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from fusecli.errors import InputError, UsageError, counted, itemized
-from fusecli.images.dicom_planes import arrange, frame_count, frame_plane, planes_of
+from fusecli.images.dicom_planes import arrange, frame_count, frame_plane, is_projections, planes_of
 from fusecli.images.volume import unread
 
 log = logging.getLogger("fusecli")
@@ -76,7 +76,7 @@ class Series:
 
     @property
     def is_aside(self) -> bool:
-        """Whether it holds nothing but localizers and captures."""
+        """Whether it holds nothing but localizers, captures and projections."""
         return all(_is_aside(header) for _, header in self.headers)
 
     @property
@@ -106,9 +106,9 @@ def has_color(header: Dataset) -> bool:
 
 
 def _is_aside(header: Dataset) -> bool:
-    """Whether it is a localizer or secondary capture (such as a dose report), which come with a scan's images."""
+    """Whether it is a localizer, secondary capture (such as a dose report) or projections, beside a scan's images."""
     capture = "Secondary Capture" in UID(str(header.get("SOPClassUID") or "")).name
-    return capture or "LOCALIZER" in (header.get("ImageType") or ())
+    return capture or is_projections(header) or "LOCALIZER" in (header.get("ImageType") or ())
 
 
 @dataclass
@@ -181,8 +181,8 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
 
     Of several series with the ``wanted`` number, the one of the side's modality.
 
-    Series of localizers and secondary captures are taken only where ``wanted`` says so, or where there is nothing else;
-    such images within a series of other images are always left out.
+    Series of localizers, captures and projections are taken only where ``wanted`` says so, or where there is nothing
+    else; such images within a series of other images are always left out.
 
     Raises UsageError, which lists the series, where that leaves none or several; InputError for files of two patients
     and for damaged files, since their slices would be missing.
@@ -211,7 +211,8 @@ def choose(found: Scan, side: str, wanted: str | None = None) -> Series:
         slices = [one for one in series.headers if not _is_aside(one[1])]
         fewer = len(series.headers) - len(slices)
         if fewer:
-            log.info("%s: left out %s of the series: localizers or captures", series.source, counted(fewer, "file"))
+            what = "localizers, captures or projections"
+            log.info("%s: left out %s of the series: %s", series.source, counted(fewer, "file"), what)
             series = replace(series, headers=slices)
     if found.broken:
         path, reason = found.broken[0]
@@ -233,7 +234,7 @@ def _suited(found: Scan, side: str, wanted: str | None) -> list[Series]:
     chosen = [one for one in suited if not one.is_aside] or suited
     if len(chosen) == 1:
         # Not its description, in which some write a name: this line is for the logs of every run.
-        aside = ", but for localizers and secondary captures" if len(suited) > 1 else ""
+        aside = ", but for localizers, captures and projections" if len(suited) > 1 else ""
         name = chosen[0].number or chosen[0].uid
         log.info("%s: series %s is the only one of its modality%s", found.source, name, aside)
     return chosen

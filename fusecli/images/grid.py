@@ -39,7 +39,7 @@ class Grid:
 
     def points(self, voxels: np.ndarray) -> np.ndarray:
         """RAS mm of voxel indices …×3 (i, j, k)."""
-        return _moved(self.affine, voxels)
+        return moved(self.affine, voxels)
 
     def corners(self) -> np.ndarray:
         """Indices 8×3 of the corner voxels."""
@@ -49,7 +49,7 @@ class Grid:
         return f"{'×'.join(map(str, self.shape))} voxels of {'×'.join(f'{mm:.2f}' for mm in self.spacing)} mm"
 
 
-def _moved(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+def moved(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Points …×3 transformed by a 4×4 matrix."""
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
@@ -83,7 +83,7 @@ def same(grid: Grid, other: Grid, within: float = SAME) -> bool:
     if grid.shape != other.shape:
         return False
     corners = grid.corners()
-    return bool(np.abs(_moved(mapping(grid, other), corners) - corners).max() < within)
+    return bool(np.abs(moved(mapping(grid, other), corners) - corners).max() < within)
 
 
 def coverage(grid: Grid, other: Grid) -> float:
@@ -91,49 +91,33 @@ def coverage(grid: Grid, other: Grid) -> float:
     axes = [np.unique(np.linspace(0, size - 1, min(size, 32))) for size in grid.shape]
     lattice = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     matrix = mapping(grid, other)
-    there = _moved(matrix, lattice)
+    there = moved(matrix, lattice)
     # A voxel extends half its size beyond its centre, so a single slice overlaps another that lies that close.
     reach = np.maximum(0.5, np.abs(matrix[:3, :3]).sum(1) / 2)
     return float(((there >= -reach) & (there <= np.array(other.shape) - 1 + reach)).all(1).mean())
 
 
-def covered(grid: Grid, other: Grid, slices: slice = slice(None)) -> np.ndarray | None:
-    """Which voxels of some slices of ``grid`` get anything of ``other`` by `resample`: K×H×W of 0 and 1, float32.
-
-    None where all do.
-    """
-    matrix = mapping(grid, other)
-    i, j, k = np.arange(grid.shape[0]), np.arange(grid.shape[1]), np.arange(*slices.indices(grid.shape[2]))
-
-    def inside(i: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
-        there = _moved(matrix, np.stack(np.broadcast_arrays(i, j[:, None], k[:, None, None]), -1))
-        return np.all((there > -1) & (there < np.array(other.shape)), -1)
-
-    if inside(*(axis[[0, -1]] for axis in (i, j, k))).all():  # the corners
-        return None
-    return inside(i, j, k).astype(np.float32)
-
-
 def around(grid: Grid, other: Grid) -> tuple[slice, slice, slice]:
     """Indices (slices, rows, columns) of the smallest box of ``grid``'s voxels that holds all of ``other`` in it."""
-    there = _moved(mapping(other, grid), other.corners())
+    there = moved(mapping(other, grid), other.corners())
     low, high = np.floor(there.min(0)).astype(int), np.ceil(there.max(0)).astype(int) + 1
     i, j, k = (slice(*np.clip(ends, 0, size)) for *ends, size in zip(low, high, grid.shape, strict=True))
     return k, j, i
 
 
-def resample(voxels: np.ndarray, source: Grid, target: Grid, fill: float, slices: slice = slice(None)) -> np.ndarray:
+def resample(voxels: np.ndarray, source: Grid, target: Grid, slices: slice = slice(None)) -> np.ndarray:
     """``voxels`` (K×H×W or K×H×W×3, on ``source``) at the voxels of ``target``, or of some of its slices: float32.
 
-    Linear interpolation; outside ``source`` there is ``fill``. Where a pixel of ``target`` spans several voxels of
-    ``source`` it is the mean of as many samples across the pixel (within the slice), so that coarse grids do not alias.
+    Linear interpolation; beyond the outermost voxels of ``source`` these are repeated. Where a pixel of ``target``
+    spans several voxels of ``source`` it is the mean of as many samples across the pixel (within the slice), so that
+    coarse grids do not alias.
     Raises UsageError where scipy is not installed.
     """
     why = "the two volumes have different grids; bringing one to the other needs scipy"
     ndimage = need("scipy.ndimage", why, "fusecli[resample]")
     first, last, _ = slices.indices(target.shape[2])
     if voxels.ndim == 4:
-        planes = [resample(voxels[..., channel], source, target, fill, slices) for channel in range(voxels.shape[3])]
+        planes = [resample(voxels[..., channel], source, target, slices) for channel in range(voxels.shape[3])]
         return np.stack(planes, -1)
     matrix = mapping(target, source)
     steps = np.linalg.norm(matrix[:3, :3], axis=0)  # voxels of source from pixel to pixel of target
@@ -143,7 +127,7 @@ def resample(voxels: np.ndarray, source: Grid, target: Grid, fill: float, slices
     for u in _parts(columns):
         for v in _parts(rows):
             start = matrix[:3, :3] @ (u, v, first) + matrix[:3, 3]
-            # Arrays are indexed k, j, i. "grid-constant": beyond the outermost centres voxels fade into the fill.
+            # Arrays are indexed k, j, i.
             sample = ndimage.affine_transform(
                 voxels,
                 _diagonal(matrix[2::-1, 2::-1]),
@@ -151,8 +135,7 @@ def resample(voxels: np.ndarray, source: Grid, target: Grid, fill: float, slices
                 shape,
                 np.float32,
                 order=1,
-                mode="grid-constant",
-                cval=fill,
+                mode="nearest",
                 prefilter=False,
             )
             total = sample if total is None else np.add(total, sample, out=total)

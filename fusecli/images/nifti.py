@@ -17,7 +17,7 @@ from fusecli.errors import InputError, UsageError, counted, first_line
 from fusecli.images.atomic import replacing
 from fusecli.images.grid import Grid, check_affine, same
 from fusecli.images.intensity import Range
-from fusecli.images.volume import Volume, unread
+from fusecli.images.volume import Volume, by_slice, unread
 
 log = logging.getLogger("fusecli")
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what matters of its remarks is said below
@@ -161,8 +161,8 @@ def write(path: Path, fused: np.ndarray, reference: Volume, shown: Range, title:
 
 def _as_type(fused: np.ndarray, dtype: np.dtype, shown: Range) -> np.ndarray:
     if dtype.kind == "f":
-        return shown.invert(fused).astype(dtype if dtype.itemsize in (4, 8) else np.float32, copy=False)
-    return np.rint(fused * np.float32(_levels(dtype))).astype(dtype)
+        return by_slice(shown.invert, fused, dtype if dtype.itemsize in (4, 8) else np.dtype(np.float32))
+    return by_slice(lambda values: np.rint(values * np.float32(_levels(dtype))), fused, dtype)
 
 
 def _levels(dtype: np.dtype) -> int:
@@ -181,6 +181,11 @@ def _open(path: Path) -> Any:
         damaged = f"cannot be read as NIfTI: it is cut off, damaged or no NIfTI ({first_line(error)})"
         raise InputError(f"{path}: {unread(error, damaged)}") from error
     if not isinstance(image, nib.Nifti1Pair):  # NIfTI-2 is a subclass
+        if isinstance(image, nib.AnalyzeImage):  # with a .mat of SPM beside it or not
+            raise InputError(
+                f"{path}: is Analyze 7.5, which does not say which side of the patient is left; convert it to NIfTI by "
+                "the program that wrote it"
+            )
         raise InputError(f"{path}: holds {type(image).__name__}; a NIfTI volume is needed")
     proxy: Any = image.dataobj
     first = image.header.single_vox_offset if image.header.is_single else 0

@@ -85,18 +85,24 @@ def _normal(grid: Grid) -> int:
     return coarsest if spacing[coarsest] > THICK * spacing[2] else 2
 
 
-def planes(voxels: np.ndarray, grid: Grid | None) -> np.ndarray:
+def planes(voxels: np.ndarray, grid: Grid | None, part: tuple[slice, ...] | None = None) -> np.ndarray:
     """K×H×W or K×H×W×3 uint8 -> one picture of the axial, coronal and sagittal plane, one above the other.
 
-    The patient's right is on the left, front and head are up, and millimetres are of equal length everywhere. Oblique
-    volumes are cut along their own axes, not the patient's. Without ``grid`` slices are taken for axial ones.
+    They cut the middle of the volume, or of a ``part`` of it (slices, rows, columns). The patient's right is on the
+    left, front and head are up, and millimetres are of equal length everywhere. Oblique volumes are cut along their own
+    axes, not the patient's. Without ``grid`` slices are taken for axial ones.
     """
     grid = grid or Grid(voxels.shape[2::-1], np.diag([-1.0, -1, 1, 1]))
     turn = Turn.along(2, grid)
     turned, (x, y, z) = turn.voxels(voxels), turn.grid(grid).spacing
     pixel = max(min(grid.spacing), max(np.multiply(grid.shape, grid.spacing)) / LONGEST)  # mm
     # The middle as the file counts it: of an even number of slices, the second of the two in the middle.
-    k, j, i = ((size - (step < 0)) // 2 for size, step in zip(turned.shape, turn.steps, strict=False))
+    cut = part or (slice(None),) * 3
+    middle = [sum(span.indices(size)[:2]) // 2 for span, size in zip(cut, grid.shape[::-1], strict=True)]
+    k, j, i = (
+        middle[axis] if step > 0 else size - 1 - middle[axis]
+        for axis, step, size in zip(turn.axes, turn.steps, turned.shape, strict=False)
+    )
     pictures = []
     for image, across, down in ((turned[k], x, y), (turned[::-1, j], x, z), (turned[::-1, :, i], y, z)):
         size = [max(1, round(n * mm / pixel)) for n, mm in zip(image.shape[1::-1], (across, down), strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,14 @@ class Volume:
         return Range((shown.lo - self.intercept) / self.slope, (shown.hi - self.intercept) / self.slope)
 
 
+def by_slice(convert: Callable[[np.ndarray], np.ndarray], stack: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A stack whose slices are converted one by one: a large volume's values between would take gigabytes."""
+    converted = np.empty(stack.shape, dtype)
+    for index, values in enumerate(stack):
+        converted[index] = convert(values)
+    return converted
+
+
 def parse_window(option: str) -> Range:
     """The range of ``--window CENTER,WIDTH``. Raises UsageError where it makes no sense."""
     try:
@@ -78,12 +87,12 @@ def parse_window(option: str) -> Range:
 def shown_range(
     volume: Volume, side: str, window: Range | None = None, looked_at: tuple[slice, ...] | None = None
 ) -> Range:
-    """The quantities that become black and white: one range for the whole volume.
+    """The quantities that become black and white: one range for the whole volume, the ``window`` if there is one.
 
-    CT: ``window``, else the file's, else BRAIN; a CT of 8 bits without one holds gray values and keeps them. PET and
-    SPECT: 0 (there is no negative uptake) to a high percentile of the volume, or of the part that is ``looked_at``
-    where that is higher: a head in the middle of a whole-body field of view would otherwise be white all over. Others
-    from a low percentile. Warns of what looks like labels. Raises InputError for a volume whose voxels are all equal.
+    Else, of CT: the file's, else BRAIN; a CT of 8 bits without one holds gray values and keeps them. PET and SPECT: 0
+    (there is no negative uptake) to a high percentile of the volume, or of the part that is ``looked_at`` where that is
+    higher: a head in the middle of a whole-body field of view would otherwise be white all over. Others from a low
+    percentile. Warns of what looks like labels. Raises InputError for a volume whose voxels are all equal.
     """
     if volume.is_color:
         return Range(0.0, 255.0)
@@ -100,6 +109,7 @@ def shown_range(
         )
     if side == "ct":
         window = window or _ct_window(volume, low, high)
+    if window is not None:
         if high <= window.lo or low >= window.hi:
             log.warning(
                 "%s: the window %g … %g shows nothing of the values %g … %g; choose another by --window",

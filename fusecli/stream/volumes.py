@@ -19,10 +19,10 @@ from fusecli.errors import InputError
 from fusecli.images import colormap, derived, dicom, frames, grid, nifti
 from fusecli.images.atomic import file_hash, numbered, replacing
 from fusecli.images.colour import luma
-from fusecli.images.coverage import completed, faded
+from fusecli.images.coverage import completed, shares, within
 from fusecli.images.grid import Grid
 from fusecli.images.planes import Turn, planes
-from fusecli.images.volume import Volume, shown_range
+from fusecli.images.volume import Volume, by_slice, shown_range
 from fusecli.machine import windowed
 from fusecli.stream.job import Job, Outcome
 from fusecli.stream.run import gather, guarded
@@ -77,7 +77,7 @@ class _Fusion:
         self.mended: Found = {}  # of any slice
         volumes: list[Volume] = list(pool.map(lambda source: source.read(), job.volumes.chosen().inputs))
         self.shown = [
-            shown_range(volume, side, settings.window if side == "ct" else None, _little(volume, other))
+            shown_range(volume, side, settings.window if side == settings.task.first else None, _little(volume, other))
             for volume, other, side in zip(volumes, volumes[::-1], settings.task.sides, strict=True)
         ]
         self.reference = volumes[settings.reference]
@@ -116,7 +116,7 @@ class _Fusion:
         if preview:
             result = fused if fused.dtype == np.uint8 else _bytes(fused)
             turned = self.volumes[self.settings.reference].grid
-            pictures = [planes(stack, turned) for stack in (*shown, result)]
+            pictures = [planes(stack, turned, self._meeting()) for stack in (*shown, result)]
         seconds = time.perf_counter() - self.began
         return Outcome(self.job, None, seconds, digest, pictures, mended=self.mended)
 
@@ -129,17 +129,17 @@ class _Fusion:
         fused = np.empty((*size, 3) if color else size, dtype)
         sources = [np.empty((*size, 3) if side == 0 and color else size, np.uint8) for side in (0, 1) if preview]
 
-        def prepare(span: slice) -> tuple[slice, np.ndarray, np.ndarray]:
-            first, second = (self._side(side, span) for side in (0, 1))
-            for stack, side in zip(sources, (first, second), strict=False):
+        def prepare(span: slice) -> tuple[slice, list[np.ndarray], np.ndarray | None]:
+            sides, share = self._sides(span), self._share(span)
+            for stack, side in zip(sources, self._within(sides, share), strict=False):
                 stack[span] = side if side.dtype == np.uint8 else _bytes(side)
-            return span, first, second
+            return span, sides, share
 
         context = self._context()
 
-        def fuse(span: slice, first: np.ndarray, second: np.ndarray) -> None:
-            begun = self.engine.start(first, second, levels, context)
-            fused[span] = self._completed(begun.finish(), begun.mended, (first, second), span)
+        def fuse(span: slice, sides: list[np.ndarray], share: np.ndarray | None) -> None:
+            begun = self.engine.start(sides[0], sides[1], levels, context)
+            fused[span] = self._completed(begun.finish(), begun.mended, sides, share)
             for found in begun.mended:
                 gather(self.mended, found)
 
@@ -158,10 +158,15 @@ class _Fusion:
         """The context for every slice, one for the whole volume, so that the look does not change between slices.
 
         The mean over some slices, weighted by brightness: those that show little, as the last ones do, count little.
+        Those that the other volume does not reach do not count: the result shows no fusion there.
         """
         total, weight = None, 0.0
-        for index in np.unique(np.linspace(0, self.size[0] - 1, SAMPLED).astype(int)):
-            first, second, _ = self.engine.mend(*(self._side(side, slice(index, index + 1))[0] for side in (0, 1)))
+        meeting = self._meeting()
+        begin, end, _ = (meeting[0] if meeting else slice(None)).indices(self.size[0])
+        for index in np.unique(np.linspace(begin, end - 1, SAMPLED).astype(int)):
+            span = slice(index, index + 1)
+            sides = self._within(self._sides(span), self._share(span))
+            first, second, _ = self.engine.mend(*(side[0] for side in sides))
             seen = self.engine.context(first, second)
             if seen is None:
                 return None
@@ -170,15 +175,41 @@ class _Fusion:
             weight += shown
         return None if total is None else total / weight
 
+    def _meeting(self) -> tuple[slice, ...] | None:
+        """The part of the reference that the other volume reaches, where that is little of it."""
+        reference = self.settings.reference
+        box = _little(self.volumes[reference], self.volumes[1 - reference])
+        return box if box and all(span.start < span.stop for span in box) else None
+
+    def _sides(self, span: slice) -> list[np.ndarray]:
+        return [self._side(side, span) for side in (0, 1)]
+
+    def _share(self, span: slice) -> np.ndarray | None:
+        """How much the other volume counts at some slices of the reference, see `shares`."""
+        if not self.resampled:
+            return None
+        target, source = (self.volumes[side].grid for side in (self.settings.reference, 1 - self.settings.reference))
+        assert target is not None
+        assert source is not None
+        return shares(target, source, span)
+
+    def _within(self, sides: list[np.ndarray], share: np.ndarray | None) -> list[np.ndarray]:
+        """Both sides, the other volume black where it has ended."""
+        reference = self.settings.reference
+        return [one if side == reference else within(one, share) for side, one in enumerate(sides)]
+
     def _side(self, side: int, span: slice) -> np.ndarray:
-        """Slices of one volume on the reference's grid as the engine wants them: gray float32 or uint8 RGB."""
+        """Slices of one volume on the reference's grid as the engine wants them: gray float32 or uint8 RGB.
+
+        Beyond its end a volume goes on as it ended, lest the network takes that for an edge.
+        """
         volume = self.volumes[side]
         range_ = volume.stored(self.shown[side])
         if self.resampled and side != self.settings.reference:
             target = self.volumes[self.settings.reference].grid
             assert volume.grid is not None
             assert target is not None
-            slab = grid.resample(volume.voxels, volume.grid, target, range_.lo, span)
+            slab = grid.resample(volume.voxels, volume.grid, target, span)
         else:
             slab = volume.voxels[span]
         if volume.is_color:
@@ -191,25 +222,18 @@ class _Fusion:
         return values
 
     def _completed(
-        self, fused: np.ndarray, mended: list[Found], sides: tuple[np.ndarray, np.ndarray], span: slice
+        self, fused: np.ndarray, mended: list[Found], sides: list[np.ndarray], share: np.ndarray | None
     ) -> np.ndarray:
         """The fused slices, which show the reference alone, mended as they are, where the other does not reach."""
+        if share is None:
+            return fused
         reference = self.settings.reference
-        if not self.resampled:
-            return fused
-        target, source = (self.volumes[side].grid for side in (reference, 1 - reference))
-        assert target is not None
-        assert source is not None
-        inside = grid.covered(target, source, span)
-        if inside is None:
-            return fused
         alone = sides[reference]
         if any(("first", "second")[reference] in found for found in mended):
             alone = np.stack([self.engine.mend(a, b)[:2][reference] for a, b in zip(*sides, strict=True)])
         if alone.ndim < fused.ndim:  # gray, of a coloured result
             alone = alone[..., None]
-        shares = map(faded, inside)
-        return np.stack([completed(*each) for each in zip(fused, alone, shares, strict=True)])
+        return np.stack([completed(*each) for each in zip(fused, alone, share, strict=True)])
 
     def _levels(self) -> int | None:
         """Steps of a gray result; None: float, which the writer fits to the reference's type."""
@@ -270,15 +294,15 @@ class _Fusion:
                 f"{self.job.first} and {self.job.second} do not overlap in patient space ({to}: {_place(target)}; "
                 f"{moved}: {_place(source)}): another patient or session, or a wrong header; register them first"
             )
-        percent = f"{100 * share:.0f}" if share >= 0.01 else "less than 1"
+        percent = f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
         message = f"{self.job.name}: {moved} resampled to the grid of {to}, from {source} to {target}; "
         if share < LITTLE:
             log.warning(
-                "%sit covers only %s %% of it; elsewhere the result shows %s alone (--reference chooses the grid)",
+                "%sit covers %s of it; elsewhere the result shows %s alone (--reference chooses the grid)",
                 *(message, percent, to),
             )
         else:
-            log.info("%sit covers %s %% of it", message, percent)
+            log.info("%sit covers %s of it", message, percent)
 
 
 def _write_slices(folder: Path, slices: np.ndarray, ending: str, compress: bool) -> None:
@@ -328,7 +352,7 @@ def _place(where: Grid) -> str:
 def _bytes(values: np.ndarray) -> np.ndarray:
     """uint8 of float32 in [0, 1] or of uint16."""
     scale = np.float32(255 if values.dtype == np.float32 else 1 / 257)
-    return np.rint(values * scale).astype(np.uint8)
+    return by_slice(lambda plane: np.rint(plane * scale), values, np.dtype(np.uint8))
 
 
 def _ascii(text: str) -> str:
