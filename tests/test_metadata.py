@@ -273,6 +273,64 @@ def test_maps_keep_their_coordinates(tmp_path, vis, average, fusecli, big):
         assert file.pages[0].tags[33550].value == (1, 1, 0)
 
 
+NODATA = 42113
+
+
+def map_of(path: Path, image: np.ndarray, nodata: str = "", mask: np.ndarray | None = None, **kind) -> None:
+    tags = [(33550, "d", 3, (0.5, 0.5, 0.0), True), (33922, "d", 6, (0.0, 0.0, 0.0, 2600000.0, 1200000.0, 0.0), True)]
+    tags += [(34735, "H", 8, (1, 1, 0, 1, 1024, 0, 1, 1), True)]
+    tags += [(NODATA, "s", 0, nodata, True)] if nodata else []
+    with tifffile.TiffWriter(path) as file:
+        file.write(image, photometric="rgb" if image.ndim == 3 else "minisblack", extratags=tags, metadata=None, **kind)
+        if mask is not None:
+            file.write(mask, photometric="mask", subfiletype=4, metadata=None)
+
+
+@pytest.mark.parametrize("told", ["0", "255", "-9999", "alpha", "mask", "uint16", "float", "to 8 bits", "nan"])
+def test_maps_keep_what_has_no_data(tmp_path, vis, average, fusecli, told):
+    """As GIS see it: these pixels alone have the value of GDAL_NODATA, whatever the infrared is there."""
+    outside = np.zeros(vis.shape[:2], bool)
+    outside[:20, :30] = True
+    image, nodata, options, kind, value = vis.copy(), told, [], {}, 0.0
+    if told != "0":
+        image[30:, 30:] = 0  # data that are black
+    if told == "alpha":
+        image, nodata, kind = np.dstack([image, 255 * ~outside]).astype(np.uint8), "", {"extrasamples": ["unassalpha"]}
+    elif told == "mask":
+        nodata, kind = "", {"mask": ~outside}
+    else:
+        if told in ("-9999", "uint16", "to 8 bits"):
+            image = image.astype(np.int16 if told == "-9999" else np.uint16) * 100
+        elif told in ("float", "nan"):
+            image = (image / 255).astype(np.float32)
+        nodata = {"uint16": "65535", "to 8 bits": "65535", "float": "-9999"}.get(told, told)
+        image[outside] = float(nodata)
+        value = {"-9999": 0.0, "to 8 bits": 0.0}.get(told, float(nodata))
+        options = ["--bit-depth", "8"] if told == "to 8 bits" else []
+    paths = [tmp_path / name for name in ("vis.tif", "ir.png", "out.tif", "small.tif")]
+    map_of(paths[0], image, nodata, **kind)
+    Image.fromarray(np.zeros_like(vis[..., 0])).save(paths[1])
+    arguments = ["fuse", "-m", average, "--ir", paths[1], "--vis", paths[0], *options]
+    assert fusecli(*arguments, "-o", paths[2])[0] == 0
+    with tifffile.TiffFile(paths[2]) as file:
+        found, tag = file.asarray(), float(file.pages[0].tags[NODATA].value)
+    np.testing.assert_equal(tag, value)
+    without = np.isnan(found) if np.isnan(value) else found == value
+    np.testing.assert_array_equal(without, np.repeat(outside[..., None], 3, 2))
+    Image.fromarray(np.zeros((24, 32), np.uint8)).save(paths[1])
+    assert fusecli(*arguments, "-o", paths[3], "--resize", "vis")[0] == 0
+    found = tifffile.imread(paths[3])
+    without = np.isnan(found) if np.isnan(value) else found == value
+    np.testing.assert_array_equal(without[..., 0], outside[::2, ::2])
+
+
+def test_transparent_pictures_that_are_no_maps_have_all_their_pixels(tmp_path, vis):
+    tifffile.imwrite(tmp_path / "a.tif", np.dstack([vis, vis[..., 0] * 0]), photometric="rgb", extrasamples=[2])
+    (frame,) = frames.read(tmp_path / "a.tif")
+    assert frame.metadata.missing is None
+    np.testing.assert_array_equal(frame.pixels, vis)
+
+
 @pytest.mark.parametrize("point", [False, True])
 @pytest.mark.parametrize("as_matrix", [False, True])
 def test_maps_stay_where_they_are_when_the_visible_is_resized(tmp_path, average, fusecli, point, as_matrix):

@@ -7,6 +7,8 @@ import numpy as np
 from fusecli.images.opencv import cv2
 
 FEATHER_SHARE = 0.055  # of the side of the part that both cover, over which results fade into one source
+SMALLEST = 33  # px, side of the smallest gap that counts; a dead pixel is none
+COARSE = 1024  # px, the longer side at which gaps are looked at: filters as wide as large maps need are slow
 STRIP = 64  # rows that are blended at once: the float values of a whole large frame would take hundreds of MB
 
 
@@ -18,6 +20,19 @@ def faded(inside: np.ndarray, least: int = 1) -> np.ndarray:
     feather = max(least, round(FEATHER_SHARE * float(np.sqrt(np.count_nonzero(inside)))) | 1)
     inner = cv2.erode(inside, np.ones((feather, feather), np.uint8))
     return cv2.blur(inner, (feather, feather), borderType=cv2.BORDER_REPLICATE)
+
+
+def beside_gaps(missing: np.ndarray) -> np.ndarray | None:
+    """float32 H×W as of `faded`, for a source that lacks data in ``missing`` (bool); None where no gap is large."""
+    height, width = missing.shape
+    step = max(1, max(height, width) // COARSE)
+    coarse = max(1, width // step), max(1, height // step)
+    gaps = cv2.resize(missing.view(np.uint8), coarse, interpolation=cv2.INTER_NEAREST)
+    gaps = cv2.morphologyEx(gaps, cv2.MORPH_OPEN, np.ones((max(1, SMALLEST // step),) * 2, np.uint8))
+    if not gaps.any():
+        return None
+    share = faded(np.float32(1) - gaps, max(1, SMALLEST // step) | 1)
+    return cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def completed(fused: np.ndarray, alone: np.ndarray, share: np.ndarray | None) -> np.ndarray:
