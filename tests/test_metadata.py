@@ -331,6 +331,36 @@ def test_transparent_pictures_that_are_no_maps_have_all_their_pixels(tmp_path, v
     np.testing.assert_array_equal(frame.pixels, vis)
 
 
+@pytest.mark.parametrize(
+    ("place", "size", "said"),
+    [
+        ((0.5, 0, 0, 32632), (24, 32), ""),
+        ((1.0, 0, 0, 32632), (12, 16), ""),  # the same ground, coarser
+        ((0.5, 0.5, 0, 32632), (24, 32), ""),  # a pixel beside it
+        ((0.5, 20, 0, 32632), (24, 32), "cover different ground (0 to 16, 988 to 1000; 20 to 36, 988 to 1000)"),
+        ((0.5, 0, 0, 32632), (12, 16), "cover different ground (0 to 16, 988 to 1000; 0 to 8, 994 to 1000)"),
+        ((0.5, 0, 0, 32633), (24, 32), "are in different coordinate systems (EPSG:32632 and EPSG:32633)"),
+    ],
+)
+@pytest.mark.parametrize("as_matrix", [False, True])
+def test_maps_of_other_ground_are_told(tmp_path, average, fusecli, place, size, said, as_matrix):
+    def save(name: str, size: tuple[int, int], scale: float, east: float, south: float, system: int) -> Path:
+        tags = [(33550, "d", 3, (scale, scale, 0.0), True)]
+        tags += [(33922, "d", 6, (0.0, 0.0, 0.0, east, 1000 - south, 0.0), True)]
+        if as_matrix:
+            tags = [(34264, "d", 16, (scale, 0, 0, east, 0, -scale, 0, 1000 - south, *[0] * 7, 1), True)]
+        tags += [(34735, "H", 8, (1, 1, 0, 1, 3072, 0, 1, system), True)]
+        tifffile.imwrite(tmp_path / name, np.zeros(size, np.uint8), extratags=tags, metadata=None)
+        return tmp_path / name
+
+    vis, ir = save("vis.tif", (24, 32), 0.5, 0, 0, 32632), save("ir.tif", size, *place)
+    arguments = ("--ir", ir, "--vis", vis, "-o", tmp_path / "out.tif", "--resize", "ir")
+    code, _, messages = fusecli("fuse", "-m", average, *arguments)
+    assert code == 0
+    assert said in messages
+    assert ("gdalwarp" in messages) == bool(said)
+
+
 @pytest.mark.parametrize("point", [False, True])
 @pytest.mark.parametrize("as_matrix", [False, True])
 def test_maps_stay_where_they_are_when_the_visible_is_resized(tmp_path, average, fusecli, point, as_matrix):

@@ -16,7 +16,7 @@ from tifffile import EXTRASAMPLE, PHOTOMETRIC, TIFF
 
 from fusecli.images import exif
 from fusecli.images.headers import TRUNCATED, Unreadable, too_large
-from fusecli.images.metadata import Metadata, from_tiff, into_tiff
+from fusecli.images.metadata import Metadata, Tag, from_tiff, into_tiff
 from fusecli.images.opencv import cv2
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of its remarks becomes an error below
@@ -42,6 +42,12 @@ def peek(path: Path) -> tuple[int, int, int, np.dtype, bool]:
         height, width = size[::-1] if _orientation(first) >= exif.SIDEWAYS else size
         color = first.samplesperpixel > 2 or first.photometric == PHOTOMETRIC.PALETTE
         return len(pages), height, width, np.dtype(first.dtype or np.uint8), color
+
+
+def place(path: Path) -> tuple[tuple[Tag, ...], int, int]:
+    """(the first page's map tags, height, width), upright. Raises Unreadable."""
+    with _open(path) as (file, pages):
+        return _metadata(file, pages[0]).geo, pages[0].imagelength, pages[0].imagewidth
 
 
 def read(path: Path, pages: Sequence[int] | None, max_pixels: int) -> tuple[list[np.ndarray], list[Metadata]]:
