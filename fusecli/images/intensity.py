@@ -352,6 +352,22 @@ def warn_of_previews(infrared: Sequence[Path]) -> None:
             return
 
 
+def beyond(kept: Range, path: Path, max_pixels: int | None = None) -> str:
+    """On which side of the range that auto found before most of a file lies, with its values; "" where it does not."""
+    try:
+        stored = decode(path, pages=[0], max_pixels=max_pixels).pages[0]
+    except InputError:  # reading it will fail by name
+        return ""
+    sample = _finite_sample(stored)
+    if not sample.size or stored.dtype == np.uint8:  # which auto leaves as they are
+        return ""
+    middle = float(np.median(sample))
+    if kept.lo <= middle <= kept.hi:
+        return ""
+    side, extremes = "above" if middle > kept.hi else "below", f"{sample.min():g} to {sample.max():g}"
+    return f"most of it lies {side} the range of {kept.lo:g} to {kept.hi:g}: its values go from {extremes}"
+
+
 def _check_that_it_holds(given: Range, option: str, paths: Sequence[Path], max_pixels: int | None) -> None:
     """Warn where no value of three sampled frames lies in the given range, as when it is meant in other units."""
     seen = []
