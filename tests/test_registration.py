@@ -11,7 +11,7 @@ from conftest import SAMPLES
 from fusecli.errors import InputError, UsageError
 from fusecli.images import registration
 from fusecli.images.calibration import Calibration, reach, resizing, warp
-from fusecli.images.coverage import STRIP, completed
+from fusecli.images.coverage import STRIP, beside_gaps, completed
 from fusecli.images.registration import Outlines
 
 RIG = ("back_yard", "day_street", "fog_road")
@@ -174,6 +174,13 @@ def test_where_the_infrared_has_no_data_results_fade_into_the_visible(tmp_path, 
     assert 0 <= steps.min() <= steps.max() < 6
     assert (np.delete(fused, width // 2)[width * 9 // 20 :] == 153).all()
     assert fused[width // 2] < 51
+
+
+def test_narrow_corners_belong_to_their_gap():
+    """Else they stay white or black, as the tips of the triangles beside a turned map."""
+    missing = np.add.outer(np.arange(200), np.arange(400) / 4) < 50  # a flat triangle
+    assert (beside_gaps(missing)[missing] == 0).all()
+    assert beside_gaps(missing & (np.arange(200) % 20 < 5)[:, None]) is None
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

@@ -28,10 +28,13 @@ def beside_gaps(missing: np.ndarray) -> np.ndarray | None:
     step = max(1, max(height, width) // COARSE)
     coarse = max(1, width // step), max(1, height // step)
     gaps = cv2.resize(missing.view(np.uint8), coarse, interpolation=cv2.INTER_NEAREST)
-    gaps = cv2.morphologyEx(gaps, cv2.MORPH_OPEN, np.ones((max(1, SMALLEST // step),) * 2, np.uint8))
-    if not gaps.any():
+    least = max(1, SMALLEST // step) | 1
+    labels = cv2.connectedComponents(gaps)[1]
+    cores = cv2.morphologyEx(gaps, cv2.MORPH_OPEN, np.ones((least, least), np.uint8))
+    large = np.isin(labels, labels[cores > 0])  # with their narrow corners
+    if not large.any():
         return None
-    share = faded(np.float32(1) - gaps, max(1, SMALLEST // step) | 1)
+    share = faded((~large).astype(np.float32), least)
     return cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
