@@ -286,7 +286,10 @@ def map_of(path: Path, image: np.ndarray, nodata: str = "", mask: np.ndarray | N
             file.write(mask, photometric="mask", subfiletype=4, metadata=None)
 
 
-@pytest.mark.parametrize("told", ["0", "255", "-9999", "alpha", "mask", "uint16", "float", "to 8 bits", "nan"])
+TOLD = ("0", "255", "-9999", "alpha", "mask", "uint16", "float", "double", "to 8 bits", "nan")
+
+
+@pytest.mark.parametrize("told", TOLD)
 def test_maps_keep_what_has_no_data(tmp_path, vis, average, fusecli, told):
     """As GIS see it: these pixels alone have the value of GDAL_NODATA, whatever the infrared is there."""
     outside = np.zeros(vis.shape[:2], bool)
@@ -301,11 +304,13 @@ def test_maps_keep_what_has_no_data(tmp_path, vis, average, fusecli, told):
     else:
         if told in ("-9999", "uint16", "to 8 bits"):
             image = image.astype(np.int16 if told == "-9999" else np.uint16) * 100
-        elif told in ("float", "nan"):
-            image = (image / 255).astype(np.float32)
-        nodata = {"uint16": "65535", "to 8 bits": "65535", "float": "-9999"}.get(told, told)
+        elif told in ("float", "double", "nan"):
+            image = (image / 255).astype(np.float64 if told == "double" else np.float32)
+        lowest = {"double": "-1.7976931348623157e308"}
+        nodata = {"uint16": "65535", "to 8 bits": "65535", "float": "-9999", **lowest}.get(told, told)
         image[outside] = float(nodata)
-        value = {"-9999": 0.0, "to 8 bits": 0.0}.get(told, float(nodata))
+        least = float(np.finfo(np.float32).min)  # of results
+        value = {"-9999": 0.0, "to 8 bits": 0.0, "double": least}.get(told, float(nodata))
         options = ["--bit-depth", "8"] if told == "to 8 bits" else []
     paths = [tmp_path / name for name in ("vis.tif", "ir.png", "out.tif", "small.tif")]
     map_of(paths[0], image, nodata, **kind)

@@ -288,11 +288,14 @@ def _without(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
 
 
 def _with_nodata(page: np.ndarray, missing: np.ndarray, nodata: float) -> tuple[np.ndarray, float]:
-    """A result whose missing pixels, and no others, have the value ``nodata``, or 0 where its type lacks that."""
+    """A result whose missing pixels, and no others, have the value ``nodata``, or the like that its type has, or 0."""
     dtype = page.dtype
-    fits = dtype.kind == "f" or (nodata.is_integer() and 0 <= nodata <= np.iinfo(dtype).max)
-    value = dtype.type(nodata if fits else 0)
-    beside = np.nextafter(value, dtype.type(0.5)) if dtype.kind == "f" else value - 1 if value else value + 1
+    if dtype.kind == "f":
+        value = dtype.type(np.clip(nodata, np.finfo(dtype).min, np.finfo(dtype).max))
+        beside = np.nextafter(value, dtype.type(0.5))
+    else:
+        value = dtype.type(nodata if nodata.is_integer() and 0 <= nodata <= np.iinfo(dtype).max else 0)
+        beside = value - 1 if value else value + 1
     page = np.where(page == value, beside, page)
     page[missing] = value
     return page, float(value)
