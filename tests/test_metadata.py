@@ -17,6 +17,8 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 from fusecli.images import frames
 from fusecli.images.colour import as_float
 from fusecli.images.metadata import Metadata, profile_in
+from fusecli.images.pair import Pair
+from fusecli.images.places import warn_of_places
 
 EXIF, GPS, THUMBNAIL = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.IFD1
 MAKER_NOTE, INTEROP = 37500, 40965
@@ -364,6 +366,23 @@ def test_maps_of_other_ground_are_told(tmp_path, average, fusecli, place, size, 
     assert code == 0
     assert said in messages
     assert ("gdalwarp" in messages) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("scale", "tie", "heights"),
+    [((1e308,) * 2, (1e308,) * 6, 1), ((0.5, 0.5), (0.0,) * 5, 1), ((0.5,), (0.0,) * 6, 1), ((1, 1), (0,) * 6, 2)],
+)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_damaged_places_are_none(tmp_path, scale, tie, heights, caplog):
+    tags = [(33550, "d", len(scale), scale, True), (33922, "d", len(tie), tie, True)]
+    for name in ("a.tif", "b.tif"):
+        tifffile.imwrite(tmp_path / name, np.zeros((4, 4), np.uint8), extratags=tags, metadata=None)
+        height = [struct.pack("<HHII", 257, 4, count, 4) for count in (1, heights)]
+        data = (tmp_path / name).read_bytes()
+        assert height[0] in data
+        (tmp_path / name).write_bytes(data.replace(*height))
+    warn_of_places([Pair("a", tmp_path / "a.tif", tmp_path / "b.tif")])
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("point", [False, True])

@@ -20,6 +20,7 @@ _SYSTEMS = (3072, 2048)  # GeoTIFF keys: the projection, or else the geographic 
 _CUSTOM = 32767  # a system without a code
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of damaged tags
 def warn_of_places(pairs: Sequence[Pair]) -> None:
     """Warn, once, if one of three pairs of a sequence are maps of which one lies over a pixel beside the other."""
     for pair in evenly(pairs, 3):

@@ -47,7 +47,7 @@ def peek(path: Path) -> tuple[int, int, int, np.dtype, bool]:
 def place(path: Path) -> tuple[tuple[Tag, ...], int, int]:
     """(the first page's map tags, height, width), upright. Raises Unreadable."""
     with _open(path) as (file, pages):
-        return _metadata(file, pages[0]).geo, pages[0].imagelength, pages[0].imagewidth
+        return _metadata(file, pages[0]).geo, int(pages[0].imagelength), int(pages[0].imagewidth)
 
 
 def read(path: Path, pages: Sequence[int] | None, max_pixels: int) -> tuple[list[np.ndarray], list[Metadata]]:
