@@ -369,18 +369,17 @@ def test_maps_of_other_ground_are_told(tmp_path, average, fusecli, place, size, 
 
 
 @pytest.mark.parametrize(
-    ("scale", "tie", "heights"),
+    ("scale", "tie", "widths"),
     [((1e308,) * 2, (1e308,) * 6, 1), ((0.5, 0.5), (0.0,) * 5, 1), ((0.5,), (0.0,) * 6, 1), ((1, 1), (0,) * 6, 2)],
 )
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-def test_damaged_places_are_none(tmp_path, scale, tie, heights, caplog):
+def test_damaged_places_are_none(tmp_path, scale, tie, widths, caplog):
     tags = [(33550, "d", len(scale), scale, True), (33922, "d", len(tie), tie, True)]
     for name in ("a.tif", "b.tif"):
         tifffile.imwrite(tmp_path / name, np.zeros((4, 4), np.uint8), extratags=tags, metadata=None)
-        height = [struct.pack("<HHII", 257, 4, count, 4) for count in (1, heights)]
-        data = (tmp_path / name).read_bytes()
-        assert height[0] in data
-        (tmp_path / name).write_bytes(data.replace(*height))
+        data, width = (tmp_path / name).read_bytes(), struct.pack("<HHII", 256, 4, 1, 4)
+        assert width in data
+        (tmp_path / name).write_bytes(data.replace(width, struct.pack("<HHII", 256, 3, widths, 4)))
     warn_of_places([Pair("a", tmp_path / "a.tif", tmp_path / "b.tif")])
     assert not caplog.messages
 
