@@ -356,6 +356,13 @@ def test_a_folder_of_each_scene_and_side_gets_no_hint_for_one_of_many(tmp_path):
     assert "did you mean" not in refused(folder, folder, recursive=True)
 
 
+def test_pictures_that_hold_both_sides_are_to_be_split(tmp_path):
+    """MFNet's: colours and infrared as the four channels of a PNG."""
+    for name in ("1D.png", "2D.png"):
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\2\x80\0\0\1\xe0\x08\6")
+    assert "if its fourth channel is the infrared, as in MFNet, save that in a" in refused(tmp_path, tmp_path)
+
+
 def test_one_folder_without_any_hint_of_the_sides(tmp_path):
     folder = make(tmp_path, "trainimg/1.jpg", "trainimgr/1.jpg")
     assert "--pair-by 'vis=*_vis,ir=*_ir', say, by a folder or glob" in refused(folder, folder, recursive=True)

@@ -9,6 +9,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -143,8 +144,18 @@ def _distinct(pairs: list[Pair], a: _Side, b: _Side) -> list[Pair]:
         example = pairing_hints.option([("", f"_{a.name}"), ("", f"_{b.name}")], (a.name, b.name))
         apart = f"tell them apart by {example}, say, by a folder or glob for each, or list the pairs for --pairs"
         how = f"did you mean {hint}?" if hint else f"where both sides share a folder, {apart}"
+        if not hint and _has_alpha(pairs[0].first):
+            how = "if its fourth channel is the infrared, as in MFNet, save that in a folder of its own"
         raise UsageError(f"{a.option} and {b.option} name the same file ({pairs[0].first}); {how}")
     return pairs
+
+
+def _has_alpha(path: Path) -> bool:
+    """Whether a file is a PNG of four channels."""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(26)
+        return head.startswith(b"\x89PNG") and head.endswith(b"\6")  # the colour type
+    return False
 
 
 def _hint_in_one_folder(a: _Side, b: _Side) -> str:
