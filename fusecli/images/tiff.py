@@ -271,10 +271,10 @@ def _missing(array: np.ndarray, nodata: float | None) -> np.ndarray | None:
     is_float = array.dtype.kind == "f"
     if nodata is None and not is_float:
         return None
-    found = np.equal(array, nodata) if nodata is not None else np.isnan(array)
-    if is_float and nodata is not None:
-        found |= np.isnan(array)
-    found = found if found.ndim == 2 else found.all(-1)
+    value = np.nan if nodata is None else nodata
+    found = np.ones(array.shape[:2], bool)
+    for plane in [array] if array.ndim == 2 else np.moveaxis(array, -1, 0):  # one by one, which takes less memory
+        found &= (plane == value) | np.isnan(plane) if is_float else plane == value
     return found if found.any() and (is_float or not found.all()) else None
 
 
@@ -296,7 +296,9 @@ def _with_nodata(page: np.ndarray, missing: np.ndarray, nodata: float) -> tuple[
     else:
         value = dtype.type(nodata if nodata.is_integer() and 0 <= nodata <= np.iinfo(dtype).max else 0)
         beside = value - 1 if value else value + 1
-    page = np.where(page == value, beside, page)
+    page = page.copy()
+    for row in page:  # a map's comparison at once would take as much memory as it does
+        row[row == value] = beside
     page[missing] = value
     return page, float(value)
 
