@@ -331,6 +331,24 @@ def test_maps_keep_what_has_no_data(tmp_path, vis, average, fusecli, told):
     np.testing.assert_array_equal(without[..., 0], outside[::2, ::2])
 
 
+@pytest.mark.parametrize("told", ["0", "alpha", "mask", "nan"])
+def test_tiles_of_maps_without_any_data_stay_so(tmp_path, vis, average, fusecli, told):
+    """Those at the edge of a mosaic; results were the infrared alone."""
+    nothing = np.zeros_like(vis)
+    if told == "nan":  # without a tag that says so
+        map_of(tmp_path / "vis.tif", nothing + np.float32(np.nan))
+    elif told == "alpha":
+        map_of(tmp_path / "vis.tif", np.dstack([vis, nothing[..., 0]]), extrasamples=["unassalpha"])
+    else:
+        map_of(tmp_path / "vis.tif", nothing, *(["0"] if told == "0" else ["", nothing[..., 0] > 0]))
+    Image.fromarray(vis[..., 0]).save(tmp_path / "ir.png")
+    arguments = ("--ir", tmp_path / "ir.png", "--vis", tmp_path / "vis.tif", "-o", tmp_path / "out.tif")
+    assert fusecli("fuse", "-m", average, *arguments)[0] == 0
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        found, value = file.asarray(), float(file.pages[0].tags[NODATA].value)
+    np.testing.assert_array_equal(found, np.full(vis.shape, value))
+
+
 def test_transparent_pictures_that_are_no_maps_have_all_their_pixels(tmp_path, vis):
     tifffile.imwrite(tmp_path / "a.tif", np.dstack([vis, vis[..., 0] * 0]), photometric="rgb", extrasamples=[2])
     (frame,) = frames.read(tmp_path / "a.tif")

@@ -74,9 +74,11 @@ def read(path: Path, pages: Sequence[int] | None, max_pixels: int) -> tuple[list
             nodata = _nodata(page, array.dtype)
             missing = _missing(array, nodata)
             arrays.append(array if nodata is None or missing is None else _without(array, missing))
-            hidden = _hidden(file, page, alpha) if _is_map(page) else None
-            if hidden is not None:  # these pixels are kept as they are: what is transparent may still show the scene
-                missing, nodata = hidden if missing is None else hidden | missing, nodata or 0.0
+            if _is_map(page):
+                nodata = np.nan if nodata is None and missing is not None else nodata
+                hidden = _hidden(file, page, alpha)
+                if hidden is not None:  # its pixels are kept as they are: what is transparent may still show the scene
+                    missing, nodata = hidden if missing is None else hidden | missing, 0.0 if nodata is None else nodata
             metadata.append(replace(_metadata(file, page), missing=missing, nodata=nodata))
         return arrays, metadata
 
@@ -236,17 +238,17 @@ def _with_tifffile(page: tifffile.TiffPage) -> tuple[np.ndarray | None, np.ndarr
 
 
 def _hidden(file: tifffile.TiffFile, page: tifffile.TiffPage, alpha: np.ndarray | None) -> np.ndarray | None:
-    """H×W, where a map's alpha or mask says that nothing is; None where it does nowhere, or everywhere."""
+    """H×W, where a map's alpha or mask says that nothing is; None where it does nowhere."""
     size = page.imagelength, page.imagewidth
     masks = (other for other in _in_turn(file.pages) if other.subfiletype == 4 and other.shape == size)
     mask = next(masks, None)
     found = None
     if alpha is not None:
-        found = alpha < alpha.max() / 2  # lossy compression makes values beside 0
+        found = alpha <= alpha.max() / 2  # lossy compression makes values beside 0
     elif mask is not None:
         with suppress(Exception):  # a compression without its codec, or damage: the picture is whole without
             found = mask.asarray(maxworkers=1) == 0
-    if found is None or not found.any() or found.all():
+    if found is None or not found.any():
         return None
     return exif.upright(found, _orientation(page))
 
@@ -267,7 +269,7 @@ def _nodata(page: tifffile.TiffPage, dtype: np.dtype) -> float | None:
 
 
 def _missing(array: np.ndarray, nodata: float | None) -> np.ndarray | None:
-    """H×W, which pixels have no data: the value ``nodata``, or NaN; None where all have, or none of an integer map."""
+    """H×W, which pixels have no data: the value ``nodata``, or NaN; None where all have."""
     is_float = array.dtype.kind == "f"
     if nodata is None and not is_float:
         return None
@@ -275,12 +277,12 @@ def _missing(array: np.ndarray, nodata: float | None) -> np.ndarray | None:
     found = np.ones(array.shape[:2], bool)
     for plane in [array] if array.ndim == 2 else np.moveaxis(array, -1, 0):  # one by one, which takes less memory
         found &= (plane == value) | np.isnan(plane) if is_float else plane == value
-    return found if found.any() and (is_float or not found.all()) else None
+    return found if found.any() else None
 
 
 def _without(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """Replace pixels without data, at the edges of maps: they would stretch the intensity range, which 8 bits lack."""
-    if array.itemsize == 1:
+    if array.itemsize == 1 or (missing.all() and array.dtype.kind != "f"):
         return array
     array = array.copy()
     array[missing] = np.nan if array.dtype.kind == "f" else array[~missing].min()
