@@ -249,7 +249,9 @@ def load(job: Job, settings: Settings) -> Loaded:
         for path, intensity in zip(job.files, settings.ranges, strict=True)
     ]
     if len(sides[0]) != len(sides[1]):
-        raise InputError(f"{job.first} has {counted(len(sides[0]), 'page')}, {job.second} has {len(sides[1])}")
+        vary = any(frame.size != side[0].size for side in sides for frame in side)
+        hint = ", of several sizes: is it a thumbnail? Save the picture alone" if vary else ""
+        raise InputError(f"{job.first} has {counted(len(sides[0]), 'page')}, {job.second} has {len(sides[1])}{hint}")
     first, second = ([frame.pixels for frame in side] for side in sides)
     metadata = [frame.metadata for frame in sides[0]]
     if settings.anonymous:
