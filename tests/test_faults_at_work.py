@@ -167,7 +167,7 @@ def decoded_sizes(monkeypatch) -> list[int]:
     def watching(act):
         def acting(*arguments, **options):
             result = act(*arguments, **options)
-            sizes.append(getattr(result, "size", 0))
+            sizes.append(getattr(result[0] if isinstance(result, tuple) else result, "size", 0))
             return result
 
         return acting

@@ -281,7 +281,7 @@ def test_both_decoders_of_tiff_agree(tmp_path, monkeypatch, orientation, dtype, 
     photometric = "rgb" if channels else "minisblack"
     tifffile.imwrite(path, image, photometric=photometric, metadata=None, extratags=[(274, "H", 1, orientation, True)])
     expected = stored(path)
-    monkeypatch.setattr(tiff, "_with_tifffile", lambda page: None)
+    monkeypatch.setattr(tiff, "_with_tifffile", lambda page: (None, None))
     np.testing.assert_array_equal(stored(path), expected)
 
 

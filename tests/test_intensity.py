@@ -29,6 +29,19 @@ def sequence(folder: Path, count: int, **options) -> list[Path]:
     return paths
 
 
+def test_mere_noise_is_not_stretched_over_the_visible():
+    """As of a closed shutter under --range frame: every 30 seconds a film was full of it. Small targets still show."""
+    noise = np.random.default_rng(0).normal(7300, 2, (240, 320))
+    noise[100:104, 200:206] += 30
+    for frame in (noise.astype(np.uint16), noise.astype(np.float32), (noise - 7200).astype(np.uint8)):
+        shown = frames.shown(frame, "frame")
+        shown = shown if shown.dtype.kind == "f" else shown / 255
+        assert shown[100:104, 200:206].min() > 0.5
+        assert np.count_nonzero(shown) < 0.002 * shown.size
+    noise[:, :160] += 3
+    assert frames.shown(noise.astype(np.float32), "frame")[:, 160:].mean() > 0.3  # a scene, if a faint one
+
+
 def test_auto_spans_the_scene_and_ignores_dead_pixels(tmp_path):
     found = sequence_range("auto", sequence(tmp_path, 5))
     assert 7200 < found.lo < 7450

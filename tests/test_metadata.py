@@ -17,6 +17,8 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 from fusecli.images import frames
 from fusecli.images.colour import as_float
 from fusecli.images.metadata import Metadata, profile_in
+from fusecli.images.pair import Pair
+from fusecli.images.places import warn_of_places
 
 EXIF, GPS, THUMBNAIL = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.IFD1
 MAKER_NOTE, INTEROP = 37500, 40965
@@ -271,6 +273,133 @@ def test_maps_keep_their_coordinates(tmp_path, vis, average, fusecli, big):
     with tifffile.TiffFile(tmp_path / "small.tif") as file:
         assert file.pages[0].shape[:2] == (24, 32)
         assert file.pages[0].tags[33550].value == (1, 1, 0)
+
+
+NODATA = 42113
+
+
+def map_of(path: Path, image: np.ndarray, nodata: str = "", mask: np.ndarray | None = None, **kind) -> None:
+    tags = [(33550, "d", 3, (0.5, 0.5, 0.0), True), (33922, "d", 6, (0.0, 0.0, 0.0, 2600000.0, 1200000.0, 0.0), True)]
+    tags += [(34735, "H", 8, (1, 1, 0, 1, 1024, 0, 1, 1), True)]
+    tags += [(NODATA, "s", 0, nodata, True)] if nodata else []
+    with tifffile.TiffWriter(path) as file:
+        file.write(image, photometric="rgb" if image.ndim == 3 else "minisblack", extratags=tags, metadata=None, **kind)
+        if mask is not None:
+            file.write(mask, photometric="mask", subfiletype=4, metadata=None)
+
+
+TOLD = ("0", "255", "-9999", "alpha", "mask", "uint16", "float", "double", "to 8 bits", "nan")
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_maps_keep_what_has_no_data(tmp_path, vis, average, fusecli, told):
+    """As GIS see it: these pixels alone have the value of GDAL_NODATA, whatever the infrared is there."""
+    outside = np.zeros(vis.shape[:2], bool)
+    outside[:20, :30] = True
+    image, nodata, options, kind, value = vis.copy(), told, [], {}, 0.0
+    if told != "0":
+        image[30:, 30:] = 0  # data that are black
+    if told == "alpha":
+        image, nodata, kind = np.dstack([image, 255 * ~outside]).astype(np.uint8), "", {"extrasamples": ["unassalpha"]}
+    elif told == "mask":
+        nodata, kind = "", {"mask": ~outside}
+    else:
+        if told in ("-9999", "uint16", "to 8 bits"):
+            image = image.astype(np.int16 if told == "-9999" else np.uint16) * 100
+        elif told in ("float", "double", "nan"):
+            image = (image / 255).astype(np.float64 if told == "double" else np.float32)
+        lowest = {"double": "-1.7976931348623157e308"}
+        nodata = {"uint16": "65535", "to 8 bits": "65535", "float": "-9999", **lowest}.get(told, told)
+        image[outside] = float(nodata)
+        least = float(np.finfo(np.float32).min)  # of results
+        value = {"-9999": 0.0, "to 8 bits": 0.0, "double": least}.get(told, float(nodata))
+        options = ["--bit-depth", "8"] if told == "to 8 bits" else []
+    paths = [tmp_path / name for name in ("vis.tif", "ir.png", "out.tif", "small.tif")]
+    map_of(paths[0], image, nodata, **kind)
+    Image.fromarray(np.zeros_like(vis[..., 0])).save(paths[1])
+    arguments = ["fuse", "-m", average, "--ir", paths[1], "--vis", paths[0], *options]
+    assert fusecli(*arguments, "-o", paths[2])[0] == 0
+    with tifffile.TiffFile(paths[2]) as file:
+        found, tag = file.asarray(), float(file.pages[0].tags[NODATA].value)
+    np.testing.assert_equal(tag, value)
+    without = np.isnan(found) if np.isnan(value) else found == value
+    np.testing.assert_array_equal(without, np.repeat(outside[..., None], 3, 2))
+    Image.fromarray(np.zeros((24, 32), np.uint8)).save(paths[1])
+    assert fusecli(*arguments, "-o", paths[3], "--resize", "vis")[0] == 0
+    found = tifffile.imread(paths[3])
+    without = np.isnan(found) if np.isnan(value) else found == value
+    np.testing.assert_array_equal(without[..., 0], outside[::2, ::2])
+
+
+@pytest.mark.parametrize("told", ["0", "alpha", "mask", "nan"])
+def test_tiles_of_maps_without_any_data_stay_so(tmp_path, vis, average, fusecli, told):
+    """Those at the edge of a mosaic; results were the infrared alone."""
+    nothing = np.zeros_like(vis)
+    if told == "nan":  # without a tag that says so
+        map_of(tmp_path / "vis.tif", nothing + np.float32(np.nan))
+    elif told == "alpha":
+        map_of(tmp_path / "vis.tif", np.dstack([vis, nothing[..., 0]]), extrasamples=["unassalpha"])
+    else:
+        map_of(tmp_path / "vis.tif", nothing, *(["0"] if told == "0" else ["", nothing[..., 0] > 0]))
+    Image.fromarray(vis[..., 0]).save(tmp_path / "ir.png")
+    arguments = ("--ir", tmp_path / "ir.png", "--vis", tmp_path / "vis.tif", "-o", tmp_path / "out.tif")
+    assert fusecli("fuse", "-m", average, *arguments)[0] == 0
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        found, value = file.asarray(), float(file.pages[0].tags[NODATA].value)
+    np.testing.assert_array_equal(found, np.full(vis.shape, value))
+
+
+def test_transparent_pictures_that_are_no_maps_have_all_their_pixels(tmp_path, vis):
+    tifffile.imwrite(tmp_path / "a.tif", np.dstack([vis, vis[..., 0] * 0]), photometric="rgb", extrasamples=[2])
+    (frame,) = frames.read(tmp_path / "a.tif")
+    assert frame.metadata.missing is None
+    np.testing.assert_array_equal(frame.pixels, vis)
+
+
+@pytest.mark.parametrize(
+    ("place", "size", "said"),
+    [
+        ((0.5, 0, 0, 32632), (24, 32), ""),
+        ((1.0, 0, 0, 32632), (12, 16), ""),  # the same ground, coarser
+        ((0.5, 0.5, 0, 32632), (24, 32), ""),  # a pixel beside it
+        ((0.5, 20, 0, 32632), (24, 32), "cover different ground (0 to 16, 988 to 1000; 20 to 36, 988 to 1000)"),
+        ((0.5, 0, 0, 32632), (12, 16), "cover different ground (0 to 16, 988 to 1000; 0 to 8, 994 to 1000)"),
+        ((0.5, 0, 0, 32633), (24, 32), "are in different coordinate systems (EPSG:32632 and EPSG:32633)"),
+    ],
+)
+@pytest.mark.parametrize("as_matrix", [False, True])
+def test_maps_of_other_ground_are_told(tmp_path, average, fusecli, place, size, said, as_matrix):
+    def save(name: str, size: tuple[int, int], scale: float, east: float, south: float, system: int) -> Path:
+        tags = [(33550, "d", 3, (scale, scale, 0.0), True)]
+        tags += [(33922, "d", 6, (0.0, 0.0, 0.0, east, 1000 - south, 0.0), True)]
+        if as_matrix:
+            tags = [(34264, "d", 16, (scale, 0, 0, east, 0, -scale, 0, 1000 - south, *[0] * 7, 1), True)]
+        tags += [(34735, "H", 8, (1, 1, 0, 1, 3072, 0, 1, system), True)]
+        tifffile.imwrite(tmp_path / name, np.zeros(size, np.uint8), extratags=tags, metadata=None)
+        return tmp_path / name
+
+    vis, ir = save("vis.tif", (24, 32), 0.5, 0, 0, 32632), save("ir.tif", size, *place)
+    arguments = ("--ir", ir, "--vis", vis, "-o", tmp_path / "out.tif", "--resize", "ir")
+    code, _, messages = fusecli("fuse", "-m", average, *arguments)
+    assert code == 0
+    assert said in messages
+    assert ("gdalwarp" in messages) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("scale", "tie", "widths"),
+    [((1e308,) * 2, (1e308,) * 6, 1), ((0.5, 0.5), (0.0,) * 5, 1), ((0.5,), (0.0,) * 6, 1), ((1, 1), (0,) * 6, 2)],
+)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_damaged_places_are_none(tmp_path, scale, tie, widths, caplog):
+    tags = [(33550, "d", len(scale), scale, True), (33922, "d", len(tie), tie, True)]
+    for name in ("a.tif", "b.tif"):
+        tifffile.imwrite(tmp_path / name, np.zeros((4, 4), np.uint8), extratags=tags, metadata=None)
+        data, width = (tmp_path / name).read_bytes(), struct.pack("<HHII", 256, 4, 1, 4)
+        assert width in data
+        (tmp_path / name).write_bytes(data.replace(width, struct.pack("<HHII", 256, 3, widths, 4)))
+    warn_of_places([Pair("a", tmp_path / "a.tif", tmp_path / "b.tif")])
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("point", [False, True])

@@ -262,6 +262,13 @@ def test_patterns_for_suffixes_and_prefixes(tmp_path):
         assert "vis=*_vis,ir=*_ir" in refused(flat, flat, pair_by=wrong)
 
 
+def test_a_question_mark_in_a_pattern_is_any_character(tmp_path):
+    """Drones name both pictures by time, seconds apart, and by number."""
+    drone = make(tmp_path / "drone", "DJI_20240101235959_0001_T.JPG", "DJI_20240102000000_0001_W.JPG", "DJI_1_T.JPG")
+    by_number = "ir=DJI_??????????????_*_T,vis=DJI_??????????????_*_W"
+    assert names(drone, drone, pair_by=by_number, ignore_unmatched=True) == ["0001"]
+
+
 def test_a_name_outside_the_pattern_is_unmatched(tmp_path):
     vis, ir = make(tmp_path / "vis", "7_rgb.png", "stray.png"), make(tmp_path / "ir", "7_ir.png", "_ir.png")
     message = refused(vis, ir, pair_by="ir=*_ir,vis=*_rgb")
@@ -349,9 +356,16 @@ def test_a_folder_of_each_scene_and_side_gets_no_hint_for_one_of_many(tmp_path):
     assert "did you mean" not in refused(folder, folder, recursive=True)
 
 
+def test_pictures_that_hold_both_sides_are_to_be_split(tmp_path):
+    """MFNet's: colours and infrared as the four channels of a PNG."""
+    for name in ("1D.png", "2D.png"):
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\2\x80\0\0\1\xe0\x08\6")
+    assert "if its fourth channel is the infrared, as in MFNet, save that in a" in refused(tmp_path, tmp_path)
+
+
 def test_one_folder_without_any_hint_of_the_sides(tmp_path):
     folder = make(tmp_path, "trainimg/1.jpg", "trainimgr/1.jpg")
-    assert "--pair-by 'vis=*_vis,ir=*_ir', say, or by a folder or glob" in refused(folder, folder, recursive=True)
+    assert "--pair-by 'vis=*_vis,ir=*_ir', say, by a folder or glob" in refused(folder, folder, recursive=True)
 
 
 def test_a_table_pairs_by_its_columns_and_names(tmp_path):

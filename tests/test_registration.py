@@ -5,12 +5,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from conftest import SAMPLES
 
 from fusecli.errors import InputError, UsageError
 from fusecli.images import registration
 from fusecli.images.calibration import Calibration, reach, resizing, warp
-from fusecli.images.coverage import STRIP, completed
+from fusecli.images.coverage import STRIP, beside_gaps, completed
 from fusecli.images.registration import Outlines
 
 RIG = ("back_yard", "day_street", "fog_road")
@@ -155,6 +156,31 @@ def test_the_larger_the_infrared_is_shown_the_wider_it_fades(infrared, visible, 
     """33 px, the least, would be a hard line in a frame of 12 megapixels."""
     across = reach(infrared, visible, Calibration(matrix))[visible[0] // 3]
     assert least <= np.count_nonzero((across > 0) & (across < 1)) <= most
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (2100, 2800)])
+def test_where_the_infrared_has_no_data_results_fade_into_the_visible(tmp_path, average, fusecli, height, width):
+    """Of maps and of cameras that write NaN; single dead pixels cost only themselves."""
+    infrared = np.full((height, width), 30, np.float32)
+    infrared[0, 0] = 10
+    infrared[:, : width // 4] = infrared[height // 2, width // 2] = np.nan
+    tifffile.imwrite(tmp_path / "ir.tif", infrared)
+    cv2.imwrite(str(tmp_path / "vis.png"), np.full((height, width), 51, np.uint8))
+    arguments = ("--ir", tmp_path / "ir.tif", "--vis", tmp_path / "vis.png", "-o", tmp_path / "a.png")
+    assert fusecli("fuse", "-m", average, *arguments, "--range", "10,30")[0] == 0
+    fused = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)[height // 2].astype(int)
+    assert (fused[: width // 4] == 51).all()
+    steps = np.diff(np.delete(fused, width // 2))
+    assert 0 <= steps.min() <= steps.max() < 6
+    assert (np.delete(fused, width // 2)[width * 9 // 20 :] == 153).all()
+    assert fused[width // 2] < 51
+
+
+def test_narrow_corners_belong_to_their_gap():
+    """Else they stay white or black, as the tips of the triangles beside a turned map."""
+    missing = np.add.outer(np.arange(200), np.arange(400) / 4) < 50  # a flat triangle
+    assert (beside_gaps(missing)[missing] == 0).all()
+    assert beside_gaps(missing & (np.arange(200) % 20 < 5)[:, None]) is None
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

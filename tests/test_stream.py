@@ -110,6 +110,11 @@ def test_files_of_unlike_numbers_of_pages_are_named(tmp_path):
         tifffile.imwrite(path, np.zeros((pages, 16, 24), np.uint8), photometric="minisblack")
     (outcome,) = stream.run([job], Engine(Local(), "cpu"), Settings())
     assert outcome.error == f"{job.first} has 3 pages, {job.second} has 1"
+    with tifffile.TiffWriter(job.first) as file:  # a thumbnail that is not marked as one
+        for size in ((16, 24), (4, 6)):
+            file.write(np.zeros(size, np.uint8))
+    (outcome,) = stream.run([job], Engine(Local(), "cpu"), Settings())
+    assert outcome.error.endswith("has 1, of several sizes: is it a thumbnail? Save the picture alone")
 
 
 def test_a_batch_is_bounded_by_its_pixels_and_its_pairs():

@@ -232,6 +232,23 @@ def test_the_infrared_range_is_settled_by_the_first_pair_that_can_be_read(tmp_pa
     assert second < 0.6 * first
 
 
+def test_infrared_that_drifts_out_of_its_range_is_said_once_each_time(tmp_path, watched):
+    """As a camera that warms up does: results were white for days, and the log told nothing."""
+    vis, ir = scene(0, color=False)
+    shifts = {"000": 0, "001": 50, "002": 900, "003": 1200, "004": 0, "005": -900}
+
+    def act():
+        for name, shift in shifts.items():
+            put(tmp_path / "ir", f"{name}.png", (27000 + shift + ir.astype(int)).astype(np.uint16))
+            put(tmp_path / "vis", f"{name}.png", vis)
+            wait_for(tmp_path / "out" / f"{name}.png")
+
+    code, _, err = watched(act, "--range", "auto")
+    assert code == 0, err
+    told = re.findall(r"(\d+).png: most of it lies (above|below) the range of 270.* --range frame follows", err)
+    assert told == [("002", "above"), ("005", "below")]
+
+
 def test_an_infrared_frame_of_one_value_settles_no_range(tmp_path, watched):
     """As the first of a camera that starts: all that came after it was white, for days."""
     vis, ir = scene(0, color=False)

@@ -84,7 +84,7 @@ PairBy = Annotated[
     str,
     typer.Option(
         help="stem (names equal but for their endings; in globs, folders that wildcards match must agree, too), or a "
-        "pattern per side as 'ir=*_IR,vis=*_RGB'."
+        "pattern per side as 'ir=*_IR,vis=*_RGB' (?: any character)."
     ),
 ]
 Pairs = Annotated[Path | None, place("CSV of explicit pairs: a column per side, and name (optional); - for stdin.")]

@@ -25,6 +25,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     from fusecli.images.frames import ENDINGS
     from fusecli.images.intensity import evenly
     from fusecli.images.pairing import NoPair, find_pairs
+    from fusecli.images.places import warn_of_places
     from fusecli.stream import plan as planning
     from fusecli.stream.run import run
     from fusecli.stream.work import Work
@@ -41,6 +42,8 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
     planning.check_color(planned.jobs, request.gray)
     if planned.jobs:
         request.check_engine()  # before frames are looked at, which may take long
+    if options.align is None:
+        warn_of_places(pairs)
     # from all pairs, so that every frame of the sequence gets the same range whatever is left to do
     ranges = options.ranges(request, firsts, seconds)
     settings = replace(

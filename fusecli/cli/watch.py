@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,13 @@ from fusecli.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from fusecli.images.calibration import Calibration
-    from fusecli.images.intensity import Intensity
+    from fusecli.images.intensity import Intensity, Range
     from fusecli.stream.job import Job
     from fusecli.stream.plan import Plan
     from fusecli.stream.settings import Settings
     from fusecli.stream.work import Work
+
+log = logging.getLogger("fusecli")
 
 KEPT = 1000  # how many of the last pairs the report lists, since a run may take days
 
@@ -51,7 +54,7 @@ def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
         skipped = watcher.existing()
     except OSError as error:
         raise UsageError(f"{error.filename}: cannot be listed: {error.strerror}") from error
-    settings = partial(_settings, request, options, options.calibration())
+    settings = partial(_settings, request, options, options.calibration(), _Drift(request.max_pixels))
     return Plan([], skipped), Work(partial(watch.run, watcher), settings, divisible=False, left=watcher.left)
 
 
@@ -89,8 +92,29 @@ def _refuse(request: Request, options: FrameOptions) -> None:
         check_outside(option, path, request.typed)
 
 
+@dataclass
+class _Drift:
+    """Tells when infrared frames begin to lie beyond the range that was settled, as where a camera warms up."""
+
+    max_pixels: int | None
+    told: bool = False
+
+    def look_at(self, kept: Range, latest: Path) -> None:
+        from fusecli.images.intensity import beyond
+
+        where = beyond(kept, latest, self.max_pixels)
+        if where and not self.told:
+            log.warning("%s: %s; --range frame follows a camera that drifts, --range LO,HI settles it", latest, where)
+        self.told = bool(where)
+
+
 def _settings(
-    request: Request, options: FrameOptions, calibration: Calibration | None, jobs: list[Job], before: Settings | None
+    request: Request,
+    options: FrameOptions,
+    calibration: Calibration | None,
+    drift: _Drift,
+    jobs: list[Job],
+    before: Settings | None,
 ) -> Settings:
     """The settings that cli/pictures.py makes from a whole sequence, here from the first pairs that are ready.
 
@@ -106,6 +130,8 @@ def _settings(
         if isinstance(infrared, intensity.Range) and infrared.lo == infrared.hi:
             infrared = options.ranges(request, [], seconds)[1]
             _tell_range(options, infrared, len(jobs))
+        elif isinstance(infrared, intensity.Range) and options.range == "auto":
+            drift.look_at(infrared, seconds[-1])
         return replace(before, ranges=(intensity.visible_range(firsts, request.max_pixels, visible), infrared))
     ranges = options.ranges(request, firsts, seconds)
     _tell_range(options, ranges[1], len(jobs))

@@ -8,6 +8,8 @@ from fusecli.images.grid import Grid, mapping, moved
 from fusecli.images.opencv import cv2
 
 FEATHER_SHARE = 0.055  # of the side of the part that both cover, over which results fade into one source
+SMALLEST = 33  # px, side of the smallest gap that counts; a dead pixel is none
+COARSE = 1024  # px, the longer side at which gaps are looked at: filters as wide as large maps need are slow
 STRIP = 64  # rows that are blended at once: the float values of a whole large frame would take hundreds of MB
 
 
@@ -41,6 +43,22 @@ def shares(grid: Grid, other: Grid, slices: slice = slice(None)) -> np.ndarray |
                 rising = np.clip((depth + reach) / (FEATHER_SHARE * size), 0, 1)
                 share = rising if share is None else share * rising
     return share
+
+
+def beside_gaps(missing: np.ndarray) -> np.ndarray | None:
+    """float32 H×W as of `faded`, for a source that lacks data in ``missing`` (bool); None where no gap is large."""
+    height, width = missing.shape
+    step = max(1, max(height, width) // COARSE)
+    coarse = max(1, width // step), max(1, height // step)
+    gaps = cv2.resize(missing.view(np.uint8), coarse, interpolation=cv2.INTER_NEAREST)
+    least = max(1, SMALLEST // step) | 1
+    labels = cv2.connectedComponents(gaps)[1]
+    cores = cv2.morphologyEx(gaps, cv2.MORPH_OPEN, np.ones((least, least), np.uint8))
+    large = np.isin(labels, labels[cores > 0])  # with their narrow corners
+    if not large.any():
+        return None
+    share = faded((~large).astype(np.float32), least)
+    return cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def completed(fused: np.ndarray, alone: np.ndarray, share: np.ndarray | None) -> np.ndarray:

@@ -77,7 +77,7 @@ def read(
     """
     stored = decode(path, pages=pages, max_pixels=max_pixels)
     if any(array.dtype.kind == "f" and not np.isfinite(array).any() for array in stored.pages):
-        log.warning("%s: holds no finite value, only NaN or missing data, and is taken for black", path)
+        log.warning("%s: holds no finite value, only NaN or missing data", path)
     return [
         Frame(shown(array, intensity), array.dtype, metadata)
         for array, metadata in zip(stored.pages, stored.metadata, strict=True)

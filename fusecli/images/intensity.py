@@ -30,6 +30,9 @@ PERCENTILES = (0.5, 99.9)
 SAMPLE_FRAMES = 64
 SAMPLE_PIXELS = 2**16
 SLIVER = 0.02  # share of the common range: a frame that covers less of it is shown as almost constant
+# A frame is mere noise if averages of so many pixels a side keep less than this share of its variance: of white noise
+# they keep 0.016, of scenes 0.7 and more. It then becomes black, and white what is so many times its width above it.
+AVERAGED, STRUCTURE, QUIET = 8, 0.04, 2
 CAMERAS = (8, 10, 12, 14)  # bit depths of cameras whose frames are stored in 16 bits
 _OF_FEWER_BITS = "%s: values up to %d in %d bits are taken for samples of %d bits"
 _TINY = float(np.finfo(np.float32).tiny)
@@ -203,13 +206,29 @@ def full_range(array: np.ndarray) -> Range:
 
 
 def frame_range(array: np.ndarray) -> Range:
-    """Percentiles of one frame alone; of more than 8 bits, without values that mark missing or saturated pixels."""
+    """Percentiles of one frame alone; of more than 8 bits, without values that mark missing or saturated pixels.
+
+    Mere noise, as of a closed shutter, becomes black: stretched over the whole range it would cover the visible.
+    """
     sample = _finite_sample(array)
     if sample.size == 0:
         return full_range(array)
     found = _percentile_range(sample)
     apart = None if array.dtype == np.uint8 else set_apart(sample, found)
-    return found if apart is None else apart.others
+    found = found if apart is None else apart.others
+    if _is_noise(found.apply(array)):
+        return Range(found.hi, found.hi + QUIET * (found.hi - found.lo), found.eight_bit)
+    return found
+
+
+def _is_noise(frame: np.ndarray) -> bool:
+    """Whether a gray frame, in [0, 1], shows nothing but noise."""
+    height, width = (side // AVERAGED for side in frame.shape[:2])
+    if frame.ndim == 3 or min(height, width) < AVERAGED:
+        return False
+    whole = frame[: height * AVERAGED, : width * AVERAGED]
+    averages = whole.reshape(height, AVERAGED, width, AVERAGED).mean((1, 3))
+    return bool(averages.var() < STRUCTURE * whole.var())
 
 
 def _percentile_range(
@@ -350,6 +369,22 @@ def warn_of_previews(infrared: Sequence[Path]) -> None:
                 path,
             )
             return
+
+
+def beyond(kept: Range, path: Path, max_pixels: int | None = None) -> str:
+    """On which side of the range that auto found before most of a file lies, with its values; "" where it does not."""
+    try:
+        stored = decode(path, pages=[0], max_pixels=max_pixels).pages[0]
+    except InputError:  # reading it will fail by name
+        return ""
+    sample = _finite_sample(stored)
+    if not sample.size or stored.dtype == np.uint8:  # which auto leaves as they are
+        return ""
+    middle = float(np.median(sample))
+    if kept.lo <= middle <= kept.hi:
+        return ""
+    side, extremes = "above" if middle > kept.hi else "below", f"{sample.min():g} to {sample.max():g}"
+    return f"most of it lies {side} the range of {kept.lo:g} to {kept.hi:g}: its values go from {extremes}"
 
 
 def _check_that_it_holds(given: Range, option: str, paths: Sequence[Path], max_pixels: int | None) -> None:

@@ -63,10 +63,20 @@ def stem_of(name: str, endings: Collection[str]) -> str | None:
 
 
 def middle_of(stem: str, pattern: tuple[str, str]) -> str:
-    """The part of a stem that the star of a pattern (before it, after it) matches; empty where this does not fit."""
+    """The part of a stem that the star of a pattern (before it, after it) matches; empty where this does not fit.
+
+    A question mark in the pattern is any character, as in names with times, which differ between two cameras.
+    """
     before, after = pattern
-    fits = stem.startswith(before) and stem.endswith(after)
-    return stem[len(before) : len(stem) - len(after)] if fits else ""
+    end = len(stem) - len(after)
+    fits = _is_alike(stem[: len(before)], before) and _is_alike(stem[max(end, 0) :], after)
+    return stem[len(before) : end] if fits else ""
+
+
+def _is_alike(text: str, pattern: str) -> bool:
+    if "?" not in pattern:
+        return text == pattern
+    return len(text) == len(pattern) and all(known in ("?", own) for own, known in zip(text, pattern, strict=True))
 
 
 def walk(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 
 from fusecli.images import exif, png
+from fusecli.images.opencv import cv2
 
 JPEG_ICC = b"ICC_PROFILE\0"
 JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
@@ -26,9 +27,9 @@ _DPI = (0.1, 1e7)  # the plausible range, which every format can hold
 _TURNED = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
 
 _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _XMP, _ICC = 282, 283, 296, 700, 34675  # tags of TIFF
-_SCALE, _TIES, _TRANSFORMATION, _KEYS = 33550, 33922, 34264, 34735  # GeoTIFF
-_GEO = (_SCALE, _TIES, _TRANSFORMATION, _KEYS, 34736, 34737)
-_RASTER_TYPE, _POINT = 1025, 2  # GeoTIFF key: whether a pixel's coordinates mean its corner or (a point) its centre
+SCALE, TIES, TRANSFORMATION, KEYS = 33550, 33922, 34264, 34735  # GeoTIFF
+_GEO = (SCALE, TIES, TRANSFORMATION, KEYS, 34736, 34737)
+RASTER_TYPE, POINT = 1025, 2  # GeoTIFF key: whether a pixel's coordinates mean its corner or (a point) its centre
 
 Tag = tuple["int | str", int, int, bytes, bool]  # as `tifffile.TiffWriter.write` takes them
 
@@ -39,6 +40,8 @@ class Metadata:
 
     exif: a TIFF-shaped block. icc: a colour profile. xmp: a packet. dpi: pixels per inch, across and down.
     geo: tags that place the pixels on a map. colors: chunks of a PNG (see PNG_COLORS), which other formats lack.
+    missing: H×W, which pixels have no data; None where all have. nodata: the value that stands for them in the file;
+    None where none is named.
     """
 
     exif: bytes = b""
@@ -47,6 +50,8 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     geo: tuple[Tag, ...] = ()
     colors: tuple[tuple[bytes, bytes], ...] = ()
+    missing: np.ndarray | None = field(default=None, compare=False)
+    nodata: float | None = None
 
     def turned(self, orientation: int) -> Metadata:
         """The same for pixels that were turned upright, EXIF orientation 1…8."""
@@ -55,7 +60,10 @@ class Metadata:
 
     def resized(self, before: tuple[int, int], after: tuple[int, int]) -> Metadata:
         """The same for a resized image. before, after: its height and width."""
-        return replace(self, dpi=None, geo=_regridded(self.geo, before[1] / after[1], before[0] / after[0]))
+        geo, missing = _regridded(self.geo, before[1] / after[1], before[0] / after[0]), self.missing
+        if missing is not None:
+            missing = cv2.resize(missing.view(np.uint8), after[::-1], interpolation=cv2.INTER_NEAREST).view(bool)
+        return replace(self, dpi=None, geo=geo, missing=missing)
 
     def fitted(self, height: int, width: int, color: bool) -> Metadata:
         """What is true of an upright result of that size, gray or RGB, and neither damaged nor too large."""
@@ -66,6 +74,8 @@ class Metadata:
             self.dpi if self.dpi and all(_DPI[0] <= one <= _DPI[1] for one in self.dpi) else None,
             self.geo,
             self.colors,
+            self.missing,
+            self.nodata,
         )
 
 
@@ -184,15 +194,15 @@ def _regridded(geo: tuple[Tag, ...], across: float, down: float) -> tuple[Tag, .
     """Map tags for pixels ``across`` times as wide and ``down`` times as high; none where they are damaged."""
     step, found = np.array([across, down]), []
     try:
-        keys = next((data for code, _, _, data, _ in geo if code == _KEYS), b"")
-        is_point = any(key[0] == _RASTER_TYPE and key[3] == _POINT for key in struct.iter_unpack("<4H", keys))
+        keys = next((data for code, _, _, data, _ in geo if code == KEYS), b"")
+        is_point = any(key[0] == RASTER_TYPE and key[3] == POINT for key in struct.iter_unpack("<4H", keys))
         centre = 0.5 if is_point else 0.0
         for code, kind, count, data, once in geo:
-            if code in (_SCALE, _TIES, _TRANSFORMATION):
+            if code in (SCALE, TIES, TRANSFORMATION):
                 values = np.frombuffer(data, "<f8").copy()
-                if code == _SCALE:
+                if code == SCALE:
                     values[:2] *= step
-                elif code == _TIES:
+                elif code == TIES:
                     pixels = values.reshape(-1, 6)[:, :2]
                     pixels[:] = (pixels + centre) / step - centre
                 else:

@@ -9,6 +9,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class Pairing:
 
     recursive: whether folders give the files of their sub-folders, too.
     pair_by: "stem" (same name, whatever the ending), or one pattern for each side, as ``ir=*_IR,vis=*_RGB``: the part
-    under the star must agree, and names the result. A side without pattern has ``*``.
+    under the star must agree, and names the result; ``?`` is any character. A side without pattern has ``*``.
     pairs_csv: a table of the pairs, see `pair_table.read`.
     ignore_unmatched: files without partner cost a warning, not the run, unless none has one (NoPair).
     """
@@ -141,10 +142,20 @@ def _distinct(pairs: list[Pair], a: _Side, b: _Side) -> list[Pair]:
     if all(same_file(pair.first, pair.second) for pair in pairs):  # a few may be links to one, as of black frames
         hint = _hint_in_one_folder(a, b)
         example = pairing_hints.option([("", f"_{a.name}"), ("", f"_{b.name}")], (a.name, b.name))
-        apart = f"tell them apart by {example}, say, or by a folder or glob for each"
+        apart = f"tell them apart by {example}, say, by a folder or glob for each, or list the pairs for --pairs"
         how = f"did you mean {hint}?" if hint else f"where both sides share a folder, {apart}"
+        if not hint and _has_alpha(pairs[0].first):
+            how = "if its fourth channel is the infrared, as in MFNet, save that in a folder of its own"
         raise UsageError(f"{a.option} and {b.option} name the same file ({pairs[0].first}); {how}")
     return pairs
+
+
+def _has_alpha(path: Path) -> bool:
+    """Whether a file is a PNG of four channels."""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(26)
+        return head.startswith(b"\x89PNG") and head.endswith(b"\6")  # the colour type
+    return False
 
 
 def _hint_in_one_folder(a: _Side, b: _Side) -> str:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from tifffile import PHOTOMETRIC, TIFF
+from tifffile import EXTRASAMPLE, PHOTOMETRIC, TIFF
 
 from fusecli.images import exif
 from fusecli.images.headers import TRUNCATED, Unreadable, too_large
-from fusecli.images.metadata import Metadata, from_tiff, into_tiff
+from fusecli.images.metadata import Metadata, Tag, from_tiff, into_tiff
 from fusecli.images.opencv import cv2
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of its remarks becomes an error below
@@ -44,11 +44,17 @@ def peek(path: Path) -> tuple[int, int, int, np.dtype, bool]:
         return len(pages), height, width, np.dtype(first.dtype or np.uint8), color
 
 
+def place(path: Path) -> tuple[tuple[Tag, ...], int, int]:
+    """(the first page's map tags, height, width), upright. Raises Unreadable."""
+    with _open(path) as (file, pages):
+        return _metadata(file, pages[0]).geo, int(pages[0].imagelength), int(pages[0].imagewidth)
+
+
 def read(path: Path, pages: Sequence[int] | None, max_pixels: int) -> tuple[list[np.ndarray], list[Metadata]]:
     """Stored values, H×W or H×W×3 RGB, and metadata of each page (or of ``pages``).
 
     Alpha is dropped, palettes are expanded, white-is-zero is inverted; thumbnails and masks do not count as pages.
-    Pixels with the value of GDAL_NODATA become NaN, or in integers the least other value.
+    Pixels with the value of GDAL_NODATA become NaN, or in integers the least other value; the metadata tell which.
     Raises Unreadable with the reason.
     """
     with _open(path) as (file, images):
@@ -60,13 +66,20 @@ def read(path: Path, pages: Sequence[int] | None, max_pixels: int) -> tuple[list
         for index in wanted:
             page = images[index]
             _check(file, page)
-            array = _with_tifffile(page)
+            array, alpha = _with_tifffile(page)
             # OpenCV applies the orientation of a TIFF by itself when it decodes from memory.
             array = _with_opencv(path, page) if array is None else exif.upright(array, _orientation(page))
             if array.ndim < 2 or sorted(array.shape[:2]) != sorted((page.imagelength, page.imagewidth)):
                 raise Unreadable("the TIFF page is damaged: its data do not fill it")
-            arrays.append(_without_nodata(array, page))
-            metadata.append(_metadata(file, page))
+            nodata = _nodata(page, array.dtype)
+            missing = _missing(array, nodata)
+            arrays.append(array if nodata is None or missing is None else _without(array, missing))
+            if _is_map(page):
+                nodata = np.nan if nodata is None and missing is not None else nodata
+                hidden = _hidden(file, page, alpha)
+                if hidden is not None:  # its pixels are kept as they are: what is transparent may still show the scene
+                    missing, nodata = hidden if missing is None else hidden | missing, 0.0 if nodata is None else nodata
+            metadata.append(replace(_metadata(file, page), missing=missing, nodata=nodata))
         return arrays, metadata
 
 
@@ -82,6 +95,10 @@ def encode(pages: Sequence[np.ndarray], metadata: Sequence[Metadata], *, compres
             handle = file.filehandle
             handle.write(bytes(handle.tell() % 2))
             directories, tags = into_tiff(replace(its, exif=b"") if big else its, handle.tell())
+            if its.missing is not None and its.nodata is not None:
+                page, nodata = _with_nodata(page, its.missing, its.nodata)
+                text = f"{nodata:.17g}\0".encode()
+                tags.append((_NODATA, 2, len(text), text, True))
             handle.write(directories)  # in front of the page, whose tags point there
             file.write(
                 page,
@@ -149,8 +166,7 @@ def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
         raise Unreadable("the TIFF holds complex numbers, which are no picture; save their magnitude")
     parts = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     empty = sum(start == 0 or (count == 0 and not page.is_contiguous) for start, count in parts)
-    is_map = page.is_geotiff or page.is_gdal or _NODATA in page.tags  # in which GDAL leaves out what has no data
-    if empty and not is_map:
+    if empty and not _is_map(page):  # in which GDAL leaves out what has no data
         raise Unreadable(f"the TIFF page is damaged: {empty} of its {len(parts)} strips or tiles are empty")
     ends = [start + count for start, count in parts]
     counter, entry, inline = ("Q", "HHQQ", 8) if file.is_bigtiff else ("H", "HHII", 4)
@@ -166,6 +182,10 @@ def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
         raise Unreadable(TRUNCATED)
 
 
+def _is_map(page: tifffile.TiffPage) -> bool:
+    return page.is_geotiff or page.is_gdal or _NODATA in page.tags
+
+
 def _metadata(file: tifffile.TiffFile, page: tifffile.TiffPage) -> Metadata:
     def read(position: int, size: int) -> bytes:
         file.filehandle.seek(position)
@@ -179,8 +199,9 @@ def _orientation(page: tifffile.TiffPage) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _with_tifffile(page: tifffile.TiffPage) -> np.ndarray | None:
-    """The page's values, or None where OpenCV has to try."""
+def _with_tifffile(page: tifffile.TiffPage) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The page's values, or None where OpenCV has to try; its alpha, if any."""
+    alpha = None
     kind = page.photometric
     unread = _UNREAD.get(kind)
     if kind == PHOTOMETRIC.SEPARATED and page.bitspersample > 8:
@@ -190,7 +211,7 @@ def _with_tifffile(page: tifffile.TiffPage) -> np.ndarray | None:
     if kind not in (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE) and not (
         kind == PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG  # decoded to RGB
     ):
-        return None
+        return None, None
     if page.axes not in ("YX", "YXS", "SYX"):
         raise Unreadable(f"the TIFF page has axes {page.axes}; one plane, gray or RGB, is needed")
     try:
@@ -198,6 +219,8 @@ def _with_tifffile(page: tifffile.TiffPage) -> np.ndarray | None:
         if page.axes == "SYX":
             array = np.moveaxis(array, 0, -1)
         if array.ndim == 3:
+            if page.extrasamples and page.extrasamples[-1] in (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA):
+                alpha = array[..., -1]
             array = array[..., 0] if array.shape[2] < 3 else array[..., :3]
         if kind == PHOTOMETRIC.PALETTE:
             table = np.asarray(page.colormap)
@@ -208,29 +231,78 @@ def _with_tifffile(page: tifffile.TiffPage) -> np.ndarray | None:
         elif page.bitspersample < 8:
             array = array.astype(np.uint8) * np.uint8(255 // (2**page.bitspersample - 1))
     except Exception:  # a compression without its codec, or damaged data: OpenCV decides which
-        return None
+        return None, None
     if kind == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
         array = array.dtype.type(2 ** max(8, page.bitspersample) - 1) - array  # fewer than 8 were scaled to 8 above
-    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)), alpha
 
 
-def _without_nodata(array: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
-    """Replace GDAL_NODATA pixels, at the edges of maps: they would stretch the intensity range, which 8 bits lack."""
+def _hidden(file: tifffile.TiffFile, page: tifffile.TiffPage, alpha: np.ndarray | None) -> np.ndarray | None:
+    """H×W, where a map's alpha or mask says that nothing is; None where it does nowhere."""
+    size = page.imagelength, page.imagewidth
+    masks = (other for other in _in_turn(file.pages) if other.subfiletype == 4 and other.shape == size)
+    mask = next(masks, None)
+    found = None
+    if alpha is not None:
+        found = alpha <= alpha.max() / 2  # lossy compression makes values beside 0
+    elif mask is not None:
+        with suppress(Exception):  # a compression without its codec, or damage: the picture is whole without
+            found = mask.asarray(maxworkers=1) == 0
+    if found is None or not found.any():
+        return None
+    return exif.upright(found, _orientation(page))
+
+
+def _nodata(page: tifffile.TiffPage, dtype: np.dtype) -> float | None:
+    """The value, as pixels of ``dtype`` hold it, that GDAL_NODATA names; None without it, or of a palette's index."""
+    if page.photometric == PHOTOMETRIC.PALETTE:
+        return None
     try:
-        value = float(page.tags.valueof(_NODATA, default="nan"))
+        value = float(page.tags.valueof(_NODATA))
     except (TypeError, ValueError):
-        return array
-    if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
+        return None
+    if page.photometric == PHOTOMETRIC.MINISWHITE and dtype.kind == "u":
         value = 2**page.bitspersample - 1 - value  # inverted, as the values are by now
+    if dtype.kind == "f":  # as GDAL has it: a value beyond the type, such as the lowest of 64 bits, is the type's own
+        value = float(np.clip(value, np.finfo(dtype).min, np.finfo(dtype).max))
+    return value
+
+
+def _missing(array: np.ndarray, nodata: float | None) -> np.ndarray | None:
+    """H×W, which pixels have no data: the value ``nodata``, or NaN; None where all have."""
     is_float = array.dtype.kind == "f"
-    if is_float:  # as GDAL has it: a value beyond the type, such as the lowest of 64 bits, stands for the type's own
-        value = float(np.clip(value, np.finfo(array.dtype).min, np.finfo(array.dtype).max))
-    missing = array == value if array.ndim == 2 else (array == value).all(-1)
-    if array.itemsize == 1 or not missing.any() or (missing.all() and not is_float):
+    if nodata is None and not is_float:
+        return None
+    value = np.nan if nodata is None else nodata
+    found = np.ones(array.shape[:2], bool)
+    for plane in [array] if array.ndim == 2 else np.moveaxis(array, -1, 0):  # one by one, which takes less memory
+        found &= (plane == value) | np.isnan(plane) if is_float else plane == value
+    return found if found.any() else None
+
+
+def _without(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Replace pixels without data, at the edges of maps: they would stretch the intensity range, which 8 bits lack."""
+    if array.itemsize == 1 or (missing.all() and array.dtype.kind != "f"):
         return array
     array = array.copy()
-    array[missing] = np.nan if is_float else array[~missing].min()
+    array[missing] = np.nan if array.dtype.kind == "f" else array[~missing].min()
     return array
+
+
+def _with_nodata(page: np.ndarray, missing: np.ndarray, nodata: float) -> tuple[np.ndarray, float]:
+    """A result whose missing pixels, and no others, have the value ``nodata``, or the like that its type has, or 0."""
+    dtype = page.dtype
+    if dtype.kind == "f":
+        value = dtype.type(np.clip(nodata, np.finfo(dtype).min, np.finfo(dtype).max))
+        beside = np.nextafter(value, dtype.type(0.5))
+    else:
+        value = dtype.type(nodata if nodata.is_integer() and 0 <= nodata <= np.iinfo(dtype).max else 0)
+        beside = value - 1 if value else value + 1
+    page = page.copy()
+    for row in page:  # a map's comparison at once would take as much memory as it does
+        row[row == value] = beside
+    page[missing] = value
+    return page, float(value)
 
 
 def _with_opencv(path: Path, page: tifffile.TiffPage) -> np.ndarray:

@@ -23,7 +23,7 @@ from fusecli.errors import FusecliError, InputError, OutputError, counted, first
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
 from fusecli.images.calibration import Calibration, reach, warp
-from fusecli.images.coverage import completed, within
+from fusecli.images.coverage import beside_gaps, completed, within
 from fusecli.images.frames import Frame
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
@@ -249,20 +249,33 @@ def load(job: Job, settings: Settings) -> Loaded:
         for path, intensity in zip(job.files, settings.ranges, strict=True)
     ]
     if len(sides[0]) != len(sides[1]):
-        raise InputError(f"{job.first} has {counted(len(sides[0]), 'page')}, {job.second} has {len(sides[1])}")
+        vary = any(frame.size != side[0].size for side in sides for frame in side)
+        hint = ", of several sizes: is it a thumbnail? Save the picture alone" if vary else ""
+        raise InputError(f"{job.first} has {counted(len(sides[0]), 'page')}, {job.second} has {len(sides[1])}{hint}")
     first, second = ([frame.pixels for frame in side] for side in sides)
     metadata = [frame.metadata for frame in sides[0]]
     if settings.anonymous:
         metadata = [replace(each, exif=b"", xmp=b"") for each in metadata]
     reaches = []
     for index, (a, b) in enumerate(zip(first, second, strict=True)):
-        reaches.append(reach(b.shape[:2], a.shape[:2], settings.align))
         first[index], second[index] = of_one_size(a, b, job, settings.resize, settings.align)
+        reaches.append(_share(a, b, sides[1][index].metadata.missing, job, settings))
         if first[index].shape != a.shape:
             metadata[index] = metadata[index].resized(a.shape[:2], first[index].shape[:2])
     if settings.gray:
         first = [gray(page) for page in first]
     return Loaded(job, first, second, reaches, _levels(sides[0][0], job.output, settings), metadata, began)
+
+
+def _share(
+    first: np.ndarray, second: np.ndarray, missing: np.ndarray | None, job: Job, settings: Settings
+) -> np.ndarray | None:
+    """What a result has of the second page, see `reach`, which lacks data in ``missing``; None: all everywhere."""
+    share = reach(second.shape[:2], first.shape[:2], settings.align)
+    if missing is None:
+        return share
+    gaps = beside_gaps(of_one_size(first, missing.view(np.uint8), job, settings.resize, settings.align)[1] > 0)
+    return gaps if share is None else share if gaps is None else share * gaps
 
 
 def _context(job: Job, engine: Engine, settings: Settings) -> Tensor | None:
