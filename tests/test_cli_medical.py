@@ -915,6 +915,18 @@ def test_a_lesion_beside_a_hot_bladder_is_shown_by_a_window(tmp_path, fusecli):
     assert brightness[1] > 0.8
 
 
+def test_a_window_of_a_volume_in_colour_is_said_to_do_nothing(tmp_path, fusecli, average):
+    mri = put(tmp_path, "nifti", "mri", CT, phantom.head(CT))
+    colors = np.repeat(np.uint8(200 * phantom.head(CT))[..., None], 3, -1)
+    pet = phantom.nifti(tmp_path / "pet.nii", colors, CT)
+    arguments = ["--pet", pet, "--mri", mri, "-m", average]
+    said = [
+        fusecli("fuse", *arguments, "-o", tmp_path / f"{len(options)}.nii", *options)[2]
+        for options in ([], ["--window", "5,10"])
+    ]
+    assert ["--window is for gray volumes" in err for err in said] == [False, True]
+
+
 # Usage ---------------------------------------------------------------------------------------------------------------
 
 

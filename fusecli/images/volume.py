@@ -95,6 +95,8 @@ def shown_range(
     percentile. Warns of what looks like labels. Raises InputError for a volume whose voxels are all equal.
     """
     if volume.is_color:
+        if window is not None:
+            log.warning("%s: is in colour and shown as it is; --window is for gray volumes", volume.source)
         return Range(0.0, 255.0)
     flat = volume.voxels.reshape(-1)
     low, high = _quantities(volume, float(flat.min()), float(flat.max()))
