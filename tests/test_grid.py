@@ -85,7 +85,23 @@ def test_grids_that_differ_by_part_of_a_voxel_at_their_ends_end_together():
 @pytest.mark.parametrize("step", [1, 5])
 def test_a_single_slice_counts_in_the_slices_that_it_lies_in(step):
     share = shares(make((8, 8, 11), (1, 1, step)), make((8, 8, 1), (1, 1, 3)))
-    assert share[:, 4, 4].tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0] if step == 1 else [0] * 5 + [1] + [0] * 5
+    expected = [0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0] if step == 1 else [0] * 5 + [1] + [0] * 5
+    assert share[:, 4, 4] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_single_slice_between_two_counts_in_both(step):
+    """Neither held its centre, and it was nowhere in the result."""
+    share = shares(make((8, 8, 4), (1, 1, step)), make((8, 8, 1), (1, 1, 1)))
+    assert share[:, 4, 4] == pytest.approx([0, 0.5, 0.5, 0], abs=1e-6)
+
+
+def test_thick_slices_end_where_they_were_measured():
+    """Thin slices beyond showed the last one as if it went on, over up to half its thickness."""
+    share = shares(make((8, 8, 40), (1, 1, 1)), make((8, 8, 3), (1, 1, 12)))[:, 4, 4]
+    assert (share[:2] == 0).all()
+    assert (share[-2:] == 0).all()
+    assert (share[3:-3] > 0).all()
 
 
 def test_the_box_around_another_grid_holds_all_of_it_and_little_more():

@@ -35,12 +35,16 @@ def shares(grid: Grid, other: Grid, slices: slice = slice(None)) -> np.ndarray |
     share: np.ndarray | None = None
     for size, row, there in zip(other.shape, matrix.astype(np.float32), corners.T, strict=False):
         # A voxel extends half its size beyond its centre, one of either grid.
-        reach = max(0.5, np.abs(row[:3]).sum() / 2)
+        step = np.abs(row[:3]).sum()
+        reach, half = max(1, step) / 2, min(1, step) / 2
+        # What rises within less than a voxel would be lost between two: there it counts by how much of it they hold.
+        width = FEATHER_SHARE * (size - 1)
+        narrow = max(0, half - width / 2)
         index = row[0] * i + row[1] * j + row[2] * k + row[3]
-        # Half a voxel more makes no edge.
+        # Half a voxel more, of the finer grid, makes no edge.
         for depth, low in ((index, there.min()), (size - 1 - index, size - 1 - there.max())):
-            if low <= -reach - 0.5:
-                rising = np.clip((depth + reach) / (FEATHER_SHARE * size), 0, 1)
+            if low <= -reach - half:
+                rising = np.clip((depth + reach + narrow) / (width + 2 * narrow), 0, 1)
                 share = rising if share is None else share * rising
     return share
 
