@@ -13,6 +13,7 @@ from fusecli import registry
 from fusecli.errors import UsageError
 from fusecli.images import colormap, nifti
 from fusecli.images.colour import luma
+from fusecli.images.grid import Grid
 from fusecli.images.intensity import Range
 from fusecli.images.planes import Turn
 from fusecli.models import checkpoint
@@ -123,6 +124,22 @@ def test_a_slab_is_fused_alike_however_far_the_other_volume_goes_on_and_has_no_r
         low, high = sorted((60, inner))
         assert low - 4 < values.min()
         assert values.max() < high + 4
+
+
+def test_slices_beyond_a_volume_that_covers_most_do_not_steer_the_fusion(tmp_path, fusecli):
+    """They did from half covered on, so that the look changed with the length of the CT."""
+    rng = np.random.default_rng(0)
+    tissue, beyond = rng.normal(60, 9, (20, 64, 64)), rng.choice([0, 120], (16, 64, 64))
+    ct, slab = np.concatenate([tissue, beyond]).astype(np.float32), phantom.grid((64, 64, 19), (1, 1, 2))
+    phantom.nifti(tmp_path / "mri.nii", rng.normal(500, 90, (19, 64, 64)).astype(np.float32), slab)
+    found = []
+    for slices in (20, 36):
+        phantom.nifti(tmp_path / "ct.nii", ct[:slices], Grid((64, 64, slices), slab.affine))
+        arguments = ["--ct", tmp_path / "ct.nii", "--mri", tmp_path / "mri.nii", "--window", "60,120"]
+        code, _, err = fusecli("fuse", *arguments, "-o", tmp_path / f"{slices}.nii")
+        assert code == 0, err
+        found.append(nib.load(tmp_path / f"{slices}.nii").get_fdata()[..., :15])
+    np.testing.assert_allclose(*found, atol=0.01)
 
 
 def test_previews_show_all_levels():

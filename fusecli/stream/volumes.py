@@ -176,22 +176,25 @@ class _Fusion:
         return None if total is None else total / weight
 
     def _meeting(self) -> tuple[slice, ...] | None:
-        """The part of the reference that the other volume reaches, where that is little of it."""
-        reference = self.settings.reference
-        box = _little(self.volumes[reference], self.volumes[1 - reference])
-        return box if box and all(span.start < span.stop for span in box) else None
+        """The part of the reference that the other volume reaches; None: all, or between its voxels."""
+        if not self.resampled:
+            return None
+        box = grid.around(*self._grids())
+        return box if all(span.start < span.stop for span in box) else None
+
+    def _grids(self) -> tuple[Grid, Grid]:
+        """Those of the reference and of the other volume, which is resampled."""
+        target, source = (self.volumes[side].grid for side in (self.settings.reference, 1 - self.settings.reference))
+        assert target is not None
+        assert source is not None
+        return target, source
 
     def _sides(self, span: slice) -> list[np.ndarray]:
         return [self._side(side, span) for side in (0, 1)]
 
     def _share(self, span: slice) -> np.ndarray | None:
         """How much the other volume counts at some slices of the reference, see `shares`."""
-        if not self.resampled:
-            return None
-        target, source = (self.volumes[side].grid for side in (self.settings.reference, 1 - self.settings.reference))
-        assert target is not None
-        assert source is not None
-        return shares(target, source, span)
+        return shares(*self._grids(), span) if self.resampled else None
 
     def _within(self, sides: list[np.ndarray], share: np.ndarray | None) -> list[np.ndarray]:
         """Both sides, the other volume black where it has ended."""
@@ -206,10 +209,8 @@ class _Fusion:
         volume = self.volumes[side]
         range_ = volume.stored(self.shown[side])
         if self.resampled and side != self.settings.reference:
-            target = self.volumes[self.settings.reference].grid
-            assert volume.grid is not None
-            assert target is not None
-            slab = grid.resample(volume.voxels, volume.grid, target, span)
+            target, source = self._grids()
+            slab = grid.resample(volume.voxels, source, target, span)
         else:
             slab = volume.voxels[span]
         if volume.is_color:
