@@ -974,6 +974,14 @@ def test_a_slice_names_as_sources_what_lies_about_it(tmp_path):
     assert derived._neighbours(mr, ct) == [range(0, 1), range(0, 2), range(0, 2), range(1, 3), range(1, 3), range(2, 3)]
 
 
+def test_a_thick_slice_names_as_source_the_thin_one_that_is_in_it_beside_its_centre(tmp_path):
+    for name, apart, start in (("ct", 5, 0), ("mr", 1, 2)):
+        affine = np.diag([1.0, 1, apart, 1])
+        affine[2, 3] = start
+        phantom.dicom_series(tmp_path / name, VALUES[:1].repeat(3, 0), Grid((9, 8, 3), affine), "CT")
+    assert derived._neighbours(read(tmp_path / "ct"), read(tmp_path / "mr")) == [range(0, 1), range(2, 3), range(0)]
+
+
 @pytest.mark.parametrize(("slope", "function", "more"), [(1, None, 1), (1e-4, "LINEAR_EXACT", 0)])
 def test_the_window_of_a_result_shows_all_of_it(tmp_path, slope, function, more):
     """The usual function of windows reaches one further, which narrow ones have no room for."""

@@ -326,17 +326,19 @@ def _marked(name: str, *volumes: Volume) -> Dataset | None:
 
 
 def _neighbours(reference: Volume, other: Volume) -> list[range]:
-    """For each slice of ``reference``, the range of slices of ``other`` that were interpolated to it."""
+    """For each slice of ``reference``, the range of slices of ``other`` that are in it; its ends are repeated."""
     count = other.shape[2]
     if reference.grid is None or other.grid is None:
         return [range(min(k, count - 1), min(k, count - 1) + 1) for k in range(reference.shape[2])]
     matrix = mapping(reference.grid, other.grid)
     corners = reference.grid.corners()
     there = corners[corners[:, 2] == 0] @ matrix[2, :3] + matrix[2, 3]
+    reach = (1 + np.abs(matrix[2, :3]).sum()) / 2  # beyond it voxels of the two do not meet
     spans = []
     for k in range(reference.shape[2]):
-        low, high = (value + k * matrix[2, 2] for value in (there.min(), there.max()))
-        spans.append(range(max(0, math.floor(low + 1e-3)), min(count, math.ceil(high - 1e-3) + 1)))
+        low, high = there.min() + k * matrix[2, 2] + 1e-3, there.max() + k * matrix[2, 2] - 1e-3
+        first, last = (min(max(index, 0), count - 1) for index in (math.floor(low), math.ceil(high)))
+        spans.append(range(first, last + 1) if -reach < high and low < count - 1 + reach else range(0))
     return spans
 
 
