@@ -8,6 +8,8 @@ from fusecli.images.grid import Grid, mapping, moved
 from fusecli.images.opencv import cv2
 
 FEATHER_SHARE = 0.055  # of the side of the part that both cover, over which results fade into one source
+FEW = 3  # slices: a shorter fade across the slices of a volume is none
+ROUNDING = 1e-4  # of a voxel: what counts for less than this is nothing, exactly
 SMALLEST = 33  # px, side of the smallest gap that counts; a dead pixel is none
 COARSE = 1024  # px, the longer side at which gaps are looked at: filters as wide as large maps need are slow
 STRIP = 64  # rows that are blended at once: the float values of a whole large frame would take hundreds of MB
@@ -26,7 +28,8 @@ def faded(inside: np.ndarray, least: int) -> np.ndarray:
 def shares(grid: Grid, other: Grid, slices: slice = slice(None)) -> np.ndarray | None:
     """`faded` of volumes: float32 K×H×W, how much ``other`` counts at some slices of ``grid``. None: all, everywhere.
 
-    It rises from those faces of ``other`` beyond which ``grid`` goes on, over a part of the length across the face.
+    It rises from those faces of ``other`` beyond which ``grid`` goes on, over a part of the length across the face; of
+    a stack of few slices all are whole.
     """
     matrix = mapping(grid, other)
     corners = moved(matrix, grid.corners())
@@ -37,14 +40,16 @@ def shares(grid: Grid, other: Grid, slices: slice = slice(None)) -> np.ndarray |
         # A voxel extends half its size beyond its centre, one of either grid.
         step = np.abs(row[:3]).sum()
         reach, half = max(1, step) / 2, min(1, step) / 2
-        # What rises within less than a voxel would be lost between two: there it counts by how much of it they hold.
         width = FEATHER_SHARE * (size - 1)
+        if width < FEW and np.abs(row[:2]) @ grid.shape[:2] < 1:
+            width = 0  # faces along the slices show in none of them, and all that fades is the first and last slice
+        # What rises within less than a voxel would be lost between two: there it counts by how much of it they hold.
         narrow = max(0, half - width / 2)
         index = row[0] * i + row[1] * j + row[2] * k + row[3]
         # Half a voxel more, of the finer grid, makes no edge.
         for depth, low in ((index, there.min()), (size - 1 - index, size - 1 - there.max())):
             if low <= -reach - half:
-                rising = np.clip((depth + reach + narrow) / (width + 2 * narrow), 0, 1)
+                rising = np.clip((depth + reach + narrow - ROUNDING) / (width + 2 * (narrow - ROUNDING)), 0, 1)
                 share = rising if share is None else share * rising
     return share
 
