@@ -32,7 +32,9 @@ SAMPLE_PIXELS = 2**16
 SLIVER = 0.02  # share of the common range: a frame that covers less of it is shown as almost constant
 # A frame is mere noise if averages of so many pixels a side keep less than this share of its variance: of white noise
 # they keep 0.016, of scenes 0.7 and more. It then becomes black, and white what is so many times its width above it.
-AVERAGED, STRUCTURE, QUIET = 8, 0.04, 2
+# But if an average lies so many times white noise's spread of averages from the mean (which reaches 5), something faint
+# is there, such as a person in fog, that would become black, too.
+AVERAGED, STRUCTURE, QUIET, LONE = 8, 0.04, 2, 12
 CAMERAS = (8, 10, 12, 14)  # bit depths of cameras whose frames are stored in 16 bits
 _OF_FEWER_BITS = "%s: values up to %d in %d bits are taken for samples of %d bits"
 _TINY = float(np.finfo(np.float32).tiny)
@@ -228,7 +230,8 @@ def _is_noise(frame: np.ndarray) -> bool:
         return False
     whole = frame[: height * AVERAGED, : width * AVERAGED]
     averages = whole.reshape(height, AVERAGED, width, AVERAGED).mean((1, 3))
-    return bool(averages.var() < STRUCTURE * whole.var())
+    farthest = np.abs(averages - averages.mean()).max()
+    return bool(averages.var() < STRUCTURE * whole.var() and farthest < LONE / AVERAGED * whole.std())
 
 
 def _percentile_range(
@@ -380,6 +383,9 @@ def beyond(kept: Range, path: Path, max_pixels: int | None = None) -> str:
     sample = _finite_sample(stored)
     if not sample.size or stored.dtype == np.uint8:  # which auto leaves as they are
         return ""
+    apart = set_apart(sample, _percentile_range(sample))  # most, perhaps, as around warped frames
+    if apart is not None:
+        sample = sample[sample != apart.value]
     middle = float(np.median(sample))
     if kept.lo <= middle <= kept.hi:
         return ""
