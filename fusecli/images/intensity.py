@@ -18,6 +18,7 @@ import numpy as np
 from fusecli.errors import InputError, UsageError
 from fusecli.images.colour import warn_of_colored
 from fusecli.images.decode import decode, peek
+from fusecli.images.opencv import cv2
 
 log = logging.getLogger("fusecli")
 
@@ -229,9 +230,10 @@ def _is_noise(frame: np.ndarray) -> bool:
     if frame.ndim == 3 or min(height, width) < AVERAGED:
         return False
     whole = frame[: height * AVERAGED, : width * AVERAGED]
-    averages = whole.reshape(height, AVERAGED, width, AVERAGED).mean((1, 3))
+    averages = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+    spread = float(cv2.meanStdDev(whole)[1].item())
     farthest = np.abs(averages - averages.mean()).max()
-    return bool(averages.var() < STRUCTURE * whole.var() and farthest < LONE / AVERAGED * whole.std())
+    return bool(averages.var() < STRUCTURE * spread**2 and farthest < LONE / AVERAGED * spread)
 
 
 def _percentile_range(
