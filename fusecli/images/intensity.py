@@ -33,9 +33,9 @@ SAMPLE_PIXELS = 2**16
 SLIVER = 0.02  # share of the common range: a frame that covers less of it is shown as almost constant
 # A frame is mere noise if averages of so many pixels a side keep less than this share of its variance: of white noise
 # they keep 0.016, of scenes 0.7 and more. It then becomes black, and white what is so many times its width above it.
-# But if an average lies so many times white noise's spread of averages from the mean (which reaches 5), something faint
+# But if an average lies so many times white noise's spread of averages from the mean (which reaches 6), something faint
 # is there, such as a person in fog, that would become black, too.
-AVERAGED, STRUCTURE, QUIET, LONE = 8, 0.04, 2, 12
+AVERAGED, STRUCTURE, QUIET, LONE = 8, 0.04, 2, 14
 CAMERAS = (8, 10, 12, 14)  # bit depths of cameras whose frames are stored in 16 bits
 _OF_FEWER_BITS = "%s: values up to %d in %d bits are taken for samples of %d bits"
 _TINY = float(np.finfo(np.float32).tiny)
@@ -232,8 +232,10 @@ def _is_noise(frame: np.ndarray) -> bool:
     whole = frame[: height * AVERAGED, : width * AVERAGED]
     averages = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
     spread = float(cv2.meanStdDev(whole)[1].item())
-    farthest = np.abs(averages - averages.mean()).max()
-    return bool(averages.var() < STRUCTURE * spread**2 and farthest < LONE / AVERAGED * spread)
+    if averages.var() >= STRUCTURE * spread**2:
+        return False
+    wherever = cv2.blur(whole, (AVERAGED, AVERAGED))  # else who walks would flicker, split between averages by turns
+    return bool(np.abs(wherever - averages.mean()).max() < LONE / AVERAGED * spread)
 
 
 def _percentile_range(
