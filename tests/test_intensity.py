@@ -11,7 +11,7 @@ from fusecli.errors import UsageError
 from fusecli.images import frames, intensity
 from fusecli.images.colour import is_colored, luma, recolour
 from fusecli.images.decode import decode
-from fusecli.images.intensity import Range, frame_range, full_range, sequence_range, visible_range
+from fusecli.images.intensity import Range, beyond, frame_range, full_range, sequence_range, visible_range
 
 
 def thermal(seed: int, warm: float = 0.0) -> np.ndarray:
@@ -40,6 +40,29 @@ def test_mere_noise_is_not_stretched_over_the_visible():
         assert np.count_nonzero(shown) < 0.002 * shown.size
     noise[:, :160] += 3
     assert frames.shown(noise.astype(np.float32), "frame")[:, 160:].mean() > 0.3  # a scene, if a faint one
+
+
+def test_someone_faint_in_fog_is_more_than_noise_wherever_they_walk():
+    noise = np.random.default_rng(0).normal(7300, 8, (480, 640))
+    for step in range(8):
+        fog = noise.copy()
+        fog[204 + step : 216 + step, 300 + step : 308 + step] += 32
+        shown = frames.shown(fog.astype(np.uint16), "frame")
+        assert shown[204 + step : 216 + step, 300 + step : 308 + step].mean() > shown.mean() + 0.3
+
+
+def test_frames_that_are_mostly_missing_do_not_drift(tmp_path):
+    """As warped ones, in which auto had left the values around them out."""
+    warm = tmp_path / "warm.png"
+    (path,) = sequence(tmp_path, 1)
+    for file, warmer in ((path, 0), (warm, 900)):
+        frame = thermal(0, warmer)
+        frame[:, :100] = 0
+        frames.write(file, [frame])
+    found = sequence_range("auto", [path])
+    assert found.lo > 7000
+    assert beyond(found, path) == ""
+    assert "above" in beyond(found, warm)
 
 
 def test_auto_spans_the_scene_and_ignores_dead_pixels(tmp_path):

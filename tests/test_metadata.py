@@ -288,7 +288,7 @@ def map_of(path: Path, image: np.ndarray, nodata: str = "", mask: np.ndarray | N
             file.write(mask, photometric="mask", subfiletype=4, metadata=None)
 
 
-TOLD = ("0", "255", "-9999", "alpha", "mask", "uint16", "float", "double", "to 8 bits", "nan")
+TOLD = ("0", "255", "-9999", "alpha", "mask", "uint16", "float", "double", "to 8 bits", "nan", "-inf")
 
 
 @pytest.mark.parametrize("told", TOLD)
@@ -306,13 +306,13 @@ def test_maps_keep_what_has_no_data(tmp_path, vis, average, fusecli, told):
     else:
         if told in ("-9999", "uint16", "to 8 bits"):
             image = image.astype(np.int16 if told == "-9999" else np.uint16) * 100
-        elif told in ("float", "double", "nan"):
+        elif told in ("float", "double", "nan", "-inf"):
             image = (image / 255).astype(np.float64 if told == "double" else np.float32)
         lowest = {"double": "-1.7976931348623157e308"}
         nodata = {"uint16": "65535", "to 8 bits": "65535", "float": "-9999", **lowest}.get(told, told)
         image[outside] = float(nodata)
         least = float(np.finfo(np.float32).min)  # of results
-        value = {"-9999": 0.0, "to 8 bits": 0.0, "double": least}.get(told, float(nodata))
+        value = {"-9999": 0.0, "to 8 bits": 0.0, "double": least, "-inf": least}.get(told, float(nodata))
         options = ["--bit-depth", "8"] if told == "to 8 bits" else []
     paths = [tmp_path / name for name in ("vis.tif", "ir.png", "out.tif", "small.tif")]
     map_of(paths[0], image, nodata, **kind)
@@ -347,6 +347,21 @@ def test_tiles_of_maps_without_any_data_stay_so(tmp_path, vis, average, fusecli,
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         found, value = file.asarray(), float(file.pages[0].tags[NODATA].value)
     np.testing.assert_array_equal(found, np.full(vis.shape, value))
+
+
+def test_each_page_of_a_map_has_its_own_mask(tmp_path, vis):
+    """The first one was taken for all pages, and was looked for anew for each: 1500 pages took minutes."""
+    shown = np.ones((3, *vis.shape[:2]), bool)
+    shown[1, :20], shown[2, :, :30] = False, False
+    with tifffile.TiffWriter(tmp_path / "map.tif") as file:
+        for index, mask in enumerate(shown):
+            keys = (34735, "H", 8, (1, 1, 0, 1, 1024, 0, 1, 1), True)
+            file.write(vis, photometric="rgb", extratags=[keys], metadata=None)
+            if index:
+                file.write(mask, photometric="mask", subfiletype=4, metadata=None)
+    first, *others = (frame.metadata.missing for frame in frames.read(tmp_path / "map.tif"))
+    assert first is None
+    np.testing.assert_array_equal(others, ~shown[1:])
 
 
 def test_transparent_pictures_that_are_no_maps_have_all_their_pixels(tmp_path, vis):

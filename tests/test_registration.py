@@ -183,6 +183,14 @@ def test_narrow_corners_belong_to_their_gap():
     assert beside_gaps(missing & (np.arange(200) % 20 < 5)[:, None]) is None
 
 
+def test_rows_that_fall_on_those_looked_at_are_no_gap():
+    """Large maps are looked at coarsely: of one without every third row all infrared was left out."""
+    for first in range(3):
+        missing = np.zeros((3072, 3072), bool)
+        missing[first::3] = True
+        assert beside_gaps(missing) is None
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_blending_takes_a_large_frame_row_by_row(dtype):
     """By strips, whose floats take little memory, and to the byte as the frame at once would be."""

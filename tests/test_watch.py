@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from conftest import command, scene, until
 
+from fusecli.cli.watch import DRIFTS, _Drift
+from fusecli.images.intensity import Range
 from fusecli.stream import watch
 from fusecli.stream.job import Job, Outcome
 from fusecli.stream.plan import Naming
@@ -247,6 +249,16 @@ def test_infrared_that_drifts_out_of_its_range_is_said_once_each_time(tmp_path, 
     assert code == 0, err
     told = re.findall(r"(\d+).png: most of it lies (above|below) the range of 270.* --range frame follows", err)
     assert told == [("002", "above"), ("005", "below")]
+
+
+def test_infrared_at_the_end_of_its_range_does_not_fill_the_log(tmp_path, caplog):
+    """A run may take days, at 30 frames a second."""
+    drift, paths = _Drift(None), [tmp_path / "in.png", tmp_path / "above.png"]
+    for path, value in zip(paths, (27100, 27300), strict=True):
+        put(tmp_path, path.name, np.full((8, 8), value, np.uint16))
+    for path in paths * 50:
+        drift.look_at(Range(27000, 27200), path)
+    assert caplog.text.count("above.png: most of it lies above") == DRIFTS
 
 
 def test_an_infrared_frame_of_one_value_settles_no_range(tmp_path, watched):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fusecli")
 
 KEPT = 1000  # how many of the last pairs the report lists, since a run may take days
+DRIFTS = 10  # how often drift is told: frames at the end of the range are beyond it by turns, which would fill logs
 
 
 def plan(request: Request, options: FrameOptions) -> tuple[Plan, Work]:
@@ -97,15 +98,17 @@ class _Drift:
     """Tells when infrared frames begin to lie beyond the range that was settled, as where a camera warms up."""
 
     max_pixels: int | None
-    told: bool = False
+    goes_on: bool = False
+    told: int = 0
 
     def look_at(self, kept: Range, latest: Path) -> None:
         from fusecli.images.intensity import beyond
 
         where = beyond(kept, latest, self.max_pixels)
-        if where and not self.told:
+        if where and not self.goes_on and self.told < DRIFTS:
+            self.told += 1
             log.warning("%s: %s; --range frame follows a camera that drifts, --range LO,HI settles it", latest, where)
-        self.told = bool(where)
+        self.goes_on = bool(where)
 
 
 def _settings(

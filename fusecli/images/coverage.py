@@ -59,7 +59,7 @@ def beside_gaps(missing: np.ndarray) -> np.ndarray | None:
     height, width = missing.shape
     step = max(1, max(height, width) // COARSE)
     coarse = max(1, width // step), max(1, height // step)
-    gaps = cv2.resize(missing.view(np.uint8), coarse, interpolation=cv2.INTER_NEAREST)
+    gaps = cv2.resize(missing.view(np.uint8), coarse, interpolation=cv2.INTER_AREA)  # rounded: where most is missing
     least = max(1, SMALLEST // step) | 1
     labels = cv2.connectedComponents(gaps)[1]
     cores = cv2.morphologyEx(gaps, cv2.MORPH_OPEN, np.ones((least, least), np.uint8))

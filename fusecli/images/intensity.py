@@ -18,6 +18,7 @@ import numpy as np
 from fusecli.errors import InputError, UsageError
 from fusecli.images.colour import warn_of_colored
 from fusecli.images.decode import decode, peek
+from fusecli.images.opencv import cv2
 
 log = logging.getLogger("fusecli")
 
@@ -32,7 +33,9 @@ SAMPLE_PIXELS = 2**16
 SLIVER = 0.02  # share of the common range: a frame that covers less of it is shown as almost constant
 # A frame is mere noise if averages of so many pixels a side keep less than this share of its variance: of white noise
 # they keep 0.016, of scenes 0.7 and more. It then becomes black, and white what is so many times its width above it.
-AVERAGED, STRUCTURE, QUIET = 8, 0.04, 2
+# But if an average lies so many times white noise's spread of averages from the mean (which reaches 6), something faint
+# is there, such as a person in fog, that would become black, too.
+AVERAGED, STRUCTURE, QUIET, LONE = 8, 0.04, 2, 14
 CAMERAS = (8, 10, 12, 14)  # bit depths of cameras whose frames are stored in 16 bits
 _OF_FEWER_BITS = "%s: values up to %d in %d bits are taken for samples of %d bits"
 _TINY = float(np.finfo(np.float32).tiny)
@@ -227,8 +230,12 @@ def _is_noise(frame: np.ndarray) -> bool:
     if frame.ndim == 3 or min(height, width) < AVERAGED:
         return False
     whole = frame[: height * AVERAGED, : width * AVERAGED]
-    averages = whole.reshape(height, AVERAGED, width, AVERAGED).mean((1, 3))
-    return bool(averages.var() < STRUCTURE * whole.var())
+    averages = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+    spread = float(cv2.meanStdDev(whole)[1].item())
+    if averages.var() >= STRUCTURE * spread**2:
+        return False
+    wherever = cv2.blur(whole, (AVERAGED, AVERAGED))  # else who walks would flicker, split between averages by turns
+    return bool(np.abs(wherever - averages.mean()).max() < LONE / AVERAGED * spread)
 
 
 def _percentile_range(
@@ -380,6 +387,9 @@ def beyond(kept: Range, path: Path, max_pixels: int | None = None) -> str:
     sample = _finite_sample(stored)
     if not sample.size or stored.dtype == np.uint8:  # which auto leaves as they are
         return ""
+    apart = set_apart(sample, _percentile_range(sample))  # most, perhaps, as around warped frames
+    if apart is not None:
+        sample = sample[sample != apart.value]
     middle = float(np.median(sample))
     if kept.lo <= middle <= kept.hi:
         return ""

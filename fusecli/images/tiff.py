@@ -63,6 +63,7 @@ def read(path: Path, pages: Sequence[int] | None, max_pixels: int) -> tuple[list
         if total > max_pixels:
             raise Unreadable(too_large(total, "pixels", max_pixels))
         arrays, metadata = [], []
+        masks = _masks(file) if any(_is_map(images[index]) for index in wanted) else {}
         for index in wanted:
             page = images[index]
             _check(file, page)
@@ -76,7 +77,7 @@ def read(path: Path, pages: Sequence[int] | None, max_pixels: int) -> tuple[list
             arrays.append(array if nodata is None or missing is None else _without(array, missing))
             if _is_map(page):
                 nodata = np.nan if nodata is None and missing is not None else nodata
-                hidden = _hidden(file, page, alpha)
+                hidden = _hidden(page, alpha, masks.get(page.offset))
                 if hidden is not None:  # its pixels are kept as they are: what is transparent may still show the scene
                     missing, nodata = hidden if missing is None else hidden | missing, 0.0 if nodata is None else nodata
             metadata.append(replace(_metadata(file, page), missing=missing, nodata=nodata))
@@ -237,11 +238,20 @@ def _with_tifffile(page: tifffile.TiffPage) -> tuple[np.ndarray | None, np.ndarr
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)), alpha
 
 
-def _hidden(file: tifffile.TiffFile, page: tifffile.TiffPage, alpha: np.ndarray | None) -> np.ndarray | None:
+def _masks(file: tifffile.TiffFile) -> dict[int, tifffile.TiffPage]:
+    """The masks of images, by these images' offsets: a mask follows its image, and has its size."""
+    found: dict[int, tifffile.TiffPage] = {}
+    image = None
+    for page in _in_turn(file.pages):
+        if not page.subfiletype & 0b101:
+            image = page
+        elif image is not None and page.subfiletype == 4 and page.shape == (image.imagelength, image.imagewidth):
+            found.setdefault(image.offset, page)
+    return found
+
+
+def _hidden(page: tifffile.TiffPage, alpha: np.ndarray | None, mask: tifffile.TiffPage | None) -> np.ndarray | None:
     """H×W, where a map's alpha or mask says that nothing is; None where it does nowhere."""
-    size = page.imagelength, page.imagewidth
-    masks = (other for other in _in_turn(file.pages) if other.subfiletype == 4 and other.shape == size)
-    mask = next(masks, None)
     found = None
     if alpha is not None:
         found = alpha <= alpha.max() / 2  # lossy compression makes values beside 0
@@ -263,7 +273,8 @@ def _nodata(page: tifffile.TiffPage, dtype: np.dtype) -> float | None:
         return None
     if page.photometric == PHOTOMETRIC.MINISWHITE and dtype.kind == "u":
         value = 2**page.bitspersample - 1 - value  # inverted, as the values are by now
-    if dtype.kind == "f":  # as GDAL has it: a value beyond the type, such as the lowest of 64 bits, is the type's own
+    # As GDAL has it: a value beyond the type, such as the lowest of 64 bits, is the type's own.
+    if dtype.kind == "f" and not np.isinf(value):
         value = float(np.clip(value, np.finfo(dtype).min, np.finfo(dtype).max))
     return value
 
