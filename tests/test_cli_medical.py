@@ -996,6 +996,9 @@ def test_a_volume_and_pictures_are_no_pair(heads, fusecli, average):
     code, _, err = fusecli("fuse", "--ct", ct, "--mri", root / "png", "-o", root / "out", "-m", average)
     assert code == 2
     assert "the other side is a volume, this is none (DICOM, or NIfTI as .nii, .nii.gz, or .img beside .hdr)" in err
+    (root / "t1.hdr").touch()
+    code, _, err = fusecli("fuse", "--ct", ct, "--mri", root / "t1.hdr", "-o", root / "out", "-m", average)
+    assert (code, f"name the file of the voxels, {root / 't1.img'}" in err) == (2, True)
 
 
 def test_too_many_voxels_are_refused_before_they_are_read(heads, fusecli, average):

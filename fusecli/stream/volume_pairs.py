@@ -299,6 +299,8 @@ def _why_none(typed: str, recursive: bool) -> str:
     if not recursive and any(entry.is_dir() for folder in folders for entry in folder.iterdir()):
         where = "this folder itself" if path.is_dir() else "these folders themselves"
         return f"no volume lies in {where}; --recursive takes the sub-folders too"
+    if path.suffix.lower() == ".hdr" and path.exists():
+        return f"is a header alone; name the file of the voxels, {path.with_suffix(nifti.PAIR)}"
     if path.exists() or glob.glob(typed):
         return "the other side is a volume, this is none (DICOM, or NIfTI as .nii, .nii.gz, or .img beside .hdr)"
     return "no such file or folder"
