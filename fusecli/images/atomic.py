@@ -202,6 +202,8 @@ def file_hash(path: Path) -> str:
 
 def is_device(path: Path) -> bool:
     """Whether this is a device, a pipe or the like, to be written to and never replaced, such as /dev/stdout."""
+    if not path.exists():  # as most results: one look
+        return False
     # Not told by what it is not, which holds for a folder that another run replaces meanwhile, too.
     special = path.is_char_device() or path.is_fifo() or path.is_block_device() or path.is_socket()
     return special or (path.is_file() and str(path).startswith(_OPEN))

@@ -27,8 +27,8 @@ _DPI = (0.1, 1e7)  # the plausible range, which every format can hold
 _TURNED = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
 
 _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _XMP, _ICC = 282, 283, 296, 700, 34675  # tags of TIFF
-SCALE, TIES, TRANSFORMATION, KEYS = 33550, 33922, 34264, 34735  # GeoTIFF
-_GEO = (SCALE, TIES, TRANSFORMATION, KEYS, 34736, 34737)
+SCALE, TIES, TRANSFORMATION, _KEYS = 33550, 33922, 34264, 34735  # GeoTIFF
+_GEO = (SCALE, TIES, TRANSFORMATION, _KEYS, 34736, 34737)
 RASTER_TYPE, POINT = 1025, 2  # GeoTIFF key: whether a pixel's coordinates mean its corner or (a point) its centre
 
 Tag = tuple["int | str", int, int, bytes, bool]  # as `tifffile.TiffWriter.write` takes them
@@ -190,13 +190,17 @@ def _profile(icc: bytes, space: bytes) -> bytes:
     return icc[:size] if whole and icc[16:20] == space else b""
 
 
+def map_keys(geo: tuple[Tag, ...]) -> dict[int, int]:
+    """The keys of a GeoTIFF whose values are numbers. Raises struct.error where they are damaged."""
+    data = next((data for code, _, _, data, _ in geo if code == _KEYS), b"")
+    return {key: value for key, place, _, value in struct.iter_unpack("<4H", data) if not place}
+
+
 def _regridded(geo: tuple[Tag, ...], across: float, down: float) -> tuple[Tag, ...]:
     """Map tags for pixels ``across`` times as wide and ``down`` times as high; none where they are damaged."""
     step, found = np.array([across, down]), []
     try:
-        keys = next((data for code, _, _, data, _ in geo if code == KEYS), b"")
-        is_point = any(key[0] == RASTER_TYPE and key[3] == POINT for key in struct.iter_unpack("<4H", keys))
-        centre = 0.5 if is_point else 0.0
+        centre = 0.5 if map_keys(geo).get(RASTER_TYPE) == POINT else 0.0
         for code, kind, count, data, once in geo:
             if code in (SCALE, TIES, TRANSFORMATION):
                 values = np.frombuffer(data, "<f8").copy()

@@ -11,7 +11,7 @@ import numpy as np
 
 from fusecli.images.headers import Unreadable
 from fusecli.images.intensity import evenly
-from fusecli.images.metadata import KEYS, POINT, RASTER_TYPE, SCALE, TIES, TRANSFORMATION, Tag
+from fusecli.images.metadata import POINT, RASTER_TYPE, SCALE, TIES, TRANSFORMATION, Tag, map_keys
 from fusecli.images.pair import Pair
 
 log = logging.getLogger("fusecli")
@@ -49,7 +49,7 @@ def _place_of(path: Path) -> tuple[np.ndarray, float, int] | None:
 
     try:
         tags, height, width = tiff.place(path)
-        keys = _keys(tags)
+        keys = map_keys(tags)
         matrix = _matrix(tags)
     except (Unreadable, OSError, struct.error, ValueError):
         return None
@@ -64,11 +64,6 @@ def _place_of(path: Path) -> tuple[np.ndarray, float, int] | None:
 def _extent(corners: np.ndarray) -> str:
     """In the coordinates of the map, across and along it."""
     return ", ".join(f"{low:.10g} to {high:.10g}" for low, high in zip(corners.min(0), corners.max(0), strict=True))
-
-
-def _keys(tags: Sequence[Tag]) -> dict[int, int]:
-    data = next((data for code, _, _, data, _ in tags if code == KEYS), b"")
-    return {key: value for key, place, _, value in struct.iter_unpack("<4H", data) if not place}
 
 
 def _matrix(tags: Sequence[Tag]) -> np.ndarray | None:

@@ -259,7 +259,7 @@ def load(job: Job, settings: Settings) -> Loaded:
     reaches = []
     for index, (a, b) in enumerate(zip(first, second, strict=True)):
         first[index], second[index] = of_one_size(a, b, job, settings.resize, settings.align)
-        reaches.append(_share(a, b, sides[1][index].metadata.missing, job, settings))
+        reaches.append(_share(first[index], b, sides[1][index].metadata.missing, job, settings))
         if first[index].shape != a.shape:
             metadata[index] = metadata[index].resized(a.shape[:2], first[index].shape[:2])
     if settings.gray:
@@ -270,7 +270,10 @@ def load(job: Job, settings: Settings) -> Loaded:
 def _share(
     first: np.ndarray, second: np.ndarray, missing: np.ndarray | None, job: Job, settings: Settings
 ) -> np.ndarray | None:
-    """What a result has of the second page, see `reach`, which lacks data in ``missing``; None: all everywhere."""
+    """What a result has of the second page, see `reach`, which lacks data in ``missing``; None: all everywhere.
+
+    first: as `of_one_size` gives it.
+    """
     share = reach(second.shape[:2], first.shape[:2], settings.align)
     if missing is None:
         return share

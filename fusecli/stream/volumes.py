@@ -115,8 +115,8 @@ class _Fusion:
         pictures = None
         if preview:
             result = fused if fused.dtype == np.uint8 else _bytes(fused)
-            turned = self.volumes[self.settings.reference].grid
-            pictures = [planes(stack, turned, self._meeting()) for stack in (*shown, result)]
+            turned, part = self.volumes[self.settings.reference].grid, self._meeting()
+            pictures = [planes(stack, turned, part) for stack in (*shown, result)]
         seconds = time.perf_counter() - self.began
         return Outcome(self.job, None, seconds, digest, pictures, mended=self.mended)
 

@@ -98,7 +98,7 @@ def train(
     rank, local = _join_processes()
     path = out / f"{recipe.architecture}.safetensors"
     if rank:
-        logging.getLogger("fusecli").setLevel(logging.ERROR)  # the first process warns of the data, which all read
+        logging.getLogger("fusecli").setLevel(logging.ERROR)  # the first process tells of the run and warns of the data
     if rank == 0:  # which alone writes
         check_writable("-o", out)
         if path.exists() and not (out / LAST).exists():  # removed to save space, perhaps
@@ -130,14 +130,13 @@ def train(
         if teacher is not None:
             run.set_objective(DistillObjective(teacher.to(target), run.network, feature_weight))
         _check_that_texts_fit(recipe, texts, teacher, run.network)
-        if run.resume() and rank == 0:
+        if run.resume():
             done = run.step >= recipe.steps
             log.info("all steps are done: %s" if done else f"going on from step {run.step} of %s", out / LAST)
-        if rank == 0:
-            size = sum(each.numel() for each in run.network.parameters())
-            pairs = ", ".join(f"{counted(len(each.pairs), 'pair')} of {task}" for task, each in data.items())
-            what = f"{recipe.architecture}, {size:,} parameters, learns from {pairs}"
-            log.info("%s on %s: step %d of %d", what, target, run.step, recipe.steps)
+        size = sum(each.numel() for each in run.network.parameters())
+        pairs = ", ".join(f"{counted(len(each.pairs), 'pair')} of {task}" for task, each in data.items())
+        what = f"{recipe.architecture}, {size:,} parameters, learns from {pairs}"
+        log.info("%s on %s: step %d of %d", what, target, run.step, recipe.steps)
         batches = Batches(recipe, data, rank, texts, run.network, teacher)
         best = _fit(run, batches, val, workers, stop, bar=not (quiet or rank))
         if dist.is_initialized():
