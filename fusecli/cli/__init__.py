@@ -102,7 +102,7 @@ def _tell(message: str) -> None:
 def _exit_code(argv: list[str] | None) -> int:
     try:
         # Patterns are read by us: expanded on Windows, where no shell does it, one would become words without option.
-        return app(argv, standalone_mode=True, windows_expand_args=False) or 0
+        return app(argv, prog_name="fusecli", standalone_mode=True, windows_expand_args=False) or 0
     except Ended:
         raise
     except SystemExit as stop:
