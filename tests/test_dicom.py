@@ -356,8 +356,39 @@ def test_ct_without_negative_values_is_warned_of(tmp_path, caplog):
     lost = read(tmp_path / "lost")
     assert shown_range(lost, "ct", parse_window("1064,80")) == Range(1024, 1104)
     assert not caplog.text
-    assert shown_range(lost, "ct") == Range(0, 80)
+    assert shown_range(lost, "ct") == Range(*np.percentile(stored, (0.5, 99.5)))
     assert "are hardly Hounsfield units" in caplog.text
+
+
+@pytest.mark.parametrize("top", [1.0, 255.0, 4095.0])
+def test_ct_on_another_scale_is_neither_black_nor_white(caplog, top):
+    """As that of a cone beam, or one that was scaled for a network."""
+    scaled = np.float32(VALUES / 2000 * top)
+    found = shown_range(Volume(scaled, None, Path("ct.nii"), "nifti", scaled.dtype), "ct")
+    assert (found.lo, found.hi) == pytest.approx(tuple(np.percentile(scaled, (0.5, 99.5))))
+    assert "are hardly Hounsfield units" in caplog.text
+
+
+def test_ct_without_its_intercept_is_not_white_where_most_of_it_is_air(caplog):
+    stored = np.where(VALUES < 1200, 24 + VALUES % 9, 1040 + VALUES % 99).astype(np.int16)
+    found = shown_range(Volume(stored, None, Path("ct.nii"), "nifti", stored.dtype), "ct")
+    assert found == Range(*np.percentile(stored, (0.5, 99.5)))
+    assert "are hardly Hounsfield units" in caplog.text
+
+
+def test_hounsfield_units_without_air_keep_the_brain_window(caplog):
+    """As of a CT that was clipped at 0, or without its skull."""
+    units = np.where(VALUES < 1000, 0, np.where(VALUES < 1900, VALUES % 70, VALUES)).astype(np.int16)
+    assert shown_range(Volume(units, None, Path("ct.nii"), "nifti", units.dtype), "ct") == Range(0, 80)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("window", "warned"), [("5,10", True), ("1e6,2e6", True), ("500,1000", False)])
+def test_a_window_in_another_unit_than_the_file_s_is_warned_of(caplog, window, warned):
+    becquerels = np.maximum(VALUES - 400, 0)  # no uptake around the body, so that the window holds the lowest value
+    volume = Volume(becquerels, None, Path("pet.nii"), "nifti", becquerels.dtype)
+    assert shown_range(volume, "pet", parse_window(window)) == parse_window(window)
+    assert ("shows hardly anything" in caplog.text) == warned
 
 
 def test_ct_is_shown_by_the_option_the_file_or_the_brain_window(tmp_path):
