@@ -470,6 +470,14 @@ def test_a_label_map_in_place_of_an_image_is_warned_of(tmp_path, caplog, side, c
     assert ("as a mask or a label map does" in caplog.text) == warned
 
 
+def test_a_parcellation_of_many_labels_is_warned_of(caplog):
+    labels = np.random.default_rng(0).integers(1000, 2000, (8, 10, 12)).astype(np.int16)
+    labels[:, :4] = 0
+    parcels = np.kron(labels, np.ones((4, 6, 8), np.int16))
+    shown_range(Volume(parcels, None, Path("aparc.nii"), "nifti", parcels.dtype), "mri")
+    assert "as a mask or a label map does" in caplog.text
+
+
 def test_an_image_in_a_wide_margin_is_no_label_map(caplog):
     """Also where voxels that are as far apart as those that are looked at all lie in the margin."""
     voxels = np.zeros((512, 256, 256), np.int16)

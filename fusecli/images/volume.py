@@ -25,6 +25,7 @@ PERCENTILES = (0.5, 99.5)  # of the voxels of a volume, shown as black and white
 _BEYOND = 2  # times as large as all others is what marks missing voxels
 _SAMPLE = 2**21  # voxels that decide a percentile
 _FEW = {"ct": 50, "mri": 50, "pet": 10, "spect": 10}  # distinct values or fewer suggest labels; counts may be low
+_ALIKE = 0.6  # share of neighbours in an MRI with no noise between them that suggests labels; in 8 bits 0.3 are alike
 _LOOKED_AT = 2**17  # voxels examined for labels, and for what a window shows
 _DARK = 0.05  # of a window: what never exceeds it looks black. Of what is not black, so much has to be less than white
 
@@ -106,11 +107,12 @@ def shown_range(
     if low == high:
         raise InputError(f"{volume.source}: every voxel of the {side} volume is {low:g}; there is nothing to fuse")
     sample = _some(volume.voxels, _LOOKED_AT)
-    values = np.unique(sample).size
-    if values <= min(_FEW[side], sample.size // 8):
+    values, counts = np.unique(sample, return_counts=True)
+    patches = side == "mri" and _is_patches(volume, values[counts.argmax()])
+    if patches or values.size <= min(_FEW[side], sample.size // 8):
         log.warning(
             "%s: holds hardly more than %d different values, as a mask or a label map does; give the image itself",
-            *(volume.source, values),
+            *(volume.source, values.size),
         )
     if side == "ct":
         window = window or _ct_window(volume, low, high)
@@ -136,6 +138,13 @@ def shown_range(
             hi = max(hi, _spread(replace(volume, voxels=volume.voxels[looked_at]), warns=False)[1])
     # In a volume that is nearly all background both percentiles are background.
     return Range(lo, hi) if hi > lo else Range(min(lo, low) if side == "mri" else lo, high)
+
+
+def _is_patches(volume: Volume, background: float) -> bool:
+    """Whether most voxels in the middle slice are as their neighbours, as in a map of however many labels."""
+    middle = volume.voxels[len(volume.voxels) // 2]
+    alike = (middle[:, 1:] == middle[:, :-1])[middle[:, 1:] != background]
+    return alike.size > 0 and bool(alike.mean() > _ALIKE)
 
 
 def _spread(volume: Volume, warns: bool = True) -> tuple[float, float]:
