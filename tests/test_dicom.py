@@ -845,6 +845,20 @@ def test_stations_of_a_moving_table_are_no_tilt(tmp_path, slices):
     assert "each slice is shifted by 22.69 mm against the one before, but only 4.00 mm away" in refused(tmp_path / "ct")
 
 
+@pytest.mark.parametrize("overlap", [3, 6])
+def test_stations_that_overlap_are_called_so(tmp_path, overlap):
+    """By some slices, or by all, as coronal stations do."""
+    for station in range(2):
+        where = phantom.grid((9, 8, 6), (2, 1.5, 4), centre=(0, 0, station * 4 * (6 - overlap)))
+        files = phantom.dicom_series(tmp_path / str(station), VALUES, where, "MR", AcquisitionNumber=station)
+        for file in files:
+            edit(file, SOPInstanceUID=f"1.2.3.{station}.{file.stem[2:].lstrip('0') or 0}")
+            file.rename(tmp_path / f"{station}{file.name}")
+        (tmp_path / str(station)).rmdir()
+    with pytest.raises((InputError, UsageError), match="places of the table"):
+        read(tmp_path, "mri")
+
+
 def test_two_stations_with_rounded_positions_are_no_tilt():
     axial = np.array([1.0, 0, 0, 0, 1, 0])
     places = [Place(np.array([x, 0, z]), axial, np.full(2, 0.5), np.ones(3)) for x, z in ((0.0, 0.0), (100.0, 1.0))]
