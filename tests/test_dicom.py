@@ -356,8 +356,39 @@ def test_ct_without_negative_values_is_warned_of(tmp_path, caplog):
     lost = read(tmp_path / "lost")
     assert shown_range(lost, "ct", parse_window("1064,80")) == Range(1024, 1104)
     assert not caplog.text
-    assert shown_range(lost, "ct") == Range(0, 80)
+    assert shown_range(lost, "ct") == Range(*np.percentile(stored, (0.5, 99.5)))
     assert "are hardly Hounsfield units" in caplog.text
+
+
+@pytest.mark.parametrize("top", [1.0, 255.0, 4095.0])
+def test_ct_on_another_scale_is_neither_black_nor_white(caplog, top):
+    """As that of a cone beam, or one that was scaled for a network."""
+    scaled = np.float32(VALUES / 2000 * top)
+    found = shown_range(Volume(scaled, None, Path("ct.nii"), "nifti", scaled.dtype), "ct")
+    assert (found.lo, found.hi) == pytest.approx(tuple(np.percentile(scaled, (0.5, 99.5))))
+    assert "are hardly Hounsfield units" in caplog.text
+
+
+def test_ct_without_its_intercept_is_not_white_where_most_of_it_is_air(caplog):
+    stored = np.where(VALUES < 1200, 24 + VALUES % 9, 1040 + VALUES % 99).astype(np.int16)
+    found = shown_range(Volume(stored, None, Path("ct.nii"), "nifti", stored.dtype), "ct")
+    assert found == Range(*np.percentile(stored, (0.5, 99.5)))
+    assert "are hardly Hounsfield units" in caplog.text
+
+
+def test_hounsfield_units_without_air_keep_the_brain_window(caplog):
+    """As of a CT that was clipped at 0, or without its skull."""
+    units = np.where(VALUES < 1000, 0, np.where(VALUES < 1900, VALUES % 70, VALUES)).astype(np.int16)
+    assert shown_range(Volume(units, None, Path("ct.nii"), "nifti", units.dtype), "ct") == Range(0, 80)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("window", "warned"), [("5,10", True), ("1e6,2e6", True), ("500,1000", False)])
+def test_a_window_in_another_unit_than_the_file_s_is_warned_of(caplog, window, warned):
+    becquerels = np.maximum(VALUES - 400, 0)  # no uptake around the body, so that the window holds the lowest value
+    volume = Volume(becquerels, None, Path("pet.nii"), "nifti", becquerels.dtype)
+    assert shown_range(volume, "pet", parse_window(window)) == parse_window(window)
+    assert ("shows hardly anything" in caplog.text) == warned
 
 
 def test_ct_is_shown_by_the_option_the_file_or_the_brain_window(tmp_path):
@@ -437,6 +468,14 @@ def test_a_label_map_in_place_of_an_image_is_warned_of(tmp_path, caplog, side, c
     phantom.dicom_series(tmp_path / "labels", VALUES % count, WHERE, "MR" if side == "mri" else "PT")
     shown_range(read(tmp_path / "labels", side), side)
     assert ("as a mask or a label map does" in caplog.text) == warned
+
+
+def test_a_parcellation_of_many_labels_is_warned_of(caplog):
+    labels = np.random.default_rng(0).integers(1000, 2000, (8, 10, 12)).astype(np.int16)
+    labels[:, :4] = 0
+    parcels = np.kron(labels, np.ones((4, 6, 8), np.int16))
+    shown_range(Volume(parcels, None, Path("aparc.nii"), "nifti", parcels.dtype), "mri")
+    assert "as a mask or a label map does" in caplog.text
 
 
 def test_an_image_in_a_wide_margin_is_no_label_map(caplog):
@@ -804,6 +843,20 @@ def test_stations_of_a_moving_table_are_no_tilt(tmp_path, slices):
     stations = phantom.grid((9, 8, slices), (2, 1.5, 4), tilt=80)
     phantom.dicom_series(tmp_path / "ct", VALUES[:slices], stations)
     assert "each slice is shifted by 22.69 mm against the one before, but only 4.00 mm away" in refused(tmp_path / "ct")
+
+
+@pytest.mark.parametrize("overlap", [3, 6])
+def test_stations_that_overlap_are_called_so(tmp_path, overlap):
+    """By some slices, or by all, as coronal stations do."""
+    for station in range(2):
+        where = phantom.grid((9, 8, 6), (2, 1.5, 4), centre=(0, 0, station * 4 * (6 - overlap)))
+        files = phantom.dicom_series(tmp_path / str(station), VALUES, where, "MR", AcquisitionNumber=station)
+        for file in files:
+            edit(file, SOPInstanceUID=f"1.2.3.{station}.{file.stem[2:].lstrip('0') or 0}")
+            file.rename(tmp_path / f"{station}{file.name}")
+        (tmp_path / str(station)).rmdir()
+    with pytest.raises((InputError, UsageError), match="places of the table"):
+        read(tmp_path, "mri")
 
 
 def test_two_stations_with_rounded_positions_are_no_tilt():

@@ -21,6 +21,7 @@ def test_grid_says_where_voxels_lie():
     assert len({tuple(corner) for corner in where.corners()}) == 8
     assert (where.corners().min(0).tolist(), where.corners().max(0).tolist()) == ([0, 0, 0], [9, 7, 5])
     assert str(where) == "10×8×6 voxels of 1.00×2.00×3.00 mm"
+    assert str(make((10, 8, 6), (0.12, 0.0625, 0.0039))) == "10×8×6 voxels of 0.12×0.062×0.0039 mm"
 
 
 def test_lps_is_ras_turned_around_the_axis_of_the_body():

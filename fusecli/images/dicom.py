@@ -213,8 +213,8 @@ def _of_one_volume(
     index = among(count)
     if index is None and count > 1:
         raise UsageError(
-            f"{source}: holds {count} images at each of {len(counts)} positions (echoes, b-values, phases or time "
-            f"points); choose one by --volume 0 … {count - 1}, in the order of their {telling}"
+            f"{source}: holds {count} images at each of {len(counts)} positions (echoes, b-values, phases, time "
+            f"points or places of the table); choose one by --volume 0 … {count - 1}, in the order of their {telling}"
         )
     if int(index or 0) >= count:
         raise UsageError(f"{source}: has no volume {index}; it holds {count}, counted from 0")

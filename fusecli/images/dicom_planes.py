@@ -219,8 +219,8 @@ def _check_steps(distances: np.ndarray, planes: list[Plane], source: object, pix
         raise InputError(
             f"{source}: {a.label} and {b.label} lie at the same position ({_mm(distances[double[0]])} along the "
             f"normal), {double.size} such pair{'s' if double.size > 1 else ''} in all: copies, or several echoes, "
-            "phases or time points in one series; keep one image per position, or convert the series, for example by "
-            "dcm2niix, and choose by --volume"
+            "phases, time points or overlapping places of the table in one series; keep one image per position, or "
+            "convert the series, for example by dcm2niix, and choose by --volume"
         )
     each = np.arange(len(distances))
     stated = distances - each * abs(planes[0].thickness)

@@ -46,7 +46,8 @@ class Grid:
         return np.array(np.meshgrid(*((0, size - 1) for size in self.shape))).reshape(3, -1).T
 
     def __str__(self) -> str:
-        return f"{'×'.join(map(str, self.shape))} voxels of {'×'.join(f'{mm:.2f}' for mm in self.spacing)} mm"
+        sizes = "×".join(f"{mm:.2f}" if mm >= 0.1 else f"{mm:.2g}" for mm in self.spacing)  # few µm are not 0
+        return f"{'×'.join(map(str, self.shape))} voxels of {sizes} mm"
 
 
 def moved(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -269,5 +269,5 @@ def _plain(data: np.ndarray, slope: float, intercept: float, path: Path) -> tupl
         raise InputError(f"{path}: no voxel is a finite number")
     if not finite.all():
         log.info("%s: background instead of NaN or infinity in %s", path, counted(int((~finite).sum()), "voxel"))
-        values[~finite] = values[finite].min()
+        values[~finite] = values.min(where=finite, initial=0)  # at most 0: the least uptake in a brain is no background
     return np.ascontiguousarray(values), 1.0, 0.0

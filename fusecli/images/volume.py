@@ -18,12 +18,16 @@ from fusecli.images.intensity import Range, set_apart
 log = logging.getLogger("fusecli")
 
 BRAIN = (0.0, 80.0)  # Hounsfield units shown of a CT that names no window: centre 40, width 80
+_FAT = -100.0  # Hounsfield units: what lies below is air and lung
 _BONE = 1000.0  # Hounsfield units that only bone and metal exceed
+_NOISE = 20.0  # Hounsfield units: any CT spans more; one that was scaled to [-1, 1] does not
 PERCENTILES = (0.5, 99.5)  # of the voxels of a volume, shown as black and white
 _BEYOND = 2  # times as large as all others is what marks missing voxels
 _SAMPLE = 2**21  # voxels that decide a percentile
 _FEW = {"ct": 50, "mri": 50, "pet": 10, "spect": 10}  # distinct values or fewer suggest labels; counts may be low
-_LOOKED_AT = 2**17  # voxels examined for labels
+_ALIKE = 0.6  # share of neighbours in an MRI with no noise between them that suggests labels; in 8 bits 0.3 are alike
+_LOOKED_AT = 2**17  # voxels examined for labels, and for what a window shows
+_DARK = 0.05  # of a window: what never exceeds it looks black. Of what is not black, so much has to be less than white
 
 
 def unread(error: BaseException, otherwise: str) -> str:
@@ -89,10 +93,10 @@ def shown_range(
 ) -> Range:
     """The quantities that become black and white: one range for the whole volume, the ``window`` if there is one.
 
-    Else, of CT: the file's, else BRAIN; a CT of 8 bits without one holds gray values and keeps them. PET and SPECT: 0
-    (there is no negative uptake) to a high percentile of the volume, or of the part that is ``looked_at`` where that is
-    higher: a head in the middle of a whole-body field of view would otherwise be white all over. Others from a low
-    percentile. Warns of what looks like labels. Raises InputError for a volume whose voxels are all equal.
+    Else, of CT: see `_ct_window`. PET and SPECT: 0 (there is no negative uptake) to a high percentile of the volume, or
+    of the part that is ``looked_at`` where that is higher: a head in the middle of a whole-body field of view would
+    otherwise be white all over. Others from a low percentile. Warns of what looks like labels, and of a window in which
+    nearly all is black or white. Raises InputError for a volume whose voxels are all equal.
     """
     if volume.is_color:
         if window is not None:
@@ -103,18 +107,23 @@ def shown_range(
     if low == high:
         raise InputError(f"{volume.source}: every voxel of the {side} volume is {low:g}; there is nothing to fuse")
     sample = _some(volume.voxels, _LOOKED_AT)
-    values = np.unique(sample).size
-    if values <= min(_FEW[side], sample.size // 8):
+    values, counts = np.unique(sample, return_counts=True)
+    patches = side == "mri" and _is_patches(volume, values[counts.argmax()])
+    if patches or values.size <= min(_FEW[side], sample.size // 8):
         log.warning(
             "%s: holds hardly more than %d different values, as a mask or a label map does; give the image itself",
-            *(volume.source, values),
+            *(volume.source, values.size),
         )
     if side == "ct":
         window = window or _ct_window(volume, low, high)
     if window is not None:
-        if high <= window.lo or low >= window.hi:
+        within = volume.stored(window)
+        above = sample[sample > within.lo]
+        dark = high - window.lo < _DARK * (window.hi - window.lo)
+        if dark or (above.size and np.percentile(above, 100 * _DARK) >= within.hi):
             log.warning(
-                "%s: the window %g … %g shows nothing of the values %g … %g; choose another by --window",
+                "%s: the window %g … %g shows hardly anything of the values %g … %g; choose another by --window, in "
+                "the file's unit",
                 *(volume.source, window.lo, window.hi, low, high),
             )
         return window
@@ -129,6 +138,13 @@ def shown_range(
             hi = max(hi, _spread(replace(volume, voxels=volume.voxels[looked_at]), warns=False)[1])
     # In a volume that is nearly all background both percentiles are background.
     return Range(lo, hi) if hi > lo else Range(min(lo, low) if side == "mri" else lo, high)
+
+
+def _is_patches(volume: Volume, background: float) -> bool:
+    """Whether most voxels in the middle slice are as their neighbours, as in a map of however many labels."""
+    middle = volume.voxels[len(volume.voxels) // 2]
+    alike = (middle[:, 1:] == middle[:, :-1])[middle[:, 1:] != background]
+    return alike.size > 0 and bool(alike.mean() > _ALIKE)
 
 
 def _spread(volume: Volume, warns: bool = True) -> tuple[float, float]:
@@ -167,16 +183,28 @@ def _some(voxels: np.ndarray, count: int) -> np.ndarray:
 
 
 def _ct_window(volume: Volume, low: float, high: float) -> Range:
-    """Where the user names none: the file's, all of 8 bits, or BRAIN. low, high: the volume's extremes."""
+    """Where the user names none: the file's, all of 8 bits, or BRAIN. low, high: the volume's extremes.
+
+    Values that are hardly Hounsfield units, as of a cone beam CT or of one that was scaled for a network, would be all
+    black or all white in BRAIN: they are shown by their percentiles.
+    """
     if volume.window is not None:
         return Range(*volume.window)
     if volume.dtype == np.uint8 and (volume.slope, volume.intercept) == (1.0, 0.0):
         log.info("%s: 8-bit values are no Hounsfield units; shown as they are (--window changes it)", volume.source)
         return Range(0.0, 255.0)
-    if low >= 0 and high > _BONE:
-        log.warning(
-            "%s: the values %g … %g are hardly Hounsfield units, in which air is below 0; shown from %g to %g "
-            "(--window changes it)",
-            *(volume.source, low, high, *BRAIN),
-        )
-    return Range(*BRAIN)
+    lo, hi = _spread(volume, warns=False)
+    sample = _some(volume.voxels, _LOOKED_AT)
+    positive = sample[sample > volume.stored(Range(*BRAIN)).lo]
+    # In Hounsfield units most of what is above 0 is soft tissue, and little of it bone.
+    middle, upper = _quantities(volume, *np.percentile(positive, (50, 80))) if positive.size else BRAIN
+    shifted = lo > _FAT and (middle > BRAIN[1] or upper > _BONE)
+    if high - low > _NOISE and not shifted:
+        return Range(*BRAIN)
+    found = Range(lo, hi) if hi > lo else Range(low, high)
+    log.warning(
+        "%s: the values %g … %g are hardly Hounsfield units, in which air is -1000 and water 0; shown from %g to %g "
+        "(--window changes it)",
+        *(volume.source, low, high, found.lo, found.hi),
+    )
+    return found
