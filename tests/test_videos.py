@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from fusecli.errors import InputError, UsageError  # noqa: E402
 from fusecli.images.preview import GAP, WIDTH  # noqa: E402
 from fusecli.images.rawvideo import RawFormat, RawPipe, RawWriter, formats  # noqa: E402
 from fusecli.images.video import Look, VideoFile, VideoWriter  # noqa: E402
+from fusecli.stream import videos  # noqa: E402
 
 
 def write(path, images, rate=25, times=None, codec="libx264", pix_fmt="yuv420p", rotation=0, sound=False):
@@ -636,6 +638,16 @@ def test_a_pipe_that_breaks_off_fails_and_what_came_is_kept(tmp_path, average, f
     assert (entry["status"], entry["frames"], len(decoded(tmp_path / "out.mp4")[0])) == ("failed", 6, 6)
     assert filtered(sent[:99], *sides, "-o", tmp_path / "none.mp4")[0] == 1
     assert not (tmp_path / "none.mp4").exists()
+
+
+def test_a_disk_that_fills_up_costs_no_frame_that_came_through_a_pipe(tmp_path, filtered, monkeypatch):
+    vis, ir = moving(60)
+    write(tmp_path / "vis.mp4", vis)
+    usage, looks = shutil.disk_usage(tmp_path), iter([2**30, 2**30])
+    monkeypatch.setattr(videos, "disk_usage", lambda folder: usage._replace(free=next(looks, 0)))
+    code, _, err = filtered(b"".join(ir), *from_camera(tmp_path), "-o", tmp_path / "out.mp4")
+    assert (code, "the disk is almost full; what came before is fused" in err) == (1, True), err
+    assert len(decoded(tmp_path / "out.mp4")[0]) == videos.LOOKS
 
 
 @pytest.mark.parametrize("raw", ["64x48", "64x48,25"])
