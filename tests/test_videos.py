@@ -215,6 +215,16 @@ def test_a_gap_in_one_video_is_said(tmp_path, fuse):
     assert "has gaps" not in fuse("--overwrite", ir="vis.mkv", vis="ir.mkv")[2]
 
 
+def test_infrared_whose_clock_was_set_has_a_gap(tmp_path, fuse):
+    """Its mean rate is one frame in minutes, so that every frame of the visible seemed to be near to one."""
+    images = [np.full((32, 32), 100, np.uint8)] * 60
+    write(tmp_path / "vis.mp4", images, rate=10)
+    write(tmp_path / "ir.mp4", images[:40], times=[100 * i + 3_600_000 * (i >= 20) for i in range(40)])
+    code, _, err = fuse()
+    assert code == 0, err
+    assert re.search(r"ir\.mp4 has gaps: 30 frames of \S+vis\.mp4, the first at 3\.0 s, got one", err), err
+
+
 def test_a_shorter_side_ends_the_result(tmp_path, fuse):
     vis, ir = moving(12)
     write(tmp_path / "vis.mp4", vis)
@@ -887,7 +897,8 @@ def test_reading_names_the_file(tmp_path):
         VideoFile(tmp_path / "missing.mp4")
 
 
-def test_exposure_follows_slowly(tmp_path, fuse, monkeypatch):
+@pytest.mark.parametrize("last", [360, 3_600_000])  # ms; also where a clock that was set makes the mean rate tiny
+def test_exposure_follows_slowly(tmp_path, fuse, monkeypatch, last):
     """One frame whose infrared gets brighter changes how all is seen by a camera's pace, not at once."""
     from fusecli.stream.engine import Engine
 
@@ -895,8 +906,9 @@ def test_exposure_follows_slowly(tmp_path, fuse, monkeypatch):
     start = Engine.start
     monkeypatch.setattr(Engine, "start", lambda *rest, **more: seen.append(rest[-1]) or start(*rest, **more))
     dark, bright = np.full((48, 64), 20, np.uint8), np.full((48, 64), 220, np.uint8)
-    write(tmp_path / "vis.mp4", [dark] * 10)
-    write(tmp_path / "ir.mp4", [dark] * 5 + [bright] * 5)
+    times = [*range(0, 360, 40), last]
+    write(tmp_path / "vis.mp4", [dark] * 10, times=times)
+    write(tmp_path / "ir.mp4", [dark] * 5 + [bright] * 5, times=times)
     assert fuse("-j", "1")[0] == 0  # several threads may begin two frames the other way round
     assert len(seen) == 10
     changes = [float((after - before).abs().max()) for before, after in itertools.pairwise(seen)]

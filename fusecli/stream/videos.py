@@ -257,9 +257,8 @@ class _Fusion:
         first, second = steps.sources
         visible = _visible_range(first)
         infrared, pairs = self._infrared_range(second, iter(steps))
-        shape, exposure = None, None
+        shape, exposure, before = None, None, Fraction(0)
         share = reach(second.size, first.size, self.settings.align)
-        follows = 1 - math.exp(-1 / (ADAPTS * steps.look.rate))
         for at, a, b in pairs:
             shape = shape or (a.shape, b.shape)
             if (a.shape, b.shape) != shape:
@@ -271,7 +270,9 @@ class _Fusion:
             gather(self.mended, mended)
             context = self.engine.context(a, b)
             if context is not None:
+                follows = 1 - math.exp(float(before - at) / ADAPTS)
                 exposure = context if exposure is None else torch.lerp(exposure, context, follows)
+                before = at
             yield _Prepared(at, (gray(a) if self.settings.gray else a, b), exposure, share)
 
     def _infrared_range(self, side: Source, pairs: Iterator[FramePair]) -> tuple[Range | str, Iterator[FramePair]]:
