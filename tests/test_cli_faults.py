@@ -934,6 +934,19 @@ def test_videos_among_pictures_are_named(pairs, fusecli):
     assert "videos among pictures are left out, for example one" in err
 
 
+def test_a_video_beside_the_pictures_of_both_sides_is_no_pair(pairs, fusecli):
+    """As on a drone's card, where both sides share a folder and each has the other's files, too."""
+    root = pairs(1)
+    mixed = root / "mixed"
+    mixed.mkdir()
+    for side in ("ir", "vis"):
+        next((root / side).iterdir()).rename(mixed / f"a_{side}.png")
+        (mixed / f"film_{side}.mp4").write_bytes(b"video")
+    (mixed / "other.mp4").write_bytes(b"video")
+    arguments = ("fuse", "--ir", mixed, "--vis", mixed, "-o", root / "out", "--pair-by", "ir=*_ir,vis=*_vis")
+    assert "videos among pictures are left out, for example film;" in fusecli(*arguments)[2]
+
+
 def test_folders_of_videos_are_not_watched(pairs, fusecli):
     root = pairs(0)
     for side in ("ir", "vis"):

@@ -44,14 +44,18 @@ def corner_error(found, true):
     return np.linalg.norm(places[0] - places[1], axis=1).max()
 
 
-@pytest.fixture(scope="module")
-def rig():
+def rig_of(true):
     pairs = []
     for name in RIG:
         visible = cv2.cvtColor(picture("vis", name), cv2.COLOR_BGR2GRAY)
-        infrared = seen(picture("ir", name).astype(np.float32) / 255, moved())
+        infrared = seen(picture("ir", name).astype(np.float32) / 255, true)
         pairs.append(Outlines.of(visible.astype(np.float32) / 255, infrared))
     return pairs
+
+
+@pytest.fixture(scope="module")
+def rig():
+    return rig_of(moved())
 
 
 @pytest.mark.parametrize("model", ["similarity", "affine"])
@@ -60,6 +64,14 @@ def test_a_known_transform_is_found_across_modalities(rig, model):
     assert corner_error(estimate.calibration.matrix, moved()) < 1.5
     assert estimate.trust in ("good", "doubtful")
     assert estimate.similarity[1] > estimate.similarity[0] + 0.1
+
+
+def test_a_narrow_infrared_lens_is_found_in_a_wide_visible_frame():
+    """As a drone's, whose lenses see 41 and 83 degrees."""
+    true = moved(scale=0.42)
+    estimate = registration.estimate(RIG, rig_of(true), "similarity")
+    assert corner_error(estimate.calibration.matrix, true) < 3
+    assert estimate.trust in ("good", "doubtful")
 
 
 def test_shift_only_moves(rig):

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from fusecli.errors import InputError, UsageError  # noqa: E402
 from fusecli.images.preview import GAP, WIDTH  # noqa: E402
 from fusecli.images.rawvideo import RawFormat, RawPipe, RawWriter, formats  # noqa: E402
 from fusecli.images.video import Look, VideoFile, VideoWriter  # noqa: E402
+from fusecli.stream import videos  # noqa: E402
 
 
 def write(path, images, rate=25, times=None, codec="libx264", pix_fmt="yuv420p", rotation=0, sound=False):
@@ -211,6 +213,16 @@ def test_a_gap_in_one_video_is_said(tmp_path, fuse):
     assert code == 0, err
     assert re.search(r"ir\.mkv has gaps: 1 frame of \S+vis\.mkv, the first at 2\.5 s, got one", err)
     assert "has gaps" not in fuse("--overwrite", ir="vis.mkv", vis="ir.mkv")[2]
+
+
+def test_infrared_whose_clock_was_set_has_a_gap(tmp_path, fuse):
+    """Its mean rate is one frame in minutes, so that every frame of the visible seemed to be near to one."""
+    images = [np.full((32, 32), 100, np.uint8)] * 60
+    write(tmp_path / "vis.mp4", images, rate=10)
+    write(tmp_path / "ir.mp4", images[:40], times=[100 * i + 3_600_000 * (i >= 20) for i in range(40)])
+    code, _, err = fuse()
+    assert code == 0, err
+    assert re.search(r"ir\.mp4 has gaps: 30 frames of \S+vis\.mp4, the first at 3\.0 s, got one", err), err
 
 
 def test_a_shorter_side_ends_the_result(tmp_path, fuse):
@@ -482,6 +494,16 @@ def test_what_is_no_video_and_what_is_not_for_videos_is_told(clips, fuse, fusecl
     assert "--raw 99999x99999: 9,999,800,001 pixels a frame are more than" in err
 
 
+@pytest.mark.parametrize("ir", ["ir.mp4", "ir.h264"])
+def test_a_video_of_an_ending_that_is_not_read_is_not_called_a_picture(clips, fuse, ir):
+    """As a small board's camera and recorders write them."""
+    for side in ("ir", "vis"):
+        (clips / f"{side}.h264").write_bytes(b"video")
+    code, _, err = fuse(ir=ir, vis="vis.h264")
+    assert code == 2
+    assert re.search(r"\.h264: no ending of a video.* ffmpeg -i \S+\.h264 -c copy \w+\.mp4", err), err
+
+
 def test_folders_and_globs_of_clips_are_fused_one_by_one(tmp_path, fuse):
     for name in ("a", "b"):
         vis, ir = moving(3, seed=ord(name))
@@ -636,6 +658,16 @@ def test_a_pipe_that_breaks_off_fails_and_what_came_is_kept(tmp_path, average, f
     assert (entry["status"], entry["frames"], len(decoded(tmp_path / "out.mp4")[0])) == ("failed", 6, 6)
     assert filtered(sent[:99], *sides, "-o", tmp_path / "none.mp4")[0] == 1
     assert not (tmp_path / "none.mp4").exists()
+
+
+def test_a_disk_that_fills_up_costs_no_frame_that_came_through_a_pipe(tmp_path, filtered, monkeypatch):
+    vis, ir = moving(60)
+    write(tmp_path / "vis.mp4", vis)
+    usage, looks = shutil.disk_usage(tmp_path), iter([2**30, 2**30])
+    monkeypatch.setattr(videos, "disk_usage", lambda folder: usage._replace(free=next(looks, 0)))
+    code, _, err = filtered(b"".join(ir), *from_camera(tmp_path), "-o", tmp_path / "out.mp4")
+    assert (code, "the disk is almost full; what came before is fused" in err) == (1, True), err
+    assert len(decoded(tmp_path / "out.mp4")[0]) == videos.LOOKS
 
 
 @pytest.mark.parametrize("raw", ["64x48", "64x48,25"])
@@ -875,7 +907,8 @@ def test_reading_names_the_file(tmp_path):
         VideoFile(tmp_path / "missing.mp4")
 
 
-def test_exposure_follows_slowly(tmp_path, fuse, monkeypatch):
+@pytest.mark.parametrize("leap", [0, 3_600_000])  # ms; where a clock is set, the mean rate is tiny
+def test_exposure_follows_slowly(tmp_path, fuse, monkeypatch, leap):
     """One frame whose infrared gets brighter changes how all is seen by a camera's pace, not at once."""
     from fusecli.stream.engine import Engine
 
@@ -883,8 +916,9 @@ def test_exposure_follows_slowly(tmp_path, fuse, monkeypatch):
     start = Engine.start
     monkeypatch.setattr(Engine, "start", lambda *rest, **more: seen.append(rest[-1]) or start(*rest, **more))
     dark, bright = np.full((48, 64), 20, np.uint8), np.full((48, 64), 220, np.uint8)
-    write(tmp_path / "vis.mp4", [dark] * 10)
-    write(tmp_path / "ir.mp4", [dark] * 5 + [bright] * 5)
+    times = [40 * i + leap * (i >= 2) for i in range(10)]
+    write(tmp_path / "vis.mp4", [dark] * 10, times=times)
+    write(tmp_path / "ir.mp4", [dark] * 5 + [bright] * 5, times=times)
     assert fuse("-j", "1")[0] == 0  # several threads may begin two frames the other way round
     assert len(seen) == 10
     changes = [float((after - before).abs().max()) for before, after in itertools.pairwise(seen)]

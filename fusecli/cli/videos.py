@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 def plan(request: Request, options: FrameOptions, raw: Sequence[str], hidden: bool) -> tuple[Plan, Work] | None:
     """The plan and how to run it; None where both sides are pictures. Raises UsageError for what makes no sense."""
+    from fusecli.images import frames
     from fusecli.images.colour import warn_of_colored
     from fusecli.images.headers import too_large
     from fusecli.images.intensity import sequence_range
@@ -39,6 +40,13 @@ def plan(request: Request, options: FrameOptions, raw: Sequence[str], hidden: bo
             raise UsageError(f"--{side} {text}: streams are not opened; pipe them in as raw frames by --raw")
     moving = [is_pipe(text) or is_video(text, request.pairing.recursive) for text in typed]
     to_video = output == STDOUT or (output.suffix.lower() in ENDINGS and not output.is_dir())
+    if any(moving) or to_video:
+        for side, text in zip(task.sides, typed, strict=True):
+            if Path(text).is_file() and Path(text).suffix.lower() not in ENDINGS | frames.ENDINGS:
+                raise UsageError(
+                    f"--{side} {text}: no ending of a video or picture that fusecli reads; put a video into MP4, for "
+                    f"example with ffmpeg -i {text} -c copy {Path(text).stem}.mp4"
+                )
     if not any(moving):
         if to_video:
             raise UsageError(f"-o {output}: is for videos, and the inputs are pictures; name a folder")

@@ -227,7 +227,7 @@ class _Side:
             key = unicodedata.normalize("NFC", name_within)  # macOS decomposes accented letters
             if stem is None:
                 kind = Path(own).suffix.lower()
-                if key not in side.foreign or _is_medium(kind):  # which labels of that name do not hide
+                if middle and (key not in side.foreign or _is_medium(kind)):  # which labels of that name do not hide
                     side.foreign[key] = kind
                 continue
             if not middle:

@@ -23,7 +23,7 @@ _MOVES = {
 }
 MODELS = tuple(_MOVES)
 WIDTHS = (160, 320, 640)  # of the visible frame, coarse to fine
-SCALES = np.geomspace(0.6, 1.6, 17)  # of the infrared's field of view relative to the visible's, for the search
+SCALES = np.geomspace(0.4, 1.6, 24)  # of the infrared's field of view relative to the visible's, for the search
 GOOD_SIMILARITY, POOR_SIMILARITY = 0.22, 0.17
 GOOD_RESIDUAL = 0.005  # of the visible frame's diagonal
 
@@ -76,12 +76,12 @@ class _Edges:
         return cls(edges[0], edges[1], resizing(sizes[0], shapes[0]), resizing(shapes[1], sizes[1]))
 
     def agreement(self, matrix: np.ndarray) -> float:
-        """Correlation of the edges where both overlap; 0 where that is less than a fifth of the visible frame."""
+        """Correlation of the edges where both overlap; 0 where that is less than a tenth of the visible frame."""
         whole = self.down @ matrix @ self.up
         size = self.fixed.shape[1::-1]
         near = cv2.warpPerspective(self.moving, whole, size, flags=cv2.INTER_LINEAR, borderValue=-1)
         known = near >= 0
-        if known.mean() < 0.2:
+        if known.mean() < 0.1:
             return 0.0
         a, b = self.fixed[known], near[known]
         a, b = a - a.mean(), b - b.mean()

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from shutil import disk_usage
 from threading import Event
 
 import numpy as np
 import torch
 
-from fusecli.errors import InputError, counted
+from fusecli.errors import InputError, OutputError, counted
 from fusecli.images import frames, intensity
 from fusecli.images.atomic import STDOUT, file_hash, replacing
 from fusecli.images.calibration import reach
@@ -41,6 +42,8 @@ log = logging.getLogger("fusecli")
 
 AHEAD_BYTES = 2**28  # limit for decoded frames that wait, on each side
 FIRST_FRAMES = 32  # of a pipe, which settle its intensity range
+ROOM = 2**24, 32  # bytes left on the disk, and more for each frame, in which the result of a pipe can be completed
+LOOKS = 32  # frames between two looks at the disk
 ADAPTS = 1.0  # time constant, in seconds, by which exposure follows the scene, as a camera's does: avoids flicker
 
 
@@ -113,7 +116,7 @@ class _Fusion:
         self.piped = job.output == STDOUT
         self.readahead = Readahead()
         self.mended: Found = {}
-        self.broken: InputError | None = None
+        self.broken: InputError | OutputError | None = None
 
     def run(self, preview: bool) -> Outcome | None:
         """Fuse and write; None where the run was stopped before the end."""
@@ -203,14 +206,24 @@ class _Fusion:
         return self._kept(ahead) if live else ahead
 
     def _kept(self, ahead: Iterator[Timed]) -> Iterator[Timed]:
-        """The frames until a side breaks off; those of a pipe cannot be read again, and so are not lost with it.
+        """The frames until a side breaks off, or the disk is almost full: those of a pipe cannot be read again.
 
         Where it breaks off beyond what the other side lasts, that is never met, and costs nothing.
         """
         try:
-            yield from ahead
-        except InputError as error:
+            for count, timed in enumerate(ahead):
+                if count % LOOKS == 0 and not self.piped:
+                    self._check_room(count)
+                yield timed
+        except (InputError, OutputError) as error:
             self.broken = error
+
+    def _check_room(self, count: int) -> None:
+        """Raises OutputError where hardly more is free than it takes to end a result of so many frames."""
+        folder = self.job.output.parent
+        disk = disk_usage(folder)
+        if disk.total and disk.free < ROOM[0] + ROOM[1] * count:  # some network drives say 0 of both
+            raise OutputError(f"{folder}: the disk is almost full")
 
     def _fused(self, steps: InStep, pool: ThreadPoolExecutor) -> Iterator[Callable[[], list[_Result]]]:
         """Functions, in order, each of which waits for some results and returns them."""
@@ -244,9 +257,8 @@ class _Fusion:
         first, second = steps.sources
         visible = _visible_range(first)
         infrared, pairs = self._infrared_range(second, iter(steps))
-        shape, exposure = None, None
+        shape, exposure, before = None, None, Fraction(0)
         share = reach(second.size, first.size, self.settings.align)
-        follows = 1 - math.exp(-1 / (ADAPTS * steps.look.rate))
         for at, a, b in pairs:
             shape = shape or (a.shape, b.shape)
             if (a.shape, b.shape) != shape:
@@ -258,7 +270,9 @@ class _Fusion:
             gather(self.mended, mended)
             context = self.engine.context(a, b)
             if context is not None:
+                follows = 1 - math.exp(float(before - at) / ADAPTS)
                 exposure = context if exposure is None else torch.lerp(exposure, context, follows)
+                before = at
             yield _Prepared(at, (gray(a) if self.settings.gray else a, b), exposure, share)
 
     def _infrared_range(self, side: Source, pairs: Iterator[FramePair]) -> tuple[Range | str, Iterator[FramePair]]:
