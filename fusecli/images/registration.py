@@ -23,7 +23,8 @@ _MOVES = {
 }
 MODELS = tuple(_MOVES)
 WIDTHS = (160, 320, 640)  # of the visible frame, coarse to fine
-SCALES = np.geomspace(0.4, 1.6, 24)  # of the infrared's field of view relative to the visible's, for the search
+# Of the infrared's field of view relative to the visible's, for the search: 0.4 to 1.6.
+SCALES = 1.6 * (0.6 / 1.6) ** (np.arange(23, -1, -1) / 16)
 GOOD_SIMILARITY, POOR_SIMILARITY = 0.22, 0.17
 GOOD_RESIDUAL = 0.005  # of the visible frame's diagonal
 
