@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from itertools import chain
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -58,8 +59,7 @@ class Engine:
     work goes on. vivid: whether colours are as saturated as a colormap's, so that they cannot reach every luma within
     [0, 1]; they are then desaturated with their hue kept, not just clipped. Photographs would hardly differ, and are
     spared the time.
-    A process forked after torch computed in its parent has to call `torch.set_num_threads(1)` first; else torch waits
-    there for threads that were not forked.
+    An engine stays in its process, and in those forked from it; to others send its `EngineSpec`.
     Raises UsageError for a device or precision that this machine does not have.
     """
 
@@ -107,6 +107,11 @@ class Engine:
                 levels: Recording(model, partial(self._operate, levels)) for levels in (255, 65535, None)
             }
         self._examine = Recording(model, _examined).run if self._recordings else _examined
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an Engine can be neither copied nor sent to another process; send its EngineSpec, and build there"
+        )
 
     @property
     def runtime(self) -> str:
@@ -192,6 +197,7 @@ class Engine:
 
         On CUDA two streams take turns, so that one batch is copied while the other is computed.
         """
+        _guard_forks()
         first, second = (_taken(side) for side in (first, second))
         if first.shape[:3] != second.shape[:3]:
             raise ValueError(f"N×H×W of both sides must be equal, not {first.shape[:3]} and {second.shape[:3]}")
@@ -320,6 +326,13 @@ class Engine:
         half = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=half, cache_enabled=False):  # weights: used once
             return self.model(first, second, context).float()
+
+
+@cache
+def _guard_forks() -> None:
+    """Let processes forked from here on compute in one thread: torch would wait there for threads not forked."""
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 def _examined(*sides: Tensor) -> tuple[Tensor, ...]:
