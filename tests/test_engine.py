@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusecli.errors import UsageError
+from fusecli.images import intensity
 from fusecli.images.opencv import cv2
 from fusecli.machine import keep_freed_pages
 from fusecli.models import checkpoint
@@ -262,6 +263,11 @@ def test_arrays_that_would_give_a_wrong_picture_are_refused(nano):
     for first, second, said in (
         (colour.astype(np.uint16), gray, "uint16"),
         (colour.astype(float), gray, "float64"),
+        (
+            colour,
+            gray.astype(np.uint16),
+            r"uint16 of 1×8×9; fusecli.images.intensity.frame_range\(x\).apply\(x\) scales",
+        ),
         (colour[..., :2], gray, "1×8×9×2"),
         (colour, gray[:, :7], "must be equal"),
         (colour, gray[0], r"8×9; \[None\] makes a stack"),
@@ -272,6 +278,9 @@ def test_arrays_that_would_give_a_wrong_picture_are_refused(nano):
     ):
         with pytest.raises(ValueError, match=said):
             engine.fuse(first, second)
+    kelvin = np.linspace(28000, 31000, gray.size).reshape(gray.shape)
+    scaled = [intensity.frame_range(image).apply(image) for image in (kelvin, kelvin.astype(np.uint16))]
+    assert all(np.ptp(engine.fuse(colour, image)) > 100 for image in scaled)
     with pytest.raises(ValueError, match="levels must be 255, 65535 or None, not 1023"):
         engine.fuse(colour, gray, 1023)
     backwards = np.random.default_rng(0).integers(0, 256, colour.shape, np.uint8)[..., ::-1]

@@ -29,6 +29,7 @@ log = logging.getLogger("fusecli")
 AUTO_TILE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # pixels a side; larger frames are cut, which bounds the memory
 DEEP = {"mps": torch.int32}  # what holds 16 bits; older versions of MPS have no uint16
 SMALLEST_TILE = 64
+_SCALED = "; fusecli.images.intensity.frame_range(x).apply(x) scales infrared as --range frame does"
 OVER = 1e-3  # how far floats may exceed [0, 1], by what rounding adds
 
 T = TypeVar("T")
@@ -357,13 +358,14 @@ def _taken(images: np.ndarray) -> np.ndarray:
     shape = "×".join(map(str, images.shape))
     if images.dtype not in (np.uint8, np.float32) or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
         hint = "; [None] makes a stack of one image" if images.ndim == 2 else ""
+        hint += "" if images.dtype in (np.uint8, np.float32) else _SCALED
         raise ValueError(f"{wanted}, not {images.dtype} of {shape}{hint}")
     if 0 in images.shape[1:]:
         raise ValueError(f"{wanted}, H and W at least 1, not {shape}")
     if images.dtype == np.float32 and images.size:
         low, high = images.min(), images.max()
         if not (low >= -OVER and high <= 1 + OVER):  # NaN is neither
-            raise ValueError(f"{wanted}, not of values from {low:g} to {high:g}")
+            raise ValueError(f"{wanted}, not of values from {low:g} to {high:g}{_SCALED}")
     # Torch takes no negative strides, as [..., ::-1] has, and warns of arrays that are read-only.
     return np.require(images, requirements=("C", "W", "E"))
 
