@@ -212,12 +212,13 @@ def full_range(array: np.ndarray) -> Range:
     return Range(float(finite.min()), float(finite.max()))
 
 
-def frame_range(array: np.ndarray) -> Range:
+def frame_range(array: np.ndarray, missing: np.ndarray | None = None) -> Range:
     """Percentiles of one frame alone; of more than 8 bits, without values that mark missing or saturated pixels.
 
     Mere noise, as of a closed shutter, becomes black: stretched over the whole range it would cover the visible.
+    missing: H×W, which pixels have no data.
     """
-    sample = _finite_sample(array)
+    sample = _finite_sample(array if missing is None else array[~missing])
     if sample.size == 0:
         return full_range(array)
     found = _percentile_range(sample)
@@ -311,7 +312,8 @@ def _sample(
 ) -> tuple[list[tuple[Path, np.ndarray]], dict[str, Path]]:
     """What ``take`` keeps of evenly spaced pages of more than 8 bits; every sample type found, with its first file.
 
-    Constant pages, such as those of a starting camera or a map tile without data, count only if all pages are constant.
+    What has no data does not count. Constant pages, such as those of a starting camera or a map tile without data,
+    count only if all pages are constant.
     enough: once a uint16 value reaches this, no further uint16 files are read, which saves time.
     """
     chosen = evenly(paths, SAMPLE_FRAMES)
@@ -332,7 +334,11 @@ def _sample(
         except InputError as error:
             log.debug("left out of the intensity range: %s", error)
             continue
-        parts = [take(page) for page in stored.pages if page.dtype.kind in "iuf" and page.dtype != np.uint8]
+        parts = [
+            take(page if its.missing is None else page[~its.missing])
+            for page, its in zip(stored.pages, stored.metadata, strict=True)
+            if page.dtype.kind in "iuf" and page.dtype != np.uint8
+        ]
         sample += [(path, values) for values in parts if values.size]
         filled = filled or (deep and any(values.max() >= enough for values in parts if _varies(values)))
     return [(path, values) for path, values in sample if _varies(values)] or sample, types
