@@ -1,6 +1,12 @@
+import os
+import pickle
+import signal
+import subprocess
+import sys
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -11,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusecli.errors import UsageError
+from fusecli.images import intensity
 from fusecli.images.opencv import cv2
 from fusecli.machine import keep_freed_pages
 from fusecli.models import checkpoint
@@ -256,6 +263,11 @@ def test_arrays_that_would_give_a_wrong_picture_are_refused(nano):
     for first, second, said in (
         (colour.astype(np.uint16), gray, "uint16"),
         (colour.astype(float), gray, "float64"),
+        (
+            colour,
+            gray.astype(np.uint16),
+            r"uint16 of 1×8×9; fusecli.images.intensity.frame_range\(x\).apply\(x\) scales",
+        ),
         (colour[..., :2], gray, "1×8×9×2"),
         (colour, gray[:, :7], "must be equal"),
         (colour, gray[0], r"8×9; \[None\] makes a stack"),
@@ -266,6 +278,9 @@ def test_arrays_that_would_give_a_wrong_picture_are_refused(nano):
     ):
         with pytest.raises(ValueError, match=said):
             engine.fuse(first, second)
+    kelvin = np.linspace(28000, 31000, gray.size).reshape(gray.shape)
+    scaled = [intensity.frame_range(image).apply(image) for image in (kelvin, kelvin.astype(np.uint16))]
+    assert all(np.ptp(engine.fuse(colour, image)) > 100 for image in scaled)
     with pytest.raises(ValueError, match="levels must be 255, 65535 or None, not 1023"):
         engine.fuse(colour, gray, 1023)
     backwards = np.random.default_rng(0).integers(0, 256, colour.shape, np.uint8)[..., ::-1]
@@ -411,6 +426,35 @@ def test_recording_is_safe_for_several_threads(nano, monkeypatch):
     assert len(engine._recordings[255].graphs) == 1
     engine._recordings = {}
     np.testing.assert_array_equal(found, [engine.fuse(*pair) for pair in pairs])
+
+
+def test_a_process_forked_from_one_that_fused_can_fuse(tmp_path):
+    """As those of multiprocessing.Pool in a notebook; torch would wait for threads that were not forked."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\n"
+        "import numpy as np, torch\n"
+        "from fusecli.stream.work import EngineSpec\n"
+        "torch.set_num_threads(2)\n"
+        "engine = EngineSpec('nano', 'ir-vis').build()\n"
+        "pair = np.random.default_rng(0).integers(0, 256, (2, 1, 256, 256), dtype=np.uint8)\n"
+        "before = engine.fuse(*pair)\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    os._exit(0 if np.abs(np.int16(engine.fuse(*pair)) - before).max() <= 1 else 1)\n"
+        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    with subprocess.Popen([sys.executable, script], start_new_session=True) as process:
+        try:
+            assert process.wait(60) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_an_engine_that_is_sent_to_another_process_says_what_to_send():
+    with pytest.raises(TypeError, match="send its EngineSpec, and build there"):
+        pickle.dumps(Engine(Mean()))
 
 
 def test_a_recording_keeps_none_of_the_frames_that_it_was_made_with(monkeypatch):

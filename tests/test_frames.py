@@ -350,6 +350,32 @@ def test_both_decoders_of_png_agree(tmp_path, monkeypatch, colour, depths, inter
     assert taken == [colour in (0, 2) and bits >= 8 for bits in depths]
 
 
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_bands_that_are_left_out_are_said_once(tmp_path, caplog, planar):
+    """As the near infrared of four, which no tag calls alpha."""
+    tiff._tell_bands.cache_clear()
+    path = tmp_path / "a.tif"
+    bands = np.random.default_rng(0).integers(0, 256, (13, 20, 30), dtype=np.uint8)
+
+    def write(count: int, **options: object) -> None:
+        stack = bands[:count] if planar == "separate" else np.moveaxis(bands[:count], 0, -1)
+        tifffile.imwrite(path, stack, photometric="minisblack", planarconfig=planar, **options)
+
+    for count in (3, 4, 4):
+        write(count)
+        np.testing.assert_array_equal(frames.read(path)[0].pixels, np.moveaxis(bands[:3], 0, -1))
+    write(2, extrasamples=["unassalpha"])
+    frames.read(path)
+    (said,) = caplog.messages
+    assert "TIFF with 4 bands, none of them marked as alpha: the first three are taken" in said
+    write(2)
+    np.testing.assert_array_equal(frames.read(path)[0].pixels, bands[0])
+    assert "TIFF with 2 bands, none of them marked as alpha: the first is used" in caplog.text
+    write(13)
+    with pytest.raises(InputError, match="has 13 samples per pixel; one to four are read: save those for red"):
+        frames.read(path)
+
+
 def test_alpha_palette_bilevel_and_cmyk(tmp_path):
     colour = Image.fromarray(picture(20, 30, 3))
     gray = colour.convert("L")

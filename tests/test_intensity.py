@@ -411,3 +411,43 @@ def test_colour_is_told_from_gray_stored_as_rgb(dtype, white):
     jpeg[..., 2] = (gray[..., 2] * 0.95).astype(gray.dtype)
     assert not any(is_colored(image) for image in (gray, gray[..., 0], logo, jpeg, gray * 0))
     assert is_colored(tinted)
+
+
+@pytest.mark.parametrize(("most", "said"), [(65535, True), (12000, True), (2600, False)])
+def test_visible_frames_that_one_cloud_makes_nearly_black_are_said(tmp_path, caplog, most, said):
+    """As land in maps of reflectance, of which 10000 is all; a margin without data is not looked at."""
+    ir, land = tmp_path / "ir.tif", np.linspace(400, 900, 2304).reshape(48, 48).astype(np.uint16)
+    tifffile.imwrite(ir, land)
+    land[:2, :2] = most
+    land[:, 40:] = 0
+    paths = [tmp_path / f"{name}.tif" for name in "ab"]
+    for path in paths:
+        tifffile.imwrite(path, land)
+    intensity.pair_ranges(paths, [ir, ir], infrared=True)
+    assert ("half of its values lie below" in caplog.text) is said
+    tifffile.imwrite(paths[1], land.clip(max=2600) * 25)  # by day
+    caplog.clear()
+    intensity.pair_ranges(paths, [ir, ir], infrared=True)
+    intensity.pair_ranges(paths[:1], [ir], infrared=False)
+    assert "half of its values" not in caplog.text
+
+
+@pytest.mark.parametrize("told", ["value", "alpha"])
+def test_what_a_map_has_no_data_for_does_not_count(tmp_path, caplog, told):
+    """However much: the percentiles of a scene in a tenth of its map were those of the margin."""
+    scene = np.linspace(29000, 31000, 4000).reshape(40, 100).astype(np.uint16)
+    margin = np.zeros((400, 100), np.uint16)
+    whole, part = np.vstack([scene, scene]), np.vstack([scene, margin])
+    for name, image in (("whole", whole), ("part", part)):
+        tags, options = [(42113, "s", 2, "0", True)], {}
+        if told == "alpha":
+            image = np.dstack([np.where(image, image, 65535), np.where(image, 65535, 0)]).astype(np.uint16)
+            tags, options = [(34735, "H", 8, (1, 1, 0, 1, 1024, 0, 1, 1), True)], {"extrasamples": ["unassalpha"]}
+        path = tmp_path / f"{name}.tif"
+        tifffile.imwrite(path, image, photometric="minisblack", extratags=tags, metadata=None, **options)
+    paths = [tmp_path / f"{name}.tif" for name in ("whole", "part")]
+    shown = [frames.read(path, intensity="frame")[0].pixels[:40] for path in paths]
+    np.testing.assert_allclose(*shown, atol=1e-3)
+    whole_range, part_range = (sequence_range("auto", [path]) for path in paths)
+    assert (part_range.lo, part_range.hi) == pytest.approx((whole_range.lo, whole_range.hi), abs=2)
+    assert not caplog.messages

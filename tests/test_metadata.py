@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from fusecli.images import frames
 from fusecli.images.colour import as_float
+from fusecli.images.decode import decode
 from fusecli.images.metadata import Metadata, profile_in
 from fusecli.images.pair import Pair
 from fusecli.images.places import warn_of_places
@@ -447,6 +448,22 @@ def test_maps_stay_where_they_are_when_the_visible_is_resized(tmp_path, average,
 @pytest.mark.parametrize("tag", [(33550, 12, 3, b"", True), (33922, 12, 5, bytes(40), True), (34735, 3, 1, b"1", True)])
 def test_damaged_coordinates_are_left_out_of_what_is_resized(tag):
     assert Metadata(geo=(tag,)).resized((40, 60), (20, 30)).geo == ()
+
+
+def test_a_satellite_s_polynomials_are_kept_and_follow_what_is_resized(tmp_path):
+    """RPCs: a pixel's line is its offset plus its scale times what the polynomials give, lines before samples."""
+    values = np.arange(92, dtype="<f8")
+    values[[2, 3, 7, 8]] = 19.5, 29.5, 20, 30  # of 40×60 pixels: the middle, and half of each side
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((40, 60), np.uint8), extratags=[(50844, 12, 92, tuple(values), True)])
+    (metadata,) = decode(path).metadata
+    for size in ((40, 60), (20, 15)):
+        frames.write(path, [np.zeros(size, np.uint8)], metadata=[metadata.resized((40, 60), size)])
+        with tifffile.TiffFile(path) as file:
+            found = np.array(file.pages[0].tags[50844].value)
+        expected = values.copy()
+        expected[[2, 3, 7, 8]] = size[0] / 2 - 0.5, size[1] / 2 - 0.5, size[0] / 2, size[1] / 2
+        np.testing.assert_allclose(found, expected)
 
 
 def test_the_resolution_of_what_is_resized_is_unknown():

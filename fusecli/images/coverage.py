@@ -12,6 +12,7 @@ FEW = 3  # slices: a shorter fade across the slices of a volume is none
 ROUNDING = 1e-4  # of a voxel: what counts for less than this is nothing, exactly
 SMALLEST = 33  # px, side of the smallest gap that counts; a dead pixel is none
 COARSE = 1024  # px, the longer side at which gaps are looked at: filters as wide as large maps need are slow
+AROUND = (65, 17, 5)  # px, sides of the squares whose means fill smaller gaps; the finer, the more of it is there
 STRIP = 64  # rows that are blended at once: the float values of a whole large frame would take hundreds of MB
 
 
@@ -68,6 +69,29 @@ def beside_gaps(missing: np.ndarray) -> np.ndarray | None:
         return None
     share = faded((~large).astype(np.float32), least)
     return cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def bridged(image: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """The image, H×W or H×W×3, with its gaps filled from around them, farther than half of AROUND[0] not at all.
+
+    Small ones, as of clouds and scan lines, do not fade out: being dark, they would leave outlines in results.
+    """
+    result, halo = image.copy(), AROUND[0] // 2
+    for top in range(0, len(image), STRIP):
+        gaps = missing[top : top + STRIP]
+        if not gaps.any():
+            continue
+        rows = slice(max(0, top - halo), top + STRIP + halo)
+        known: np.ndarray = (~missing[rows]).astype(np.float32)
+        known = known if image.ndim == 2 else cv2.merge([known] * 3)
+        filling, seen = np.zeros_like(known), image[rows] * known
+        for side in AROUND:
+            weight = cv2.blur(known, (side, side))
+            mean = cv2.blur(seen, (side, side)) / np.maximum(weight, 1 / AROUND[0] ** 2)
+            filling += np.minimum(4 * weight, 1) * (mean - filling)
+        filling = filling[top - rows.start :][: len(gaps)]
+        result[top : top + STRIP][gaps] = (filling if image.dtype.kind == "f" else np.rint(filling))[gaps]
+    return result
 
 
 def completed(fused: np.ndarray, alone: np.ndarray, share: np.ndarray | None) -> np.ndarray:

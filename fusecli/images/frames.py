@@ -79,7 +79,7 @@ def read(
     if any(array.dtype.kind == "f" and not np.isfinite(array).any() for array in stored.pages):
         log.warning("%s: holds no finite value, only NaN or missing data", path)
     return [
-        Frame(shown(array, intensity), array.dtype, metadata)
+        Frame(shown(array, intensity, metadata.missing), array.dtype, metadata)
         for array, metadata in zip(stored.pages, stored.metadata, strict=True)
     ]
 
@@ -119,10 +119,10 @@ def write(
     write_bytes(path, _encode(path, frames, metadata, ending, compress))
 
 
-def shown(array: np.ndarray, intensity: Intensity) -> np.ndarray:
-    """Stored values as the network takes them: uint8, or float32 in [0, 1]."""
+def shown(array: np.ndarray, intensity: Intensity, missing: np.ndarray | None = None) -> np.ndarray:
+    """Stored values as the network takes them: uint8, or float32 in [0, 1]. missing: H×W, where there are none."""
     if intensity == "frame":
-        values = frame_range(array)
+        values = frame_range(array, missing)
     elif isinstance(intensity, Range) and (intensity.eight_bit or array.dtype != np.uint8):
         values = intensity
     elif intensity in (None, "full") or isinstance(intensity, Range):

@@ -36,6 +36,7 @@ SLIVER = 0.02  # share of the common range: a frame that covers less of it is sh
 # But if an average lies so many times white noise's spread of averages from the mean (which reaches 6), something faint
 # is there, such as a person in fog, that would become black, too.
 AVERAGED, STRUCTURE, QUIET, LONE = 8, 0.04, 2, 14
+DARK = 1 / 16  # share of the scale: below it a visible pixel is nearly black
 CAMERAS = (8, 10, 12, 14)  # bit depths of cameras whose frames are stored in 16 bits
 _OF_FEWER_BITS = "%s: values up to %d in %d bits are taken for samples of %d bits"
 _TINY = float(np.finfo(np.float32).tiny)
@@ -104,7 +105,10 @@ def pair_ranges(
         warn_of_previews(seconds)
         warn_of_colored(colored(seconds, max_pixels))
     second = sequence_range(option, seconds, max_pixels) if infrared else visible_range(seconds, max_pixels)
-    return visible_range(firsts, max_pixels), second
+    first = visible_range(firsts, max_pixels)
+    if infrared:
+        _warn_of_dark(first, firsts, max_pixels)
+    return first, second
 
 
 def sequence_range(option: str, paths: Sequence[Path], max_pixels: int | None = None) -> Intensity:
@@ -208,12 +212,13 @@ def full_range(array: np.ndarray) -> Range:
     return Range(float(finite.min()), float(finite.max()))
 
 
-def frame_range(array: np.ndarray) -> Range:
+def frame_range(array: np.ndarray, missing: np.ndarray | None = None) -> Range:
     """Percentiles of one frame alone; of more than 8 bits, without values that mark missing or saturated pixels.
 
     Mere noise, as of a closed shutter, becomes black: stretched over the whole range it would cover the visible.
+    missing: H×W, which pixels have no data.
     """
-    sample = _finite_sample(array)
+    sample = _finite_sample(array if missing is None else array[~missing])
     if sample.size == 0:
         return full_range(array)
     found = _percentile_range(sample)
@@ -307,7 +312,8 @@ def _sample(
 ) -> tuple[list[tuple[Path, np.ndarray]], dict[str, Path]]:
     """What ``take`` keeps of evenly spaced pages of more than 8 bits; every sample type found, with its first file.
 
-    Constant pages, such as those of a starting camera or a map tile without data, count only if all pages are constant.
+    What has no data does not count. Constant pages, such as those of a starting camera or a map tile without data,
+    count only if all pages are constant.
     enough: once a uint16 value reaches this, no further uint16 files are read, which saves time.
     """
     chosen = evenly(paths, SAMPLE_FRAMES)
@@ -328,7 +334,11 @@ def _sample(
         except InputError as error:
             log.debug("left out of the intensity range: %s", error)
             continue
-        parts = [take(page) for page in stored.pages if page.dtype.kind in "iuf" and page.dtype != np.uint8]
+        parts = [
+            take(page if its.missing is None else page[~its.missing])
+            for page, its in zip(stored.pages, stored.metadata, strict=True)
+            if page.dtype.kind in "iuf" and page.dtype != np.uint8
+        ]
         sample += [(path, values) for values in parts if values.size]
         filled = filled or (deep and any(values.max() >= enough for values in parts if _varies(values)))
     return [(path, values) for path, values in sample if _varies(values)] or sample, types
@@ -408,6 +418,27 @@ def _check_that_it_holds(given: Range, option: str, paths: Sequence[Path], max_p
     if seen and all(hi <= low or lo >= high for lo, hi in seen):
         lo, hi = min(one for one, _ in seen), max(one for _, one in seen)
         log.warning("--range %s holds nothing of %s …: values there go from %g to %g", option, paths[0], lo, hi)
+
+
+def _warn_of_dark(found: Range | None, visible: Sequence[Path], max_pixels: int | None) -> None:
+    """Warn where each of three sampled frames of more than 8 bits is nearly black, as land is beside clouds."""
+    middles = []
+    for path in evenly(visible, 3):
+        header = peek(path)
+        if header is None or header.dtype == np.uint8:
+            continue
+        with suppress(InputError):  # reading it will fail by name
+            stored = decode(path, pages=[0], max_pixels=max_pixels).pages[0]
+            scale, values = found or full_range(stored), _finite_sample(stored)
+            lit = values[values > values.min()] if values.size else values  # the margins of a map are not
+            middles += [(float(np.median(lit)), scale)] if lit.size else []
+    if middles and all(middle < scale.lo + DARK * (scale.hi - scale.lo) for middle, scale in middles):
+        middle, scale = middles[0]
+        log.warning(
+            "%s …: half of its values lie below %.4g, on a scale from %.10g to %.10g: unless it is night there, "
+            "results show too little of it; stretch it before, as with gdal_translate -scale",
+            *(visible[0], middle, scale.lo, scale.hi),
+        )
 
 
 def evenly(items: Sequence[T], limit: int) -> list[T]:

@@ -28,7 +28,8 @@ _TURNED = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
 
 _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _XMP, _ICC = 282, 283, 296, 700, 34675  # tags of TIFF
 SCALE, TIES, TRANSFORMATION, _KEYS = 33550, 33922, 34264, 34735  # GeoTIFF
-_GEO = (SCALE, TIES, TRANSFORMATION, _KEYS, 34736, 34737)
+_RPC = 50844  # satellites': polynomials from the ground to pixels, scaled by the tag's first values
+_GEO = (SCALE, TIES, TRANSFORMATION, _KEYS, 34736, 34737, _RPC)
 RASTER_TYPE, POINT = 1025, 2  # GeoTIFF key: whether a pixel's coordinates mean its corner or (a point) its centre
 
 Tag = tuple["int | str", int, int, bytes, bool]  # as `tifffile.TiffWriter.write` takes them
@@ -202,10 +203,13 @@ def _regridded(geo: tuple[Tag, ...], across: float, down: float) -> tuple[Tag, .
     try:
         centre = 0.5 if map_keys(geo).get(RASTER_TYPE) == POINT else 0.0
         for code, kind, count, data, once in geo:
-            if code in (SCALE, TIES, TRANSFORMATION):
+            if code in (SCALE, TIES, TRANSFORMATION, _RPC):
                 values = np.frombuffer(data, "<f8").copy()
                 if code == SCALE:
                     values[:2] *= step
+                elif code == _RPC:  # lines first; whole numbers are the centres of pixels
+                    values[2:4] = (values[2:4] + 0.5) / step[::-1] - 0.5
+                    values[7:9] /= step[::-1]
                 elif code == TIES:
                     pixels = values.reshape(-1, 6)[:, :2]
                     pixels[:] = (pixels + centre) / step - centre

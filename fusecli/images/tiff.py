@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fusecli.images.headers import TRUNCATED, Unreadable, too_large
 from fusecli.images.metadata import Metadata, Tag, from_tiff, into_tiff
 from fusecli.images.opencv import cv2
 
+log = logging.getLogger("fusecli")
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of its remarks becomes an error below
 
 _PRIVATE = 32768  # tags from here on are private, and not checked
@@ -162,7 +164,10 @@ def _check(file: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
     if page.imagelength < 1 or page.imagewidth < 1:
         raise Unreadable("the TIFF page has no pixels")
     if page.samplesperpixel > 4:
-        raise Unreadable(f"the TIFF page has {page.samplesperpixel} samples per pixel; one to four are read")
+        raise Unreadable(
+            f"the TIFF page has {page.samplesperpixel} samples per pixel; one to four are read: save those "
+            "for red, green and blue alone, as with gdal_translate -b"
+        )
     if page.dtype is not None and page.dtype.kind == "c":
         raise Unreadable("the TIFF holds complex numbers, which are no picture; save their magnitude")
     parts = list(zip(page.dataoffsets, page.databytecounts, strict=False))
@@ -222,6 +227,8 @@ def _with_tifffile(page: tifffile.TiffPage) -> tuple[np.ndarray | None, np.ndarr
         if array.ndim == 3:
             if page.extrasamples and page.extrasamples[-1] in (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA):
                 alpha = array[..., -1]
+            elif array.shape[2] in (2, 4):
+                _tell_bands(array.shape[2])
             array = array[..., 0] if array.shape[2] < 3 else array[..., :3]
         if kind == PHOTOMETRIC.PALETTE:
             table = np.asarray(page.colormap)
@@ -236,6 +243,16 @@ def _with_tifffile(page: tifffile.TiffPage) -> tuple[np.ndarray | None, np.ndarr
     if kind == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
         array = array.dtype.type(2 ** max(8, page.bitspersample) - 1) - array  # fewer than 8 were scaled to 8 above
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)), alpha
+
+
+@cache
+def _tell_bands(bands: int) -> None:
+    """Once for each number, as all files of a sequence have it."""
+    log.warning(
+        "TIFF with %d bands, none of them marked as alpha: the first %s; to use others, save them alone, as with "
+        "gdal_translate -b",
+        *(bands, "is used" if bands == 2 else "three are taken for red, green and blue"),
+    )
 
 
 def _masks(file: tifffile.TiffFile) -> dict[int, tifffile.TiffPage]:

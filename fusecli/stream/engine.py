@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from itertools import chain
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ log = logging.getLogger("fusecli")
 AUTO_TILE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # pixels a side; larger frames are cut, which bounds the memory
 DEEP = {"mps": torch.int32}  # what holds 16 bits; older versions of MPS have no uint16
 SMALLEST_TILE = 64
+_SCALED = "; fusecli.images.intensity.frame_range(x).apply(x) scales infrared as --range frame does"
 OVER = 1e-3  # how far floats may exceed [0, 1], by what rounding adds
 
 T = TypeVar("T")
@@ -58,8 +60,7 @@ class Engine:
     work goes on. vivid: whether colours are as saturated as a colormap's, so that they cannot reach every luma within
     [0, 1]; they are then desaturated with their hue kept, not just clipped. Photographs would hardly differ, and are
     spared the time.
-    A process forked after torch computed in its parent has to call `torch.set_num_threads(1)` first; else torch waits
-    there for threads that were not forked.
+    An engine stays in its process, and in those forked from it; to others send its `EngineSpec`.
     Raises UsageError for a device or precision that this machine does not have.
     """
 
@@ -107,6 +108,11 @@ class Engine:
                 levels: Recording(model, partial(self._operate, levels)) for levels in (255, 65535, None)
             }
         self._examine = Recording(model, _examined).run if self._recordings else _examined
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an Engine can be neither copied nor sent to another process; send its EngineSpec, and build there"
+        )
 
     @property
     def runtime(self) -> str:
@@ -192,6 +198,7 @@ class Engine:
 
         On CUDA two streams take turns, so that one batch is copied while the other is computed.
         """
+        _guard_forks()
         first, second = (_taken(side) for side in (first, second))
         if first.shape[:3] != second.shape[:3]:
             raise ValueError(f"N×H×W of both sides must be equal, not {first.shape[:3]} and {second.shape[:3]}")
@@ -322,6 +329,13 @@ class Engine:
             return self.model(first, second, context).float()
 
 
+@cache
+def _guard_forks() -> None:
+    """Let processes forked from here on compute in one thread: torch would wait there for threads not forked."""
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+
+
 def _examined(*sides: Tensor) -> tuple[Tensor, ...]:
     """`mending.examine` of both sides, uint8 or float32, the second's images after the first's."""
     parts = [
@@ -344,13 +358,14 @@ def _taken(images: np.ndarray) -> np.ndarray:
     shape = "×".join(map(str, images.shape))
     if images.dtype not in (np.uint8, np.float32) or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
         hint = "; [None] makes a stack of one image" if images.ndim == 2 else ""
+        hint += "" if images.dtype in (np.uint8, np.float32) else _SCALED
         raise ValueError(f"{wanted}, not {images.dtype} of {shape}{hint}")
     if 0 in images.shape[1:]:
         raise ValueError(f"{wanted}, H and W at least 1, not {shape}")
     if images.dtype == np.float32 and images.size:
         low, high = images.min(), images.max()
         if not (low >= -OVER and high <= 1 + OVER):  # NaN is neither
-            raise ValueError(f"{wanted}, not of values from {low:g} to {high:g}")
+            raise ValueError(f"{wanted}, not of values from {low:g} to {high:g}{_SCALED}")
     # Torch takes no negative strides, as [..., ::-1] has, and warns of arrays that are read-only.
     return np.require(images, requirements=("C", "W", "E"))
 

@@ -23,7 +23,7 @@ from fusecli.errors import FusecliError, InputError, OutputError, counted, first
 from fusecli.images import frames
 from fusecli.images.atomic import file_hash
 from fusecli.images.calibration import Calibration, reach, warp
-from fusecli.images.coverage import beside_gaps, completed, within
+from fusecli.images.coverage import beside_gaps, bridged, completed, within
 from fusecli.images.frames import Frame
 from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
@@ -258,8 +258,10 @@ def load(job: Job, settings: Settings) -> Loaded:
         metadata = [replace(each, exif=b"", xmp=b"") for each in metadata]
     reaches = []
     for index, (a, b) in enumerate(zip(first, second, strict=True)):
+        missing = sides[1][index].metadata.missing
+        b = b if missing is None else bridged(b, missing)
         first[index], second[index] = of_one_size(a, b, job, settings.resize, settings.align)
-        reaches.append(_share(first[index], b, sides[1][index].metadata.missing, job, settings))
+        reaches.append(_share(first[index], b, missing, job, settings))
         if first[index].shape != a.shape:
             metadata[index] = metadata[index].resized(a.shape[:2], first[index].shape[:2])
     if settings.gray:
