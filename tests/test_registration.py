@@ -74,6 +74,13 @@ def test_a_narrow_infrared_lens_is_found_in_a_wide_visible_frame():
     assert estimate.trust in ("good", "doubtful")
 
 
+def test_a_single_pair_is_not_matched_where_the_infrared_hardly_overlaps():
+    """At a small scale the edges of day_street fit the margin outside the visible frame better than the frame."""
+    estimate = registration.estimate(RIG[1:2], rig_of(moved())[1:2], "affine")
+    assert corner_error(estimate.calibration.matrix, moved()) < 3
+    assert estimate.trust == "doubtful"
+
+
 def test_shift_only_moves(rig):
     """Though the infrared sees less of the scene, and a scale would fit better."""
     found = registration.estimate(RIG, rig, "shift").calibration.matrix

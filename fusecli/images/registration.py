@@ -25,6 +25,7 @@ MODELS = tuple(_MOVES)
 WIDTHS = (160, 320, 640)  # of the visible frame, coarse to fine
 # Of the infrared's field of view relative to the visible's, for the search: 0.4 to 1.6.
 SCALES = 1.6 * (0.6 / 1.6) ** (np.arange(23, -1, -1) / 16)
+LEAST = 0.1  # share of the visible frame in which both have to overlap
 GOOD_SIMILARITY, POOR_SIMILARITY = 0.22, 0.17
 GOOD_RESIDUAL = 0.005  # of the visible frame's diagonal
 
@@ -82,7 +83,7 @@ class _Edges:
         size = self.fixed.shape[1::-1]
         near = cv2.warpPerspective(self.moving, whole, size, flags=cv2.INTER_LINEAR, borderValue=-1)
         known = near >= 0
-        if known.mean() < 0.1:
+        if known.mean() < LEAST:
             return 0.0
         a, b = self.fixed[known], near[known]
         a, b = a - a.mean(), b - b.mean()
@@ -176,6 +177,10 @@ def _search(pairs: Sequence[Outlines], scales: Iterable[float]) -> np.ndarray:
             continue
         both = zip(edges, patches, strict=True)
         scores = np.sum([cv2.matchTemplate(e, p, cv2.TM_CCOEFF_NORMED) for e, p in both], axis=0)
+        # Beyond the visible frame there are no edges, as in many a small patch.
+        starts = [np.arange(n) - cut - margin for n, cut in zip(scores.shape[::-1], inner, strict=True)]
+        inside = [np.minimum(at + n, m) - np.maximum(at, 0) for at, n, m in zip(starts, shape, small, strict=True)]
+        scores[np.outer(inside[1], inside[0]) < LEAST * small[0] * small[1]] = -np.inf
         score = float(np.max(scores)) * scale  # smaller patches match more easily by chance
         if score > best:
             y, x = np.unravel_index(int(np.argmax(scores)), scores.shape)
