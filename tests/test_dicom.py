@@ -376,6 +376,14 @@ def test_ct_without_its_intercept_is_not_white_where_most_of_it_is_air(caplog):
     assert "are hardly Hounsfield units" in caplog.text
 
 
+def test_ct_without_its_intercept_is_not_white_where_a_wide_field_of_view_is_nearly_all_air(caplog):
+    """As of PET/CT: the body, with its lungs, is a tenth of it."""
+    stored = np.where(VALUES < 1800, 24 + VALUES % 9, np.where(VALUES < 1840, 200, 940 + VALUES % 159)).astype(np.int16)
+    found = shown_range(Volume(stored, None, Path("ct.nii"), "nifti", stored.dtype), "ct")
+    assert found == Range(*np.percentile(stored, (0.5, 99.5)))
+    assert "are hardly Hounsfield units" in caplog.text
+
+
 def test_hounsfield_units_without_air_keep_the_brain_window(caplog):
     """As of a CT that was clipped at 0, or without its skull."""
     units = np.where(VALUES < 1000, 0, np.where(VALUES < 1900, VALUES % 70, VALUES)).astype(np.int16)
@@ -476,6 +484,16 @@ def test_a_parcellation_of_many_labels_is_warned_of(caplog):
     parcels = np.kron(labels, np.ones((4, 6, 8), np.int16))
     shown_range(Volume(parcels, None, Path("aparc.nii"), "nifti", parcels.dtype), "mri")
     assert "as a mask or a label map does" in caplog.text
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_an_image_whose_voxels_were_repeated_is_no_label_map(caplog, times):
+    """As by nearest-neighbour resampling to a CT's grid."""
+    values = np.rint(np.random.default_rng(0).normal(40, 1, (8, 60, 60))).clip(0).astype(np.int16)
+    values[:, :20] = np.arange(60)
+    repeated = np.kron(values, np.ones((1, times, times), np.int16))
+    shown_range(Volume(repeated, None, Path("mr.nii"), "nifti", repeated.dtype), "mri")
+    assert "as a mask or a label map does" not in caplog.text
 
 
 def test_an_image_in_a_wide_margin_is_no_label_map(caplog):

@@ -19,13 +19,14 @@ log = logging.getLogger("fusecli")
 
 BRAIN = (0.0, 80.0)  # Hounsfield units shown of a CT that names no window: centre 40, width 80
 _FAT = -100.0  # Hounsfield units: what lies below is air and lung
-_BONE = 1000.0  # Hounsfield units that only bone and metal exceed
+_WATER = 1000.0  # where water is without the intercept; in Hounsfield units only bone is there
+_TISSUE = 150.0  # Hounsfield units: fat and soft tissue differ less from water
 _NOISE = 20.0  # Hounsfield units: any CT spans more; one that was scaled to [-1, 1] does not
 PERCENTILES = (0.5, 99.5)  # of the voxels of a volume, shown as black and white
 _BEYOND = 2  # times as large as all others is what marks missing voxels
 _SAMPLE = 2**21  # voxels that decide a percentile
 _FEW = {"ct": 50, "mri": 50, "pet": 10, "spect": 10}  # distinct values or fewer suggest labels; counts may be low
-_ALIKE = 0.6  # share of neighbours in an MRI with no noise between them that suggests labels; in 8 bits 0.3 are alike
+_ALIKE = 0.6  # share of an MRI's voxels without noise between them that suggests labels; in 8 bits 0.3 are alike
 _LOOKED_AT = 2**17  # voxels examined for labels, and for what a window shows
 _DARK = 0.05  # of a window: what never exceeds it looks black. Of what is not black, so much has to be less than white
 
@@ -141,9 +142,12 @@ def shown_range(
 
 
 def _is_patches(volume: Volume, background: float) -> bool:
-    """Whether most voxels in the middle slice are as their neighbours, as in a map of however many labels."""
+    """Whether most voxels in the middle slice are as those beside them, as in a map of however many labels.
+
+    Not their neighbours: these are alike in an image whose voxels were repeated, as by nearest-neighbour resampling.
+    """
     middle = volume.voxels[len(volume.voxels) // 2]
-    alike = (middle[:, 1:] == middle[:, :-1])[middle[:, 1:] != background]
+    alike = (middle[:, 2:] == middle[:, :-2])[middle[:, 2:] != background]
     return alike.size > 0 and bool(alike.mean() > _ALIKE)
 
 
@@ -194,11 +198,11 @@ def _ct_window(volume: Volume, low: float, high: float) -> Range:
         log.info("%s: 8-bit values are no Hounsfield units; shown as they are (--window changes it)", volume.source)
         return Range(0.0, 255.0)
     lo, hi = _spread(volume, warns=False)
-    sample = _some(volume.voxels, _LOOKED_AT)
-    positive = sample[sample > volume.stored(Range(*BRAIN)).lo]
-    # In Hounsfield units most of what is above 0 is soft tissue, and little of it bone.
-    middle, upper = _quantities(volume, *np.percentile(positive, (50, 80))) if positive.size else BRAIN
-    shifted = lo > _FAT and (middle > BRAIN[1] or upper > _BONE)
+    units = volume.slope * _some(volume.voxels, _LOOKED_AT).astype(np.float32) + volume.intercept
+    beyond = np.count_nonzero(units > BRAIN[1])
+    # In Hounsfield units most of what is above 0 is soft tissue; without the intercept it is near _WATER.
+    near = np.count_nonzero(np.abs(units - _WATER) < _TISSUE)
+    shifted = lo > _FAT and (2 * beyond > np.count_nonzero(units > BRAIN[0]) or 2 * near > beyond)
     if high - low > _NOISE and not shifted:
         return Range(*BRAIN)
     found = Range(lo, hi) if hi > lo else Range(low, high)
