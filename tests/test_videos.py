@@ -27,6 +27,7 @@ from fusecli.images.preview import GAP, WIDTH  # noqa: E402
 from fusecli.images.rawvideo import RawFormat, RawPipe, RawWriter, formats  # noqa: E402
 from fusecli.images.video import Look, VideoFile, VideoWriter  # noqa: E402
 from fusecli.stream import videos  # noqa: E402
+from fusecli.stream.engine import Engine  # noqa: E402
 
 
 def write(path, images, rate=25, times=None, codec="libx264", pix_fmt="yuv420p", rotation=0, sound=False):
@@ -663,11 +664,24 @@ def test_a_pipe_that_breaks_off_fails_and_what_came_is_kept(tmp_path, average, f
 def test_a_disk_that_fills_up_costs_no_frame_that_came_through_a_pipe(tmp_path, filtered, monkeypatch):
     vis, ir = moving(60)
     write(tmp_path / "vis.mp4", vis)
-    usage, looks = shutil.disk_usage(tmp_path), iter([2**30, 2**30])
+    usage, looks = shutil.disk_usage(tmp_path), iter([2**30])
     monkeypatch.setattr(videos, "disk_usage", lambda folder: usage._replace(free=next(looks, 0)))
     code, _, err = filtered(b"".join(ir), *from_camera(tmp_path), "-o", tmp_path / "out.mp4")
     assert (code, "the disk is almost full; what came before is fused" in err) == (1, True), err
     assert len(decoded(tmp_path / "out.mp4")[0]) == videos.LOOKS
+
+
+def test_the_room_that_a_disk_needs_grows_with_what_frames_take(tmp_path, filtered, monkeypatch):
+    vis, ir = moving(8 * videos.LOOKS)
+    noise = np.random.default_rng(0)
+    write(tmp_path / "vis.mp4", vis)
+    sent = b"".join(noise.integers(0, 256, image.shape, np.uint8).tobytes() for image in ir)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(videos, "disk_usage", lambda folder: usage._replace(free=2**24 + 100 * len(ir)))
+    code, _, err = filtered(sent, *from_camera(tmp_path), "-o", tmp_path / "out.mp4")
+    assert (code, "the disk is almost full; what came before is fused" in err) == (1, True), err
+    assert "is shorter than" not in err
+    assert videos.LOOKS <= len(decoded(tmp_path / "out.mp4")[0]) < len(ir)
 
 
 @pytest.mark.parametrize("raw", ["64x48", "64x48,25"])
@@ -910,8 +924,6 @@ def test_reading_names_the_file(tmp_path):
 @pytest.mark.parametrize("leap", [0, 3_600_000])  # ms; where a clock is set, the mean rate is tiny
 def test_exposure_follows_slowly(tmp_path, fuse, monkeypatch, leap):
     """One frame whose infrared gets brighter changes how all is seen by a camera's pace, not at once."""
-    from fusecli.stream.engine import Engine
-
     seen = []
     start = Engine.start
     monkeypatch.setattr(Engine, "start", lambda *rest, **more: seen.append(rest[-1]) or start(*rest, **more))
@@ -925,3 +937,17 @@ def test_exposure_follows_slowly(tmp_path, fuse, monkeypatch, leap):
     assert max(changes[:4]) < 0.02
     assert 0.005 < changes[4] < 0.1  # 4 % of the way at 25 frames per second
     assert changes[8] > 0.005
+
+
+def test_exposure_does_not_overshoot_where_times_go_back_a_little(tmp_path, fuse, monkeypatch):
+    seen, start, steps = [], Engine.start, videos.InStep.__iter__
+    monkeypatch.setattr(Engine, "start", lambda *rest, **more: seen.append(rest[-1]) or start(*rest, **more))
+    back = Fraction(2, 5)  # seconds, at the first bright frame
+    monkeypatch.setattr(
+        videos.InStep, "__iter__", lambda self: ((at - back * (at == back), *pair) for at, *pair in steps(self))
+    )
+    dark, bright = np.full((48, 64), 20, np.uint8), np.full((48, 64), 220, np.uint8)
+    write(tmp_path / "vis.mp4", [dark] * 12)
+    write(tmp_path / "ir.mp4", [dark] * 10 + [bright] * 2)
+    assert fuse("-j", "1")[0] == 0
+    assert float((seen[10] - seen[9]).abs().max()) < 1e-3 < float((seen[11] - seen[10]).abs().max())

@@ -42,7 +42,7 @@ log = logging.getLogger("fusecli")
 
 AHEAD_BYTES = 2**28  # limit for decoded frames that wait, on each side
 FIRST_FRAMES = 32  # of a pipe, which settle its intensity range
-ROOM = 2**24, 32  # bytes left on the disk, and more for each frame, in which the result of a pipe can be completed
+ROOM = 2**24, 32  # bytes, and more for each frame, in which the result of a pipe can be completed
 LOOKS = 32  # frames between two looks at the disk
 ADAPTS = 1.0  # time constant, in seconds, by which exposure follows the scene, as a camera's does: avoids flicker
 
@@ -117,6 +117,8 @@ class _Fusion:
         self.readahead = Readahead()
         self.mended: Found = {}
         self.broken: InputError | OutputError | None = None
+        self.place: Path | None = None  # the file under way
+        self.count = 0  # frames written
 
     def run(self, preview: bool) -> Outcome | None:
         """Fuse and write; None where the run was stopped before the end."""
@@ -125,26 +127,30 @@ class _Fusion:
         of_one_size(np.zeros(first.size), np.zeros(second.size), self.job, self.settings.resize, self.settings.align)
         live = first.live or second.live
         over = _Over(self.stop)
-        steps = InStep(first, second, over.after(self._ahead(first, live, self.stop)), self._ahead(second, live, over))
-        pictures, count = None, 0
+        ahead = [self._ahead(first, self.stop), self._ahead(second, over)]
+        if live:
+            ahead = [self._kept(side) for side in (self._with_room(ahead[0]), ahead[1])]
+        steps = InStep(first, second, over.after(ahead[0]), ahead[1])
+        pictures = None
         try:
             with ExitStack() as stack:
                 pool = stack.enter_context(ThreadPoolExecutor(self.settings.workers))
                 stack.callback(self.readahead.close)  # before the pool ends, which these threads give work
                 writer: VideoWriter | RawWriter | None = None
-                place = None if self.piped else stack.enter_context(replacing(self.job.output))
+                self.place = None if self.piped else stack.enter_context(replacing(self.job.output))
                 for results in self.readahead(self._fused(steps, pool), 2 * self.settings.workers):
                     for item, result in results():
                         if self.stop.is_set() and not live:
                             raise _Stopped
                         if writer is None:
-                            writer = self._writer(stack, place, steps.look, result)
+                            writer = self._writer(stack, steps.look, result)
                         writer.write(item.time, result)
-                        if preview and count & (count - 1) == 0:  # at powers of two: the last one is in the second half
+                        # At powers of two: the last one is in the second half.
+                        if preview and self.count & (self.count - 1) == 0:
                             pictures = row(item.sides[0], within(item.sides[1], item.reach), result)
-                        count += 1
-                        self.tick(count, first.frames)
-                if not count:
+                        self.count += 1
+                        self.tick(self.count, first.frames)
+                if not self.count:
                     none = self.broken or InputError(f"{first} and {second}: no frame came")
                     raise _Stopped if self.stop.is_set() else none
         except _Stopped:
@@ -153,16 +159,17 @@ class _Fusion:
             self.stop.signal = getattr(signal, "SIGPIPE", signal.SIGTERM)
             self.stop.set()
             return None
-        steps.tell()
+        if not isinstance(self.broken, OutputError):  # no side is shorter
+            steps.tell()
         seconds = time.perf_counter() - began
         rate = steps.look.rate
         log.info(
             "%s: %s, %s fps, in %.1f s (%.1f frames/s)",
-            *("stdout" if self.piped else self.job.output, counted(count, "frame"), _decimal(rate)),
-            *(seconds, count / seconds),
+            *("stdout" if self.piped else self.job.output, counted(self.count, "frame"), _decimal(rate)),
+            *(seconds, self.count / seconds),
         )
         digest = file_hash(self.job.output) if self.settings.digest and not self.piped else None
-        details = {"frames": count, "fps": round(float(rate), 3)}
+        details = {"frames": self.count, "fps": round(float(rate), 3)}
         # A stop ends the pipe's other end, too, wherever it is.
         error = None if self.stop.is_set() or not self.broken else f"{self.broken}; what came before is fused"
         return Outcome(self.job, error, seconds, digest, pictures, mended=self.mended, details=details)
@@ -198,12 +205,11 @@ class _Fusion:
             )
         return first, second
 
-    def _ahead(self, side: Source, live: bool, stop: Event) -> Iterator[Timed]:
+    def _ahead(self, side: Source, stop: Event) -> Iterator[Timed]:
         """Frames of a side, decoded by a thread of its own; ``stop`` ends a pipe."""
         height, width = side.size
         depth = max(2, min(2 * BATCH_PAIRS, AHEAD_BYTES // (3 * height * width)))
-        ahead = self.readahead(side, depth, stop if side.live else None)
-        return self._kept(ahead) if live else ahead
+        return self.readahead(side, depth, stop if side.live else None)
 
     def _kept(self, ahead: Iterator[Timed]) -> Iterator[Timed]:
         """The frames until a side breaks off, or the disk is almost full: those of a pipe cannot be read again.
@@ -211,19 +217,21 @@ class _Fusion:
         Where it breaks off beyond what the other side lasts, that is never met, and costs nothing.
         """
         try:
-            for count, timed in enumerate(ahead):
-                if count % LOOKS == 0 and not self.piped:
-                    self._check_room(count)
-                yield timed
+            yield from ahead
         except (InputError, OutputError) as error:
             self.broken = error
 
-    def _check_room(self, count: int) -> None:
-        """Raises OutputError where hardly more is free than it takes to end a result of so many frames."""
-        folder = self.job.output.parent
-        disk = disk_usage(folder)
-        if disk.total and disk.free < ROOM[0] + ROOM[1] * count:  # some network drives say 0 of both
-            raise OutputError(f"{folder}: the disk is almost full")
+    def _with_room(self, firsts: Iterator[Timed]) -> Iterator[Timed]:
+        """The same frames. Raises OutputError where the disk hardly has room for a few more and the end of the file."""
+        for count, timed in enumerate(firsts):
+            if self.place is not None and count % LOOKS == 0:
+                folder, each = self.job.output.parent, self.place.stat().st_size / max(1, self.count)
+                coming = count - self.count + 2 * LOOKS  # frames: under way, and until the next look
+                disk = disk_usage(folder)
+                # Some network drives say 0 of both. A frame may be twice as large as those so far.
+                if disk.total and disk.free < ROOM[0] + ROOM[1] * count + 2 * each * coming:
+                    raise OutputError(f"{folder}: the disk is almost full")
+            yield timed
 
     def _fused(self, steps: InStep, pool: ThreadPoolExecutor) -> Iterator[Callable[[], list[_Result]]]:
         """Functions, in order, each of which waits for some results and returns them."""
@@ -270,7 +278,7 @@ class _Fusion:
             gather(self.mended, mended)
             context = self.engine.context(a, b)
             if context is not None:
-                follows = 1 - math.exp(float(before - at) / ADAPTS)
+                follows = 1 - math.exp(min(0.0, float(before - at)) / ADAPTS)  # times may go back a little
                 exposure = context if exposure is None else torch.lerp(exposure, context, follows)
                 before = at
             yield _Prepared(at, (gray(a) if self.settings.gray else a, b), exposure, share)
@@ -289,9 +297,9 @@ class _Fusion:
                     intensity.warn_that_kept(range_, counted(len(head), "frame"), str(side))
         return Range.of_bits(side.bits) if range_ is None or range_ == "full" else range_, pairs
 
-    def _writer(self, stack: ExitStack, place: Path | None, look: Look, result: np.ndarray) -> VideoWriter | RawWriter:
+    def _writer(self, stack: ExitStack, look: Look, result: np.ndarray) -> VideoWriter | RawWriter:
         height, width = result.shape[:2]
-        if place is None:
+        if self.place is None:
             kind = "rgb24" if result.ndim == 3 else "gray"
             log.info("stdout: -f rawvideo -pix_fmt %s -s %dx%d -r %s", kind, width, height, look.rate)
             return RawWriter(sys.stdout.fileno())
@@ -300,7 +308,7 @@ class _Fusion:
                 "%s: %d×%d needs 4:4:4 colour, which some players do not know; even sizes are 4:2:0",
                 *(self.job.output, width, height),
             )
-        return stack.enter_context(VideoWriter(place, look, (height, width)))
+        return stack.enter_context(VideoWriter(self.place, look, (height, width)))
 
 
 def _visible_range(side: Source) -> Range:
