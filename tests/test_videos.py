@@ -495,14 +495,14 @@ def test_what_is_no_video_and_what_is_not_for_videos_is_told(clips, fuse, fusecl
     assert "--raw 99999x99999: 9,999,800,001 pixels a frame are more than" in err
 
 
-@pytest.mark.parametrize("ir", ["ir.mp4", "ir.h264"])
+@pytest.mark.parametrize("ir", ["ir.mp4", "ir 1.h264"])
 def test_a_video_of_an_ending_that_is_not_read_is_not_called_a_picture(clips, fuse, ir):
     """As a small board's camera and recorders write them."""
     for side in ("ir", "vis"):
-        (clips / f"{side}.h264").write_bytes(b"video")
-    code, _, err = fuse(ir=ir, vis="vis.h264")
+        (clips / f"{side} 1.h264").write_bytes(b"video")
+    code, _, err = fuse(ir=ir, vis="vis 1.h264")
     assert code == 2
-    assert re.search(r"\.h264: no ending of a video.* ffmpeg -i \S+\.h264 -c copy \w+\.mp4", err), err
+    assert re.search(r"\.h264: no ending of a video.* ffmpeg -i '\S+ 1\.h264' -c copy '\w+ 1'\.mp4", err), err
 
 
 def test_folders_and_globs_of_clips_are_fused_one_by_one(tmp_path, fuse):

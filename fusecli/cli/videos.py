@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
@@ -45,7 +46,7 @@ def plan(request: Request, options: FrameOptions, raw: Sequence[str], hidden: bo
             if Path(text).is_file() and Path(text).suffix.lower() not in ENDINGS | frames.ENDINGS:
                 raise UsageError(
                     f"--{side} {text}: no ending of a video or picture that fusecli reads; put a video into MP4, for "
-                    f"example with ffmpeg -i {text} -c copy {Path(text).stem}.mp4"
+                    f"example with ffmpeg -i {shlex.quote(text)} -c copy {shlex.quote(Path(text).stem)}.mp4"
                 )
     if not any(moving):
         if to_video:
