@@ -226,6 +226,17 @@ def test_infrared_whose_clock_was_set_has_a_gap(tmp_path, fuse):
     assert re.search(r"ir\.mp4 has gaps: 30 frames of \S+vis\.mp4, the first at 3\.0 s, got one", err), err
 
 
+@pytest.mark.parametrize("between", [100, 3100])
+def test_infrared_of_few_frames_has_no_gap_where_two_are_close(tmp_path, fuse, between):
+    """As where a camera that takes a picture every three seconds is triggered in between."""
+    images = [np.full((32, 32), 100, np.uint8)] * 75
+    write(tmp_path / "vis.mp4", images, rate=5)
+    write(tmp_path / "ir.mp4", images[:6], times=sorted([0, 3000, 6000, 9000, 12000, between]))
+    code, _, err = fuse()
+    assert code == 0, err
+    assert "has gaps" not in err
+
+
 def test_a_shorter_side_ends_the_result(tmp_path, fuse):
     vis, ir = moving(12)
     write(tmp_path / "vis.mp4", vis)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain, islice
+from statistics import median_high
 
 import numpy as np
 
@@ -61,7 +63,7 @@ class InStep:
         if isinstance(self.sources[1], RawPipe):  # its rate is constant: a frame that cannot be the nearest may be late
             ahead = min(other_frame, 2 * other_frame - frame) / 2
         now, after, more = next(self.seconds, None), None, True
-        step = other_frame  # the least so far: a mean says nothing of a video in which a clock was set
+        steps = deque([other_frame], 9)  # the mean, then the last ones: it says nothing where a clock was set
         for first in self.firsts:
             if now is None:
                 self.ended = 1
@@ -71,14 +73,16 @@ class InStep:
                 more = after is not None
                 if after is None or after.time - first.time >= first.time - now.time:
                     break
-                step, now, after = min(step, after.time - now.time), after, None
+                steps.append(after.time - now.time)
+                now, after = after, None
             # the last one is shown for as long as a frame lasts
             if not more and first.time >= now.time + other_frame - frame / 2:
                 self.ended = 1
                 return
             self.count += 1
             self.last = first.time
-            if abs(first.time - now.time) > max(STALE, step):
+            far = abs(first.time - now.time)
+            if far > STALE and far > median_high(steps):
                 self.gap = self.gap if self.stale else first.time
                 self.stale += 1
             yield first.time, first.pixels, now.pixels
