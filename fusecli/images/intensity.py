@@ -421,17 +421,22 @@ def _check_that_it_holds(given: Range, option: str, paths: Sequence[Path], max_p
 
 
 def _warn_of_dark(found: Range | None, visible: Sequence[Path], max_pixels: int | None) -> None:
-    """Warn where each of three sampled frames of more than 8 bits is nearly black, as land is beside clouds."""
+    """Warn where each of three sampled maps of more than 8 bits is nearly black, as land is beside clouds.
+
+    Not of cameras' frames, which are so by night, and in linear samples often by day.
+    """
     middles = []
     for path in evenly(visible, 3):
         header = peek(path)
-        if header is None or header.dtype == np.uint8:
+        if header is None or header.dtype == np.uint8 or path.suffix.lower() not in (".tif", ".tiff"):
             continue
         with suppress(InputError):  # reading it will fail by name
-            stored = decode(path, pages=[0], max_pixels=max_pixels).pages[0]
-            scale, values = found or full_range(stored), _finite_sample(stored)
+            stored = decode(path, pages=[0], max_pixels=max_pixels)
+            page, its = stored.pages[0], stored.metadata[0]
+            scale = found or full_range(page)
+            values = _finite_sample(page if its.missing is None else page[~its.missing])
             lit = values[values > values.min()] if values.size else values  # the margins of a map are not
-            middles += [(float(np.median(lit)), scale)] if lit.size else []
+            middles += [(float(np.median(lit)), scale)] if lit.size and its.geo else []
     if middles and all(middle < scale.lo + DARK * (scale.hi - scale.lo) for middle, scale in middles):
         middle, scale = middles[0]
         log.warning(
