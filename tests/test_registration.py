@@ -223,11 +223,16 @@ def test_what_is_sparse_is_filled_whole():
     np.testing.assert_array_equal(bridged(np.where(missing, 0, 200).astype(np.uint8), missing), 200)
 
 
-def test_narrow_corners_belong_to_their_gap():
-    """Else they stay white or black, as the tips of the triangles beside a turned map."""
-    missing = np.add.outer(np.arange(200), np.arange(400) / 4) < 50  # a flat triangle
-    assert (beside_gaps(missing)[missing] == 0).all()
-    assert beside_gaps(missing & (np.arange(200) % 20 < 5)[:, None]) is None
+def test_scan_lines_and_narrow_corners_do_not_fade_with_the_margin_that_they_end_in():
+    """All infrared of Landsat 7 was left out; the tips of the triangles beside a turned map are filled, too."""
+    down, across = np.mgrid[:200, :400]
+    for narrow in (down % 33 < 12, down + across / 4 < 50):
+        missing = narrow | (across < 60)
+        share = beside_gaps(missing)
+        assert (share[:, :60] == 0).all()
+        assert (share[:, 190:] == 1).all()
+        filled = bridged(np.where(missing, 0, 200).astype(np.uint8), missing)
+        assert (filled[share > 0] == 200).all()
 
 
 def test_rows_that_fall_on_those_looked_at_are_no_gap():

@@ -65,12 +65,11 @@ def beside_gaps(missing: np.ndarray) -> np.ndarray | None:
     coarse = max(1, width // step), max(1, height // step)
     gaps = cv2.resize(missing.view(np.uint8), coarse, interpolation=cv2.INTER_AREA)  # rounded: where most is missing
     least = max(1, SMALLEST // step) | 1
-    labels = cv2.connectedComponents(gaps)[1]
-    cores = cv2.morphologyEx(gaps, cv2.MORPH_OPEN, np.ones((least, least), np.uint8))
-    large = np.isin(labels, labels[cores > 0])  # with their narrow corners
+    # Narrow corners and scan lines that end in a margin are none of it: they are `bridged`.
+    large = cv2.morphologyEx(gaps, cv2.MORPH_OPEN, np.ones((least, least), np.uint8))
     if not large.any():
         return None
-    share = faded((~large).astype(np.float32), least)
+    share = faded((1 - large).astype(np.float32), least)
     return cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
