@@ -435,6 +435,18 @@ def test_visible_maps_that_one_cloud_makes_nearly_black_are_said(tmp_path, caplo
     assert "half of its values" not in caplog.text
 
 
+def test_what_a_map_hides_does_not_keep_it_from_being_called_dark(tmp_path, caplog):
+    land = np.linspace(400, 900, 2304).reshape(48, 48).astype(np.uint16)
+    land[:2, :2] = 12000
+    hidden = np.arange(48) >= 20
+    image = np.dstack([np.where(hidden, 65535, land), np.where(hidden, 0, np.full_like(land, 65535))])
+    tags = [(34735, "H", 8, (1, 1, 0, 1, 1024, 0, 1, 1), True)]
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, photometric="minisblack", extrasamples=["unassalpha"], extratags=tags, metadata=None)
+    intensity.pair_ranges([path], [path], infrared=True)
+    assert "half of its values lie below" in caplog.text
+
+
 @pytest.mark.parametrize("told", ["value", "alpha"])
 def test_what_a_map_has_no_data_for_does_not_count(tmp_path, caplog, told):
     """However much: the percentiles of a scene in a tenth of its map were those of the margin."""
