@@ -465,4 +465,7 @@ def test_what_a_map_has_no_data_for_does_not_count(tmp_path, caplog, told):
     np.testing.assert_allclose(*shown, atol=1e-3)
     whole_range, part_range = (sequence_range("auto", [path]) for path in paths)
     assert (part_range.lo, part_range.hi) == pytest.approx((whole_range.lo, whole_range.hi), abs=2)
+    assert beyond(whole_range, paths[1]) == ""
     assert not caplog.messages
+    sequence_range("60000,65535", paths[1:])
+    assert "holds nothing of" in caplog.text
