@@ -361,6 +361,9 @@ def test_bands_that_are_left_out_are_said_once(tmp_path, caplog, planar):
         stack = bands[:count] if planar == "separate" else np.moveaxis(bands[:count], 0, -1)
         tifffile.imwrite(path, stack, photometric="minisblack", planarconfig=planar, **options)
 
+    cv2.imwrite(str(path), np.moveaxis(bands[:4], 0, -1))  # the fourth is alpha, of which OpenCV says nothing
+    frames.read(path)
+    assert not caplog.messages
     for count in (3, 4, 4):
         write(count)
         np.testing.assert_array_equal(frames.read(path)[0].pixels, np.moveaxis(bands[:3], 0, -1))

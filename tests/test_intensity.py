@@ -413,23 +413,38 @@ def test_colour_is_told_from_gray_stored_as_rgb(dtype, white):
     assert is_colored(tinted)
 
 
-@pytest.mark.parametrize(("most", "said"), [(65535, True), (12000, True), (2600, False)])
-def test_visible_frames_that_one_cloud_makes_nearly_black_are_said(tmp_path, caplog, most, said):
-    """As land in maps of reflectance, of which 10000 is all; a margin without data is not looked at."""
+@pytest.mark.parametrize(
+    ("most", "is_map", "said"), [(65535, True, True), (12000, True, True), (2600, True, False), (12000, False, False)]
+)
+def test_visible_maps_that_one_cloud_makes_nearly_black_are_said(tmp_path, caplog, most, is_map, said):
+    """As land in reflectance, of which 10000 is all; a margin without data is not looked at, nor cameras by night."""
     ir, land = tmp_path / "ir.tif", np.linspace(400, 900, 2304).reshape(48, 48).astype(np.uint16)
     tifffile.imwrite(ir, land)
     land[:2, :2] = most
     land[:, 40:] = 0
     paths = [tmp_path / f"{name}.tif" for name in "ab"]
+    tags = [(34735, "H", 8, (1, 1, 0, 1, 1024, 0, 1, 1), True)] if is_map else []
     for path in paths:
-        tifffile.imwrite(path, land)
+        tifffile.imwrite(path, land, extratags=tags)
     intensity.pair_ranges(paths, [ir, ir], infrared=True)
     assert ("half of its values lie below" in caplog.text) is said
-    tifffile.imwrite(paths[1], land.clip(max=2600) * 25)  # by day
+    tifffile.imwrite(paths[1], land.clip(max=2600) * 25, extratags=tags)  # without clouds
     caplog.clear()
     intensity.pair_ranges(paths, [ir, ir], infrared=True)
     intensity.pair_ranges(paths[:1], [ir], infrared=False)
     assert "half of its values" not in caplog.text
+
+
+def test_what_a_map_hides_does_not_keep_it_from_being_called_dark(tmp_path, caplog):
+    land = np.linspace(400, 900, 2304).reshape(48, 48).astype(np.uint16)
+    land[:2, :2] = 12000
+    hidden = np.arange(48) >= 20
+    image = np.dstack([np.where(hidden, 65535, land), np.where(hidden, 0, np.full_like(land, 65535))])
+    tags = [(34735, "H", 8, (1, 1, 0, 1, 1024, 0, 1, 1), True)]
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, photometric="minisblack", extrasamples=["unassalpha"], extratags=tags, metadata=None)
+    intensity.pair_ranges([path], [path], infrared=True)
+    assert "half of its values lie below" in caplog.text
 
 
 @pytest.mark.parametrize("told", ["value", "alpha"])
@@ -450,4 +465,7 @@ def test_what_a_map_has_no_data_for_does_not_count(tmp_path, caplog, told):
     np.testing.assert_allclose(*shown, atol=1e-3)
     whole_range, part_range = (sequence_range("auto", [path]) for path in paths)
     assert (part_range.lo, part_range.hi) == pytest.approx((whole_range.lo, whole_range.hi), abs=2)
+    assert beyond(whole_range, paths[1]) == ""
     assert not caplog.messages
+    sequence_range("60000,65535", paths[1:])
+    assert "holds nothing of" in caplog.text

@@ -11,7 +11,7 @@ from conftest import SAMPLES
 from fusecli.errors import InputError, UsageError
 from fusecli.images import registration
 from fusecli.images.calibration import Calibration, reach, resizing, warp
-from fusecli.images.coverage import STRIP, beside_gaps, bridged, completed
+from fusecli.images.coverage import SQUARE, STRIP, beside_gaps, bridged, completed
 from fusecli.images.registration import Outlines
 
 RIG = ("back_yard", "day_street", "fog_road")
@@ -211,22 +211,35 @@ def test_gaps_too_small_to_fade_out_leave_no_outlines(tmp_path, fusecli, dtype):
     assert results[0].max() - results[0].min() > 40
 
 
-def test_filling_takes_a_large_frame_row_by_row(monkeypatch):
-    image = np.random.default_rng(0).integers(100, 200, (2 * STRIP + 5, 40, 3), dtype=np.uint8)
+def test_filling_takes_a_large_frame_in_squares(monkeypatch):
+    image = np.random.default_rng(0).integers(100, 200, (SQUARE + 69, SQUARE + 40, 3), dtype=np.uint8)
     missing = np.zeros(image.shape[:2], bool)
-    missing[STRIP - 9 : STRIP + 8, 5:20] = missing[-3:] = True
+    missing[SQUARE - 9 : SQUARE + 8, 5:20] = missing[50:55, SQUARE - 8 : SQUARE + 3] = missing[-3:] = True
     filled = bridged(image, missing)
     np.testing.assert_array_equal(filled[~missing], image[~missing])
     assert 120 < filled[missing].min() <= filled[missing].max() < 180
-    monkeypatch.setattr("fusecli.images.coverage.STRIP", len(image))
+    monkeypatch.setattr("fusecli.images.coverage.SQUARE", len(image))
     np.testing.assert_allclose(bridged(image, missing), filled, atol=1)
 
 
-def test_narrow_corners_belong_to_their_gap():
-    """Else they stay white or black, as the tips of the triangles beside a turned map."""
-    missing = np.add.outer(np.arange(200), np.arange(400) / 4) < 50  # a flat triangle
-    assert (beside_gaps(missing)[missing] == 0).all()
-    assert beside_gaps(missing & (np.arange(200) % 20 < 5)[:, None]) is None
+def test_what_is_sparse_is_filled_whole():
+    """As points that were moved onto a finer grid: filled in part, they would be a dark infrared."""
+    missing = np.ones((100, 90), bool)
+    missing[::5, ::5] = False
+    assert beside_gaps(missing) is None
+    np.testing.assert_array_equal(bridged(np.where(missing, 0, 200).astype(np.uint8), missing), 200)
+
+
+def test_scan_lines_and_narrow_corners_do_not_fade_with_the_margin_that_they_end_in():
+    """All infrared of Landsat 7 was left out; the tips of the triangles beside a turned map are filled, too."""
+    down, across = np.mgrid[:200, :400]
+    for narrow in (down % 33 < 12, down + across / 4 < 50):
+        missing = narrow | (across < 60)
+        share = beside_gaps(missing)
+        assert (share[:, :60] == 0).all()
+        assert (share[:, 190:] == 1).all()
+        filled = bridged(np.where(missing, 0, 200).astype(np.uint8), missing)
+        assert (filled[share > 0] == 200).all()
 
 
 def test_rows_that_fall_on_those_looked_at_are_no_gap():

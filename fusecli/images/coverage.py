@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 
 from fusecli.images.grid import Grid, mapping, moved
@@ -12,7 +14,8 @@ FEW = 3  # slices: a shorter fade across the slices of a volume is none
 ROUNDING = 1e-4  # of a voxel: what counts for less than this is nothing, exactly
 SMALLEST = 33  # px, side of the smallest gap that counts; a dead pixel is none
 COARSE = 1024  # px, the longer side at which gaps are looked at: filters as wide as large maps need are slow
-AROUND = (65, 17, 5)  # px, sides of the squares whose means fill smaller gaps; the finer, the more of it is there
+AROUND = (5, 17, 65)  # px, sides of the squares whose means fill smaller gaps; the finer, the more of it is there
+SQUARE = 256  # px, side of what is filled at once: a map's wide margins and what has no gaps are passed over
 STRIP = 64  # rows that are blended at once: the float values of a whole large frame would take hundreds of MB
 
 
@@ -62,35 +65,39 @@ def beside_gaps(missing: np.ndarray) -> np.ndarray | None:
     coarse = max(1, width // step), max(1, height // step)
     gaps = cv2.resize(missing.view(np.uint8), coarse, interpolation=cv2.INTER_AREA)  # rounded: where most is missing
     least = max(1, SMALLEST // step) | 1
-    labels = cv2.connectedComponents(gaps)[1]
-    cores = cv2.morphologyEx(gaps, cv2.MORPH_OPEN, np.ones((least, least), np.uint8))
-    large = np.isin(labels, labels[cores > 0])  # with their narrow corners
+    # Narrow corners and scan lines that end in a margin are none of it: they are `bridged`.
+    large = cv2.morphologyEx(gaps, cv2.MORPH_OPEN, np.ones((least, least), np.uint8))
     if not large.any():
         return None
-    share = faded((~large).astype(np.float32), least)
+    share = faded((1 - large).astype(np.float32), least)
     return cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def bridged(image: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """The image, H×W or H×W×3, with its gaps filled from around them, farther than half of AROUND[0] not at all.
+    """The image, H×W or H×W×3, with its gaps filled from around them, farther than half of AROUND[-1] not at all.
 
     Small ones, as of clouds and scan lines, do not fade out: being dark, they would leave outlines in results.
     """
-    result, halo = image.copy(), AROUND[0] // 2
-    for top in range(0, len(image), STRIP):
-        gaps = missing[top : top + STRIP]
-        if not gaps.any():
+    result, halo = image.copy(), AROUND[-1] // 2
+    for top, left in product(*(range(0, side, SQUARE) for side in missing.shape)):
+        gaps = missing[top : top + SQUARE, left : left + SQUARE]
+        near = tuple(slice(max(0, start - halo), start + SQUARE + halo) for start in (top, left))
+        if not gaps.any() or missing[near].all():
             continue
-        rows = slice(max(0, top - halo), top + STRIP + halo)
-        known: np.ndarray = (~missing[rows]).astype(np.float32)
+        known: np.ndarray = (~missing[near]).astype(np.float32)
         known = known if image.ndim == 2 else cv2.merge([known] * 3)
-        filling, seen = np.zeros_like(known), image[rows] * known
+        # Of the gaps alone: H×W or H×W×3 values of a square around become N or N×3.
+        inner = tuple(slice(start and halo, (start and halo) + SQUARE) for start in (top, left))
+        seen, filling, rest = image[near] * known, np.float32(0), np.float32(1)
         for side in AROUND:
-            weight = cv2.blur(known, (side, side))
-            mean = cv2.blur(seen, (side, side)) / np.maximum(weight, 1 / AROUND[0] ** 2)
-            filling += np.minimum(4 * weight, 1) * (mean - filling)
-        filling = filling[top - rows.start :][: len(gaps)]
-        result[top : top + STRIP][gaps] = (filling if image.dtype.kind == "f" else np.rint(filling))[gaps]
+            weight, total = (cv2.blur(one, (side, side))[inner][gaps] for one in (known, seen))
+            enough = 4 if side < AROUND[-1] else side**2  # of the widest, one pixel: else what is sparse would be dark
+            part = rest * np.minimum(enough * weight, 1)
+            filling, rest = filling + part * total / np.maximum(weight, 1 / AROUND[-1] ** 2), rest - part
+            if not rest.any():
+                break
+        inside = result[top : top + SQUARE, left : left + SQUARE]
+        inside[gaps] = filling if image.dtype.kind == "f" else np.rint(filling)
     return result
 
 

@@ -218,7 +218,7 @@ def frame_range(array: np.ndarray, missing: np.ndarray | None = None) -> Range:
     Mere noise, as of a closed shutter, becomes black: stretched over the whole range it would cover the visible.
     missing: H×W, which pixels have no data.
     """
-    sample = _finite_sample(array if missing is None else array[~missing])
+    sample = _finite_sample(_there(array, missing))
     if sample.size == 0:
         return full_range(array)
     found = _percentile_range(sample)
@@ -335,7 +335,7 @@ def _sample(
             log.debug("left out of the intensity range: %s", error)
             continue
         parts = [
-            take(page if its.missing is None else page[~its.missing])
+            take(_there(page, its.missing))
             for page, its in zip(stored.pages, stored.metadata, strict=True)
             if page.dtype.kind in "iuf" and page.dtype != np.uint8
         ]
@@ -391,11 +391,11 @@ def warn_of_previews(infrared: Sequence[Path]) -> None:
 def beyond(kept: Range, path: Path, max_pixels: int | None = None) -> str:
     """On which side of the range that auto found before most of a file lies, with its values; "" where it does not."""
     try:
-        stored = decode(path, pages=[0], max_pixels=max_pixels).pages[0]
+        stored = decode(path, pages=[0], max_pixels=max_pixels)
     except InputError:  # reading it will fail by name
         return ""
-    sample = _finite_sample(stored)
-    if not sample.size or stored.dtype == np.uint8:  # which auto leaves as they are
+    sample = _finite_sample(_there(stored.pages[0], stored.metadata[0].missing))
+    if not sample.size or sample.dtype == np.uint8:  # which auto leaves as they are
         return ""
     apart = set_apart(sample, _percentile_range(sample))  # most, perhaps, as around warped frames
     if apart is not None:
@@ -412,7 +412,8 @@ def _check_that_it_holds(given: Range, option: str, paths: Sequence[Path], max_p
     seen = []
     for path in evenly(paths, 3):
         with suppress(InputError):  # reading it will fail by name
-            values = _finite_sample(decode(path, pages=[0], max_pixels=max_pixels).pages[0])
+            stored = decode(path, pages=[0], max_pixels=max_pixels)
+            values = _finite_sample(_there(stored.pages[0], stored.metadata[0].missing))
             seen += [(float(values.min()), float(values.max()))] if values.size else []
     low, high = sorted((given.lo, given.hi))
     if seen and all(hi <= low or lo >= high for lo, hi in seen):
@@ -421,17 +422,22 @@ def _check_that_it_holds(given: Range, option: str, paths: Sequence[Path], max_p
 
 
 def _warn_of_dark(found: Range | None, visible: Sequence[Path], max_pixels: int | None) -> None:
-    """Warn where each of three sampled frames of more than 8 bits is nearly black, as land is beside clouds."""
+    """Warn where each of three sampled maps of more than 8 bits is nearly black, as land is beside clouds.
+
+    Not of cameras' frames, which are so by night, and in linear samples often by day.
+    """
     middles = []
     for path in evenly(visible, 3):
         header = peek(path)
-        if header is None or header.dtype == np.uint8:
+        if header is None or header.dtype == np.uint8 or path.suffix.lower() not in (".tif", ".tiff"):
             continue
         with suppress(InputError):  # reading it will fail by name
-            stored = decode(path, pages=[0], max_pixels=max_pixels).pages[0]
-            scale, values = found or full_range(stored), _finite_sample(stored)
+            stored = decode(path, pages=[0], max_pixels=max_pixels)
+            page, its = stored.pages[0], stored.metadata[0]
+            scale = found or full_range(page)
+            values = _finite_sample(_there(page, its.missing))
             lit = values[values > values.min()] if values.size else values  # the margins of a map are not
-            middles += [(float(np.median(lit)), scale)] if lit.size else []
+            middles += [(float(np.median(lit)), scale)] if lit.size and its.geo else []
     if middles and all(middle < scale.lo + DARK * (scale.hi - scale.lo) for middle, scale in middles):
         middle, scale = middles[0]
         log.warning(
@@ -447,6 +453,11 @@ def evenly(items: Sequence[T], limit: int) -> list[T]:
         return list(items)
     last = len(items) - 1
     return [items[round(step * last / max(1, limit - 1))] for step in range(limit)]
+
+
+def _there(array: np.ndarray, missing: np.ndarray | None) -> np.ndarray:
+    """What is not ``missing`` (H×W): all as it is, or the rest in one row."""
+    return array if missing is None else array[~missing]
 
 
 def _finite_sample(array: np.ndarray) -> np.ndarray:

@@ -227,7 +227,7 @@ def _with_tifffile(page: tifffile.TiffPage) -> tuple[np.ndarray | None, np.ndarr
         if array.ndim == 3:
             if page.extrasamples and page.extrasamples[-1] in (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA):
                 alpha = array[..., -1]
-            elif array.shape[2] in (2, 4):
+            elif array.shape[2] in (2, 4) and page.extrasamples:  # OpenCV marks no alpha, nor anything else
                 _tell_bands(array.shape[2])
             array = array[..., 0] if array.shape[2] < 3 else array[..., :3]
         if kind == PHOTOMETRIC.PALETTE:

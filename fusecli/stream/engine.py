@@ -74,6 +74,7 @@ class Engine:
         *,
         vivid: bool = False,
     ) -> None:
+        _guard_forks()
         self.vivid = vivid
         self.device = pick_device(device)
         self.dtype = pick_precision(precision, self.device)
@@ -198,7 +199,6 @@ class Engine:
 
         On CUDA two streams take turns, so that one batch is copied while the other is computed.
         """
-        _guard_forks()
         first, second = (_taken(side) for side in (first, second))
         if first.shape[:3] != second.shape[:3]:
             raise ValueError(f"N×H×W of both sides must be equal, not {first.shape[:3]} and {second.shape[:3]}")
