@@ -300,6 +300,9 @@ def test_bad_images_are_named() -> None:
             metrics.evaluate("tang", small, small, small, [name])
         exact = _noise((side, side)), _noise((side, side), 1), _noise((side, side), 2)
         assert np.isfinite(metrics.evaluate("tang", *exact, [name])[name])
+    thermal = _noise((120, 160))  # the size of many cameras
+    with pytest.raises(metrics.MetricError, match=r"MS-SSIM .*161×161.*names= takes the metrics that are wanted"):
+        metrics.evaluate("tang", thermal, thermal, thermal)
 
 
 def test_tensors_count_as_arrays() -> None:

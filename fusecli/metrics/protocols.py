@@ -219,7 +219,12 @@ def evaluate(
     Images as in `prepare`. Raises MetricError (see prepare and measure), UsageError for an unknown protocol or metric.
     """
     trio = prepare(protocol, first, second, fused)
-    return {name: measure(protocol, name, trio) for name in (names or _protocol(protocol)[1])}
+    try:
+        return {name: measure(protocol, name, trio) for name in (names or _protocol(protocol)[1])}
+    except MetricError as error:
+        if names:
+            raise
+        raise MetricError(f"{error}; names= takes the metrics that are wanted, without it") from None
 
 
 def _protocol(name: str) -> tuple[Callable[[Image, Image, Image], Trio], dict[str, Callable[[Trio], float]]]:
