@@ -222,6 +222,15 @@ def test_filling_takes_a_large_frame_in_squares(monkeypatch):
     np.testing.assert_allclose(bridged(image, missing), filled, atol=1)
 
 
+@pytest.mark.parametrize("shape", [(300, 800), (300, 800, 3)])
+def test_what_a_wide_margin_holds_does_not_count(shape):
+    """Else all of a result is darker or brighter, by what is on the whole seen: 76 levels where 255 means missing."""
+    missing = np.tile(np.arange(800) >= 100, (300, 1))
+    white = np.full(shape, 255, np.uint8)
+    black = white * ~missing.reshape(300, 800, *(1,) * (white.ndim - 2))
+    np.testing.assert_array_equal(bridged(white, missing), bridged(black, missing))
+
+
 def test_what_is_sparse_is_filled_whole():
     """As points that were moved onto a finer grid: filled in part, they would be a dark infrared."""
     missing = np.ones((100, 90), bool)

@@ -74,7 +74,7 @@ def beside_gaps(missing: np.ndarray) -> np.ndarray | None:
 
 
 def bridged(image: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """The image, H×W or H×W×3, with its gaps filled from around them, farther than half of AROUND[-1] not at all.
+    """The image, H×W or H×W×3, with its gaps filled from around them, farther than half of AROUND[-1] with black.
 
     Small ones, as of clouds and scan lines, do not fade out: being dark, they would leave outlines in results.
     """
@@ -82,7 +82,11 @@ def bridged(image: np.ndarray, missing: np.ndarray) -> np.ndarray:
     for top, left in product(*(range(0, side, SQUARE) for side in missing.shape)):
         gaps = missing[top : top + SQUARE, left : left + SQUARE]
         near = tuple(slice(max(0, start - halo), start + SQUARE + halo) for start in (top, left))
-        if not gaps.any() or missing[near].all():
+        if not gaps.any():
+            continue
+        inside = result[top : top + SQUARE, left : left + SQUARE]
+        if missing[near].all():
+            inside[:] = 0
             continue
         known: np.ndarray = (~missing[near]).astype(np.float32)
         known = known if image.ndim == 2 else cv2.merge([known] * 3)
@@ -96,7 +100,6 @@ def bridged(image: np.ndarray, missing: np.ndarray) -> np.ndarray:
             filling, rest = filling + part * total / np.maximum(weight, 1 / AROUND[-1] ** 2), rest - part
             if not rest.any():
                 break
-        inside = result[top : top + SQUARE, left : left + SQUARE]
         inside[gaps] = filling if image.dtype.kind == "f" else np.rint(filling)
     return result
 
