@@ -384,9 +384,10 @@ def test_ct_without_its_intercept_is_not_white_where_a_wide_field_of_view_is_nea
     assert "are hardly Hounsfield units" in caplog.text
 
 
-def test_hounsfield_units_without_air_keep_the_brain_window(caplog):
-    """As of a CT that was clipped at 0, or without its skull."""
-    units = np.where(VALUES < 1000, 0, np.where(VALUES < 1900, VALUES % 70, VALUES)).astype(np.int16)
+@pytest.mark.parametrize("top", [1000, 1100, 3000])
+def test_hounsfield_units_without_air_keep_the_brain_window(caplog, top):
+    """As of a CT that was clipped at 0, perhaps its bone, too, or without its skull."""
+    units = np.where(VALUES < 1000, 0, np.where(VALUES < 1900, VALUES % 70, VALUES)).clip(max=top).astype(np.int16)
     assert shown_range(Volume(units, None, Path("ct.nii"), "nifti", units.dtype), "ct") == Range(0, 80)
     assert not caplog.text
 

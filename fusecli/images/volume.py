@@ -200,8 +200,9 @@ def _ct_window(volume: Volume, low: float, high: float) -> Range:
     lo, hi = _spread(volume, warns=False)
     units = volume.slope * _some(volume.voxels, _LOOKED_AT).astype(np.float32) + volume.intercept
     beyond = np.count_nonzero(units > BRAIN[1])
-    # In Hounsfield units most of what is above 0 is soft tissue; without the intercept it is near _WATER.
-    near = np.count_nonzero(np.abs(units - _WATER) < _TISSUE)
+    # In Hounsfield units most of what is above 0 is soft tissue; without the intercept it is near _WATER, where bone,
+    # too, may have been clipped to one value.
+    near = np.count_nonzero((np.abs(units - _WATER) < _TISSUE) & (units < units.max()))
     shifted = lo > _FAT and (2 * beyond > np.count_nonzero(units > BRAIN[0]) or 2 * near > beyond)
     if high - low > _NOISE and not shifted:
         return Range(*BRAIN)
