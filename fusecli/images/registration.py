@@ -166,7 +166,7 @@ def _search(pairs: Sequence[Outlines], scales: Iterable[float]) -> np.ndarray:
     vis_size, ir_size = pairs[0].vis_size, pairs[0].ir_size
     small = _searched(vis_size)
     margin = small[0] // 4
-    best, found = -np.inf, np.eye(3)
+    best, found = -np.inf, resizing(ir_size, vis_size)
     edges = [np.pad(pair.searched, margin) for pair in pairs]
     for scale in scales:
         shape = _sought(scale, vis_size, ir_size)
