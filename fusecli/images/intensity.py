@@ -18,6 +18,7 @@ import numpy as np
 from fusecli.errors import InputError, UsageError
 from fusecli.images.colour import warn_of_colored
 from fusecli.images.decode import decode, peek
+from fusecli.images.metadata import Metadata
 from fusecli.images.opencv import cv2
 
 log = logging.getLogger("fusecli")
@@ -391,10 +392,9 @@ def warn_of_previews(infrared: Sequence[Path]) -> None:
 def beyond(kept: Range, path: Path, max_pixels: int | None = None) -> str:
     """On which side of the range that auto found before most of a file lies, with its values; "" where it does not."""
     try:
-        stored = decode(path, pages=[0], max_pixels=max_pixels)
+        sample, _ = _first_page(path, max_pixels)
     except InputError:  # reading it will fail by name
         return ""
-    sample = _finite_sample(_there(stored.pages[0], stored.metadata[0].missing))
     if not sample.size or sample.dtype == np.uint8:  # which auto leaves as they are
         return ""
     apart = set_apart(sample, _percentile_range(sample))  # most, perhaps, as around warped frames
@@ -412,8 +412,7 @@ def _check_that_it_holds(given: Range, option: str, paths: Sequence[Path], max_p
     seen = []
     for path in evenly(paths, 3):
         with suppress(InputError):  # reading it will fail by name
-            stored = decode(path, pages=[0], max_pixels=max_pixels)
-            values = _finite_sample(_there(stored.pages[0], stored.metadata[0].missing))
+            values, _ = _first_page(path, max_pixels)
             seen += [(float(values.min()), float(values.max()))] if values.size else []
     low, high = sorted((given.lo, given.hi))
     if seen and all(hi <= low or lo >= high for lo, hi in seen):
@@ -432,10 +431,8 @@ def _warn_of_dark(found: Range | None, visible: Sequence[Path], max_pixels: int 
         if header is None or header.dtype == np.uint8 or path.suffix.lower() not in (".tif", ".tiff"):
             continue
         with suppress(InputError):  # reading it will fail by name
-            stored = decode(path, pages=[0], max_pixels=max_pixels)
-            page, its = stored.pages[0], stored.metadata[0]
-            scale = found or full_range(page)
-            values = _finite_sample(_there(page, its.missing))
+            values, its = _first_page(path, max_pixels)
+            scale = found or full_range(values)
             lit = values[values > values.min()] if values.size else values  # the margins of a map are not
             middles += [(float(np.median(lit)), scale)] if lit.size and its.geo else []
     if middles and all(middle < scale.lo + DARK * (scale.hi - scale.lo) for middle, scale in middles):
@@ -453,6 +450,12 @@ def evenly(items: Sequence[T], limit: int) -> list[T]:
         return list(items)
     last = len(items) - 1
     return [items[round(step * last / max(1, limit - 1))] for step in range(limit)]
+
+
+def _first_page(path: Path, max_pixels: int | None) -> tuple[np.ndarray, Metadata]:
+    """A sample of what a file's first page has, and its metadata. Raises InputError."""
+    stored = decode(path, pages=[0], max_pixels=max_pixels)
+    return _finite_sample(_there(stored.pages[0], stored.metadata[0].missing)), stored.metadata[0]
 
 
 def _there(array: np.ndarray, missing: np.ndarray | None) -> np.ndarray:

@@ -127,10 +127,10 @@ class _Fusion:
         of_one_size(np.zeros(first.size), np.zeros(second.size), self.job, self.settings.resize, self.settings.align)
         live = first.live or second.live
         over = _Over(self.stop)
-        ahead = [self._ahead(first, self.stop), self._ahead(second, over)]
+        one, other = self._ahead(first, self.stop), self._ahead(second, over)
         if live:
-            ahead = [self._kept(side) for side in (self._with_room(ahead[0]), ahead[1])]
-        steps = InStep(first, second, over.after(ahead[0]), ahead[1])
+            one, other = self._kept(self._with_room(one)), self._kept(other)
+        steps = InStep(first, second, over.after(one), other)
         pictures = None
         try:
             with ExitStack() as stack:
